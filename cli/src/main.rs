@@ -1,0 +1,5 @@
+//! The command line tool `weir`.
+
+fn main() -> anyhow::Result<()> {
+    anyhow::bail!("not there yet")
+}

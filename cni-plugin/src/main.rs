@@ -1,0 +1,3 @@
+//! The chained CNI plugin `weir-cni`.
+
+fn main() {}

@@ -1,0 +1,29 @@
+//! What Weir means by "captured": from a pod's annotations to rules in the kernel of its network namespace.
+//!
+//! ```text
+//! annotations ──annotations.rs──▶ CaptureConfig ──plan.rs──▶ RuleSet ──┬─ restore.rs ─▶ iptables-restore text (golden, dry run, fallback)
+//!   (Istio's own, or                (config.rs)             (ruleset.rs) └─ nft.rs ─────▶ one nf_tables batch ─netlink─▶ kernel
+//!    weir.dev/capture)
+//! ```
+//!
+//! Everything up to `RuleSet` and the text is a pure function of plain values. The feature `apply` (default) adds what touches a
+//! namespace: `netns.rs` enters it on a thread of its own, `nft.rs` programs it, `route.rs` adds the `::6` address.
+//! No tokio, no kube: the CNI plugin links this crate and nothing heavier.
+
+pub mod annotations;
+pub mod config;
+pub mod names;
+pub mod plan;
+pub mod restore;
+pub mod ruleset;
+
+#[cfg(feature = "apply")]
+pub mod netns;
+#[cfg(feature = "apply")]
+pub mod nft;
+#[cfg(feature = "apply")]
+pub mod route;
+
+pub use config::CaptureConfig;
+pub use plan::plan;
+pub use ruleset::RuleSet;

@@ -1,0 +1,81 @@
+//! Names that users and other components meet, in one table: annotations, ports, marks, addresses, chains.
+//! All of them are Istio's, for compatibility, but for the prefix `weir.dev/`.
+
+/// Annotations of a pod.
+pub mod annotation {
+    /// Effective capture configuration, written by the Weir webhook and read by the plugin: compact JSON, versioned.
+    pub const CAPTURE: &str = "weir.dev/capture";
+    /// What to do with IPv6 traffic of the pod: `capture` (default) or `leave`.
+    pub const IPV6: &str = "weir.dev/ipv6";
+    /// Record of an injection, written by every injector of the Istio family; its presence means "in the mesh".
+    pub const STATUS: &str = "sidecar.istio.io/status";
+    /// Whether to inject (deprecated as an annotation; the label of the same name is preferred).
+    pub const INJECT: &str = "sidecar.istio.io/inject";
+    /// `REDIRECT`, `TPROXY` or `NONE`.
+    pub const INTERCEPTION_MODE: &str = "sidecar.istio.io/interceptionMode";
+    /// `*` or CIDRs whose outbound traffic is captured.
+    pub const INCLUDE_OUTBOUND_IP_RANGES: &str = "traffic.sidecar.istio.io/includeOutboundIPRanges";
+    /// CIDRs whose outbound traffic bypasses the proxy.
+    pub const EXCLUDE_OUTBOUND_IP_RANGES: &str = "traffic.sidecar.istio.io/excludeOutboundIPRanges";
+    /// `*` or ports whose inbound traffic is captured; empty captures none.
+    pub const INCLUDE_INBOUND_PORTS: &str = "traffic.sidecar.istio.io/includeInboundPorts";
+    /// Inbound ports that bypass the proxy.
+    pub const EXCLUDE_INBOUND_PORTS: &str = "traffic.sidecar.istio.io/excludeInboundPorts";
+    /// Outbound ports that are captured whatever the address.
+    pub const INCLUDE_OUTBOUND_PORTS: &str = "traffic.sidecar.istio.io/includeOutboundPorts";
+    /// Outbound ports that bypass the proxy.
+    pub const EXCLUDE_OUTBOUND_PORTS: &str = "traffic.sidecar.istio.io/excludeOutboundPorts";
+    /// Interfaces whose traffic bypasses the proxy in both directions.
+    pub const EXCLUDE_INTERFACES: &str = "traffic.sidecar.istio.io/excludeInterfaces";
+    /// Interfaces whose inbound traffic is treated as outbound (virtual machines).
+    pub const REROUTE_VIRTUAL_INTERFACES: &str = "istio.io/reroute-virtual-interfaces";
+    /// Deprecated twin of [`REROUTE_VIRTUAL_INTERFACES`], read only where that one is absent.
+    pub const KUBEVIRT_INTERFACES: &str = "traffic.sidecar.istio.io/kubevirtInterfaces";
+}
+
+/// TCP and UDP ports of the Istio data plane.
+pub mod port {
+    /// Outbound traffic of the application is redirected here.
+    pub const OUTBOUND: u16 = 15001;
+    /// Inbound traffic of the pod is redirected here.
+    pub const INBOUND: u16 = 15006;
+    /// HBONE tunnel, never captured.
+    pub const TUNNEL: u16 = 15008;
+    /// Merged metrics and probes of the Istio agent.
+    pub const STATUS: u16 = 15020;
+    /// Health of the proxy.
+    pub const HEALTH: u16 = 15021;
+    /// DNS proxy of the Istio agent.
+    pub const DNS: u16 = 15053;
+    /// Metrics of Envoy.
+    pub const METRICS: u16 = 15090;
+}
+
+/// uid and gid of the proxy where nothing else is said.
+pub const PROXY_ID: u32 = 1337;
+/// Mark set on captured inbound packets in TPROXY mode.
+pub const TPROXY_MARK: u32 = 1337;
+/// Mark set on packets of the proxy to the pod itself in TPROXY mode.
+pub const TPROXY_OUTBOUND_MARK: u32 = 1338;
+/// Routing table that delivers marked packets locally in TPROXY mode.
+pub const TPROXY_ROUTE_TABLE: u32 = 133;
+
+/// Chains, by Istio's names.
+pub mod chain {
+    /// Entry of inbound traffic.
+    pub const INBOUND: &str = "ISTIO_INBOUND";
+    /// Sends to the inbound port of the proxy.
+    pub const IN_REDIRECT: &str = "ISTIO_IN_REDIRECT";
+    /// Entry of outbound traffic.
+    pub const OUTPUT: &str = "ISTIO_OUTPUT";
+    /// Sends to the outbound port of the proxy.
+    pub const REDIRECT: &str = "ISTIO_REDIRECT";
+    /// Sends to the inbound port of the proxy, keeping the source address.
+    pub const TPROXY: &str = "ISTIO_TPROXY";
+    /// Marks and accepts packets of known connections.
+    pub const DIVERT: &str = "ISTIO_DIVERT";
+    /// Drops invalid packets.
+    pub const DROP: &str = "ISTIO_DROP";
+    /// DNS requests of the application.
+    pub const OUTPUT_DNS: &str = "ISTIO_OUTPUT_DNS";
+}

@@ -1,0 +1,1 @@
+//! Support of the tests across crates: where the binaries are, which privileges there are.

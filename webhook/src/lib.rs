@@ -1,0 +1,13 @@
+//! Sidecar injection as pure functions on raw JSON, and the admission server around them (feature `server`).
+//!
+//! ```text
+//! values, mesh ──settings.rs──▶ Settings
+//!                                  │
+//! pod ──▶ inject::inject ──────────┴─▶ Outcome { pod, warnings } ──inject::patch──▶ RFC 6902 patch
+//!           decision → context → overlay → merge → overrides → finish
+//! ```
+//!
+//! The server (`server.rs`) only reads an AdmissionReview, calls [`inject::inject`] and writes the answer.
+
+pub mod inject;
+pub mod settings;

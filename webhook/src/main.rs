@@ -1,0 +1,5 @@
+//! The admission server `weir-webhook`.
+
+fn main() -> anyhow::Result<()> {
+    anyhow::bail!("not there yet")
+}
