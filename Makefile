@@ -1,0 +1,65 @@
+# Two commands are enough: `make demo` and `make test`. `make help` lists the rest.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# The plugin is linked statically: against musl where its target is installed, else against glibc.
+HOST := $(shell rustc -vV | sed -n 's/^host: //p')
+MUSL := $(subst -gnu,-musl,$(HOST))
+STATIC_TARGET := $(if $(wildcard $(shell rustc --print sysroot)/lib/rustlib/$(MUSL)),$(MUSL),$(HOST))
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+STATIC_DIR := $(TARGET_DIR)/$(STATIC_TARGET)/dist-plugin
+# Absolute, so that benches and tests find it from any directory.
+DIST := $(CURDIR)/dist
+export WEIR_ENVOY ?= $(CURDIR)/target/tools/envoy
+
+.PHONY: help
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 14
+
+.PHONY: demo
+demo: tools dist ## inject a real manifest, program a real namespace, show captured connections (root)
+	$(DIST)/weir demo $(DEMO_ARGS)
+
+.PHONY: test
+test: tools lint doc manifests ## everything CI checks
+	cargo test --workspace --no-fail-fast
+
+.PHONY: lint
+lint: ## formatting and lints
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+.PHONY: doc
+doc: ## documentation, without warnings
+	RUSTDOCFLAGS=-Dwarnings cargo doc --workspace --no-deps --quiet
+
+.PHONY: manifests
+manifests: ## render the manifests and validate them offline
+	manifests/validate.sh
+
+.PHONY: deny
+deny: ## licences, sources and duplicates of the dependencies (installs cargo-deny)
+	command -v cargo-deny >/dev/null || cargo install --locked --quiet cargo-deny
+	cargo deny check licenses bans sources
+
+.PHONY: dist
+dist: ## weir, weir-webhook and the static weir-cni in dist/
+	cargo build --release -p weir-cli -p weir-webhook
+	RUSTFLAGS="-C target-feature=+crt-static" cargo build --profile dist-plugin --target $(STATIC_TARGET) -p weir-cni
+	mkdir -p $(DIST)
+	install -m 0755 $(TARGET_DIR)/release/weir $(TARGET_DIR)/release/weir-webhook $(STATIC_DIR)/weir-cni $(DIST)/
+
+.PHONY: bench
+bench: tools dist ## measurements beside the alternatives, in the same run (root)
+	RUSTFLAGS="-C target-feature=+crt-static" cargo build --profile dist-plugin --target $(STATIC_TARGET) -p weir-benches --bin netns-floor
+	WEIR_CNI=$(DIST)/weir-cni NETNS_FLOOR=$(abspath $(STATIC_DIR))/netns-floor cargo bench -p weir-benches
+
+.PHONY: tools
+tools: ## install what the demo and the tests need
+	scripts/install-tools
+
+.PHONY: clean
+clean: ## remove what was built
+	cargo clean
+	rm -rf $(DIST)
