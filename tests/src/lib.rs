@@ -1,1 +1,64 @@
 //! Support of the tests across crates: where the binaries are, which privileges there are.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Mutex;
+
+/// Binaries that were built by this process: name to path.
+static BUILT: Mutex<BTreeMap<String, PathBuf>> = Mutex::new(BTreeMap::new());
+
+/// Path of one of the project's binaries (`weir`, `weir-cni`, `weir-webhook`), up to date with the sources.
+///
+/// Cargo hands a package's tests only the binaries of that package, so this one builds what it needs, once per process, into the
+/// target directory and profile the running test came from. With `WEIR_BIN_DIR` set, binaries are taken from there and nothing is built.
+///
+/// # Panics
+/// When the name is none of ours or the build fails: a test without its binary has nothing to say.
+pub fn bin(name: &str) -> PathBuf {
+    let package = match name {
+        "weir" => "weir-cli",
+        "weir-cni" => "weir-cni",
+        "weir-webhook" => "weir-webhook",
+        other => panic!("no binary of the project is called {other}"),
+    };
+    if let Some(dir) = std::env::var_os("WEIR_BIN_DIR") {
+        let path = PathBuf::from(dir).join(name);
+        assert!(path.is_file(), "WEIR_BIN_DIR is set, but there is no {}", path.display());
+        return path;
+    }
+    // Held over the build on purpose: two tests that want the same binary build it once.
+    let mut built = BUILT.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    built.entry(name.to_owned()).or_insert_with(|| build(package, name)).clone()
+}
+
+fn build(package: &str, name: &str) -> PathBuf {
+    // .../target/PROFILE/deps/this_test-HASH
+    let exe = std::env::current_exe().unwrap_or_else(|error| panic!("where does this test run: {error}"));
+    let profile_dir = exe
+        .ancestors()
+        .find(|dir| dir.file_name().is_some_and(|part| part == "deps"))
+        .and_then(|deps| deps.parent())
+        .unwrap_or_else(|| panic!("{} is not below a `deps` directory of cargo", exe.display()));
+    let target_dir = profile_dir.parent().unwrap_or(profile_dir);
+    let profile = match profile_dir.file_name().and_then(|part| part.to_str()) {
+        Some("debug") | None => "dev",
+        Some(other) => other,
+    };
+    let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .args(["build", "--quiet", "--package", package, "--bin", name, "--profile", profile, "--target-dir"])
+        .arg(target_dir)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap_or_else(|error| panic!("cargo build of {package}: {error}"));
+    assert!(output.status.success(), "cargo build of {package} failed:\n{}", String::from_utf8_lossy(&output.stderr));
+    profile_dir.join(name)
+}
+
+/// Whether the privileged tests can run; where not, prints why and the test returns.
+///
+/// # Panics
+/// Where `CI` is set and the privileges are missing: a skip must never look green there.
+pub fn privileged() -> bool {
+    weir_lab::privilege::available_or_skip()
+}
