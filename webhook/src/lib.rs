@@ -11,3 +11,4 @@
 
 pub mod inject;
 pub mod settings;
+pub mod yaml;

@@ -1,6 +1,22 @@
 //! What the administrator configured: Istio's `values` and `mesh` documents and a few settings of the process.
+//!
+//! The documents are Istio's own (ConfigMap `istio-sidecar-injector` key `values`, ConfigMap `istio` key `mesh`), so those of an
+//! existing installation work unchanged. Keys that the injector does not read are tolerated; keys that it reads and cannot
+//! understand are refused, all of them at once.
+
+mod mesh;
+mod proxy_config;
+mod reader;
+mod schema;
+mod values;
 
 use serde_json::Value;
+
+use reader::{Findings, Node};
+
+pub use mesh::Mesh;
+pub use proxy_config::ProxyConfig;
+pub use values::{Global, InjectionConfig, Pilot, Proxy, ProxyInit, Values};
 
 /// Why a settings document was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -14,6 +30,13 @@ pub struct SettingsError {
     pub reason: String,
 }
 
+impl SettingsError {
+    /// The message without the document's name.
+    pub(crate) fn short(&self) -> String {
+        if self.path == "." { self.reason.clone() } else { format!("{}: {}", self.path, self.reason) }
+    }
+}
+
 /// Whether the sidecar is an init container with `restartPolicy: Always`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum NativeSidecars {
@@ -24,6 +47,16 @@ pub enum NativeSidecars {
     Off,
 }
 
+/// The kind of cluster, where it makes a difference to the pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Platform {
+    /// Any Kubernetes.
+    #[default]
+    Kubernetes,
+    /// OpenShift: user and group of the proxy come from the ranges of the namespace.
+    OpenShift,
+}
+
 /// Resolved settings of an injector.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -31,15 +64,118 @@ pub struct Settings {
     pub revision: String,
     /// Default for pods that do not say it themselves.
     pub native_sidecars: NativeSidecars,
+    /// Kind of cluster.
+    pub platform: Platform,
+    /// Compliance policy of the control plane (`fips-140-2`, `fips-140-3`, ...), handed on to the proxy; empty for none.
+    pub compliance_policy: String,
+    /// The `values` document.
+    pub values: Values,
+    /// The `mesh` document.
+    pub mesh: Mesh,
+    /// Who is injected, and with what.
+    pub injection: InjectionConfig,
 }
 
 impl Settings {
     /// Settings from documents; `None` takes the built-in defaults (Istio's, with CNI mode on).
     ///
+    /// A document that is given is followed as Istio follows it; in particular it does not turn CNI mode on by itself.
+    /// The revision is that of the values; process settings (`native_sidecars`, `platform`, `compliance_policy`) start at
+    /// their defaults and are the caller's to set.
+    ///
     /// # Errors
     /// Every field that is ill-typed, with its path.
     pub fn from_documents(values: Option<&Value>, mesh: Option<&Value>) -> Result<Self, Vec<SettingsError>> {
-        let _ = (values, mesh);
-        Ok(Self { revision: String::new(), native_sidecars: NativeSidecars::On })
+        let builtin;
+        let values = if let Some(values) = values {
+            values
+        } else {
+            builtin = values::builtin();
+            &builtin
+        };
+        let value_findings = Findings::new("values");
+        let values_root = Node::root(Some(values), &value_findings);
+        let mesh_findings = Findings::new("mesh");
+        let mesh_root = Node::root(mesh, &mesh_findings);
+        let values = Values::read(&values_root);
+        let settings = Self {
+            revision: values.revision.clone(),
+            native_sidecars: NativeSidecars::default(),
+            platform: Platform::default(),
+            compliance_policy: String::new(),
+            injection: InjectionConfig::read(&values_root),
+            values,
+            mesh: Mesh::read(&mesh_root),
+        };
+        drop((values_root, mesh_root));
+        let mut errors = value_findings.into_errors();
+        errors.append(&mut mesh_findings.into_errors());
+        // Places that several readers pass (`global`) are named once.
+        errors.sort_by(|a, b| (b.document, &a.path).cmp(&(a.document, &b.path)));
+        errors.dedup_by(|a, b| (a.document, &a.path) == (b.document, &b.path));
+        if errors.is_empty() { Ok(settings) } else { Err(errors) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn defaults_are_istios_with_cni_mode_on() {
+        let settings = Settings::from_documents(None, None).unwrap();
+        assert!(settings.values.pilot.cni_enabled);
+        assert_eq!(settings.values.global.hub, "docker.io/istio");
+        assert_eq!(settings.values.proxy.status_port, 15020);
+        assert_eq!(settings.values.proxy.startup_failures, Some(600));
+        assert_eq!(settings.values.proxy.resources["limits"], json!({"cpu": "2000m", "memory": "1024Mi"}));
+        assert_eq!(settings.mesh.trust_domain, "cluster.local");
+        assert_eq!(settings.injection.policy, "enabled");
+        assert_eq!(settings.injection.default_templates, ["sidecar"]);
+    }
+
+    #[test]
+    fn a_given_document_does_not_turn_cni_mode_on() {
+        let settings = Settings::from_documents(Some(&json!({"global": {"tag": 1.5}})), None).unwrap();
+        assert!(!settings.values.pilot.cni_enabled);
+        assert_eq!(settings.values.global.tag, "1.5");
+    }
+
+    #[test]
+    fn null_counts_as_absent_and_unknown_keys_are_tolerated() {
+        let values = json!({
+            "global": {"proxy": {"resources": {"limits": {"cpu": null}, "requests": {"cpu": "0", "memory": null}}, "logLevel": null}},
+            "gateways": null, "somethingElse": [1],
+        });
+        let settings = Settings::from_documents(Some(&values), None).unwrap();
+        assert_eq!(Value::Object(settings.values.proxy.resources), json!({"requests": {"cpu": "0"}}));
+        assert_eq!(settings.values.proxy.log_level, "warning");
+    }
+
+    #[test]
+    fn refuses_every_ill_typed_key_of_both_documents_with_its_path() {
+        let values = json!({"global": {"hub": 5, "proxy": {"statusPort": 70000, "privileged": "maybe"}, "imagePullSecrets": [1]}});
+        let mesh = json!({"defaultConfig": {"concurrency": "x"}, "proxyListenPort": []});
+        let errors = Settings::from_documents(Some(&values), Some(&mesh)).unwrap_err();
+        let paths: Vec<&str> = errors.iter().map(|error| error.path.as_str()).collect();
+        let want = [
+            "global.hub",
+            "global.imagePullSecrets[0]",
+            "global.proxy.privileged",
+            "global.proxy.statusPort",
+            "defaultConfig.concurrency",
+            "proxyListenPort",
+        ];
+        assert_eq!(paths, want);
+        assert_eq!(errors[0].to_string(), "values: global.hub: must be a string, found a number (5)");
+    }
+
+    #[test]
+    fn a_document_that_is_no_object_is_refused_once() {
+        let errors = Settings::from_documents(Some(&json!([])), None).unwrap_err();
+        assert_eq!(errors.len(), 1, "{errors:?}");
+        assert_eq!(errors[0].to_string(), "values: .: must be an object, found a list");
     }
 }
