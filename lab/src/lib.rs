@@ -1,3 +1,33 @@
 //! Network namespaces, listeners and probes on one machine, for the demo, the tests and the benches.
+//!
+//! ```text
+//! netns::Netns ──link.rs──▶ veth pairs, addresses, routes
+//!      │
+//!      ├─ echo.rs   listeners that answer with what they saw of a connection
+//!      ├─ dial.rs   connections as a given user, from a given address ──▶ the answer, or why there is none
+//!      ├─ proxy.rs  a passthrough proxy on 15001 and 15006, in place of Envoy
+//!      └─ process.rs  child processes with a bound on their time
+//! ```
+//!
+//! Everything lives in namespaces of its own that are held by file descriptors; nothing has a name on the machine, nothing is left
+//! behind, however the process ends. Every wait has a bound.
 
+pub mod dial;
+pub mod echo;
+pub mod error;
+pub mod link;
+pub mod netns;
 pub mod privilege;
+pub mod process;
+pub mod proxy;
+mod serve;
+pub mod sighting;
+pub mod user;
+
+pub use dial::Dial;
+pub use echo::Echo;
+pub use error::LabError;
+pub use netns::Netns;
+pub use proxy::Proxy;
+pub use sighting::Sighting;
+pub use user::User;
