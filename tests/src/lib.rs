@@ -1,4 +1,13 @@
-//! Support of the tests across crates: where the binaries are, which privileges there are.
+//! Support of the tests across crates: where the binaries are, which privileges there are, and a real container runtime.
+//!
+//! ```text
+//! containerd.rs ── a daemon of its own, in its own namespaces ──▶ cri.rs ── what a kubelet would ask of it
+//! image.rs ────── the images it runs, made from files of this machine
+//! ```
+
+pub mod containerd;
+pub mod cri;
+pub mod image;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
