@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Net};
 
-use crate::names;
+use crate::{cidrs, names, ports};
 
 /// Everything that decides which traffic of a pod passes through its proxy.
 ///
@@ -113,6 +113,16 @@ pub enum PortSelection {
     Only(Vec<u16>),
 }
 
+impl fmt::Display for PortSelection {
+    /// As the annotation spells it: `*`, or numbers with commas.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => f.write_str("*"),
+            Self::Only(ports) => f.write_str(&ports::print(ports)),
+        }
+    }
+}
+
 /// A choice of destinations.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CidrSelection {
@@ -122,14 +132,27 @@ pub enum CidrSelection {
     Only(Vec<IpNet>),
 }
 
+impl fmt::Display for CidrSelection {
+    /// As the annotation spells it: `*`, or networks with commas.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => f.write_str("*"),
+            Self::Only(nets) => f.write_str(&cidrs::print(nets)),
+        }
+    }
+}
+
 /// Which groups of the application are captured (`ISTIO_OUTBOUND_OWNER_GROUPS` and its `_EXCLUDE`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OwnerGroups {
     /// All groups but these (`*` with exclusions; empty by default).
     AllBut(Vec<Group>),
-    /// These groups only.
+    /// These groups only, at most [`MAX_INCLUDED_GROUPS`]; an empty list is none.
     Only(Vec<Group>),
 }
+
+/// How many groups [`OwnerGroups::Only`] may name: Istio's bound, as they all become conditions of one rule.
+pub const MAX_INCLUDED_GROUPS: usize = 64;
 
 impl Default for OwnerGroups {
     fn default() -> Self {
@@ -143,7 +166,67 @@ pub enum Group {
     /// Numeric group id.
     Id(u32),
     /// Name of a group.
-    Name(String),
+    Name(GroupName),
+}
+
+impl Group {
+    /// Reads what a user wrote: digits are an id, everything else has to be a name.
+    ///
+    /// # Errors
+    /// The reason why it is neither, as a half sentence.
+    pub fn parse(text: &str) -> Result<Self, &'static str> {
+        if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
+            return text.parse().map(Self::Id).map_err(|_| "is not a group id (0 to 4294967295)");
+        }
+        GroupName::new(text).map(Self::Name)
+    }
+}
+
+impl fmt::Display for Group {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Id(id) => id.fmt(f),
+            Self::Name(name) => name.fmt(f),
+        }
+    }
+}
+
+/// Name of a group: a letter or `_`, then letters, digits, `_`, `.`, `-`; 32 bytes at most (`groupadd(8)`).
+///
+/// Such a name is one word of a rule text and cannot be taken for an id or an option.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct GroupName(String);
+
+impl GroupName {
+    /// Checks a name.
+    ///
+    /// # Errors
+    /// The reason why it is none, as a half sentence.
+    pub fn new(name: &str) -> Result<Self, &'static str> {
+        match name.chars().next() {
+            None => return Err("is empty"),
+            Some(c) if !c.is_ascii_alphabetic() && c != '_' => return Err("does not start with a letter or '_'"),
+            Some(_) => {}
+        }
+        if name.len() > 32 {
+            return Err("is longer than 32 characters");
+        }
+        if !name.chars().all(is_name_char) {
+            return Err("has a character other than letters, digits, '_', '.' and '-'");
+        }
+        Ok(Self(name.to_owned()))
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for GroupName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
 }
 
 /// DNS requests that are answered by the Istio agent on port 15053.
@@ -178,7 +261,7 @@ impl InterfaceName {
         if name.len() > 15 {
             return Err("is longer than 15 characters");
         }
-        if !chars.all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-')) {
+        if !chars.all(is_name_char) {
             return Err("has a character other than letters, digits, '_', '.' and '-'");
         }
         Ok(Self(name.to_owned()))
@@ -194,4 +277,9 @@ impl fmt::Display for InterfaceName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
+}
+
+/// Characters of a name after the first one.
+fn is_name_char(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-')
 }

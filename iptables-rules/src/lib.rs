@@ -11,9 +11,12 @@
 //! No tokio, no kube: the CNI plugin links this crate and nothing heavier.
 
 pub mod annotations;
+mod capture_annotation;
+pub mod cidrs;
 pub mod config;
 pub mod names;
 pub mod plan;
+pub mod ports;
 pub mod restore;
 pub mod ruleset;
 

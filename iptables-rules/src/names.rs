@@ -33,6 +33,22 @@ pub mod annotation {
     pub const KUBEVIRT_INTERFACES: &str = "traffic.sidecar.istio.io/kubevirtInterfaces";
 }
 
+/// Environment variables of the proxy container that steer the capture.
+pub mod variable {
+    /// Whether DNS requests of the application go to the Istio agent.
+    pub const DNS_CAPTURE: &str = "ISTIO_META_DNS_CAPTURE";
+    /// Whether packets that connection tracking calls invalid are dropped.
+    pub const INVALID_DROP: &str = "INVALID_DROP";
+    /// Whether the proxy serves both address families.
+    pub const DUAL_STACK: &str = "ISTIO_DUAL_STACK";
+    /// `*` or groups whose outbound traffic is captured.
+    pub const OWNER_GROUPS: &str = "ISTIO_OUTBOUND_OWNER_GROUPS";
+    /// Groups whose outbound traffic bypasses the proxy.
+    pub const OWNER_GROUPS_EXCLUDE: &str = "ISTIO_OUTBOUND_OWNER_GROUPS_EXCLUDE";
+    /// IPv4 addresses that count as "this pod".
+    pub const LOOPBACK_CIDR: &str = "ISTIO_OUTBOUND_IPV4_LOOPBACK_CIDR";
+}
+
 /// TCP and UDP ports of the Istio data plane.
 pub mod port {
     /// Outbound traffic of the application is redirected here.
@@ -45,6 +61,8 @@ pub mod port {
     pub const STATUS: u16 = 15020;
     /// Health of the proxy.
     pub const HEALTH: u16 = 15021;
+    /// DNS requests go to this port (RFC 1035, 4.2).
+    pub const DNS_REQUEST: u16 = 53;
     /// DNS proxy of the Istio agent.
     pub const DNS: u16 = 15053;
     /// Metrics of Envoy.
@@ -60,8 +78,32 @@ pub const TPROXY_OUTBOUND_MARK: u32 = 1338;
 /// Routing table that delivers marked packets locally in TPROXY mode.
 pub const TPROXY_ROUTE_TABLE: u32 = 133;
 
+/// Interface of the pod to itself.
+pub const LOOPBACK_INTERFACE: &str = "lo";
+/// Conntrack zone of DNS between the proxy and the resolver behind it.
+pub const DNS_ZONE_UPSTREAM: u16 = 1;
+/// Conntrack zone of DNS between the application and the Istio agent.
+pub const DNS_ZONE_APPLICATION: u16 = 2;
+
+/// Addresses, apart from the pod's own.
+pub mod address {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    /// Source of inbound connections that the proxy passes on to the application over IPv4.
+    pub const PASSTHROUGH_V4: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 6);
+    /// The same over IPv6. Unlike 127.0.0.6 it is not on `lo` by itself.
+    pub const PASSTHROUGH_V6: Ipv6Addr = Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6);
+}
+
 /// Chains, by Istio's names.
 pub mod chain {
+    /// Built-in: packets that come in.
+    pub const PREROUTING: &str = "PREROUTING";
+    /// Built-in: packets that this machine sends. The kernel's own name, not to be mixed up with [`OUTPUT`].
+    pub const BUILTIN_OUTPUT: &str = "OUTPUT";
+    /// All chains that are ours.
+    pub const ALL: [&str; 8] = [INBOUND, IN_REDIRECT, OUTPUT, REDIRECT, TPROXY, DIVERT, DROP, OUTPUT_DNS];
+
     /// Entry of inbound traffic.
     pub const INBOUND: &str = "ISTIO_INBOUND";
     /// Sends to the inbound port of the proxy.

@@ -1,6 +1,15 @@
 //! Lowering to `iptables-restore` text: the golden and dry-run format, and the fallback backend's input.
+//!
+//! The text is Istio's to the letter: tables in alphabetical order, each with the chains that its rules need, rules in program order.
+
+use std::fmt::{self, Write as _};
+use std::net::Ipv4Addr;
+
+use ipnet::IpNet;
 
 use crate::RuleSet;
+use crate::names::chain;
+use crate::ruleset::{Action, Family, Match, Position, Protocol, Rule, Table};
 
 /// Family of a restore text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,8 +20,128 @@ pub enum RestoreFamily {
     V6,
 }
 
+impl RestoreFamily {
+    /// Whether a rule stands in the text of this family.
+    const fn sees(self, family: Family) -> bool {
+        matches!((self, family), (_, Family::Any) | (Self::V4, Family::V4) | (Self::V6, Family::V6))
+    }
+}
+
 /// Input of `iptables-restore --noflush` (or `ip6tables-restore`) that installs the rule set; empty where it has no rules of that family.
 pub fn restore_text(rules: &RuleSet, family: RestoreFamily) -> String {
-    let _ = (rules, family);
-    String::new()
+    let mut text = String::new();
+    if family == RestoreFamily::V6 && rules.families == crate::ruleset::Families::V4 {
+        return text;
+    }
+    for table in [Table::Mangle, Table::Nat, Table::Raw] {
+        let of_table: Vec<&Rule> =
+            rules.rules.iter().filter(|rule| rule.table == table && family.sees(rule.family)).collect();
+        if of_table.is_empty() {
+            continue;
+        }
+        let _ = writeln!(text, "* {}", table.name()); // writing to a String cannot fail, here and below
+        for chain in own_chains(&of_table) {
+            let _ = writeln!(text, "-N {chain}");
+        }
+        for rule in of_table {
+            let _ = writeln!(text, "{}", Line(rule));
+        }
+        text.push_str("COMMIT\n");
+    }
+    text
+}
+
+/// Chains to create: those that have rules, in the order of their first one, then those that are only jumped to.
+fn own_chains(rules: &[&Rule]) -> Vec<&'static str> {
+    let filled = rules.iter().map(|rule| rule.chain);
+    let entered = rules.iter().filter_map(|rule| match rule.action {
+        Action::Jump(chain) => Some(chain),
+        _ => None,
+    });
+    let mut chains = Vec::new();
+    for chain in filled.chain(entered) {
+        if chain::ALL.contains(&chain) && !chains.contains(&chain) {
+            chains.push(chain);
+        }
+    }
+    chains
+}
+
+/// One rule as a line of the text.
+struct Line<'a>(&'a Rule);
+
+impl fmt::Display for Line<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(rule) = self;
+        match rule.position {
+            Position::Append => write!(f, "-A {}", rule.chain)?,
+            Position::Insert(at) => write!(f, "-I {} {at}", rule.chain)?,
+        }
+        for condition in &rule.matches {
+            write_match(f, condition)?;
+        }
+        let udp = rule.matches.contains(&Match::Protocol(Protocol::Udp));
+        write_action(f, rule.action, udp)
+    }
+}
+
+fn write_match(f: &mut fmt::Formatter<'_>, condition: &Match) -> fmt::Result {
+    let not = |negated: &bool| if *negated { "! " } else { "" };
+    match condition {
+        Match::Protocol(Protocol::Tcp) => f.write_str(" -p tcp"),
+        Match::Protocol(Protocol::Udp) => f.write_str(" -p udp"),
+        Match::InInterface(name) => write!(f, " -i {name}"),
+        Match::OutInterface(name) => write!(f, " -o {name}"),
+        Match::InLoopback => f.write_str(" -i lo"),
+        Match::OutLoopback => f.write_str(" -o lo"),
+        Match::Source { net, negated } => write!(f, " {}-s {}", not(negated), Network(*net)),
+        Match::Destination { net, negated } => write!(f, " {}-d {}", not(negated), Network(*net)),
+        Match::DestinationPorts { ports, negated } => match ports.as_slice() {
+            [port] => write!(f, " {}--dport {port}", not(negated)),
+            ports => write!(f, " -m multiport {}--dports {}", not(negated), crate::ports::print(ports)),
+        },
+        Match::SourcePort(port) => write!(f, " --sport {port}"),
+        Match::Uid { id, negated } => write!(f, " -m owner {}--uid-owner {id}", not(negated)),
+        Match::Gid { group, negated } => write!(f, " -m owner {}--gid-owner {group}", not(negated)),
+        Match::StateInvalid => f.write_str(" -m conntrack --ctstate INVALID"),
+        Match::StateRelatedEstablished => f.write_str(" -m conntrack --ctstate RELATED,ESTABLISHED"),
+        Match::Mark { mark, negated } => write!(f, " -m mark {}--mark {mark}", not(negated)),
+        Match::ConnMark(mark) => write!(f, " -m connmark --mark {mark}"),
+    }
+}
+
+fn write_action(f: &mut fmt::Formatter<'_>, action: Action, udp: bool) -> fmt::Result {
+    f.write_str(" -j ")?;
+    match action {
+        Action::Jump(chain) => f.write_str(chain),
+        Action::Return => f.write_str("RETURN"),
+        Action::Accept => f.write_str("ACCEPT"),
+        Action::Drop => f.write_str("DROP"),
+        // The option has two spellings; Istio uses the short one for UDP.
+        Action::Redirect(port) => write!(f, "REDIRECT --to-port{} {port}", if udp { "" } else { "s" }),
+        Action::Tproxy { port, mark } => write!(f, "TPROXY --tproxy-mark {mark}/0xffffffff --on-port {port}"),
+        Action::SetMark(mark) => write!(f, "MARK --set-mark {mark}"),
+        Action::SaveMark => f.write_str("CONNMARK --save-mark"),
+        Action::RestoreMark => f.write_str("CONNMARK --restore-mark"),
+        Action::Zone(zone) => write!(f, "CT --zone {zone}"),
+    }
+}
+
+/// A network as `iptables-save` prints it. Rust's own form differs for one kind of address: `inet_ntop(3)` writes the last 32 bits of
+/// `::7f00:35` as an IPv4 address.
+struct Network(IpNet);
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            IpNet::V6(net) => match net.addr().segments() {
+                [0, 0, 0, 0, 0, 0, high, low] if high != 0 => {
+                    let embedded = Ipv4Addr::from_bits((u32::from(high) << 16) | u32::from(low));
+                    write!(f, "::{embedded}/{}", net.prefix_len())
+                }
+                _ => net.fmt(f),
+            },
+            IpNet::V4(net) => net.fmt(f),
+        }
+    }
 }

@@ -1,0 +1,298 @@
+//! The annotation `weir.dev/capture`: a finished [`CaptureConfig`] as compact JSON, written by the webhook, read by the plugin.
+//!
+//! `{"v":1}` is the default configuration; what differs from it stands there by name. A reader refuses what it does not know: the writer
+//! may be newer and mean more than the reader would do.
+
+use std::net::IpAddr;
+
+use ipnet::{IpNet, Ipv4Net};
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::{Map, Value, json};
+
+use crate::CaptureConfig;
+use crate::annotations::AnnotationError;
+use crate::config::{
+    CidrSelection, DnsCapture, Group, InterceptionMode, InterfaceName, Ipv6Policy, OwnerGroups, PortSelection,
+};
+use crate::names::annotation;
+
+/// Longest value that is read: half of what Kubernetes allows for all annotations of an object together.
+pub const CAPTURE_MAX_BYTES: usize = 128 * 1024;
+
+/// Version of the format. It changes where an old reader would misunderstand a new value.
+const VERSION: u64 = 1;
+
+impl CaptureConfig {
+    /// The value of `weir.dev/capture`: compact JSON with a version, defaults left out.
+    ///
+    /// A reader takes at most [`CAPTURE_MAX_BYTES`]; who writes it should refuse a longer one at once.
+    pub fn to_capture_annotation(&self) -> String {
+        let default = Self::default();
+        let mut object = Map::new();
+        object.insert("v".to_owned(), VERSION.into());
+        for field in FIELDS {
+            let value = (field.write)(self);
+            if value != (field.write)(&default) {
+                object.insert(field.name.to_owned(), value);
+            }
+        }
+        Value::Object(object).to_string()
+    }
+
+    /// Reads `weir.dev/capture`, validating every field.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn from_capture_annotation(value: &str) -> Result<Self, Vec<AnnotationError>> {
+        let error = |value: &str, reason: String| AnnotationError::annotation(annotation::CAPTURE, value, reason);
+        if value.len() > CAPTURE_MAX_BYTES {
+            let reason = format!("is {} bytes long, at most {CAPTURE_MAX_BYTES} are read", value.len());
+            return Err(vec![error(value, reason)]);
+        }
+        let entries: Entries = serde_json::from_str(value)
+            .map_err(|fault| vec![error(value, format!("is not a JSON object: {fault}"))])?;
+        match entries.0.iter().find(|(name, _)| name == "v").map(|(_, version)| version) {
+            Some(version) if version == &json!(VERSION) => {}
+            Some(version) => {
+                let reason = format!("has version {version}, and only version {VERSION} is known");
+                return Err(vec![error(value, reason)]);
+            }
+            None => return Err(vec![error(value, "has no version 'v'".to_owned())]),
+        }
+        let mut config = Self::default();
+        let mut errors = Vec::new();
+        for (index, (name, field_value)) in entries.0.iter().enumerate() {
+            let text = field_value.to_string();
+            if entries.0[..index].iter().any(|(earlier, _)| earlier == name) {
+                errors.push(error(&text, format!("field '{name}' is there twice")));
+            } else if name == "v" {
+            } else if let Some(field) = FIELDS.iter().find(|field| field.name == name) {
+                if let Err(fault) = (field.read)(&mut config, field_value) {
+                    errors.push(error(&text, format!("field '{name}' {fault}")));
+                }
+            } else {
+                errors.push(error(&text, format!("field '{}' is not known", crate::annotations::shorten(name))));
+            }
+        }
+        if errors.is_empty() { Ok(config) } else { Err(errors) }
+    }
+}
+
+/// One field of the annotation.
+struct Field {
+    name: &'static str,
+    write: fn(&CaptureConfig) -> Value,
+    read: fn(&mut CaptureConfig, &Value) -> Result<(), String>,
+}
+
+/// Field of a plain type.
+macro_rules! field {
+    ($name:literal, $field:ident, $write:expr, $read:expr) => {
+        Field {
+            name: $name,
+            write: |config| $write(&config.$field),
+            read: |config, value| $read(value).map(|read| config.$field = read),
+        }
+    };
+}
+
+const FIELDS: &[Field] = &[
+    field!("mode", mode, |mode: &InterceptionMode| write_mode(*mode), read_mode),
+    field!("ipv6", ipv6, |policy: &Ipv6Policy| write_ipv6(*policy), read_ipv6),
+    field!("proxyPort", proxy_port, |port: &u16| json!(port), number),
+    field!("inboundPort", inbound_port, |port: &u16| json!(port), number),
+    field!("tunnelPort", tunnel_port, |port: &u16| json!(port), number),
+    field!("proxyUids", proxy_uids, |ids: &Vec<u32>| json!(ids), |value| list(value, number)),
+    field!("proxyGids", proxy_gids, |ids: &Vec<u32>| json!(ids), |value| list(value, number)),
+    field!("inboundPorts", inbound_ports, write_ports, read_ports),
+    field!("inboundPortsExclude", inbound_ports_exclude, |ports: &Vec<u16>| json!(ports), |value| list(value, number)),
+    field!("outboundCidrs", outbound_cidrs, write_cidrs, read_cidrs),
+    field!("outboundCidrsExclude", outbound_cidrs_exclude, |nets: &Vec<IpNet>| json!(nets), |value| list(value, net)),
+    field!("outboundPorts", outbound_ports, |ports: &Vec<u16>| json!(ports), |value| list(value, number)),
+    field!("outboundPortsExclude", outbound_ports_exclude, |ports: &Vec<u16>| json!(ports), |value| list(
+        value, number
+    )),
+    field!("excludeInterfaces", exclude_interfaces, write_interfaces, |value| list(value, interface)),
+    field!("rerouteInterfaces", reroute_interfaces, write_interfaces, |value| list(value, interface)),
+    field!("ownerGroups", owner_groups, write_owner_groups, read_owner_groups),
+    field!("dns", dns, write_dns, read_dns),
+    field!("dropInvalid", drop_invalid, |on: &bool| json!(on), |value: &Value| {
+        value.as_bool().ok_or_else(|| "is neither true nor false".to_owned())
+    }),
+    field!("loopback", loopback, |net: &Ipv4Net| json!(net), read_loopback),
+    field!("tproxyMark", tproxy_mark, |mark: &u32| json!(mark), number),
+    field!("tproxyRouteTable", tproxy_route_table, |table: &u32| json!(table), number),
+];
+
+fn write_mode(mode: InterceptionMode) -> Value {
+    json!(match mode {
+        InterceptionMode::Redirect => "REDIRECT",
+        InterceptionMode::Tproxy => "TPROXY",
+        InterceptionMode::None => "NONE",
+    })
+}
+
+fn read_mode(value: &Value) -> Result<InterceptionMode, String> {
+    match value.as_str() {
+        Some("REDIRECT") => Ok(InterceptionMode::Redirect),
+        Some("TPROXY") => Ok(InterceptionMode::Tproxy),
+        Some("NONE") => Ok(InterceptionMode::None),
+        _ => Err("is none of REDIRECT, TPROXY, NONE".to_owned()),
+    }
+}
+
+fn write_ipv6(policy: Ipv6Policy) -> Value {
+    json!(match policy {
+        Ipv6Policy::Capture => "capture",
+        Ipv6Policy::Leave => "leave",
+    })
+}
+
+fn read_ipv6(value: &Value) -> Result<Ipv6Policy, String> {
+    match value.as_str() {
+        Some("capture") => Ok(Ipv6Policy::Capture),
+        Some("leave") => Ok(Ipv6Policy::Leave),
+        _ => Err("is neither 'capture' nor 'leave'".to_owned()),
+    }
+}
+
+fn write_ports(selection: &PortSelection) -> Value {
+    match selection {
+        PortSelection::All => json!("*"),
+        PortSelection::Only(ports) => json!(ports),
+    }
+}
+
+fn read_ports(value: &Value) -> Result<PortSelection, String> {
+    if value == "*" { Ok(PortSelection::All) } else { list(value, number).map(PortSelection::Only) }
+}
+
+fn write_cidrs(selection: &CidrSelection) -> Value {
+    match selection {
+        CidrSelection::All => json!("*"),
+        CidrSelection::Only(nets) => json!(nets),
+    }
+}
+
+fn read_cidrs(value: &Value) -> Result<CidrSelection, String> {
+    if value == "*" { Ok(CidrSelection::All) } else { list(value, net).map(CidrSelection::Only) }
+}
+
+#[expect(clippy::ptr_arg, reason = "a field of the configuration, as the table hands it over")]
+fn write_interfaces(names: &Vec<InterfaceName>) -> Value {
+    json!(names.iter().map(InterfaceName::as_str).collect::<Vec<_>>())
+}
+
+fn write_owner_groups(groups: &OwnerGroups) -> Value {
+    let write = |groups: &Vec<Group>| -> Value {
+        let each = |group: &Group| match group {
+            Group::Id(id) => json!(id),
+            Group::Name(name) => json!(name.as_str()),
+        };
+        groups.iter().map(each).collect()
+    };
+    match groups {
+        OwnerGroups::AllBut(groups) => json!({ "allBut": write(groups) }),
+        OwnerGroups::Only(groups) => json!({ "only": write(groups) }),
+    }
+}
+
+fn read_owner_groups(value: &Value) -> Result<OwnerGroups, String> {
+    let group = |value: &Value| match value {
+        Value::String(name) => Group::parse(name).map_err(|reason| quoted(value, reason)),
+        id => number(id).map(Group::Id),
+    };
+    let mut entries = value.as_object().into_iter().flatten();
+    match (entries.next(), entries.next()) {
+        (Some((kind, groups)), None) if kind == "allBut" => list(groups, group).map(OwnerGroups::AllBut),
+        (Some((kind, groups)), None) if kind == "only" => list(groups, group).map(OwnerGroups::Only),
+        _ => Err("is neither {\"allBut\":[...]} nor {\"only\":[...]}".to_owned()),
+    }
+}
+
+fn write_dns(dns: &DnsCapture) -> Value {
+    match dns {
+        DnsCapture::Off => json!("off"),
+        DnsCapture::All => json!("all"),
+        DnsCapture::Servers(servers) => json!(servers),
+    }
+}
+
+fn read_dns(value: &Value) -> Result<DnsCapture, String> {
+    match value.as_str() {
+        Some("off") => Ok(DnsCapture::Off),
+        Some("all") => Ok(DnsCapture::All),
+        Some(_) => Err("is neither 'off' nor 'all' nor a list of servers".to_owned()),
+        None => list(value, address).map(DnsCapture::Servers),
+    }
+}
+
+fn read_loopback(value: &Value) -> Result<Ipv4Net, String> {
+    match net(value)? {
+        IpNet::V4(net) => Ok(net),
+        IpNet::V6(_) => Err(quoted(value, "is not an IPv4 network")),
+    }
+}
+
+fn number<T: TryFrom<u64>>(value: &Value) -> Result<T, String> {
+    value
+        .as_u64()
+        .and_then(|number| T::try_from(number).ok())
+        .ok_or_else(|| quoted(value, &format!("is not a number from 0 to {}", largest::<T>())))
+}
+
+/// Largest value of an unsigned type.
+const fn largest<T>() -> u64 {
+    u64::MAX >> (64 - 8 * size_of::<T>())
+}
+
+fn net(value: &Value) -> Result<IpNet, String> {
+    match value.as_str() {
+        Some(text) => crate::cidrs::parse_one(text),
+        None => Err(quoted(value, "is not a network")),
+    }
+}
+
+fn address(value: &Value) -> Result<IpAddr, String> {
+    value.as_str().and_then(|text| text.parse().ok()).ok_or_else(|| quoted(value, "is not an IP address"))
+}
+
+fn interface(value: &Value) -> Result<InterfaceName, String> {
+    InterfaceName::new(value.as_str().unwrap_or_default()).map_err(|reason| quoted(value, reason))
+}
+
+/// Every element of a list, or the first fault and where it is.
+fn list<T>(value: &Value, read: impl Fn(&Value) -> Result<T, String>) -> Result<Vec<T>, String> {
+    let elements = value.as_array().ok_or_else(|| "is not a list".to_owned())?;
+    let one = |(index, element)| read(element).map_err(|fault| format!("[{index}]: {fault}"));
+    elements.iter().enumerate().map(one).collect()
+}
+
+fn quoted(value: &Value, reason: &str) -> String {
+    format!("{} {reason}", crate::annotations::shorten(&value.to_string()))
+}
+
+/// Fields of a JSON object as written; a map would hide a repeated one.
+struct Entries(Vec<(String, Value)>);
+
+impl<'de> Deserialize<'de> for Entries {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Collect;
+        impl<'de> Visitor<'de> for Collect {
+            type Value = Entries;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entries, A::Error> {
+                let mut entries = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    entries.push(entry);
+                }
+                Ok(Entries(entries))
+            }
+        }
+        deserializer.deserialize_map(Collect)
+    }
+}

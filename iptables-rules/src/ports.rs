@@ -1,0 +1,100 @@
+//! Lists of ports as annotations spell them: decimal numbers with commas.
+//!
+//! Spaces around a number and empty elements (`80,`) are taken, as Istio's init container takes them; order is kept, a repeated port counts once.
+
+use std::fmt::Write as _;
+
+use crate::config::PortSelection;
+
+/// Reads a list of ports, 0 to 65535 each.
+///
+/// # Errors
+/// One reason for each element that is none, as a half sentence that names it.
+pub fn parse(text: &str) -> Result<Vec<u16>, Vec<String>> {
+    let mut ports = Vec::new();
+    let mut faults = Vec::new();
+    for element in text.split(',').map(str::trim).filter(|element| !element.is_empty()) {
+        match parse_one(element) {
+            Ok(port) => ports.push(port),
+            Err(fault) => faults.push(fault),
+        }
+    }
+    if faults.is_empty() { Ok(without_repeats(ports)) } else { Err(faults) }
+}
+
+/// Reads `*` or a list of ports; an empty text selects none.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_selection(text: &str) -> Result<PortSelection, Vec<String>> {
+    if text.trim() == "*" { Ok(PortSelection::All) } else { parse(text).map(PortSelection::Only) }
+}
+
+/// Writes a list of ports; [`parse`] reads it back.
+pub fn print(ports: &[u16]) -> String {
+    let mut text = String::new();
+    for port in ports {
+        let comma = if text.is_empty() { "" } else { "," };
+        let _ = write!(text, "{comma}{port}"); // writing to a String cannot fail
+    }
+    text
+}
+
+/// The same ports, each at its first position only.
+pub fn without_repeats(mut ports: Vec<u16>) -> Vec<u16> {
+    let mut seen = std::collections::HashSet::new();
+    ports.retain(|port| seen.insert(*port));
+    ports
+}
+
+fn parse_one(element: &str) -> Result<u16, String> {
+    let shown = super::annotations::shorten(element);
+    if element == "*" {
+        return Err("'*' has no meaning here, or has to stand alone".to_owned());
+    }
+    if !element.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(format!("'{shown}' is not a port number"));
+    }
+    element.parse().map_err(|_| format!("'{shown}' is not a port number (0 to 65535)"))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn takes_spaces_empty_elements_and_repeats() {
+        assert_eq!(parse(" 80, 443 ,,80,0,"), Ok(vec![80, 443, 0]));
+        assert_eq!(parse(""), Ok(vec![]));
+        assert_eq!(parse_selection(""), Ok(PortSelection::Only(vec![])));
+        assert_eq!(parse_selection("*"), Ok(PortSelection::All));
+    }
+
+    #[test]
+    fn names_every_bad_element() {
+        insta::assert_snapshot!(parse("80,http,65536,+1,-1,8 0,*,80-90").unwrap_err().join("\n"), @r"
+        'http' is not a port number
+        '65536' is not a port number (0 to 65535)
+        '+1' is not a port number
+        '-1' is not a port number
+        '8 0' is not a port number
+        '*' has no meaning here, or has to stand alone
+        '80-90' is not a port number
+        ");
+    }
+
+    proptest! {
+        #[test]
+        fn printing_and_parsing_is_the_identity(ports in proptest::collection::vec(any::<u16>(), 0..40)) {
+            let ports = without_repeats(ports);
+            prop_assert_eq!(parse(&print(&ports)), Ok(ports));
+        }
+
+        #[test]
+        fn never_panics(text in any::<String>()) {
+            let _ = parse_selection(&text);
+        }
+    }
+}
