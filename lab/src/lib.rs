@@ -6,6 +6,7 @@
 //!      ├─ echo.rs   listeners that answer with what they saw of a connection
 //!      ├─ dial.rs   connections as a given user, from a given address ──▶ the answer, or why there is none
 //!      ├─ proxy.rs  a passthrough proxy on 15001 and 15006, in place of Envoy
+//!      ├─ envoy.rs   the same by a real Envoy: its bootstrap
 //!      └─ process.rs  child processes with a bound on their time
 //! ```
 //!
@@ -14,6 +15,7 @@
 
 pub mod dial;
 pub mod echo;
+pub mod envoy;
 pub mod error;
 pub mod link;
 pub mod netns;
