@@ -4,15 +4,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::demo;
-
-/// Exit codes besides 0, the same for every command.
-pub(crate) mod exit {
-    /// The input holds something that was refused, or what was checked does not hold.
-    pub(crate) const FINDINGS: u8 = 1;
-    /// The command line is wrong, or a file cannot be read or written.
-    pub(crate) const USAGE: u8 = 2;
-}
+use crate::failure::Failure;
+use crate::{demo, inject};
 
 /// Istio sidecars and capture rules, from the command line.
 #[derive(Debug, Parser)]
@@ -25,15 +18,21 @@ pub(crate) struct Cli {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Add the sidecar to the pods in manifests
+    Inject(inject::InjectArgs),
     /// Show the whole pipeline on this machine: injection, rules, captured connections (root on Linux)
     Demo(demo::DemoArgs),
 }
 
 impl Command {
     /// Carries the command out.
-    pub(crate) fn run(&self) -> anyhow::Result<ExitCode> {
+    ///
+    /// # Errors
+    /// Everything that is wrong, with the exit code for it.
+    pub(crate) fn run(&self) -> Result<ExitCode, Failure> {
         match self {
-            Self::Demo(args) => demo::run(args),
+            Self::Inject(args) => inject::run(args),
+            Self::Demo(args) => Ok(demo::run(args)?),
         }
     }
 }

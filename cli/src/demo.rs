@@ -4,8 +4,6 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use crate::args::exit;
-
 /// Options of `weir demo`.
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
@@ -20,6 +18,5 @@ pub(crate) struct DemoArgs {
 /// What keeps the demo from running at all; a flow that is not captured is an exit code.
 pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     let _ = args.json;
-    eprintln!("weir demo: this build carries no demo");
-    Ok(ExitCode::from(exit::FINDINGS))
+    anyhow::bail!("this build carries no demo")
 }

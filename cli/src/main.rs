@@ -1,23 +1,31 @@
 //! The command line tool `weir`.
 //!
 //! ```text
-//! main ─▶ args.rs (what the user wrote) ─▶ demo.rs
+//! main ─▶ args (what the user wrote) ─┬▶ inject ─┐
+//!                                     ├▶ rules ──┴▶ settings, files, manifest (streams and their pods), yaml_text
+//!                                     └▶ demo
+//! failure: all that is wrong at once, and the exit code
 //! ```
 
 mod args;
 mod demo;
+mod failure;
+mod files;
+mod inject;
+mod manifest;
+mod settings;
+mod yaml_text;
 
 use std::process::ExitCode;
 
 use clap::Parser as _;
 
 fn main() -> ExitCode {
-    let cli = args::Cli::parse();
-    match cli.command.run() {
+    match args::Cli::parse().command.run() {
         Ok(code) => code,
-        Err(error) => {
-            eprintln!("weir: {error:#}");
-            ExitCode::from(args::exit::USAGE)
+        Err(failure) => {
+            eprint!("{failure}");
+            failure.exit_code()
         }
     }
 }

@@ -1,0 +1,165 @@
+//! `weir inject`: manifests in, the same manifests with sidecars out.
+//!
+//! ```text
+//! text ──manifest/stream──▶ documents ──manifest/pods──▶ pods ──weir_webhook::inject──▶ pods with sidecar
+//!                               │ untouched: byte for byte                              │ touched: yaml_text
+//!                               └───────────────────────────▶ text ◀────────────────────┘
+//! ```
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+use weir_webhook::inject::{InjectError, Outcome, SkipReason, inject};
+use weir_webhook::settings::Settings;
+
+use crate::failure::{Failure, both};
+use crate::files::{self, Source};
+use crate::manifest::pods::{self, ObjectName, PodHolder};
+use crate::manifest::stream::{self, Document};
+use crate::settings::InjectorArgs;
+use crate::yaml_text;
+
+/// Options of `weir inject`.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Pods, Deployments, StatefulSets, DaemonSets, ReplicaSets, ReplicationControllers, Jobs, CronJobs, DeploymentConfigs and Lists of
+them get a sidecar; everything else passes byte for byte. Nothing is written unless every document is fine.
+
+Example:
+  kubectl create deployment web --image=nginx --dry-run=client -o yaml | weir inject -f - | kubectl apply -f -
+
+Exit status: 0 done, 1 something in the input was refused, 2 wrong usage or a file cannot be read or written.")]
+pub(crate) struct InjectArgs {
+    /// Manifests to inject, `-` for standard input
+    #[arg(short, long, value_name = "FILE")]
+    filename: String,
+
+    /// Where to write; without it, standard output
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+
+    #[command(flatten)]
+    injector: InjectorArgs,
+}
+
+/// A stream after injection.
+#[derive(Debug, Default)]
+struct Injected {
+    /// The documents, each followed by a separator.
+    text: String,
+    /// What the user should hear: skipped pods and warnings.
+    notices: Vec<String>,
+    /// What was refused. Where there is anything, the text is of no use.
+    findings: Vec<String>,
+}
+
+/// Carries `weir inject` out.
+///
+/// # Errors
+/// Everything that is wrong with the command line and the input.
+pub(crate) fn run(args: &InjectArgs) -> Result<ExitCode, Failure> {
+    let source = Source::from(args.filename.as_str());
+    let (settings, text) = both(args.injector.load(), source.read().map_err(Failure::from))?;
+    let injected = inject_stream(&text, &settings);
+    for notice in &injected.notices {
+        eprintln!("{notice}");
+    }
+    if injected.findings.is_empty() {
+        files::write(args.output.as_deref(), &injected.text)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    Err(Failure::refused(injected.findings.iter().map(|finding| format!("{}: {finding}", source.name())).collect()))
+}
+
+fn inject_stream(text: &str, settings: &Settings) -> Injected {
+    let mut out = Injected::default();
+    let documents = match stream::split(text) {
+        Ok(documents) => documents,
+        Err(strays) => {
+            out.findings.extend(strays.iter().map(ToString::to_string));
+            return out;
+        }
+    };
+    for document in documents {
+        let rewritten = inject_document(&document, settings, &mut out);
+        let text = rewritten.as_deref().unwrap_or(document.text);
+        out.text.push_str(text);
+        if !text.ends_with('\n') {
+            out.text.push('\n');
+        }
+        out.text.push_str("---\n");
+    }
+    out
+}
+
+/// The new text of a document; `None` where it stays as it is.
+fn inject_document(document: &Document<'_>, settings: &Settings, out: &mut Injected) -> Option<String> {
+    let mut value = match document.parse() {
+        Ok(value) => value,
+        Err(error) => {
+            out.findings.push(format!("{document}: {error}"));
+            return None;
+        }
+    };
+    let mut holders = match pods::find(&mut value) {
+        Ok(holders) => holders,
+        Err(errors) => {
+            out.findings.extend(errors.iter().map(|error| format!("{document}: {error}")));
+            return None;
+        }
+    };
+    let mut touched = false;
+    for holder in &mut holders {
+        touched |= inject_pod(document, holder, settings, out);
+    }
+    if !touched {
+        return None;
+    }
+    match yaml_text::to_string(&value) {
+        Ok(text) => Some(text),
+        Err(error) => {
+            out.findings.push(format!("{document}: {error:#}"));
+            None
+        }
+    }
+}
+
+/// Injects one pod in its place; whether that changed anything.
+fn inject_pod(document: &Document<'_>, holder: &mut PodHolder<'_>, settings: &Settings, out: &mut Injected) -> bool {
+    let place = holder.place(document);
+    let request = match holder.request() {
+        Ok(request) => request,
+        Err(errors) => {
+            out.findings.extend(errors.iter().map(|error| format!("{place}: {error}")));
+            return false;
+        }
+    };
+    match inject(&request, settings) {
+        Ok(Outcome::Injected { pod, warnings, .. }) => {
+            out.notices.extend(warnings.iter().map(|warning| format!("weir: warning: {place}: {warning}")));
+            let changed = pod != request.pod;
+            if changed {
+                holder.replace(pod);
+            }
+            changed
+        }
+        Ok(Outcome::Skipped(reason)) => {
+            out.notices.push(skip_notice(&holder.name, reason));
+            false
+        }
+        Err(InjectError::Invalid(messages)) => {
+            out.findings.extend(messages.iter().map(|message| format!("{place}: {message}")));
+            false
+        }
+    }
+}
+
+/// What `istioctl kube-inject` says in front, for those who look for it in logs, and our reason.
+pub(crate) fn skip_notice(name: &ObjectName, reason: SkipReason) -> String {
+    let fact = match reason {
+        SkipReason::HostNetwork => "has host networking enabled",
+        _ => "has sidecar injection disabled",
+    };
+    format!("\n===> Skipping injection because {name} {fact}: {}", reason.explain())
+}

@@ -1,0 +1,4 @@
+//! Kubernetes manifests: streams of YAML documents, and the pods in them.
+
+pub(crate) mod pods;
+pub(crate) mod stream;

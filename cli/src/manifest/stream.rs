@@ -1,0 +1,151 @@
+//! A text as a stream of documents that are kept as they are written.
+
+use std::fmt;
+
+use serde_json::Value;
+use weir_webhook::yaml;
+
+/// One document, untouched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Document<'a> {
+    /// Number in the stream, from 1; empty documents do not count.
+    pub(crate) number: usize,
+    /// Line of the stream, from 1, on which the document starts.
+    pub(crate) line: usize,
+    /// Its text, without the separators around it.
+    pub(crate) text: &'a str,
+}
+
+/// A separator with something behind it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "line {line}: a line that starts with --- separates documents and can carry nothing but a comment, found {found:?}"
+)]
+pub(crate) struct StraySeparator {
+    /// Line of the stream, from 1.
+    line: usize,
+    /// What stands there, cut where it is long.
+    found: String,
+}
+
+/// Splits a stream at the lines that start with `---`. Documents of blanks only vanish.
+///
+/// # Errors
+/// Every separator that carries something else than a comment.
+pub(crate) fn split(text: &str) -> Result<Vec<Document<'_>>, Vec<StraySeparator>> {
+    let mut documents: Vec<Document<'_>> = Vec::new();
+    let mut strays = Vec::new();
+    let mut close = |line: usize, text| {
+        if !is_blank(text) {
+            documents.push(Document { number: documents.len() + 1, line, text });
+        }
+    };
+    // Where the current document starts: byte offset and line.
+    let (mut start, mut start_line) = (0, 1);
+    let mut offset = 0;
+    for (index, line) in text.split_inclusive('\n').enumerate() {
+        if let Some(rest) = line.strip_prefix("---") {
+            let rest = rest.trim();
+            if !rest.is_empty() && !rest.starts_with('#') {
+                strays.push(StraySeparator { line: index + 1, found: line.trim_end().chars().take(80).collect() });
+            }
+            close(start_line, &text[start..offset]);
+            (start, start_line) = (offset + line.len(), index + 2);
+        }
+        offset += line.len();
+    }
+    close(start_line, &text[start..]);
+    if strays.is_empty() { Ok(documents) } else { Err(strays) }
+}
+
+/// A byte order mark alone makes no document either.
+fn is_blank(text: &str) -> bool {
+    text.chars().all(|c| c.is_whitespace() || c == '\u{feff}')
+}
+
+impl fmt::Display for Document<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "document {} (line {})", self.number, self.line)
+    }
+}
+
+impl Document<'_> {
+    /// The document as a value; `null` where it holds comments only.
+    ///
+    /// # Errors
+    /// It is neither JSON nor YAML; the lines in the message are those of the stream.
+    pub(crate) fn parse(&self) -> Result<Value, yaml::YamlError> {
+        let text = self.text.trim_start_matches('\u{feff}');
+        // JSON first: its escapes (`\/`, surrogate pairs) are not all YAML's.
+        if text.trim_start().starts_with('{')
+            && let Ok(value) = serde_json::from_str(text)
+        {
+            return Ok(value);
+        }
+        // Only a failure pays for the lines before the document.
+        yaml::from_str(text).map_err(|error| {
+            yaml::from_str(
+                &("
+"
+                .repeat(self.line - 1)
+                    + text),
+            )
+            .err()
+            .unwrap_or(error)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn texts(stream: &str) -> Vec<(usize, usize, &str)> {
+        split(stream).unwrap().into_iter().map(|d| (d.number, d.line, d.text)).collect()
+    }
+
+    #[test]
+    fn documents_keep_every_byte_and_know_their_line() {
+        let stream = "# head\na: 1\r\n---\nb: |\n  ---\n  x\n--- # note\n\nc: 1";
+        assert_eq!(texts(stream), [(1, 1, "# head\na: 1\r\n"), (2, 4, "b: |\n  ---\n  x\n"), (3, 8, "\nc: 1")]);
+    }
+
+    #[test]
+    fn empty_documents_vanish_and_do_not_count() {
+        assert_eq!(texts("---\n---\n \n---\na: 1\n---\n---\n"), [(1, 5, "a: 1\n")]);
+        assert_eq!(texts(""), []);
+        assert_eq!(texts("\u{feff}---\r\na: 1\r\n"), [(1, 1, "\u{feff}---\r\na: 1\r\n")]);
+    }
+
+    #[test]
+    fn refuses_every_separator_with_content() {
+        let errors = split("a: 1\n---x\nb: 1\n--- {c: 1}\n").unwrap_err();
+        let lines: Vec<usize> = errors.iter().map(|error| error.line).collect();
+        assert_eq!(lines, [2, 4]);
+        assert!(errors[1].to_string().contains("found \"--- {c: 1}\""), "{}", errors[1]);
+    }
+
+    #[test]
+    fn errors_count_lines_from_the_start_of_the_stream() {
+        let stream = "a: 1\n---\nb: 2\nc: [1\nd: 2\n";
+        let documents = split(stream).unwrap();
+        let alone = yaml::from_str(documents[1].text).unwrap_err().to_string();
+        let message = documents[1].parse().unwrap_err().to_string();
+        assert_ne!(alone, message);
+        assert!(message.contains("line 5") || message.contains("line 4"), "{message}");
+    }
+
+    #[test]
+    fn reads_json_with_the_escapes_of_json() {
+        let document = Document { number: 1, line: 1, text: "{\"a\": \"\\/ \\ud83d\\ude00\"}\n" };
+        assert_eq!(document.parse().unwrap(), json!({"a": "/ 😀"}));
+    }
+
+    #[test]
+    fn comments_alone_are_null() {
+        let document = Document { number: 1, line: 1, text: "# nothing here\n" };
+        assert_eq!(document.parse().unwrap(), Value::Null);
+    }
+}

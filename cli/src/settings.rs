@@ -1,0 +1,96 @@
+//! The injector's settings as the command line names them.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use serde_json::Value;
+use weir_webhook::settings::{NativeSidecars, Settings};
+use weir_webhook::yaml;
+
+use crate::failure::{Failure, both};
+use crate::files::Source;
+
+/// Options of every command that injects.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Injector settings")]
+pub(crate) struct InjectorArgs {
+    /// Mesh configuration (what the ConfigMap `istio` has under `mesh`); without it, Istio's defaults
+    #[arg(long = "meshConfigFile", value_name = "FILE")]
+    mesh_config_file: Option<PathBuf>,
+
+    /// Values of the injector (what the ConfigMap `istio-sidecar-injector` has under `values`); without it, Istio's defaults with CNI mode on
+    #[arg(long = "valuesFile", value_name = "FILE")]
+    values_file: Option<PathBuf>,
+
+    /// Revision of the control plane to note in the pod; without it, the one of the values. `default` is the same as none
+    #[arg(short, long)]
+    revision: Option<String>,
+
+    /// Whether the proxy is an init container that keeps running (Kubernetes 1.29 and later); `auto` asks no cluster and means true
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t = Native::Auto)]
+    native_sidecars: Native,
+
+    /// Refused: templates of your own are not carried out yet
+    #[arg(long = "injectConfigFile", value_name = "FILE")]
+    inject_config_file: Option<PathBuf>,
+}
+
+/// `--native-sidecars`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Native {
+    /// As the injector decides without a cluster.
+    Auto,
+    /// Native.
+    True,
+    /// An ordinary container.
+    False,
+}
+
+impl InjectorArgs {
+    /// Resolves the options.
+    ///
+    /// # Errors
+    /// Every file that cannot be read and every field that cannot be taken.
+    pub(crate) fn load(&self) -> Result<Settings, Failure> {
+        let refused = match &self.inject_config_file {
+            Some(_) => Err(Failure::usage("--injectConfigFile: templates of your own are not carried out yet")),
+            None => Ok(()),
+        };
+        let values = document("values", "istio-sidecar-injector", self.values_file.as_ref());
+        let mesh = document("mesh", "istio", self.mesh_config_file.as_ref());
+        let ((values, mesh), ()) = both(both(values, mesh), refused)?;
+        let mut settings = Settings::from_documents(values.as_ref(), mesh.as_ref())
+            .map_err(|errors| Failure::refused(errors.iter().map(ToString::to_string).collect()))?;
+        if let Some(revision) = &self.revision {
+            revision.clone_into(&mut settings.revision);
+        }
+        if settings.revision == "default" {
+            settings.revision.clear();
+        }
+        match self.native_sidecars {
+            Native::Auto => {}
+            Native::True => settings.native_sidecars = NativeSidecars::On,
+            Native::False => settings.native_sidecars = NativeSidecars::Off,
+        }
+        // The policy is about pods that nobody asks for; who runs the command asks.
+        "enabled".clone_into(&mut settings.injection.policy);
+        Ok(settings)
+    }
+}
+
+/// Reads a settings document.
+fn document(key: &str, config_map: &str, path: Option<&PathBuf>) -> Result<Option<Value>, Failure> {
+    let Some(path) = path else { return Ok(None) };
+    let source = Source::File(path.clone());
+    let value = yaml::from_str(&source.read()?)
+        .map_err(|error| Failure::refused(vec![format!("{}: {error}", source.name())]))?;
+    // A whole ConfigMap has none of the keys, and every default would hold without a word.
+    if value.get("apiVersion").is_some() && value.get("kind").is_some() {
+        return Err(Failure::refused(vec![format!(
+            "{}: this is a Kubernetes object, not what it carries; take the document out of it: \
+             kubectl -n istio-system get configmap {config_map} -o jsonpath='{{.data.{key}}}'",
+            source.name()
+        )]));
+    }
+    Ok(Some(value))
+}
