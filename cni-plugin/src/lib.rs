@@ -2,4 +2,187 @@
 //!
 //! ```text
 //! stdin + CNI_* ──▶ request ──▶ who is this pod? ──▶ CaptureConfig ──▶ RuleSet ──▶ netns: nft, lo address ──▶ prevResult on stdout
+//!  stdin.rs         request.rs    pod.rs                (iptables-rules)             kernel.rs                   lib.rs
+//!                   netconf.rs
 //! ```
+//!
+//! Everything before `kernel.rs` is a decision on plain values. The failure stance: a pod that is not in the mesh passes whatever is
+//! broken, a pod that is in the mesh starts only with its rules in place. No file is read, no process started, nothing waited for.
+
+pub mod failure;
+pub mod kernel;
+pub mod log;
+pub mod netconf;
+pub mod pod;
+pub mod request;
+pub mod stdin;
+pub mod version;
+
+use std::path::Path;
+
+use iptables_rules::RuleSet;
+use iptables_rules::nft::{Applied, NftError};
+
+use crate::failure::Failure;
+use crate::kernel::KernelError;
+use crate::log::{Level, Log};
+use crate::netconf::{NetConf, PodAnnotations};
+use crate::pod::{Source, Verdict};
+use crate::request::{Lookup, Request};
+use crate::version::{CniVersion, Verb};
+
+/// What a call leaves behind: stdout, written once, and the exit status.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// All of stdout.
+    pub stdout: Vec<u8>,
+    /// Exit status: 0, or 1 with an error object on stdout.
+    pub exit: u8,
+}
+
+impl Outcome {
+    fn success(stdout: Vec<u8>) -> Self {
+        Self { stdout, exit: 0 }
+    }
+
+    fn failure(failure: &Failure, version: Option<CniVersion>) -> Self {
+        Self { stdout: failure.to_json(version), exit: 1 }
+    }
+}
+
+/// One line for people who start the plugin by hand.
+pub const ABOUT: &str = concat!(
+    "weir-cni ",
+    env!("CARGO_PKG_VERSION"),
+    ": chained CNI plugin of Weir; speaks CNI 0.3.1, 0.4.0, 1.0.0, 1.1.0"
+);
+
+/// Carries out one call.
+pub fn run(lookup: &Lookup<'_>, stdin: Result<Vec<u8>, Failure>) -> Outcome {
+    let mut log = Log::default();
+    let mut version = None;
+    match carry_out(lookup, stdin, &mut log, &mut version) {
+        Ok(stdout) => Outcome::success(stdout),
+        Err(failure) => {
+            log.write(Level::Error, &failure.to_string());
+            Outcome::failure(&failure, version)
+        }
+    }
+}
+
+fn carry_out(
+    lookup: &Lookup<'_>,
+    stdin: Result<Vec<u8>, Failure>,
+    log: &mut Log,
+    version: &mut Option<CniVersion>,
+) -> Result<Vec<u8>, Failure> {
+    let request = Request::from_env(lookup)?;
+    log.command = request.verb.as_str();
+    log.container_id.clone_from(&request.container_id);
+    if request.pod.is_kubernetes() {
+        log.pod = request.pod.full_name();
+    }
+    if request.verb == Verb::Version {
+        return Ok(versions(stdin.as_deref().unwrap_or_default()));
+    }
+    // DEL and GC have nothing to undo, so that there is nothing in a configuration they could fail on.
+    let conf = stdin.and_then(|bytes| {
+        let conf = NetConf::parse(&bytes, request.verb);
+        match conf {
+            Ok(conf) => {
+                *version = Some(conf.version);
+                log.level = conf.log_level;
+                match request.verb {
+                    Verb::Add => add(&request, &conf, log),
+                    Verb::Check => check(&request, &conf, log).map(|()| Vec::new()),
+                    Verb::Status => status(&conf).map(|()| Vec::new()),
+                    Verb::Del | Verb::Gc | Verb::Version => Ok(Vec::new()),
+                }
+            }
+            Err(failure) => Err(failure),
+        }
+    });
+    match (request.verb, conf) {
+        (Verb::Del | Verb::Gc, Err(failure)) => {
+            log.write(Level::Warn, &failure.to_string());
+            Ok(Vec::new())
+        }
+        (_, result) => result,
+    }
+}
+
+/// ADD: programs the namespace of a pod of the mesh and passes the previous result through, byte for byte.
+fn add(request: &Request, conf: &NetConf<'_>, log: &Log) -> Result<Vec<u8>, Failure> {
+    let result = conf.require_prev_result()?.get().as_bytes().to_vec();
+    match pod::judge(&request.pod, conf)? {
+        Verdict::Skip(reason) => log.write(Level::Info, &format!("passed untouched: {reason}")),
+        Verdict::Capture { rules, source } => {
+            if source == Source::IstioAnnotations {
+                log.write(Level::Debug, "no annotation weir.dev/capture: uid, gid and environment of the proxy are taken to be Istio's defaults");
+            }
+            let applied = kernel::install(netns_of(request)?, &rules).map_err(|error| match error {
+                KernelError::Netns(_) | KernelError::OwnNamespace(_) => Failure::Netns(error.to_string()),
+                KernelError::Nft(NftError::Unsupported(reason)) => {
+                    Failure::Backend { pod: request.pod.full_name(), reason }
+                }
+                KernelError::Nft(_) | KernelError::Route(_) => {
+                    Failure::Install { pod: request.pod.full_name(), reason: error.to_string() }
+                }
+            })?;
+            log.write(Level::Info, &installed(&rules, applied));
+        }
+    }
+    Ok(result)
+}
+
+fn installed(rules: &RuleSet, applied: Applied) -> String {
+    let how = match applied {
+        Applied::Created => "installed",
+        Applied::Unchanged => "in place already",
+        Applied::Replaced => "replaced",
+    };
+    format!("capture rules {how}: {} rules", rules.rules.len())
+}
+
+/// CHECK: the kernel's rules are those that ADD would install now.
+fn check(request: &Request, conf: &NetConf<'_>, log: &Log) -> Result<(), Failure> {
+    conf.require_prev_result()?;
+    match pod::judge(&request.pod, conf)? {
+        Verdict::Skip(reason) => log.write(Level::Info, &format!("passed untouched: {reason}")),
+        Verdict::Capture { rules, .. } => {
+            let differences = kernel::differences(netns_of(request)?, &rules).map_err(|error| match error {
+                KernelError::Netns(_) | KernelError::OwnNamespace(_) => Failure::Netns(error.to_string()),
+                KernelError::Nft(_) | KernelError::Route(_) => {
+                    Failure::Unreadable { pod: request.pod.full_name(), reason: error.to_string() }
+                }
+            })?;
+            if !differences.is_empty() {
+                return Err(Failure::Differs { pod: request.pod.full_name(), differences });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// STATUS: could an ADD succeed now? The configuration is sound, the runtime will pass annotations, nf_tables answers.
+fn status(conf: &NetConf<'_>) -> Result<(), Failure> {
+    conf.require_sound()?;
+    if conf.annotations()? == PodAnnotations::NotDeclared {
+        return Err(pod::not_declared());
+    }
+    kernel::available().map_err(|error| match error {
+        NftError::Unavailable(_) => Failure::NotAvailable(error.to_string()),
+        other => Failure::NotAvailable(format!("nf_tables does not answer: {other}")),
+    })
+}
+
+fn netns_of(request: &Request) -> Result<&Path, Failure> {
+    request.netns.as_deref().ok_or_else(|| Failure::Environment(vec!["CNI_NETNS is missing".to_owned()]))
+}
+
+/// Answer of VERSION. The version of the input is echoed where it is one of ours; without input it is the newest.
+fn versions(stdin: &[u8]) -> Vec<u8> {
+    let version = NetConf::parse(stdin, Verb::Version).map_or(CniVersion::NEWEST, |conf| conf.version);
+    let names = CniVersion::names().map(|name| format!("\"{name}\"")).join(",");
+    format!("{{\"cniVersion\":\"{version}\",\"supportedVersions\":[{names}]}}\n").into_bytes()
+}

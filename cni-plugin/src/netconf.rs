@@ -1,0 +1,311 @@
+//! The plugin's configuration as it comes on stdin: standard keys, our own keys, what the runtime adds.
+//!
+//! Only what nothing can be done without is an error here. What is wrong with our own keys is collected in [`NetConf::findings`]
+//! and held against pods of the mesh alone: a pod that is not in the mesh passes whatever is broken.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::failure::Failure;
+use crate::log::Level;
+use crate::version::{CniVersion, Verb};
+
+/// Capability by which containerd (1.5) and CRI-O (1.29) hand over the annotations of the pod, in `runtimeConfig` under the same name.
+pub const CAPABILITY: &str = "io.kubernetes.cri.pod-annotations";
+
+/// Keys of the specification and of the reference library that may stand in any plugin's configuration.
+const STANDARD_KEYS: [&str; 8] =
+    ["cniVersion", "name", "type", "args", "capabilities", "runtimeConfig", "prevResult", "ipMasq"];
+/// Standard keys that have no meaning for a chained plugin, but that configuration generators write.
+const IDLE_KEYS: [&str; 2] = ["ipam", "dns"];
+/// Keys of the specification's own name space: `cni.dev/valid-attachments` and what is still to come.
+const SPEC_PREFIX: &str = "cni.dev/";
+
+/// The configuration of one call.
+#[derive(Debug)]
+pub struct NetConf<'a> {
+    /// Version of the configuration and of the answer.
+    pub version: CniVersion,
+    /// What the plugins before us made, as text, so that nothing of it is lost.
+    pub prev_result: Option<&'a RawValue>,
+    /// Namespaces that are left alone.
+    pub exclude_namespaces: Vec<String>,
+    /// What is logged.
+    pub log_level: Level,
+    /// What is wrong with keys that only a pod of the mesh needs, one line each.
+    pub findings: Vec<String>,
+    capabilities: Option<&'a RawValue>,
+    runtime_config: Option<&'a RawValue>,
+}
+
+/// Annotations as the runtime passed them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PodAnnotations {
+    /// All annotations of the pod; containerd passes `null` or an empty object for a pod without any.
+    Passed(BTreeMap<String, String>),
+    /// The entry declares the capability, but the runtime does not know it.
+    NotPassed,
+    /// The entry does not declare the capability.
+    NotDeclared,
+}
+
+/// Keys in the order of the text; values as text.
+type Keys<'a> = BTreeMap<String, &'a RawValue>;
+
+impl<'a> NetConf<'a> {
+    /// Reads the configuration.
+    ///
+    /// # Errors
+    /// [`Failure::Decode`] where it is no JSON object, [`Failure::Version`] and [`Failure::Verb`] where the version does not fit.
+    pub fn parse(stdin: &'a [u8], verb: Verb) -> Result<Self, Failure> {
+        let text = std::str::from_utf8(stdin).map_err(|error| Failure::Decode(format!("not UTF-8: {error}")))?;
+        if text.trim_ascii().is_empty() {
+            return Err(Failure::Decode("stdin is empty".to_owned()));
+        }
+        let keys: Keys<'a> = serde_json::from_str(text).map_err(|error| Failure::Decode(error.to_string()))?;
+
+        let version = match keys.get("cniVersion") {
+            None => return Err(Failure::Version(None)),
+            Some(raw) => {
+                let name: String = serde_json::from_str(raw.get())
+                    .map_err(|_| Failure::Decode(format!("cniVersion {} is not a string", shorten(raw.get()))))?;
+                CniVersion::parse(&name).ok_or(Failure::Version(Some(name)))?
+            }
+        };
+        if version < verb.since() {
+            return Err(Failure::Verb { verb, version });
+        }
+
+        let mut findings = Vec::new();
+        let exclude_namespaces = own_key(&keys, "exclude_namespaces", "a list of strings", &mut findings);
+        let log_level: Option<String> = own_key(&keys, "plugin_log_level", "a string", &mut findings);
+        let log_level = match log_level.as_deref() {
+            None | Some("") => Level::default(),
+            Some(name) => Level::parse(name).unwrap_or_else(|| {
+                findings.push(format!("key plugin_log_level: '{name}' is none of {}", Level::NAMES.join(", ")));
+                Level::default()
+            }),
+        };
+        for key in keys.keys() {
+            let known = matches!(key.as_str(), "exclude_namespaces" | "plugin_log_level")
+                || STANDARD_KEYS.contains(&key.as_str())
+                || IDLE_KEYS.contains(&key.as_str())
+                || key.starts_with(SPEC_PREFIX);
+            if !known {
+                findings.push(format!("key '{key}' is unknown (own keys: exclude_namespaces, plugin_log_level)"));
+            }
+        }
+        let present = |key| keys.get(key).copied().filter(|raw: &&RawValue| raw.get() != "null");
+        Ok(Self {
+            version,
+            prev_result: present("prevResult"),
+            exclude_namespaces: exclude_namespaces.unwrap_or_default(),
+            log_level,
+            findings,
+            capabilities: keys.get("capabilities").copied(),
+            runtime_config: present("runtimeConfig"),
+        })
+    }
+
+    /// The result of the plugins before us.
+    ///
+    /// # Errors
+    /// [`Failure::Config`] where there is none, or where it is no object.
+    pub fn require_prev_result(&self) -> Result<&'a RawValue, Failure> {
+        match self.prev_result {
+            None => Err(Failure::Config(vec![
+                "key prevResult is missing: weir-cni is a chained plugin and cannot be the first of the list"
+                    .to_owned(),
+            ])),
+            Some(raw) if !raw.get().starts_with('{') => {
+                Err(Failure::Config(vec![format!("key prevResult: {} is not an object", shorten(raw.get()))]))
+            }
+            Some(raw) => Ok(raw),
+        }
+    }
+
+    /// The pod's annotations.
+    ///
+    /// # Errors
+    /// [`Failure::Config`] where they are no object of strings.
+    pub fn annotations(&self) -> Result<PodAnnotations, Failure> {
+        let wrong = |key: &str, reason: String| Failure::Config(vec![format!("key {key}: {reason}")]);
+        let passed = match self.runtime_config {
+            None => None,
+            Some(raw) => serde_json::from_str::<Keys<'a>>(raw.get())
+                .map_err(|error| wrong("runtimeConfig", error.to_string()))?
+                .get(CAPABILITY)
+                .copied(),
+        };
+        if let Some(raw) = passed {
+            let annotations: Option<BTreeMap<String, String>> = serde_json::from_str(raw.get())
+                .map_err(|error| wrong(&format!("runtimeConfig.\"{CAPABILITY}\""), error.to_string()))?;
+            return Ok(PodAnnotations::Passed(annotations.unwrap_or_default()));
+        }
+        let declared = match self.capabilities {
+            None => false,
+            Some(raw) => serde_json::from_str::<Option<BTreeMap<String, bool>>>(raw.get())
+                .map_err(|error| wrong("capabilities", error.to_string()))?
+                .is_some_and(|capabilities| capabilities.get(CAPABILITY) == Some(&true)),
+        };
+        Ok(if declared { PodAnnotations::NotPassed } else { PodAnnotations::NotDeclared })
+    }
+
+    /// [`findings`](Self::findings) as an error.
+    ///
+    /// # Errors
+    /// [`Failure::Config`] with all of them.
+    pub fn require_sound(&self) -> Result<(), Failure> {
+        if self.findings.is_empty() { Ok(()) } else { Err(Failure::Config(self.findings.clone())) }
+    }
+}
+
+/// One of our own keys; `null` is absent, a wrong type is a finding.
+fn own_key<T: for<'de> Deserialize<'de>>(
+    keys: &Keys<'_>,
+    key: &str,
+    wanted: &str,
+    findings: &mut Vec<String>,
+) -> Option<T> {
+    let raw = keys.get(key)?;
+    serde_json::from_str::<Option<T>>(raw.get()).unwrap_or_else(|_| {
+        findings.push(format!("key {key}: {} is not {wanted}", shorten(raw.get())));
+        None
+    })
+}
+
+/// The beginning of a value, for messages.
+pub(crate) fn shorten(value: &str) -> String {
+    const MAX: usize = 60;
+    match value.char_indices().nth(MAX) {
+        None => value.to_owned(),
+        Some((cut, _)) => format!("{}...", &value[..cut]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn add(text: &str) -> Result<NetConf<'_>, Failure> {
+        NetConf::parse(text.as_bytes(), Verb::Add)
+    }
+
+    #[test]
+    fn reads_a_complete_configuration() {
+        let conf = add(r#"{"cniVersion":"1.0.0","name":"n","type":"weir-cni","ipam":{},"dns":{},"args":{"cni":1},
+            "capabilities":{"io.kubernetes.cri.pod-annotations":true},"exclude_namespaces":["kube-system"],"plugin_log_level":"debug",
+            "cni.dev/valid-attachments":[],
+            "runtimeConfig":{"io.kubernetes.cri.pod-annotations":{"a":"b"},"cgroupPath":"/x"},"prevResult":{"ips":[]}}"#)
+        .unwrap();
+        assert_eq!(conf.version, CniVersion::V1_0_0);
+        assert_eq!(conf.exclude_namespaces, ["kube-system"]);
+        assert_eq!(conf.log_level, Level::Debug);
+        assert_eq!(conf.findings, Vec::<String>::new());
+        assert_eq!(conf.require_prev_result().unwrap().get(), r#"{"ips":[]}"#);
+        let expected = BTreeMap::from([("a".to_owned(), "b".to_owned())]);
+        assert_eq!(conf.annotations().unwrap(), PodAnnotations::Passed(expected));
+    }
+
+    #[test]
+    fn says_why_a_text_is_no_configuration() {
+        for (text, code, part) in [
+            ("", 6, "stdin is empty"),
+            (" \n", 6, "stdin is empty"),
+            ("{", 6, "EOF"),
+            ("[]", 6, "invalid type"),
+            (r#"{"cniVersion":"1.0.0"} x"#, 6, "trailing"),
+            (r#"{"cniVersion":1}"#, 6, "cniVersion 1 is not a string"),
+            ("{}", 1, "cniVersion is missing"),
+            (r#"{"cniVersion":"0.2.0"}"#, 1, "cniVersion is '0.2.0'"),
+            (r#"{"cniVersion":"9.9.9"}"#, 1, "cniVersion is '9.9.9'"),
+        ] {
+            let failure = add(text).unwrap_err();
+            assert_eq!(failure.code(), code, "{text}");
+            assert!(failure.to_string().contains(part), "{text}: {failure}");
+        }
+        assert_eq!(NetConf::parse(b"\xff{}", Verb::Add).unwrap_err().code(), 6);
+    }
+
+    #[test]
+    fn refuses_verbs_that_the_version_does_not_know() {
+        for (verb, version, good) in [
+            (Verb::Check, "0.3.1", false),
+            (Verb::Check, "0.4.0", true),
+            (Verb::Status, "1.0.0", false),
+            (Verb::Gc, "1.0.0", false),
+            (Verb::Gc, "1.1.0", true),
+        ] {
+            let text = format!(r#"{{"cniVersion":"{version}"}}"#);
+            let result = NetConf::parse(text.as_bytes(), verb);
+            assert_eq!(result.is_ok(), good, "{verb:?} {version}");
+            if let Err(failure) = result {
+                assert_eq!(failure.code(), 1);
+            }
+        }
+    }
+
+    #[test]
+    fn collects_what_is_wrong_with_own_keys() {
+        let conf =
+            add(r#"{"cniVersion":"1.0.0","exclude_namespaces":"kube-system","plugin_log_level":"loud","exclude_namespace":[]}"#)
+                .unwrap();
+        assert_eq!(
+            conf.findings,
+            [
+                r#"key exclude_namespaces: "kube-system" is not a list of strings"#,
+                "key plugin_log_level: 'loud' is none of debug, info, warn, error, none",
+                "key 'exclude_namespace' is unknown (own keys: exclude_namespaces, plugin_log_level)",
+            ]
+        );
+        assert_eq!(conf.require_sound().unwrap_err().code(), 7);
+    }
+
+    #[test]
+    fn tells_no_annotations_from_none_passed() {
+        let with = |rest: &str| {
+            let text = format!(r#"{{"cniVersion":"1.0.0"{rest}}}"#);
+            add(&text).unwrap().annotations().map_err(|failure| (failure.code(), failure.to_string()))
+        };
+        let declared = r#","capabilities":{"io.kubernetes.cri.pod-annotations":true}"#;
+        assert_eq!(with(""), Ok(PodAnnotations::NotDeclared));
+        assert_eq!(with(r#","capabilities":{"portMappings":true}"#), Ok(PodAnnotations::NotDeclared));
+        assert_eq!(with(declared), Ok(PodAnnotations::NotPassed));
+        assert_eq!(with(&format!(r#"{declared},"runtimeConfig":{{"cgroupPath":"/"}}"#)), Ok(PodAnnotations::NotPassed));
+        for nothing in ["null", "{}"] {
+            assert_eq!(
+                with(&format!(r#"{declared},"runtimeConfig":{{"{CAPABILITY}":{nothing}}}"#)),
+                Ok(PodAnnotations::Passed(BTreeMap::new()))
+            );
+        }
+        let (code, text) = with(&format!(r#","runtimeConfig":{{"{CAPABILITY}":{{"a":1}}}}"#)).unwrap_err();
+        assert_eq!(code, 7);
+        assert!(text.contains(CAPABILITY), "{text}");
+    }
+
+    #[test]
+    fn needs_a_previous_result_that_is_an_object() {
+        for (rest, part) in [
+            ("", "prevResult is missing"),
+            (r#","prevResult":null"#, "prevResult is missing"),
+            (r#","prevResult":[1]"#, "[1] is not an object"),
+        ] {
+            let text = format!(r#"{{"cniVersion":"1.0.0"{rest}}}"#);
+            let failure = add(&text).unwrap().require_prev_result().unwrap_err();
+            assert_eq!(failure.code(), 7);
+            assert!(failure.to_string().contains(part), "{failure}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics(text in r#"[\[\]{}":,a-z0-9 \\.eE+-]{0,60}"#, bytes in prop::collection::vec(any::<u8>(), 0..40)) {
+            let _ = add(&text);
+            let _ = NetConf::parse(&bytes, Verb::Check);
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! The real binary: protocol, namespaces, the reference plugins in front of it.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking; helpers outside test functions too")]
+
+mod call;
+mod namespace;
+mod passthrough;
+mod protocol;
