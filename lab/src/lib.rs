@@ -7,6 +7,7 @@
 //!      ├─ dial.rs   connections as a given user, from a given address ──▶ the answer, or why there is none
 //!      ├─ proxy.rs  a passthrough proxy on 15001 and 15006, in place of Envoy
 //!      ├─ envoy.rs   the same by a real Envoy: its bootstrap
+//!      ├─ webhook.rs the admission webhook, asked as an API server asks it
 //!      └─ process.rs  child processes with a bound on their time
 //! ```
 //!
@@ -25,6 +26,7 @@ pub mod proxy;
 mod serve;
 pub mod sighting;
 pub mod user;
+pub mod webhook;
 
 pub use dial::Dial;
 pub use echo::Echo;
