@@ -9,6 +9,11 @@
 //!
 //! The server (`server.rs`) only reads an AdmissionReview, calls [`inject::inject`] and writes the answer.
 
+pub mod admission;
+#[cfg(feature = "server")]
+pub mod args;
 pub mod inject;
+#[cfg(feature = "server")]
+pub mod server;
 pub mod settings;
 pub mod yaml;

@@ -1,0 +1,266 @@
+//! The command line of `weir-webhook`: what the user wrote, not yet resolved (that is [`crate::server::config`]).
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Adds the Istio sidecar to pods, as a mutating admission webhook.
+#[derive(Debug, Parser)]
+#[command(name = "weir-webhook", version, about, args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    /// Without one: serve.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// Flags of serving.
+    #[command(flatten)]
+    pub serve: ServeArgs,
+}
+
+/// What else the binary can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make a CA and a server certificate for the webhook
+    Certs(CertsArgs),
+}
+
+/// Flags of `weir-webhook certs`.
+#[derive(Debug, Args)]
+pub struct CertsArgs {
+    /// Folder to write ca.crt, tls.crt and tls.key into; made if missing
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// DNS name or IP address the API server will call, such as weir-webhook.weir-system.svc; repeat it for more
+    #[arg(long, value_name = "NAME", required = true, num_args = 1..)]
+    pub dns: Vec<String>,
+    /// Days until both certificates expire
+    #[arg(long, value_name = "N", default_value_t = 365, value_parser = clap::value_parser!(u16).range(1..=7300))]
+    pub days: u16,
+    /// Replace files that are there already
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// Flags of serving.
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// Address for the API server: [HOST]:PORT over TLS; without a host, all addresses
+    #[arg(long, alias = "httpsAddr", env = "WEIR_HTTPS_ADDR", value_name = "ADDR", default_value = ":15017")]
+    pub https_addr: ListenAddr,
+    /// Address for probes and metrics: [HOST]:PORT, plain HTTP; empty for none
+    #[arg(long, alias = "httpAddr", env = "WEIR_HTTP_ADDR", value_name = "ADDR", default_value = ":15014", value_parser = optional_addr)]
+    pub http_addr: OptionalAddr,
+
+    /// Server certificate with its intermediates, PEM; re-read when it changes
+    #[arg(long, alias = "tlsCertFile", env = "WEIR_TLS_CERT_FILE", value_name = "FILE", requires = "tls_key_file")]
+    pub tls_cert_file: Option<PathBuf>,
+    /// Private key of the server certificate, PEM; re-read when it changes
+    #[arg(long, alias = "tlsKeyFile", env = "WEIR_TLS_KEY_FILE", value_name = "FILE", requires = "tls_cert_file")]
+    pub tls_key_file: Option<PathBuf>,
+    /// Folder with tls.crt and tls.key (a mounted Secret); made with a certificate of our own if both are missing
+    #[arg(long, env = "WEIR_CERT_DIR", value_name = "DIR", conflicts_with_all = ["tls_cert_file", "tls_key_file"])]
+    pub cert_dir: Option<PathBuf>,
+    /// Name for a certificate that is made at start; repeat it for more
+    #[arg(long, value_name = "NAME", default_values_t = ["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()])]
+    pub dns: Vec<String>,
+    /// Write the CA of a certificate that is made at start here, for clients
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["tls_cert_file", "tls_key_file"])]
+    pub ca_out: Option<PathBuf>,
+
+    /// Istio's injector values (key `values` of ConfigMap istio-sidecar-injector), JSON or YAML; re-read when it changes
+    #[arg(long, env = "WEIR_VALUES", value_name = "FILE")]
+    pub values: Option<PathBuf>,
+    /// Istio's mesh configuration (key `mesh` of ConfigMap istio), YAML; re-read when it changes
+    #[arg(long, env = "WEIR_MESH", value_name = "FILE")]
+    pub mesh: Option<PathBuf>,
+    /// Revision that is written to pods
+    #[arg(long, env = "WEIR_REVISION", value_name = "NAME", default_value = "")]
+    pub revision: String,
+    /// Run the sidecar as a native one (init container with restartPolicy Always); auto is true, for Kubernetes 1.29 and later
+    #[arg(long, env = "WEIR_NATIVE_SIDECARS", value_name = "WHEN", default_value = "auto")]
+    pub native_sidecars: NativeSidecarsArg,
+
+    /// How often files are looked at
+    #[arg(long, env = "WEIR_RELOAD_INTERVAL", value_name = "TIME", default_value = "5s", value_parser = duration)]
+    pub reload_interval: Duration,
+    /// Longest time for one request, from its first to its last byte
+    #[arg(long, env = "WEIR_REQUEST_TIMEOUT", value_name = "TIME", default_value = "4s", value_parser = duration)]
+    pub request_timeout: Duration,
+    /// Longest time for a TLS handshake, and for the head of a request
+    #[arg(long, env = "WEIR_HANDSHAKE_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = duration)]
+    pub handshake_timeout: Duration,
+    /// Close connections without a request for so long
+    #[arg(long, env = "WEIR_IDLE_TIMEOUT", value_name = "TIME", default_value = "90s", value_parser = duration)]
+    pub idle_timeout: Duration,
+    /// Connections at once, on each port; more wait in the kernel's queue
+    #[arg(long, env = "WEIR_MAX_CONNECTIONS", value_name = "N", default_value = "1024")]
+    pub max_connections: NonZeroUsize,
+    /// On SIGTERM: stay unready but serve for so long, until the endpoints are gone everywhere
+    #[arg(long, env = "WEIR_SHUTDOWN_DELAY", value_name = "TIME", default_value = "0s", value_parser = duration)]
+    pub shutdown_delay: Duration,
+    /// After that: longest wait for requests under way
+    #[arg(long, env = "WEIR_DRAIN_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = duration)]
+    pub drain_timeout: Duration,
+
+    /// Form of the log on stderr
+    #[arg(long, env = "WEIR_LOG_FORMAT", value_name = "FORM", default_value = "text")]
+    pub log_format: LogFormat,
+    /// What goes to the log: error, warn, info, debug, trace, or by module: info,weir_webhook::server::tls=debug
+    #[arg(long, env = "WEIR_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
+    pub log_level: tracing_subscriber::filter::Targets,
+}
+
+/// Values of `--native-sidecars`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum NativeSidecarsArg {
+    /// Decided by us: on.
+    Auto,
+    /// On.
+    True,
+    /// Off.
+    False,
+}
+
+/// Values of `--log-format`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// `[HOST]:PORT` as Go's tools write it. The host is an IP address; none means all of both families.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ListenAddr {
+    host: Option<IpAddr>,
+    port: u16,
+}
+
+impl ListenAddr {
+    /// Addresses to try in turn: without a host the dual-stack one first, and IPv4 alone where the kernel has no IPv6.
+    pub fn candidates(self) -> Vec<SocketAddr> {
+        match self.host {
+            Some(host) => vec![SocketAddr::new(host, self.port)],
+            None => vec![
+                SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), self.port),
+                SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), self.port),
+            ],
+        }
+    }
+}
+
+impl FromStr for ListenAddr {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if let Some(port) = text.strip_prefix(':') {
+            let port = port.parse().map_err(|_| format!("{port:?} is not a port"))?;
+            return Ok(Self { host: None, port });
+        }
+        let addr: SocketAddr = text
+            .parse()
+            .map_err(|_| "expected [HOST]:PORT with an IP address as host, such as :15017 or 127.0.0.1:15017")?;
+        Ok(Self { host: Some(addr.ip()), port: addr.port() })
+    }
+}
+
+impl std::fmt::Display for ListenAddr {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.host {
+            Some(host) => write!(f, "{}", SocketAddr::new(host, self.port)),
+            None => write!(f, ":{}", self.port),
+        }
+    }
+}
+
+/// An address that may be left empty. Its own type, because clap takes a bare `Option` for an optional flag.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OptionalAddr(pub Option<ListenAddr>);
+
+fn optional_addr(text: &str) -> Result<OptionalAddr, String> {
+    if text.is_empty() { Ok(OptionalAddr(None)) } else { text.parse().map(|addr| OptionalAddr(Some(addr))) }
+}
+
+/// `90s`, `1500ms` or `2m`, as Go's tools and Kubernetes manifests write times.
+fn duration(text: &str) -> Result<Duration, String> {
+    let bad = || format!("{text:?} is not a time such as 500ms, 10s or 2m");
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let number: u32 = text[..digits].parse().map_err(|_| bad())?;
+    match &text[digits..] {
+        "ms" => Ok(Duration::from_millis(u64::from(number))),
+        "s" => Ok(Duration::from_secs(u64::from(number))),
+        "m" => Ok(Duration::from_secs(60 * u64::from(number))),
+        _ => Err(bad()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn defaults_are_istios_ports() {
+        let cli = Cli::try_parse_from(["weir-webhook"]).unwrap();
+        assert_eq!(cli.serve.https_addr.to_string(), ":15017");
+        assert_eq!(cli.serve.http_addr.0.unwrap().to_string(), ":15014");
+        assert_eq!(cli.serve.request_timeout, Duration::from_secs(4));
+    }
+
+    #[test]
+    fn empty_plain_address_turns_the_port_off() {
+        let cli = Cli::try_parse_from(["weir-webhook", "--http-addr", ""]).unwrap();
+        assert_eq!(cli.serve.http_addr, OptionalAddr(None));
+    }
+
+    #[test]
+    fn reads_addresses_with_and_without_host() {
+        for (text, first) in [
+            (":443", "[::]:443"),
+            ("127.0.0.1:0", "127.0.0.1:0"),
+            ("[::1]:15017", "[::1]:15017"),
+            ("0.0.0.0:1", "0.0.0.0:1"),
+        ] {
+            let addr: ListenAddr = text.parse().unwrap();
+            assert_eq!(addr.candidates()[0].to_string(), first);
+            assert_eq!(addr.to_string(), text);
+        }
+        for text in ["", "443", ":", ":99999", "example.org:1", "1.2.3.4"] {
+            assert!(text.parse::<ListenAddr>().is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn reads_times_with_a_unit_only() {
+        assert_eq!(duration("1500ms"), Ok(Duration::from_millis(1500)));
+        assert_eq!(duration("0s"), Ok(Duration::ZERO));
+        assert_eq!(duration("2m"), Ok(Duration::from_mins(2)));
+        for text in ["", "5", "s", "-1s", "1h", "5 s", "99999999999s", "1.5s"] {
+            assert!(duration(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn certificate_file_needs_its_key() {
+        let refused = Cli::try_parse_from(["weir-webhook", "--tls-cert-file", "x"]).unwrap_err().to_string();
+        assert!(refused.contains("--tls-key-file"), "{refused}");
+    }
+
+    #[test]
+    fn certs_wants_a_name() {
+        assert!(Cli::try_parse_from(["weir-webhook", "certs", "--out", "d"]).is_err());
+        let cli = Cli::try_parse_from(["weir-webhook", "certs", "--out", "d", "--dns", "a", "--dns", "b"]).unwrap();
+        let Some(Command::Certs(certs)) = cli.command else { panic!("not certs") };
+        assert_eq!(certs.dns, ["a", "b"]);
+    }
+}

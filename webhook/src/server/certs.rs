@@ -1,0 +1,225 @@
+//! A CA and a leaf of our own, for those who have no other way to get a certificate for the webhook.
+//!
+//! The CA's key is thrown away once the leaf is signed: nobody can make another certificate that the API server would trust. A new
+//! leaf therefore means a new CA, and a rollover puts both CAs into the `caBundle` for a while (`manifests/README.md`).
+
+use std::fmt;
+use std::fs;
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    KeyUsagePurpose,
+};
+
+/// Names of the files, as in a Secret of type `kubernetes.io/tls`.
+pub const CERT_FILE: &str = "tls.crt";
+/// See [`CERT_FILE`].
+pub const KEY_FILE: &str = "tls.key";
+/// See [`CERT_FILE`].
+pub const CA_FILE: &str = "ca.crt";
+
+/// Clocks of a cluster differ; a certificate is valid from a little before its making.
+const BACKDATE: Duration = Duration::from_hours(1);
+const DAY: Duration = Duration::from_hours(24);
+
+/// A server certificate with its key and its CA, in PEM.
+pub struct Bundle {
+    /// CA certificate, for `caBundle`.
+    pub ca: String,
+    /// Server certificate.
+    pub cert: String,
+    /// Private key of the server certificate, PKCS #8.
+    pub key: String,
+}
+
+/// Never the key, not even in a debug log.
+impl fmt::Debug for Bundle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bundle").field("ca", &self.ca).field("cert", &self.cert).finish_non_exhaustive()
+    }
+}
+
+/// Why certificates were not made or written.
+#[derive(Debug, thiserror::Error)]
+pub enum CertsError {
+    /// A name that no certificate can carry.
+    #[error("cannot make a certificate for {names}: {reason}")]
+    Names {
+        /// All names asked for.
+        names: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The crypto library refused.
+    #[error("cannot make a certificate: {0}")]
+    Crypto(#[from] rcgen::Error),
+    /// Something is there, and `--force` is not given.
+    #[error("{} already there; --force replaces", list(.0))]
+    Exists(Vec<PathBuf>),
+    /// The file system refused.
+    #[error("cannot write {}: {reason}", path.display())]
+    Write {
+        /// What could not be written.
+        path: PathBuf,
+        /// The kernel's reason.
+        reason: io::Error,
+    },
+}
+
+fn list(paths: &[PathBuf]) -> String {
+    let names: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
+    format!("{} {}", names.join(", "), if names.len() == 1 { "is" } else { "are" })
+}
+
+/// Makes a CA and a leaf for `names` (DNS names or IP addresses), both valid for `days` from `now`.
+///
+/// # Errors
+/// A name that is none, or a failing random source.
+pub fn make(names: &[String], days: u16, now: SystemTime) -> Result<Bundle, CertsError> {
+    let epoch = rcgen::date_time_ymd(1970, 1, 1);
+    let since_epoch = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let not_before = epoch + since_epoch.saturating_sub(BACKDATE);
+    let not_after = epoch + since_epoch + DAY * u32::from(days);
+
+    let mut ca = CertificateParams::default();
+    ca.distinguished_name.push(DnType::CommonName, "Weir webhook CA");
+    ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    ca.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    (ca.not_before, ca.not_after) = (not_before, not_after);
+    let ca = CertifiedIssuer::self_signed(ca, KeyPair::generate()?)?;
+
+    let mut leaf = CertificateParams::new(check_names(names)?)
+        .map_err(|error| CertsError::Names { names: names.join(", "), reason: error.to_string() })?;
+    leaf.distinguished_name.push(DnType::CommonName, "weir-webhook");
+    leaf.is_ca = IsCa::ExplicitNoCa;
+    leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    leaf.use_authority_key_identifier_extension = true;
+    (leaf.not_before, leaf.not_after) = (not_before, not_after);
+    let key = KeyPair::generate()?;
+    let cert = leaf.signed_by(&key, &ca)?;
+    Ok(Bundle { ca: ca.pem(), cert: cert.pem(), key: key.serialize_pem() })
+}
+
+/// The library takes any ASCII text for a DNS name; clients would never match a bad one.
+fn check_names(names: &[String]) -> Result<Vec<String>, CertsError> {
+    let bad: Vec<_> =
+        names.iter().filter(|name| rustls_pki_types::ServerName::try_from(name.as_str()).is_err()).collect();
+    if bad.is_empty() && !names.is_empty() {
+        return Ok(names.to_vec());
+    }
+    let reason = if names.is_empty() {
+        "no name is given".to_owned()
+    } else {
+        let bad: Vec<_> = bad.iter().map(|name| format!("{name:?}")).collect();
+        format!("{} can be neither a DNS name nor an IP address", bad.join(", "))
+    };
+    Err(CertsError::Names { names: names.join(", "), reason })
+}
+
+impl Bundle {
+    /// Writes `ca.crt`, `tls.crt` and `tls.key` (mode 0600) into a folder, each complete or not at all.
+    ///
+    /// # Errors
+    /// Files that are there already, unless `force`; the file system.
+    pub fn write(&self, dir: &Path, force: bool) -> Result<[PathBuf; 3], CertsError> {
+        let files = [CA_FILE, CERT_FILE, KEY_FILE].map(|name| dir.join(name));
+        let existing: Vec<_> = files.iter().filter(|path| path.symlink_metadata().is_ok()).cloned().collect();
+        if !force && !existing.is_empty() {
+            return Err(CertsError::Exists(existing));
+        }
+        fs::create_dir_all(dir).map_err(|reason| CertsError::Write { path: dir.to_owned(), reason })?;
+        let [ca, cert, key] = &files;
+        write_file(ca, &self.ca, 0o644, force)?;
+        write_file(cert, &self.cert, 0o644, force)?;
+        write_file(key, &self.key, 0o600, force)?;
+        Ok(files)
+    }
+}
+
+/// Writes a file under another name first, so that a reader sees all of it or nothing.
+///
+/// # Errors
+/// [`CertsError::Exists`] without `replace`; the file system.
+pub fn write_file(path: &Path, text: &str, mode: u32, replace: bool) -> Result<(), CertsError> {
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(format!(".{}.tmp", std::process::id()));
+    let temporary = PathBuf::from(temporary);
+    let written = (|| {
+        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        // A hard link, unlike a rename, fails where the name is taken: two runs at once cannot overwrite each other.
+        if replace { fs::rename(&temporary, path) } else { fs::hard_link(&temporary, path) }
+    })();
+    if !replace || written.is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+    written.map_err(|reason| match reason.kind() {
+        io::ErrorKind::AlreadyExists => CertsError::Exists(vec![path.to_owned()]),
+        _ => CertsError::Write { path: path.to_owned(), reason },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    fn bundle() -> Bundle {
+        make(&["localhost".to_owned(), "::1".to_owned()], 1, SystemTime::now()).unwrap()
+    }
+
+    #[test]
+    fn key_is_readable_by_its_owner_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let [ca, cert, key] = bundle().write(&dir.path().join("new"), false).unwrap();
+        let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&key), 0o600);
+        assert_eq!(mode(&ca) & 0o400, 0o400);
+        assert_eq!(mode(&cert) & 0o400, 0o400);
+        assert_eq!(fs::read_dir(dir.path().join("new")).unwrap().count(), 3, "nothing temporary stays");
+    }
+
+    #[test]
+    fn refuses_to_overwrite_naming_every_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = bundle();
+        first.write(dir.path(), false).unwrap();
+        let refused = bundle().write(dir.path(), false).unwrap_err().to_string();
+        for name in [CA_FILE, CERT_FILE, KEY_FILE, "--force"] {
+            assert!(refused.contains(name), "{refused}");
+        }
+        assert_eq!(fs::read_to_string(dir.path().join(KEY_FILE)).unwrap(), first.key);
+    }
+
+    #[test]
+    fn force_replaces_all_three() {
+        let dir = tempfile::tempdir().unwrap();
+        bundle().write(dir.path(), false).unwrap();
+        let second = bundle();
+        second.write(dir.path(), true).unwrap();
+        assert_eq!(fs::read_to_string(dir.path().join(KEY_FILE)).unwrap(), second.key);
+        assert_eq!(fs::read_to_string(dir.path().join(CERT_FILE)).unwrap(), second.cert);
+        assert_eq!(fs::read_to_string(dir.path().join(CA_FILE)).unwrap(), second.ca);
+    }
+
+    #[test]
+    fn refuses_names_that_are_none() {
+        let names = ["ok.example".to_owned(), "not a name".to_owned(), "ümlaut".to_owned()];
+        let refused = make(&names, 1, SystemTime::now()).unwrap_err().to_string();
+        assert!(refused.contains("\"not a name\"") && refused.contains("\"ümlaut\""), "{refused}");
+        assert!(make(&[], 1, SystemTime::now()).is_err());
+    }
+
+    #[test]
+    fn debug_text_does_not_carry_the_key() {
+        let text = format!("{:?}", bundle());
+        assert!(!text.contains("PRIVATE"), "{text}");
+    }
+}

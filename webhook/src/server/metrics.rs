@@ -1,0 +1,297 @@
+//! Prometheus metrics. Names are Istio's where Istio has one; no label ever holds anything a user wrote.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use prometheus_client::encoding::{EncodeLabelSet, text::encode};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+
+use crate::inject::SkipReason;
+
+/// `Content-Type` of [`Metrics::render`].
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Seconds. A typical pod takes some 100 us; the API server gives up after at most 30 s.
+const BUCKETS: [f64; 14] =
+    [0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0];
+
+/// Every reason, so that each series is there from the start.
+const SKIP_REASONS: [SkipReason; 6] = [
+    SkipReason::HostNetwork,
+    SkipReason::SystemNamespace,
+    SkipReason::ExplicitlyOff,
+    SkipReason::NeverSelector,
+    SkipReason::PolicyDisabled,
+    SkipReason::UnknownPolicy,
+];
+
+/// How a request to `/inject` ended without a sidecar although nobody skipped it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// The pod asks for something that cannot be.
+    Denied,
+    /// No AdmissionReview.
+    BadRequest,
+    /// Another `Content-Type`.
+    MediaType,
+    /// Beyond the limit of the body.
+    TooLarge,
+    /// The client did not send its request in time.
+    Timeout,
+    /// A defect of ours.
+    Internal,
+}
+
+impl Failure {
+    const ALL: [Self; 6] =
+        [Self::Denied, Self::BadRequest, Self::MediaType, Self::TooLarge, Self::Timeout, Self::Internal];
+
+    /// Value of the label `reason`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Denied => "denied",
+            Self::BadRequest => "bad_request",
+            Self::MediaType => "media_type",
+            Self::TooLarge => "too_large",
+            Self::Timeout => "timeout",
+            Self::Internal => "internal",
+        }
+    }
+}
+
+/// What is re-read while the server runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// Certificate and key.
+    Certificate,
+    /// Values and mesh.
+    Settings,
+}
+
+impl Source {
+    /// Value of the label `source`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Certificate => "certificate",
+            Self::Settings => "settings",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Reason {
+    reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Reload {
+    source: &'static str,
+    result: &'static str,
+}
+
+/// All metrics of the server.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    requests: Counter,
+    success: Counter,
+    skipped: Family<Reason, Counter>,
+    failed: Family<Reason, Counter>,
+    seconds: Histogram,
+    injected: Counter,
+    not_pods: Counter,
+    reloads: Family<Reload, Counter>,
+    certificate_expiry: Gauge,
+    handshake_failures: Counter,
+    connections: Gauge,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// Registers everything; every series of a bounded label starts at 0.
+    pub fn new() -> Self {
+        let mut metrics = Self {
+            registry: Registry::default(),
+            requests: Counter::default(),
+            success: Counter::default(),
+            skipped: Family::default(),
+            failed: Family::default(),
+            seconds: Histogram::new(BUCKETS),
+            injected: Counter::default(),
+            not_pods: Counter::default(),
+            reloads: Family::default(),
+            certificate_expiry: Gauge::default(),
+            handshake_failures: Counter::default(),
+            connections: Gauge::default(),
+        };
+        for reason in SKIP_REASONS {
+            drop(metrics.skipped.get_or_create(&Reason { reason: reason.name() }));
+        }
+        for failure in Failure::ALL {
+            drop(metrics.failed.get_or_create(&Reason { reason: failure.name() }));
+        }
+        for source in [Source::Certificate, Source::Settings] {
+            for result in ["replaced", "refused"] {
+                drop(metrics.reloads.get_or_create(&Reload { source: source.name(), result }));
+            }
+        }
+        metrics.register();
+        metrics
+    }
+
+    fn register(&mut self) {
+        let registry = &mut self.registry;
+        // The library appends `_total` to counters and `_info` to infos.
+        registry.register("sidecar_injection_requests", "Requests to the injection endpoint", self.requests.clone());
+        registry.register(
+            "sidecar_injection_success",
+            "Requests that were allowed, with or without a patch",
+            self.success.clone(),
+        );
+        registry.register("sidecar_injection_skip", "Pods left alone, by reason", self.skipped.clone());
+        registry.register("sidecar_injection_failure", "Requests not allowed, by reason", self.failed.clone());
+        registry.register(
+            "sidecar_injection_time_seconds",
+            "Time from the complete body to the complete answer",
+            self.seconds.clone(),
+        );
+        registry.register("weir_webhook_injected", "Pods that got a patch", self.injected.clone());
+        registry.register(
+            "weir_webhook_not_pods",
+            "Reviews of other objects or operations, allowed as they are",
+            self.not_pods.clone(),
+        );
+        registry.register(
+            "weir_webhook_reloads",
+            "Changed files, by what they hold and whether they were taken",
+            self.reloads.clone(),
+        );
+        registry.register(
+            "weir_webhook_certificate_expiry_timestamp_seconds",
+            "End of the served certificate, in seconds since 1970",
+            self.certificate_expiry.clone(),
+        );
+        registry.register(
+            "weir_webhook_tls_handshake_failures",
+            "Connections that never became TLS",
+            self.handshake_failures.clone(),
+        );
+        registry.register("weir_webhook_connections", "Connections open now, both ports", self.connections.clone());
+        registry.register("weir_webhook_build", "What runs here", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+    }
+
+    /// A request reached the injection endpoint.
+    pub fn request(&self) {
+        self.requests.inc();
+    }
+
+    /// A pod got its sidecar.
+    pub fn injected(&self) {
+        self.success.inc();
+        self.injected.inc();
+    }
+
+    /// A pod was left alone.
+    pub fn skipped(&self, reason: SkipReason) {
+        self.success.inc();
+        self.skipped.get_or_create(&Reason { reason: reason.name() }).inc();
+    }
+
+    /// Not a new pod.
+    pub fn not_a_pod(&self) {
+        self.success.inc();
+        self.not_pods.inc();
+    }
+
+    /// Not allowed.
+    pub fn failed(&self, failure: Failure) {
+        self.failed.get_or_create(&Reason { reason: failure.name() }).inc();
+    }
+
+    /// Time of a decision.
+    pub fn took(&self, time: Duration) {
+        self.seconds.observe(time.as_secs_f64());
+    }
+
+    /// A file changed.
+    pub fn reloaded(&self, source: Source, taken: bool) {
+        let result = if taken { "replaced" } else { "refused" };
+        self.reloads.get_or_create(&Reload { source: source.name(), result }).inc();
+    }
+
+    /// Another certificate is served.
+    pub fn certificate_expires(&self, at: SystemTime) {
+        let seconds = at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        self.certificate_expiry.set(i64::try_from(seconds).unwrap_or(i64::MAX));
+    }
+
+    /// A client did not speak TLS, or not ours.
+    pub fn handshake_failed(&self) {
+        self.handshake_failures.inc();
+    }
+
+    /// A connection opened; it counts until the guard is dropped.
+    pub fn connection(&self) -> ConnectionGuard {
+        self.connections.inc();
+        ConnectionGuard(self.connections.clone())
+    }
+
+    /// The text that Prometheus scrapes, of type [`CONTENT_TYPE`].
+    pub fn render(&self) -> String {
+        let mut text = String::with_capacity(4096);
+        // Writing to a string does not fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+}
+
+/// See [`Metrics::connection`].
+#[derive(Debug)]
+pub struct ConnectionGuard(Gauge);
+
+impl Drop for ConnectionGuard {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shows_every_series_before_the_first_request() {
+        let text = Metrics::new().render();
+        for line in [
+            "sidecar_injection_requests_total 0",
+            "sidecar_injection_success_total 0",
+            "sidecar_injection_skip_total{reason=\"host_network\"} 0",
+            "sidecar_injection_failure_total{reason=\"denied\"} 0",
+            "sidecar_injection_time_seconds_count 0",
+            "weir_webhook_reloads_total{source=\"certificate\",result=\"refused\"} 0",
+            "weir_webhook_certificate_expiry_timestamp_seconds 0",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line:?} is missing in\n{text}");
+        }
+        assert!(text.contains("weir_webhook_build_info{version=\""), "{text}");
+        assert!(text.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn counts_connections_until_their_guard_is_gone() {
+        let metrics = Metrics::new();
+        let guards = [metrics.connection(), metrics.connection()];
+        assert!(metrics.render().contains("weir_webhook_connections 2"));
+        drop(guards);
+        assert!(metrics.render().contains("weir_webhook_connections 0"));
+    }
+}

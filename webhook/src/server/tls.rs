@@ -1,0 +1,172 @@
+//! The server certificate: checked when it is loaded, swapped as a whole when it changes.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use arc_swap::ArcSwap;
+use rustls::ServerConfig;
+use rustls::crypto::CryptoProvider;
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+/// HTTP versions offered by ALPN, best first.
+pub const ALPN: [&[u8]; 2] = [H2, b"http/1.1"];
+/// ALPN name of HTTP/2.
+pub const H2: &[u8] = b"h2";
+
+/// A certificate chain whose leaf belongs to its key and is valid.
+#[derive(Clone)]
+pub struct ServerCert {
+    key: Arc<CertifiedKey>,
+    not_after: SystemTime,
+}
+
+impl fmt::Debug for ServerCert {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerCert").field("chain", &self.key.cert.len()).field("not_after", &self.not_after).finish()
+    }
+}
+
+/// Why a pair of certificate and key cannot serve.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PairError {
+    /// The certificate is not PEM.
+    #[error("the certificate is not PEM: {0}")]
+    CertPem(String),
+    /// PEM without a certificate in it.
+    #[error("no certificate (BEGIN CERTIFICATE) is in it")]
+    NoCert,
+    /// The first certificate is not X.509.
+    #[error("the first certificate is not X.509: {0}")]
+    NotX509(String),
+    /// No key, or a damaged one.
+    #[error("the key is not a private key in PEM (PKCS #8, SEC1 or PKCS #1): {0}")]
+    KeyPem(String),
+    /// A key of a kind that is not known.
+    #[error("the private key cannot be used: {0}")]
+    Key(String),
+    /// The key is another certificate's.
+    #[error("the key does not belong to the certificate")]
+    Mismatch,
+    /// Nobody would take it.
+    #[error("the certificate expired {} ago", days(*.0))]
+    Expired(Duration),
+}
+
+fn days(time: Duration) -> String {
+    let hours = time.as_secs() / 3600;
+    if hours < 48 { format!("{hours} hours") } else { format!("{} days", hours / 24) }
+}
+
+impl ServerCert {
+    /// Checks a pair and makes it ready to serve.
+    ///
+    /// # Errors
+    /// The first thing that keeps it from serving.
+    pub fn from_pem(cert: &[u8], key: &[u8], now: SystemTime) -> Result<Self, PairError> {
+        let chain = CertificateDer::pem_slice_iter(cert)
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| PairError::CertPem(error.to_string()))?;
+        let leaf = chain.first().ok_or(PairError::NoCert)?;
+        let not_after = expiry(leaf)?;
+        let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| PairError::KeyPem(error.to_string()))?;
+        let key = CertifiedKey::from_der(chain, key, &provider()).map_err(|error| match error {
+            rustls::Error::InconsistentKeys(_) => PairError::Mismatch,
+            other => PairError::Key(other.to_string()),
+        })?;
+        if let Ok(ago) = now.duration_since(not_after) {
+            return Err(PairError::Expired(ago));
+        }
+        Ok(Self { key: Arc::new(key), not_after })
+    }
+
+    /// When the leaf expires.
+    pub fn not_after(&self) -> SystemTime {
+        self.not_after
+    }
+}
+
+fn expiry(leaf: &CertificateDer<'_>) -> Result<SystemTime, PairError> {
+    let (_, parsed) = X509Certificate::from_der(leaf).map_err(|error| PairError::NotX509(error.to_string()))?;
+    let seconds = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0);
+    Ok(UNIX_EPOCH + Duration::from_secs(seconds))
+}
+
+/// The one provider of cryptography, named everywhere instead of installed for the process: a library must not do that.
+fn provider() -> CryptoProvider {
+    rustls::crypto::ring::default_provider()
+}
+
+/// Hands every handshake the certificate of the moment.
+#[derive(Debug)]
+struct Current(Arc<ArcSwap<ServerCert>>);
+
+impl ResolvesServerCert for Current {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.0.load().key))
+    }
+}
+
+/// TLS 1.2 and 1.3 with the certificate that `current` holds at each handshake.
+///
+/// # Errors
+/// None that input could cause: the provider supports both versions.
+pub fn server_config(current: Arc<ArcSwap<ServerCert>>) -> Result<ServerConfig, rustls::Error> {
+    let mut config = ServerConfig::builder_with_provider(Arc::new(provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(Current(current)));
+    config.alpn_protocols = ALPN.map(<[u8]>::to_vec).to_vec();
+    Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::certs;
+    use super::*;
+
+    fn pair(days: u16, now: SystemTime) -> certs::Bundle {
+        certs::make(&["localhost".to_owned()], days, now).unwrap()
+    }
+
+    #[test]
+    fn takes_a_pair_of_our_own_and_reads_its_expiry() {
+        let now = SystemTime::now();
+        let made = pair(30, now);
+        let loaded = ServerCert::from_pem(made.cert.as_bytes(), made.key.as_bytes(), now).unwrap();
+        let left = loaded.not_after().duration_since(now).unwrap().as_secs();
+        assert!((30 * 86_400 - 2..=30 * 86_400).contains(&left), "{left}");
+    }
+
+    #[test]
+    fn keeps_intermediates_in_order() {
+        let made = pair(1, SystemTime::now());
+        let chain = format!("{}{}", made.cert, made.ca);
+        let loaded = ServerCert::from_pem(chain.as_bytes(), made.key.as_bytes(), SystemTime::now()).unwrap();
+        assert_eq!(loaded.key.cert.len(), 2);
+    }
+
+    #[test]
+    fn refuses_pairs_saying_why() {
+        let now = SystemTime::now();
+        let (one, other) = (pair(1, now), pair(1, now));
+        let old = pair(1, now - Duration::from_hours(240));
+        let cases: [(&str, &str, &str); 7] = [
+            (&one.cert, &other.key, "does not belong"),
+            ("", &one.key, "no certificate"),
+            (&one.key, &one.key, "no certificate"),
+            (&one.cert, "", "not a private key"),
+            (&one.cert, &one.cert, "not a private key"),
+            ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", &one.key, "not X.509"),
+            (&old.cert, &old.key, "expired 9 days ago"),
+        ];
+        for (cert, key, expected) in cases {
+            let text = ServerCert::from_pem(cert.as_bytes(), key.as_bytes(), now).unwrap_err().to_string();
+            assert!(text.contains(expected), "{text:?} should contain {expected:?}");
+        }
+    }
+}
