@@ -248,3 +248,19 @@ fn survives_a_runtime_that_stops_reading() {
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("stdout"));
 }
+
+#[test]
+fn the_example_conflist_is_sound() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../manifests/cni/10-example.conflist");
+    let list: Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+    let mut entry = list["plugins"].as_array().unwrap().last().unwrap().clone();
+    assert_eq!(entry["type"], "weir-cni");
+    for key in ["cniVersion", "name"] {
+        entry[key] = list[key].clone();
+    }
+    entry["prevResult"] = json!({});
+    entry["runtimeConfig"] = json!({ CAPABILITY: { STATUS.0: STATUS.1 } });
+    // Nothing is wrong with the configuration: the pod of the mesh gets as far as its namespace.
+    Call::new("ADD").conf(&entry).run().assert_error(8, &["/run/netns/weir-no-such-namespace"]);
+    assert_eq!(entry["capabilities"][CAPABILITY], true);
+}
