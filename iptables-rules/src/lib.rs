@@ -21,6 +21,8 @@ pub mod restore;
 pub mod ruleset;
 
 #[cfg(feature = "apply")]
+mod netlink;
+#[cfg(feature = "apply")]
 pub mod netns;
 #[cfg(feature = "apply")]
 pub mod nft;

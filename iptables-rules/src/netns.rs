@@ -1,6 +1,15 @@
 //! Entering a network namespace on a thread of its own, so that no other thread ever finds itself in a pod.
 
+use std::any::Any;
+use std::fs::OpenOptions;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::thread;
+
+use nix::errno::Errno;
+use nix::sched::{CloneFlags, setns};
+use nix::sys::statfs::{FsType, NSFS_MAGIC, PROC_SUPER_MAGIC, fstatfs};
 
 /// Why a namespace could not be entered.
 #[derive(Debug, thiserror::Error)]
@@ -11,7 +20,7 @@ pub enum NetnsError {
         /// Path of the namespace.
         path: String,
         /// The system's answer.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// What the path names is no network namespace, or it cannot be entered.
     #[error("network namespace {path}: cannot enter: {source}")]
@@ -19,7 +28,7 @@ pub enum NetnsError {
         /// Path of the namespace.
         path: String,
         /// The system's answer.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// No thread could be started, or it panicked.
     #[error("network namespace {path}: {reason}")]
@@ -34,8 +43,45 @@ pub enum NetnsError {
 /// Runs a closure inside the namespace at `path`.
 ///
 /// # Errors
-/// When the namespace cannot be opened or entered.
+/// When the namespace cannot be opened or entered, and when the closure panics (in builds that unwind).
 pub fn within<T: Send>(path: &Path, work: impl FnOnce() -> T + Send) -> Result<T, NetnsError> {
-    let _ = (path, work);
-    Err(NetnsError::Thread { path: path.display().to_string(), reason: "not there yet".to_owned() })
+    let name = || path.display().to_string();
+    // Reading only, close on exec: the standard library sets O_CLOEXEC always.
+    let namespace = OpenOptions::new().read(true).open(path).map_err(|source| NetnsError::Open { path: name(), source })?;
+    let enter = |source: io::Error| NetnsError::Enter { path: name(), source };
+    let kind = fstatfs(&namespace).map_err(|errno| enter(errno.into()))?.filesystem_type();
+    if !is_namespace_filesystem(kind) {
+        return Err(enter(io::Error::other("a plain file or directory, not a namespace; was it unmounted?")));
+    }
+    let inside = || {
+        setns(&namespace, CloneFlags::CLONE_NEWNET).map_err(|errno| enter(explain(errno)))?;
+        catch_unwind(AssertUnwindSafe(work)).map_err(|panic| NetnsError::Thread { path: name(), reason: in_words(panic.as_ref()) })
+    };
+    // The thread ends with its namespace; it is never used for anything else.
+    thread::scope(|scope| {
+        let worker = thread::Builder::new().name("netns".to_owned()).spawn_scoped(scope, inside);
+        match worker.map(thread::ScopedJoinHandle::join) {
+            Ok(Ok(result)) => result,
+            Ok(Err(panic)) => Err(NetnsError::Thread { path: name(), reason: in_words(panic.as_ref()) }),
+            Err(error) => Err(NetnsError::Thread { path: name(), reason: format!("no thread: {error}") }),
+        }
+    })
+}
+
+/// Namespaces are files of nsfs; before Linux 3.19 they were files of procfs.
+fn is_namespace_filesystem(kind: FsType) -> bool {
+    kind == NSFS_MAGIC || kind == PROC_SUPER_MAGIC
+}
+
+fn explain(errno: Errno) -> io::Error {
+    match errno {
+        Errno::EINVAL => io::Error::new(io::ErrorKind::InvalidInput, "a namespace, but not a network namespace"),
+        Errno::EPERM => io::Error::new(io::ErrorKind::PermissionDenied, "not permitted (CAP_SYS_ADMIN is needed)"),
+        other => other.into(),
+    }
+}
+
+fn in_words(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    format!("the work inside panicked: {}", text.unwrap_or("no message"))
 }

@@ -1,10 +1,45 @@
 //! Backend `nft`: a [`RuleSet`] as one nf_tables transaction over netlink, in the table `inet weir` of the current namespace.
 //! All functions act on the network namespace of the calling thread (see [`crate::netns`]).
+//!
+//! ```text
+//! RuleSet ──lower.rs──▶ Program ──encode.rs + expr.rs──▶ Batch ──kernel.rs──▶ nf_tables
+//!            lists.rs      │ ▲                                                  │
+//!             (sets)       │ └───────────── decode.rs + expr.rs ◀──────────────┘  read_back, verify (diff.rs)
+//!                          └─▶ text.rs: describe
+//! ```
+//!
+//! A fresh namespace costs one look and one transaction that only adds: a transaction that deletes anything, also one that fails, waits
+//! for a grace period of the kernel, some ten milliseconds. Beside the rules it adds an empty chain whose name carries a fingerprint of
+//! them. Finding that chain again is the proof of commit, and on the next call the reason to do nothing. An acknowledgement proves
+//! neither: the kernel sends it for a transaction that failed, too.
 
+mod decode;
+mod diff;
+mod encode;
+mod expr;
+mod kernel;
+mod lists;
+mod lower;
+mod program;
+mod text;
+
+use std::io;
+
+use nix::errno::Errno;
+
+use self::encode::Batch;
+use self::kernel::{Failure, Kernel};
+use self::lower::{Layout, lower};
+pub use self::program::{
+    ChainDef, Elements, Expr, Hook, IpFamily, Name, Program, RuleDef, SetDef, TableDef, TableFamily, Test,
+};
 use crate::RuleSet;
 
 /// Name of our table.
 pub const TABLE: &str = "weir";
+
+/// Attempts of a transaction that somebody else's overtakes.
+const ATTEMPTS: usize = 8;
 
 /// What an application of rules did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,21 +57,24 @@ pub enum Applied {
 pub enum NftError {
     /// The kernel has no nf_tables, or not for us.
     #[error("nf_tables is not available: {0}")]
-    Unavailable(std::io::Error),
+    Unavailable(io::Error),
     /// The kernel refused the transaction; nothing was changed.
     #[error("nf_tables refused {what}: {source}")]
     Refused {
         /// The table, chain, set or rule that was refused.
         what: String,
         /// The kernel's answer.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// No error, but the proof of commit is missing.
     #[error("nf_tables did not commit the transaction")]
     NotCommitted,
+    /// Other programs kept changing nf_tables in the namespace, and overtook every attempt; nothing was changed.
+    #[error("nf_tables is being changed by somebody else all the time")]
+    Contended,
     /// A socket call failed.
     #[error("netlink: {0}")]
-    Socket(#[from] std::io::Error),
+    Socket(#[from] io::Error),
     /// An answer could not be understood.
     #[error("netlink: {0}")]
     Protocol(String),
@@ -45,21 +83,44 @@ pub enum NftError {
     Unsupported(String),
 }
 
-/// Installs the rules: nothing is sent if the same ones are in place.
+impl NftError {
+    fn from_io(error: io::Error) -> Self {
+        match error.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::EPROTONOSUPPORT | Errno::EAFNOSUPPORT | Errno::EOPNOTSUPP) => Self::Unavailable(error),
+            _ => Self::Socket(error),
+        }
+    }
+}
+
+/// Installs the rules: nothing is sent if the same ones are in place, all other tables called [`TABLE`] are replaced. An empty rule
+/// set removes what is there.
 ///
 /// # Errors
 /// See [`NftError`]; in every case the kernel holds what it held before.
 pub fn apply(rules: &RuleSet) -> Result<Applied, NftError> {
-    let _ = rules;
-    Err(NftError::NotCommitted)
+    apply_as(rules, layout())
 }
 
-/// Removes our table; `false` if there was none.
+/// Removes our tables; `false` if there was none.
 ///
 /// # Errors
 /// See [`NftError`].
 pub fn remove() -> Result<bool, NftError> {
-    Err(NftError::NotCommitted)
+    let kernel = Kernel::open()?;
+    let nothing = Program::default();
+    for _ in 0..ATTEMPTS {
+        let found = kernel.probe(&nothing, "")?.tables;
+        if found.is_empty() {
+            return Ok(false);
+        }
+        match kernel.commit(&Batch::remove(&found), &nothing) {
+            Ok(()) if kernel.probe(&nothing, "")?.tables.is_empty() => return Ok(true),
+            Ok(()) => return Err(NftError::NotCommitted),
+            Err(Failure::Overtaken) => {}
+            Err(Failure::Error(error)) => return Err(error),
+        }
+    }
+    Err(NftError::Contended)
 }
 
 /// Compares the kernel's rules with the expected ones: one line per difference, empty when they are equal.
@@ -67,6 +128,64 @@ pub fn remove() -> Result<bool, NftError> {
 /// # Errors
 /// See [`NftError`].
 pub fn verify(expected: &RuleSet) -> Result<Vec<String>, NftError> {
-    let _ = expected;
-    Err(NftError::NotCommitted)
+    let expected = lower(expected, layout())?;
+    Ok(diff::differences(&expected, &read_back()?))
+}
+
+/// What the kernel holds for us, in the form in which [`program`] plans it.
+///
+/// # Errors
+/// See [`NftError`].
+pub fn read_back() -> Result<Program, NftError> {
+    Kernel::open()?.read()
+}
+
+/// The tables, chains, sets and rules that [`apply`] installs on this kernel.
+///
+/// # Errors
+/// [`NftError::Unsupported`].
+pub fn program(rules: &RuleSet) -> Result<Program, NftError> {
+    lower(rules, layout())
+}
+
+/// The rules in the syntax of `nft -f`, as on a kernel of this decade (5.2 and newer).
+///
+/// # Errors
+/// [`NftError::Unsupported`].
+pub fn describe(rules: &RuleSet) -> Result<String, NftError> {
+    Ok(lower(rules, Layout::Inet)?.to_string())
+}
+
+fn layout() -> Layout {
+    nix::sys::utsname::uname().map_or(Layout::Inet, |names| Layout::of_release(&names.release().to_string_lossy()))
+}
+
+fn apply_as(rules: &RuleSet, layout: Layout) -> Result<Applied, NftError> {
+    let program = lower(rules, layout)?;
+    if program.tables.is_empty() {
+        return Ok(if remove()? { Applied::Replaced } else { Applied::Unchanged });
+    }
+    let kernel = Kernel::open()?;
+    let (create, stamp) = Batch::create(&program);
+    for _ in 0..ATTEMPTS {
+        let found = kernel.probe(&program, &stamp)?;
+        if found.same {
+            return Ok(Applied::Unchanged);
+        }
+        let (sent, applied) = if found.tables.is_empty() {
+            (kernel.commit(&create, &program), Applied::Created)
+        } else {
+            // First the number, then the look: whatever changes in between makes the kernel refuse the transaction.
+            let generation = kernel.generation()?;
+            let existing = kernel.existing()?;
+            (kernel.commit(&Batch::replace(&program, &stamp, &existing, generation), &program), Applied::Replaced)
+        };
+        match sent {
+            Ok(()) if kernel.probe(&program, &stamp)?.same => return Ok(applied),
+            Ok(()) => return Err(NftError::NotCommitted),
+            Err(Failure::Overtaken) => {}
+            Err(Failure::Error(error)) => return Err(error),
+        }
+    }
+    Err(NftError::Contended)
 }

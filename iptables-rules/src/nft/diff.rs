@@ -1,0 +1,89 @@
+//! Two [`Program`]s compared, in words.
+
+use super::TABLE;
+use super::program::{ChainDef, Elements, Program, TableDef};
+
+/// One line per difference between what is expected and what was found.
+pub(super) fn differences(expected: &Program, found: &Program) -> Vec<String> {
+    let mut lines = Vec::new();
+    for table in &expected.tables {
+        match found.tables.iter().find(|other| other.family == table.family) {
+            Some(other) => tables(table, other, &mut lines),
+            None => lines.push(format!("table {} {TABLE} is missing", table.family.name())),
+        }
+    }
+    for other in found.tables.iter().filter(|other| expected.tables.iter().all(|table| table.family != other.family)) {
+        lines.push(format!("table {} {TABLE} should not be there", other.family.name()));
+    }
+    lines
+}
+
+fn tables(expected: &TableDef, found: &TableDef, lines: &mut Vec<String>) {
+    let name = expected.family.name();
+    if expected.flags != found.flags {
+        lines.push(format!("table {name} {TABLE} has flags {:#x} instead of {:#x}", found.flags, expected.flags));
+    }
+    for set in &expected.sets {
+        match found.sets.iter().find(|other| other.name == set.name) {
+            None => lines.push(format!("set {} is missing", set.name)),
+            Some(other) if other.elements != set.elements => lines.push(elements(&set.name, &set.elements, &other.elements)),
+            Some(_) => {}
+        }
+    }
+    for other in found.sets.iter().filter(|other| expected.sets.iter().all(|set| set.name != other.name)) {
+        lines.push(format!("set {} should not be there", other.name));
+    }
+    for chain in &expected.chains {
+        match found.chains.iter().find(|other| other.name == chain.name) {
+            Some(other) => chains(chain, other, lines),
+            None => lines.push(format!("chain {} is missing", chain.name)),
+        }
+    }
+    for other in found.chains.iter().filter(|other| expected.chains.iter().all(|chain| chain.name != other.name)) {
+        lines.push(format!("chain {} should not be there", other.name));
+    }
+}
+
+fn chains(expected: &ChainDef, found: &ChainDef, lines: &mut Vec<String>) {
+    let name = &expected.name;
+    if expected.hook != found.hook {
+        let words = |chain: &ChainDef| chain.hook.as_ref().map_or_else(|| "no hook".to_owned(), |hook| format!("\"{hook}\""));
+        lines.push(format!("chain {name} has {} instead of {}", words(found), words(expected)));
+    }
+    // Equal heads and tails are skipped, so that one rule too many does not make all behind it differ.
+    let head = expected.rules.iter().zip(&found.rules).take_while(|(a, b)| a == b).count();
+    let (expected, found) = (&expected.rules[head..], &found.rules[head..]);
+    let tail = expected.iter().rev().zip(found.iter().rev()).take_while(|(a, b)| a == b).count();
+    let (expected, found) = (&expected[..expected.len() - tail], &found[..found.len() - tail]);
+    for n in 0..expected.len().max(found.len()) {
+        let number = head + n + 1;
+        lines.push(match (expected.get(n), found.get(n)) {
+            (Some(a), Some(b)) => format!("rule {number} of chain {name} differs: expected \"{a}\", found \"{b}\""),
+            (Some(a), None) => format!("rule {number} of chain {name} is missing: \"{a}\""),
+            (None, Some(b)) => format!("rule {number} of chain {name} should not be there: \"{b}\""),
+            (None, None) => continue,
+        });
+    }
+}
+
+fn elements(name: &str, expected: &Elements, found: &Elements) -> String {
+    /// Lists may have thousands of elements; a message has room for a few.
+    fn some<T: PartialEq + Clone>(a: &[T], b: &[T], wrap: fn(Vec<T>) -> Elements) -> (String, usize) {
+        let only: Vec<T> = a.iter().filter(|item| !b.contains(item)).cloned().collect();
+        let count = only.len();
+        (wrap(only.into_iter().take(5).collect()).to_string(), count)
+    }
+    let (missing, extra) = match (expected, found) {
+        (Elements::V4(a), Elements::V4(b)) => (some(a, b, Elements::V4), some(b, a, Elements::V4)),
+        (Elements::V6(a), Elements::V6(b)) => (some(a, b, Elements::V6), some(b, a, Elements::V6)),
+        (Elements::Ports(a), Elements::Ports(b)) => (some(a, b, Elements::Ports), some(b, a, Elements::Ports)),
+        (_, other) => return format!("set {name} holds {other} instead of what was expected"),
+    };
+    let mut line = format!("set {name} differs");
+    for (word, (text, count)) in [("missing", missing), ("should not be there", extra)] {
+        if count > 0 {
+            line += &format!("; {count} {word}: {text}{}", if count > 5 { ", ..." } else { "" });
+        }
+    }
+    line
+}

@@ -1,0 +1,395 @@
+//! From a [`Program`] to one netlink batch: the messages, and what each of them is about, for errors.
+
+use ipnet::IpNet;
+use netlink_packet_core::{DefaultNla, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage};
+use netlink_packet_netfilter::nftables::{
+    ChainAttribute, ChainMessage, DataAttribute, Hook as HookAttribute, HookNumber, InetHookNumber, ListAttribute, NfTablesMessage,
+    RuleAttribute, RuleMessage, SetAttribute, SetElementAttribute, SetElementFlags, SetElementList, SetElementMessage, SetFlags,
+    SetMessage, TableAttribute, TableFlags, TableMessage,
+};
+use netlink_packet_netfilter::none::ControlMessage;
+use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily};
+
+use super::TABLE;
+use super::expr;
+use super::program::{ChainDef, Elements, Name, Program, SetDef, TableDef, TableFamily};
+
+/// Data types of set keys, as nft numbers them (nft's datatype.h); the kernel only stores them.
+const TYPE_IPV4_ADDR: u32 = 7;
+const TYPE_IPV6_ADDR: u32 = 8;
+const TYPE_INET_SERVICE: u32 = 13;
+/// `NFNL_SUBSYS_NFTABLES`, linux/netfilter/nfnetlink.h.
+const SUBSYSTEM: u16 = 10;
+/// `NFNL_BATCH_GENID`, linux/netfilter/nfnetlink.h: commit only if nothing was committed since.
+const BATCH_GENID: u16 = 1;
+/// `NFNL_MSG_BATCH_BEGIN`, linux/netfilter/nfnetlink.h.
+const BATCH_BEGIN: u8 = 16;
+/// Elements per message: an attribute is shorter than 64 KiB, and a range of IPv6 addresses takes 64 bytes.
+const ELEMENTS_PER_MESSAGE: usize = 800;
+/// Prefix of the empty chain whose name carries the fingerprint of the rules.
+pub(super) const STAMP_PREFIX: &str = "rules-";
+
+/// One transaction, ready to be sent.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    /// The messages, one behind the other.
+    pub(super) bytes: Vec<u8>,
+    /// What the message with the sequence number index + 1 is about.
+    origins: Vec<Origin>,
+}
+
+/// What a message is about. Indices into the program; turned into words only when the kernel refuses something.
+#[derive(Debug, Clone, Copy)]
+enum Origin {
+    Begin,
+    DropTable(TableFamily),
+    Flush(TableFamily),
+    DropSet(TableFamily),
+    DropChain(TableFamily),
+    Table(usize),
+    Chain(usize, usize),
+    Set(usize, usize),
+    Rule(usize, usize, usize),
+    Stamp(usize),
+    End,
+}
+
+/// Tables, chains and sets that are there before a transaction.
+#[derive(Debug)]
+pub(super) struct Existing {
+    pub(super) table: TableDef,
+    /// Name of the chain that carries the fingerprint; a table without is not one of ours.
+    pub(super) stamp: Option<String>,
+}
+
+impl Batch {
+    /// A transaction that creates the tables of a program, and fails if there is one already; with the name of the chain that
+    /// carries the fingerprint: 64 bits over the messages.
+    ///
+    /// The obvious place for it, userdata of the table, cannot follow a replacement: the kernel keeps the userdata of a table that
+    /// exists already, and knows none before 5.10.
+    pub(super) fn create(program: &Program) -> (Self, String) {
+        let mut batch = Self::begin(None);
+        for (t, table) in program.tables.iter().enumerate() {
+            batch.new_table(t, table, NLM_F_CREATE | NLM_F_EXCL);
+            batch.chains(t, table, |_| true);
+            batch.content(t, table);
+        }
+        let stamp = format!("{STAMP_PREFIX}{:016x}", fingerprint(&batch.bytes));
+        batch.stamps(program, &stamp);
+        (batch.end(), stamp)
+    }
+
+    /// A transaction that turns what exists into the program. Chains that stay keep their place in the packet path: only their rules
+    /// change, so a packet meets either all the old rules or all the new ones.
+    pub(super) fn replace(program: &Program, stamp: &str, existing: &[Existing], generation: u32) -> Self {
+        let mut batch = Self::begin(Some(generation));
+        let kept = |family| existing.iter().find(|old| old.table.family == family && old.stamp.is_some());
+        for old in existing {
+            let family = old.table.family;
+            if kept(family).is_none() || program.tables.iter().all(|table| table.family != family) {
+                batch.drop_table(family);
+            }
+        }
+        for (t, table) in program.tables.iter().enumerate() {
+            let family = table.family;
+            let Some(Existing { table: old, stamp: old_stamp }) = kept(family) else {
+                batch.new_table(t, table, NLM_F_CREATE | NLM_F_EXCL);
+                batch.chains(t, table, |_| true);
+                batch.content(t, table);
+                continue;
+            };
+            batch.new_table(t, table, NLM_F_CREATE);
+            batch.push(Origin::Flush(family), family, NfTablesMessage::DeleteRule(RuleMessage { attributes: vec![RuleAttribute::Table(TABLE.into())] }), 0);
+            for set in &old.sets {
+                batch.drop_set(family, &set.name);
+            }
+            let stays = |chain: &ChainDef| old.chains.iter().any(|c| c.name == chain.name && c.hook == chain.hook);
+            let goes = |chain: &&ChainDef| !table.chains.iter().any(|c| c.name == chain.name && c.hook == chain.hook);
+            for chain in old.chains.iter().filter(goes) {
+                batch.drop_chain(family, &chain.name);
+            }
+            if let Some(old_stamp) = old_stamp {
+                batch.drop_chain(family, old_stamp);
+            }
+            batch.chains(t, table, |chain| !stays(chain));
+            batch.content(t, table);
+        }
+        batch.stamps(program, stamp);
+        batch.end()
+    }
+
+    /// A transaction that removes our tables of these families.
+    pub(super) fn remove(families: &[TableFamily]) -> Self {
+        let mut batch = Self::begin(None);
+        for &family in families {
+            batch.drop_table(family);
+        }
+        batch.end()
+    }
+
+    /// What the message with this sequence number was about.
+    pub(super) fn describe(&self, sequence: u32, program: &Program) -> String {
+        let origin = self.origin(sequence);
+        let table = |t: usize| program.tables.get(t);
+        let name = |family: TableFamily| format!("{} {TABLE}", family.name());
+        let described = origin.and_then(|origin| {
+            Some(match *origin {
+                Origin::Begin => "the transaction".to_owned(),
+                Origin::End => "the end of the transaction".to_owned(),
+                Origin::DropTable(family) => format!("the removal of table {}", name(family)),
+                Origin::Flush(family) => format!("the removal of the rules of table {}", name(family)),
+                Origin::DropSet(family) => format!("the removal of a set of table {}", name(family)),
+                Origin::DropChain(family) => format!("the removal of a chain of table {}", name(family)),
+                Origin::Table(t) => format!("table {}", name(table(t)?.family)),
+                Origin::Stamp(t) => format!("the fingerprint of table {}", name(table(t)?.family)),
+                Origin::Chain(t, c) => format!("chain {} of table {}", table(t)?.chains.get(c)?.name, name(table(t)?.family)),
+                Origin::Set(t, s) => format!("set {} of table {}", table(t)?.sets.get(s)?.name, name(table(t)?.family)),
+                Origin::Rule(t, c, r) => {
+                    let chain = table(t)?.chains.get(c)?;
+                    format!("rule {} of chain {} of table {} ({})", r + 1, chain.name, name(table(t)?.family), chain.rules.get(r)?)
+                }
+            })
+        });
+        described.unwrap_or_else(|| format!("message {sequence}"))
+    }
+
+    /// Whether the message creates a table.
+    pub(super) fn is_table(&self, sequence: u32) -> bool {
+        matches!(self.origin(sequence), Some(Origin::Table(_)))
+    }
+
+    /// Whether the message removes something.
+    pub(super) fn is_removal(&self, sequence: u32) -> bool {
+        matches!(
+            self.origin(sequence),
+            Some(Origin::DropTable(_) | Origin::Flush(_) | Origin::DropSet(_) | Origin::DropChain(_))
+        )
+    }
+
+    fn origin(&self, sequence: u32) -> Option<&Origin> {
+        (sequence as usize).checked_sub(1).and_then(|n| self.origins.get(n))
+    }
+
+    /// Sequence number of the last message.
+    pub(super) fn last(&self) -> u32 {
+        u32::try_from(self.origins.len()).unwrap_or(u32::MAX)
+    }
+
+    fn begin(generation: Option<u32>) -> Self {
+        let mut batch = Self { bytes: Vec::with_capacity(16 * 1024), origins: Vec::with_capacity(64) };
+        let begin = generation.map_or(ControlMessage::BatchBegin, |generation| ControlMessage::Other {
+            message_type: BATCH_BEGIN,
+            attributes: vec![DefaultNla::new(BATCH_GENID, generation.to_be_bytes().to_vec())],
+        });
+        batch.push_control(Origin::Begin, begin, 0);
+        batch
+    }
+
+    /// Only the end asks for an acknowledgement: one per message overflows the socket of a long batch (google/nftables #103).
+    fn end(mut self) -> Self {
+        self.push_control(Origin::End, ControlMessage::BatchEnd, NLM_F_ACK);
+        self
+    }
+
+    fn new_table(&mut self, t: usize, table: &TableDef, flags: u16) {
+        let attributes = vec![TableAttribute::Name(TABLE.into()), TableAttribute::Flags(TableFlags::from_bits_retain(table.flags))];
+        self.push(Origin::Table(t), table.family, NfTablesMessage::NewTable(TableMessage { attributes }), flags);
+    }
+
+    fn chains(&mut self, t: usize, table: &TableDef, wanted: impl Fn(&ChainDef) -> bool) {
+        for (c, chain) in table.chains.iter().enumerate().filter(|(_, chain)| wanted(chain)) {
+            self.push(Origin::Chain(t, c), table.family, NfTablesMessage::NewChain(new_chain(chain)), NLM_F_CREATE);
+        }
+    }
+
+    /// Sets and rules.
+    fn content(&mut self, t: usize, table: &TableDef) {
+        for (s, set) in table.sets.iter().enumerate() {
+            let number = u32::try_from(s + 1).unwrap_or(u32::MAX);
+            self.push(Origin::Set(t, s), table.family, NfTablesMessage::NewSet(new_set(set, number)), NLM_F_CREATE);
+            for attributes in elements(set, number) {
+                let message = NfTablesMessage::NewSetElement(SetElementMessage { attributes });
+                self.push(Origin::Set(t, s), table.family, message, NLM_F_CREATE);
+            }
+        }
+        for (c, chain) in table.chains.iter().enumerate() {
+            for (r, rule) in chain.rules.iter().enumerate() {
+                let attributes = vec![
+                    RuleAttribute::Table(TABLE.into()),
+                    RuleAttribute::Chain(chain.name.to_string()),
+                    RuleAttribute::Expressions(expr::encode(rule, table.family)),
+                ];
+                let message = NfTablesMessage::NewRule(RuleMessage { attributes });
+                self.push(Origin::Rule(t, c, r), table.family, message, NLM_F_CREATE | NLM_F_APPEND);
+            }
+        }
+    }
+
+    fn stamps(&mut self, program: &Program, stamp: &str) {
+        for (t, table) in program.tables.iter().enumerate() {
+            let attributes = vec![ChainAttribute::Table(TABLE.into()), ChainAttribute::Name(stamp.to_owned())];
+            self.push(Origin::Stamp(t), table.family, NfTablesMessage::NewChain(ChainMessage { attributes }), NLM_F_CREATE);
+        }
+    }
+
+    fn drop_table(&mut self, family: TableFamily) {
+        let attributes = vec![TableAttribute::Name(TABLE.into())];
+        self.push(Origin::DropTable(family), family, NfTablesMessage::DeleteTable(TableMessage { attributes }), 0);
+    }
+
+    fn drop_set(&mut self, family: TableFamily, name: &Name) {
+        let attributes = vec![SetAttribute::Table(TABLE.into()), SetAttribute::Name(name.to_string())];
+        self.push(Origin::DropSet(family), family, NfTablesMessage::DeleteSet(SetMessage { attributes }), 0);
+    }
+
+    fn drop_chain(&mut self, family: TableFamily, name: &str) {
+        let attributes = vec![ChainAttribute::Table(TABLE.into()), ChainAttribute::Name(name.to_owned())];
+        self.push(Origin::DropChain(family), family, NfTablesMessage::DeleteChain(ChainMessage { attributes }), 0);
+    }
+
+    fn push(&mut self, origin: Origin, family: TableFamily, message: NfTablesMessage, flags: u16) {
+        self.push_inner(origin, NetfilterHeader::new(family.into(), 0, 0), message.into(), flags);
+    }
+
+    fn push_control(&mut self, origin: Origin, message: ControlMessage, flags: u16) {
+        self.push_inner(origin, NetfilterHeader::new(NetfilterProtoFamily::Unspec, 0, SUBSYSTEM), message.into(), flags);
+    }
+
+    fn push_inner(&mut self, origin: Origin, header: NetfilterHeader, inner: NetfilterMessageInner, flags: u16) {
+        self.origins.push(origin);
+        let sequence = self.last();
+        append(&mut self.bytes, sequence, flags, NetfilterMessage::new(header, inner));
+    }
+}
+
+/// Appends one message in wire format.
+pub(super) fn append(bytes: &mut Vec<u8>, sequence: u32, flags: u16, message: NetfilterMessage) {
+    let mut message = NetlinkMessage::from(message);
+    message.header.flags = flags | NLM_F_REQUEST;
+    message.header.sequence_number = sequence;
+    message.finalize();
+    let start = bytes.len();
+    bytes.resize(start + message.header.length as usize, 0);
+    message.serialize(&mut bytes[start..]);
+}
+
+/// A hash that stays the same from release to release, unlike the standard library's: eight bytes at a time, multiply and fold.
+fn fingerprint(bytes: &[u8]) -> u64 {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    for chunk in bytes.chunks(8) {
+        let mut word = [0; 8];
+        word[..chunk.len()].copy_from_slice(chunk);
+        hash = (hash ^ u64::from_le_bytes(word)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        hash ^= hash >> 32;
+    }
+    hash
+}
+
+impl From<TableFamily> for NetfilterProtoFamily {
+    fn from(family: TableFamily) -> Self {
+        match family {
+            TableFamily::Inet => Self::Inet,
+            TableFamily::Ip => Self::IPv4,
+            TableFamily::Ip6 => Self::IPv6,
+        }
+    }
+}
+
+fn new_chain(chain: &ChainDef) -> ChainMessage {
+    let mut attributes = vec![ChainAttribute::Table(TABLE.into()), ChainAttribute::Name(chain.name.to_string())];
+    if let Some(hook) = &chain.hook {
+        attributes.extend([
+            ChainAttribute::Hook(vec![
+                HookAttribute::Number(HookNumber::Inet(InetHookNumber::from(hook.number))),
+                HookAttribute::Priority(hook.priority.cast_unsigned()),
+            ]),
+            ChainAttribute::Policy(u32::from(hook.accepts)), // NF_ACCEPT is 1, NF_DROP 0
+            ChainAttribute::Type(hook.kind.to_string()),
+        ]);
+    }
+    ChainMessage { attributes }
+}
+
+fn new_set(set: &SetDef, number: u32) -> SetMessage {
+    let (key_type, key_len, flags) = match &set.elements {
+        Elements::V4(_) => (TYPE_IPV4_ADDR, 4, SetFlags::Interval),
+        Elements::V6(_) => (TYPE_IPV6_ADDR, 16, SetFlags::Interval),
+        Elements::Ports(_) | Elements::Other(_) => (TYPE_INET_SERVICE, 2, SetFlags::empty()),
+    };
+    SetMessage {
+        attributes: vec![
+            SetAttribute::Table(TABLE.into()),
+            SetAttribute::Name(set.name.to_string()),
+            SetAttribute::Flags(flags),
+            SetAttribute::KeyType(key_type),
+            SetAttribute::KeyLen(key_len),
+            SetAttribute::Id(number),
+        ],
+    }
+}
+
+/// The elements, in pieces of one message each. A range is its first address, and the address behind its last one marked as end.
+fn elements(set: &SetDef, number: u32) -> Vec<Vec<SetElementList>> {
+    fn range<const N: usize>(list: &mut Vec<ListAttribute<SetElementAttribute>>, first: [u8; N], after: Option<[u8; N]>) {
+        list.push(ListAttribute::Element(vec![key(first.to_vec())]));
+        if let Some(after) = after {
+            list.push(ListAttribute::Element(vec![
+                SetElementAttribute::Flags(SetElementFlags::IntervalEnd),
+                key(after.to_vec()),
+            ]));
+        }
+    }
+    let key_lists: Vec<Vec<ListAttribute<SetElementAttribute>>> = match &set.elements {
+        Elements::V4(ranges) => pieces(ranges, |list, (first, last)| {
+            range(list, first.octets(), last.to_bits().checked_add(1).map(u32::to_be_bytes));
+        }),
+        Elements::V6(ranges) => pieces(ranges, |list, (first, last)| {
+            range(list, first.octets(), last.to_bits().checked_add(1).map(u128::to_be_bytes));
+        }),
+        Elements::Ports(ports) => {
+            pieces(ports, |list, port| list.push(ListAttribute::Element(vec![key(port.to_be_bytes().to_vec())])))
+        }
+        Elements::Other(_) => Vec::new(),
+    };
+    key_lists
+        .into_iter()
+        .map(|list| {
+            vec![
+                SetElementList::Table(TABLE.into()),
+                SetElementList::Set(set.name.to_string()),
+                SetElementList::SetId(number),
+                SetElementList::Elements(list),
+            ]
+        })
+        .collect()
+}
+
+fn pieces<T, E>(items: &[T], mut add: impl FnMut(&mut Vec<E>, &T)) -> Vec<Vec<E>> {
+    items
+        .chunks(ELEMENTS_PER_MESSAGE)
+        .map(|chunk| {
+            let mut list = Vec::with_capacity(chunk.len() * 2);
+            chunk.iter().for_each(|item| add(&mut list, item));
+            list
+        })
+        .collect()
+}
+
+fn key(bytes: Vec<u8>) -> SetElementAttribute {
+    SetElementAttribute::Key(DataAttribute::Value(bytes))
+}
+
+/// The address of a network, cut to whole bytes, where its prefix is whole bytes: such a comparison needs no mask.
+pub(super) fn whole_bytes(net: &IpNet) -> Option<Vec<u8>> {
+    let length = net.prefix_len();
+    (length > 0 && length.is_multiple_of(8)).then(|| address(net)[..usize::from(length / 8)].to_vec())
+}
+
+/// The bytes of a network's address.
+pub(super) fn address(net: &IpNet) -> Vec<u8> {
+    match net {
+        IpNet::V4(net) => net.network().octets().to_vec(),
+        IpNet::V6(net) => net.network().octets().to_vec(),
+    }
+}
