@@ -2,7 +2,9 @@
 
 use std::io;
 
-use netlink_packet_core::{NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer, NetlinkDeserializable, NetlinkMessage};
+use netlink_packet_core::{
+    NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer, NetlinkDeserializable, NetlinkMessage,
+};
 use netlink_sys::{Socket, SocketAddr};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, setsockopt, sockopt};
@@ -52,7 +54,11 @@ impl Netlink {
     }
 
     /// Sends messages, and gives back what the kernel answers to them. `decode` turns an object into a value.
-    pub(crate) fn exchange<M, T>(&self, messages: &[u8], decode: impl FnMut(M) -> Option<T>) -> io::Result<Vec<Answer<T>>>
+    pub(crate) fn exchange<M, T>(
+        &self,
+        messages: &[u8],
+        decode: impl FnMut(M) -> Option<T>,
+    ) -> io::Result<Vec<Answer<T>>>
     where
         M: NetlinkDeserializable,
     {
@@ -104,7 +110,8 @@ impl Netlink {
             // The kernel refuses messages larger than the buffer, and doubles what it is given. Only root of the host may exceed the
             // limit; the others get as much as they may, and the send tells whether it was enough.
             let size = messages.len() + messages.len() / 8;
-            setsockopt(&self.socket, sockopt::SndBufForce, &size).or_else(|_| setsockopt(&self.socket, sockopt::SndBuf, &size))?;
+            setsockopt(&self.socket, sockopt::SndBufForce, &size)
+                .or_else(|_| setsockopt(&self.socket, sockopt::SndBuf, &size))?;
         }
         for _ in 0..INTERRUPTED_AT_MOST {
             match self.socket.send(messages, 0) {

@@ -47,7 +47,8 @@ pub enum NetnsError {
 pub fn within<T: Send>(path: &Path, work: impl FnOnce() -> T + Send) -> Result<T, NetnsError> {
     let name = || path.display().to_string();
     // Reading only, close on exec: the standard library sets O_CLOEXEC always.
-    let namespace = OpenOptions::new().read(true).open(path).map_err(|source| NetnsError::Open { path: name(), source })?;
+    let namespace =
+        OpenOptions::new().read(true).open(path).map_err(|source| NetnsError::Open { path: name(), source })?;
     let enter = |source: io::Error| NetnsError::Enter { path: name(), source };
     let kind = fstatfs(&namespace).map_err(|errno| enter(errno.into()))?.filesystem_type();
     if !is_namespace_filesystem(kind) {
@@ -55,7 +56,8 @@ pub fn within<T: Send>(path: &Path, work: impl FnOnce() -> T + Send) -> Result<T
     }
     let inside = || {
         setns(&namespace, CloneFlags::CLONE_NEWNET).map_err(|errno| enter(explain(errno)))?;
-        catch_unwind(AssertUnwindSafe(work)).map_err(|panic| NetnsError::Thread { path: name(), reason: in_words(panic.as_ref()) })
+        catch_unwind(AssertUnwindSafe(work))
+            .map_err(|panic| NetnsError::Thread { path: name(), reason: in_words(panic.as_ref()) })
     };
     // The thread ends with its namespace; it is never used for anything else.
     thread::scope(|scope| {

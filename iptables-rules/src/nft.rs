@@ -189,3 +189,6 @@ fn apply_as(rules: &RuleSet, layout: Layout) -> Result<Applied, NftError> {
     }
     Err(NftError::Contended)
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,9 +3,9 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use netlink_packet_netfilter::nftables::{
-    ChainAttribute, ChainMessage, DataAttribute, Hook as HookAttribute, HookNumber, ListAttribute, RuleAttribute, RuleMessage,
-    SetAttribute, SetElementAttribute, SetElementFlags, SetElementList, SetElementMessage, SetFlags, SetMessage, TableAttribute,
-    TableMessage,
+    ChainAttribute, ChainMessage, DataAttribute, Hook as HookAttribute, HookNumber, ListAttribute, RuleAttribute,
+    RuleMessage, SetAttribute, SetElementAttribute, SetElementFlags, SetElementList, SetElementMessage, SetFlags,
+    SetMessage, TableAttribute, TableMessage,
 };
 
 use super::TABLE;
@@ -43,7 +43,8 @@ pub(super) fn chain(message: &ChainMessage) -> Option<ChainDef> {
             _ => {}
         }
     }
-    let hook = point.map(|(number, priority)| Hook { kind: kind.unwrap_or_default().into(), number, priority, accepts });
+    let hook =
+        point.map(|(number, priority)| Hook { kind: kind.unwrap_or_default().into(), number, priority, accepts });
     Some(ChainDef { name: name.filter(|_| ours)?.into(), hook, rules: Vec::new() })
 }
 
@@ -64,7 +65,9 @@ pub(super) fn set(message: &SetMessage) -> Option<SetDef> {
         ((7, 4), SetFlags::Interval) => Elements::V4(Vec::new()),
         ((8, 16), SetFlags::Interval) => Elements::V6(Vec::new()),
         ((13, 2), flags) if flags.is_empty() => Elements::Ports(Vec::new()),
-        ((kind, length), flags) => Elements::Other(format!("keys of type {kind} and {length} bytes, flags {:#x}", flags.bits())),
+        ((kind, length), flags) => {
+            Elements::Other(format!("keys of type {kind} and {length} bytes, flags {:#x}", flags.bits()))
+        }
     };
     let ours = ours && !flags.contains(SetFlags::Anonymous);
     Some(SetDef { name: name.filter(|_| ours)?.into(), elements })
@@ -135,7 +138,12 @@ pub(super) fn fill(set: &mut SetDef, keys: impl Iterator<Item = Key>) {
 
 /// Ranges from starts and ends. An end without a start, which nft writes at the bottom of a set, says nothing; a start without an end
 /// reaches to the last address.
-fn pair<K: Ord + Copy, A>(mut keys: Vec<(K, bool)>, from: impl Fn(K) -> A, to: impl Fn(K) -> A, last: A) -> Vec<(A, A)> {
+fn pair<K: Ord + Copy, A>(
+    mut keys: Vec<(K, bool)>,
+    from: impl Fn(K) -> A,
+    to: impl Fn(K) -> A,
+    last: A,
+) -> Vec<(A, A)> {
     keys.sort_unstable_by_key(|&(key, end)| (key, !end)); // where one range ends as the next starts, the end comes first
     let mut ranges = Vec::with_capacity(keys.len() / 2 + 1);
     let mut open = None;

@@ -26,7 +26,9 @@ fn tables(expected: &TableDef, found: &TableDef, lines: &mut Vec<String>) {
     for set in &expected.sets {
         match found.sets.iter().find(|other| other.name == set.name) {
             None => lines.push(format!("set {} is missing", set.name)),
-            Some(other) if other.elements != set.elements => lines.push(elements(&set.name, &set.elements, &other.elements)),
+            Some(other) if other.elements != set.elements => {
+                lines.push(elements(&set.name, &set.elements, &other.elements))
+            }
             Some(_) => {}
         }
     }
@@ -47,7 +49,8 @@ fn tables(expected: &TableDef, found: &TableDef, lines: &mut Vec<String>) {
 fn chains(expected: &ChainDef, found: &ChainDef, lines: &mut Vec<String>) {
     let name = &expected.name;
     if expected.hook != found.hook {
-        let words = |chain: &ChainDef| chain.hook.as_ref().map_or_else(|| "no hook".to_owned(), |hook| format!("\"{hook}\""));
+        let words =
+            |chain: &ChainDef| chain.hook.as_ref().map_or_else(|| "no hook".to_owned(), |hook| format!("\"{hook}\""));
         lines.push(format!("chain {name} has {} instead of {}", words(found), words(expected)));
     }
     // Equal heads and tails are skipped, so that one rule too many does not make all behind it differ.

@@ -1,11 +1,13 @@
 //! From a [`Program`] to one netlink batch: the messages, and what each of them is about, for errors.
 
 use ipnet::IpNet;
-use netlink_packet_core::{DefaultNla, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage};
+use netlink_packet_core::{
+    DefaultNla, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage,
+};
 use netlink_packet_netfilter::nftables::{
-    ChainAttribute, ChainMessage, DataAttribute, Hook as HookAttribute, HookNumber, InetHookNumber, ListAttribute, NfTablesMessage,
-    RuleAttribute, RuleMessage, SetAttribute, SetElementAttribute, SetElementFlags, SetElementList, SetElementMessage, SetFlags,
-    SetMessage, TableAttribute, TableFlags, TableMessage,
+    ChainAttribute, ChainMessage, DataAttribute, Hook as HookAttribute, HookNumber, InetHookNumber, ListAttribute,
+    NfTablesMessage, RuleAttribute, RuleMessage, SetAttribute, SetElementAttribute, SetElementFlags, SetElementList,
+    SetElementMessage, SetFlags, SetMessage, TableAttribute, TableFlags, TableMessage,
 };
 use netlink_packet_netfilter::none::ControlMessage;
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily};
@@ -100,7 +102,12 @@ impl Batch {
                 continue;
             };
             batch.new_table(t, table, NLM_F_CREATE);
-            batch.push(Origin::Flush(family), family, NfTablesMessage::DeleteRule(RuleMessage { attributes: vec![RuleAttribute::Table(TABLE.into())] }), 0);
+            batch.push(
+                Origin::Flush(family),
+                family,
+                NfTablesMessage::DeleteRule(RuleMessage { attributes: vec![RuleAttribute::Table(TABLE.into())] }),
+                0,
+            );
             for set in &old.sets {
                 batch.drop_set(family, &set.name);
             }
@@ -143,11 +150,19 @@ impl Batch {
                 Origin::DropChain(family) => format!("the removal of a chain of table {}", name(family)),
                 Origin::Table(t) => format!("table {}", name(table(t)?.family)),
                 Origin::Stamp(t) => format!("the fingerprint of table {}", name(table(t)?.family)),
-                Origin::Chain(t, c) => format!("chain {} of table {}", table(t)?.chains.get(c)?.name, name(table(t)?.family)),
+                Origin::Chain(t, c) => {
+                    format!("chain {} of table {}", table(t)?.chains.get(c)?.name, name(table(t)?.family))
+                }
                 Origin::Set(t, s) => format!("set {} of table {}", table(t)?.sets.get(s)?.name, name(table(t)?.family)),
                 Origin::Rule(t, c, r) => {
                     let chain = table(t)?.chains.get(c)?;
-                    format!("rule {} of chain {} of table {} ({})", r + 1, chain.name, name(table(t)?.family), chain.rules.get(r)?)
+                    format!(
+                        "rule {} of chain {} of table {} ({})",
+                        r + 1,
+                        chain.name,
+                        name(table(t)?.family),
+                        chain.rules.get(r)?
+                    )
                 }
             })
         });
@@ -193,7 +208,8 @@ impl Batch {
     }
 
     fn new_table(&mut self, t: usize, table: &TableDef, flags: u16) {
-        let attributes = vec![TableAttribute::Name(TABLE.into()), TableAttribute::Flags(TableFlags::from_bits_retain(table.flags))];
+        let attributes =
+            vec![TableAttribute::Name(TABLE.into()), TableAttribute::Flags(TableFlags::from_bits_retain(table.flags))];
         self.push(Origin::Table(t), table.family, NfTablesMessage::NewTable(TableMessage { attributes }), flags);
     }
 
@@ -218,7 +234,7 @@ impl Batch {
                 let attributes = vec![
                     RuleAttribute::Table(TABLE.into()),
                     RuleAttribute::Chain(chain.name.to_string()),
-                    RuleAttribute::Expressions(expr::encode(rule, table.family)),
+                    RuleAttribute::Expressions(expr::encode(rule)),
                 ];
                 let message = NfTablesMessage::NewRule(RuleMessage { attributes });
                 self.push(Origin::Rule(t, c, r), table.family, message, NLM_F_CREATE | NLM_F_APPEND);
@@ -229,7 +245,12 @@ impl Batch {
     fn stamps(&mut self, program: &Program, stamp: &str) {
         for (t, table) in program.tables.iter().enumerate() {
             let attributes = vec![ChainAttribute::Table(TABLE.into()), ChainAttribute::Name(stamp.to_owned())];
-            self.push(Origin::Stamp(t), table.family, NfTablesMessage::NewChain(ChainMessage { attributes }), NLM_F_CREATE);
+            self.push(
+                Origin::Stamp(t),
+                table.family,
+                NfTablesMessage::NewChain(ChainMessage { attributes }),
+                NLM_F_CREATE,
+            );
         }
     }
 
@@ -253,7 +274,12 @@ impl Batch {
     }
 
     fn push_control(&mut self, origin: Origin, message: ControlMessage, flags: u16) {
-        self.push_inner(origin, NetfilterHeader::new(NetfilterProtoFamily::Unspec, 0, SUBSYSTEM), message.into(), flags);
+        self.push_inner(
+            origin,
+            NetfilterHeader::new(NetfilterProtoFamily::Unspec, 0, SUBSYSTEM),
+            message.into(),
+            flags,
+        );
     }
 
     fn push_inner(&mut self, origin: Origin, header: NetfilterHeader, inner: NetfilterMessageInner, flags: u16) {
@@ -331,7 +357,11 @@ fn new_set(set: &SetDef, number: u32) -> SetMessage {
 
 /// The elements, in pieces of one message each. A range is its first address, and the address behind its last one marked as end.
 fn elements(set: &SetDef, number: u32) -> Vec<Vec<SetElementList>> {
-    fn range<const N: usize>(list: &mut Vec<ListAttribute<SetElementAttribute>>, first: [u8; N], after: Option<[u8; N]>) {
+    fn range<const N: usize>(
+        list: &mut Vec<ListAttribute<SetElementAttribute>>,
+        first: [u8; N],
+        after: Option<[u8; N]>,
+    ) {
         list.push(ListAttribute::Element(vec![key(first.to_vec())]));
         if let Some(after) = after {
             list.push(ListAttribute::Element(vec![

@@ -10,12 +10,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 use netlink_packet_core::{DefaultNla, Nla};
 use netlink_packet_netfilter::nftables::{
-    Bitwise, Cmp, DataAttribute, ExpressionAttribute, Expressions, Immediate, ListAttribute, Lookup, Meta, MetaKey, Operator, Payload,
-    Register, Verdict, VerdictAttribute,
+    Bitwise, Cmp, DataAttribute, ExpressionAttribute, Expressions, Immediate, ListAttribute, Lookup, Meta, MetaKey,
+    Operator, Payload, Register, Verdict, VerdictAttribute,
 };
 
 use super::encode::{address, whole_bytes};
-use super::program::{Expr, IpFamily, RuleDef, TableFamily, Test};
+use super::program::{Expr, IpFamily, RuleDef, Test};
 
 type Attributes = Vec<ListAttribute<ExpressionAttribute>>;
 
@@ -28,14 +28,16 @@ const TRANSPORT: u32 = 2;
 /// `enum nft_ct_keys` and `enum nft_ct_attributes`, linux/netfilter/nf_tables.h.
 const CT_STATE: u32 = 0;
 const CT_MARK: u32 = 3;
-const CT_ZONE: u32 = 16;
+const CT_ZONE: u32 = 17;
 const CT_DREG: u16 = 1;
 const CT_KEY: u16 = 2;
 const CT_SREG: u16 = 4;
 /// `enum nft_redir_attributes`, linux/netfilter/nf_tables.h.
 const REDIR_PORT_MIN: u16 = 1;
+const REDIR_PORT_MAX: u16 = 2;
 /// `enum nft_tproxy_attributes`, linux/netfilter/nf_tables.h.
 const TPROXY_FAMILY: u16 = 1;
+const TPROXY_ADDRESS: u16 = 2;
 const TPROXY_PORT: u16 = 3;
 /// `NFT_LOOKUP_F_INV`, linux/netfilter/nf_tables.h.
 const LOOKUP_INVERTED: u32 = 1;
@@ -43,10 +45,10 @@ const LOOKUP_INVERTED: u32 = 1;
 const NAME_LENGTH: usize = 16;
 
 /// The kernel expressions of a rule.
-pub(super) fn encode(rule: &RuleDef, family: TableFamily) -> Attributes {
+pub(super) fn encode(rule: &RuleDef) -> Attributes {
     let mut out = Encoder { out: Vec::with_capacity(rule.exprs.len() * 2) };
     for expr in &rule.exprs {
-        out.expr(expr, family);
+        out.expr(expr);
     }
     out.out
 }
@@ -56,7 +58,7 @@ struct Encoder {
 }
 
 impl Encoder {
-    fn expr(&mut self, expr: &Expr, family: TableFamily) {
+    fn expr(&mut self, expr: &Expr) {
         match expr {
             Expr::Test { test, negated } => self.test(test, *negated),
             Expr::Jump(chain) => self.verdict(Verdict::Jump, Some(chain)),
@@ -68,12 +70,8 @@ impl Encoder {
                 self.immediate(port.to_be_bytes().to_vec());
                 self.other("redir", vec![number(REDIR_PORT_MIN, 1)]);
             }
-            Expr::Tproxy(port) => {
-                let family = match family {
-                    TableFamily::Inet => 0,
-                    TableFamily::Ip => 2,
-                    TableFamily::Ip6 => 10,
-                };
+            Expr::Tproxy { family, port } => {
+                let family = family.map_or(0, |family| u32::from(nfproto(family)));
                 self.immediate(port.to_be_bytes().to_vec());
                 self.other("tproxy", vec![number(TPROXY_FAMILY, family), number(TPROXY_PORT, 1)]);
             }
@@ -267,7 +265,7 @@ enum Step<'a> {
     Value(&'a [u8]),
     Verdict(Verdict, Option<&'a str>),
     Redirect,
-    Tproxy,
+    Tproxy(Option<IpFamily>),
     Other(&'a str),
 }
 
@@ -282,7 +280,7 @@ impl Step<'_> {
             Self::Lookup { .. } => "lookup",
             Self::Value(_) | Self::Verdict(..) => "immediate",
             Self::Redirect => "redir",
-            Self::Tproxy => "tproxy",
+            Self::Tproxy(_) => "tproxy",
             Self::Other(name) => name,
         }
     }
@@ -292,7 +290,9 @@ fn decode_one(steps: &[Step<'_>]) -> Option<(Expr, usize)> {
     let test = |test: Test, negated: bool, taken: usize| Some((Expr::Test { test, negated }, taken));
     match *steps {
         [Step::LoadMeta(key), Step::Compare { negated, value }, ..] => test(meta_test(key, value)?, negated, 2),
-        [Step::LoadCt(CT_MARK), Step::Compare { negated, value }, ..] => test(Test::ConnectionMark(host(value)?), negated, 2),
+        [Step::LoadCt(CT_MARK), Step::Compare { negated, value }, ..] => {
+            test(Test::ConnectionMark(host(value)?), negated, 2)
+        }
         [Step::LoadCt(CT_STATE), Step::Mask(bits), Step::Compare { negated, value: [0, 0, 0, 0] }, ..] => {
             test(Test::ConnectionState(host(bits)?), !negated, 3)
         }
@@ -305,7 +305,9 @@ fn decode_one(steps: &[Step<'_>]) -> Option<(Expr, usize)> {
             test(network_test(offset, length, None, value)?, negated, 2)
         }
         [Step::Load { base: NETWORK, offset, length }, Step::Lookup { set, negated }, ..] => {
-            let family = [IpFamily::V4, IpFamily::V6].into_iter().find(|&f| (destination_offset(f), self::length(f)) == (offset, length))?;
+            let family = [IpFamily::V4, IpFamily::V6]
+                .into_iter()
+                .find(|&f| (destination_offset(f), self::length(f)) == (offset, length))?;
             test(Test::DestinationIn(family, owned(set)), negated, 2)
         }
         [Step::Load { base: TRANSPORT, offset, length: 2 }, Step::Compare { negated, value: &[a, b] }, ..] => {
@@ -321,7 +323,9 @@ fn decode_one(steps: &[Step<'_>]) -> Option<(Expr, usize)> {
             test(Test::DestinationPortIn(owned(set)), negated, 2)
         }
         [Step::Value(&[a, b]), Step::Redirect, ..] => Some((Expr::Redirect(u16::from_be_bytes([a, b])), 2)),
-        [Step::Value(&[a, b]), Step::Tproxy, ..] => Some((Expr::Tproxy(u16::from_be_bytes([a, b])), 2)),
+        [Step::Value(&[a, b]), Step::Tproxy(family), ..] => {
+            Some((Expr::Tproxy { family, port: u16::from_be_bytes([a, b]) }, 2))
+        }
         [Step::Value(&[a, b]), Step::StoreCt(CT_ZONE), ..] => Some((Expr::SetZone(u16::from_ne_bytes([a, b])), 2)),
         [Step::Value(mark), Step::StoreMeta(MetaKey::Mark), ..] => Some((Expr::SetMark(host(mark)?), 2)),
         [Step::Verdict(verdict, chain), ..] => {
@@ -413,12 +417,10 @@ fn step(attribute: &ListAttribute<ExpressionAttribute>) -> Step<'_> {
 
 fn meta_step(attributes: &[Meta]) -> Option<Step<'_>> {
     match *attributes {
-        [Meta::Key(key), Meta::DestinationRegister(Register::Reg1)] | [Meta::DestinationRegister(Register::Reg1), Meta::Key(key)] => {
-            Some(Step::LoadMeta(key))
-        }
-        [Meta::Key(key), Meta::SourceRegister(Register::Reg1)] | [Meta::SourceRegister(Register::Reg1), Meta::Key(key)] => {
-            Some(Step::StoreMeta(key))
-        }
+        [Meta::Key(key), Meta::DestinationRegister(Register::Reg1)]
+        | [Meta::DestinationRegister(Register::Reg1), Meta::Key(key)] => Some(Step::LoadMeta(key)),
+        [Meta::Key(key), Meta::SourceRegister(Register::Reg1)]
+        | [Meta::SourceRegister(Register::Reg1), Meta::Key(key)] => Some(Step::StoreMeta(key)),
         _ => None,
     }
 }
@@ -441,7 +443,10 @@ fn mask_step(attributes: &[Bitwise]) -> Option<Step<'_>> {
     let mut mask = None;
     for attribute in attributes {
         match attribute {
-            Bitwise::SourceRegister(Register::Reg1) | Bitwise::DestinationRegister(Register::Reg1) | Bitwise::Length(_) | Bitwise::Op(0) => {}
+            Bitwise::SourceRegister(Register::Reg1)
+            | Bitwise::DestinationRegister(Register::Reg1)
+            | Bitwise::Length(_)
+            | Bitwise::Op(0) => {}
             Bitwise::Xor(DataAttribute::Value(value)) if value.iter().all(|byte| *byte == 0) => {}
             Bitwise::Mask(DataAttribute::Value(value)) => mask = Some(value),
             _ => return None,
@@ -479,7 +484,9 @@ fn lookup_step(attributes: &[Lookup]) -> Option<Step<'_>> {
 
 fn immediate_step(attributes: &[Immediate]) -> Option<Step<'_>> {
     match attributes {
-        [Immediate::DestinationRegister(Register::Reg1), Immediate::Data(DataAttribute::Value(value))] => Some(Step::Value(value)),
+        [Immediate::DestinationRegister(Register::Reg1), Immediate::Data(DataAttribute::Value(value))] => {
+            Some(Step::Value(value))
+        }
         [Immediate::DestinationRegister(Register::Verdict), Immediate::Data(DataAttribute::Verdict(parts))] => {
             let (mut code, mut chain) = (None, None);
             for part in parts {
@@ -504,8 +511,14 @@ fn other_step<'a>(name: &str, attributes: &[DefaultNla]) -> Option<Step<'a>> {
             _ => None,
         },
         // The kernel repeats the port as the upper end of a range.
-        "redir" => (value(REDIR_PORT_MIN) == Some(1) && value(2).is_none_or(|max| max == 1)).then_some(Step::Redirect),
-        "tproxy" => (value(TPROXY_PORT) == Some(1) && value(2).is_none()).then_some(Step::Tproxy),
+        "redir" => (value(REDIR_PORT_MIN) == Some(1) && value(REDIR_PORT_MAX).is_none_or(|max| max == 1))
+            .then_some(Step::Redirect),
+        "tproxy" if value(TPROXY_PORT) == Some(1) && value(TPROXY_ADDRESS).is_none() => match value(TPROXY_FAMILY) {
+            Some(0) => Some(Step::Tproxy(None)),
+            Some(2) => Some(Step::Tproxy(Some(IpFamily::V4))),
+            Some(10) => Some(Step::Tproxy(Some(IpFamily::V6))),
+            _ => None,
+        },
         _ => None,
     }
 }

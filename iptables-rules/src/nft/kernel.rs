@@ -4,8 +4,8 @@ use std::io;
 
 use netlink_packet_core::NLM_F_DUMP;
 use netlink_packet_netfilter::nftables::{
-    ChainAttribute, ChainMessage, GenAttribute, GenMessage, NfTablesMessage, RuleAttribute, RuleMessage, SetAttribute, SetElementList,
-    SetElementMessage, SetMessage, TableAttribute, TableMessage,
+    ChainAttribute, ChainMessage, GenAttribute, GenMessage, NfTablesMessage, RuleAttribute, RuleMessage, SetAttribute,
+    SetElementList, SetElementMessage, SetMessage, TableAttribute, TableMessage,
 };
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily};
 use netlink_sys::protocols::NETLINK_NETFILTER;
@@ -73,18 +73,25 @@ impl Kernel {
         for answer in answers {
             let Answer::Verdict { sequence, errno: Some(errno) } = answer else { continue };
             // A family that the program does not use may be missing from the kernel.
-            let used = sequence > 3 || TableFamily::ALL.get(sequence as usize - 1).is_some_and(|f| program.tables.iter().any(|t| t.family == *f));
+            let used = sequence > 3
+                || TableFamily::ALL
+                    .get(sequence as usize - 1)
+                    .is_some_and(|f| program.tables.iter().any(|t| t.family == *f));
             if errno != Errno::ENOENT && used {
                 return Err(NftError::Unavailable(errno.into()));
             }
         }
-        let same = tables.len() == program.tables.len() && program.tables.iter().all(|table| stamped.contains(&table.family));
+        let same =
+            tables.len() == program.tables.len() && program.tables.iter().all(|table| stamped.contains(&table.family));
         Ok(Probe { tables, same })
     }
 
     /// Sends a transaction. Success means: nothing was refused; see [`Self::probe`] for the proof.
     pub(super) fn commit(&self, batch: &Batch, program: &Program) -> Result<(), Failure> {
-        let answers = self.netlink.exchange(&batch.bytes, |_: NetfilterMessage| None::<()>).map_err(|e| Failure::Error(NftError::from_io(e)))?;
+        let answers = self
+            .netlink
+            .exchange(&batch.bytes, |_: NetfilterMessage| None::<()>)
+            .map_err(|e| Failure::Error(NftError::from_io(e)))?;
         let first = answers.into_iter().find_map(|answer| match answer {
             Answer::Verdict { sequence, errno: Some(errno) } => Some((sequence, errno)),
             _ => None,
@@ -106,7 +113,12 @@ impl Kernel {
     pub(super) fn generation(&self) -> Result<u32, NftError> {
         let mut bytes = Vec::with_capacity(32);
         let header = NetfilterHeader::new(NetfilterProtoFamily::Unspec, 0, 0);
-        append(&mut bytes, 1, 0, NetfilterMessage::new(header, NfTablesMessage::GetGen(GenMessage { attributes: Vec::new() })));
+        append(
+            &mut bytes,
+            1,
+            0,
+            NetfilterMessage::new(header, NfTablesMessage::GetGen(GenMessage { attributes: Vec::new() })),
+        );
         let mut id = None;
         self.netlink.exchange(&bytes, |answer: NetfilterMessage| {
             if let NetfilterMessageInner::NfTables(NfTablesMessage::NewGen(generation)) = answer.inner {
@@ -164,7 +176,9 @@ impl Kernel {
             })?;
             for answer in answers {
                 match answer {
-                    Answer::Verdict { errno: Some(Errno::EPERM | Errno::EINVAL | Errno::EOPNOTSUPP), .. } if family == TableFamily::Inet => {
+                    Answer::Verdict { errno: Some(Errno::EPERM | Errno::EINVAL | Errno::EOPNOTSUPP), .. }
+                        if family == TableFamily::Inet =>
+                    {
                         return Err(NftError::Unavailable(verdict(&answer)));
                     }
                     _ => {}
@@ -216,7 +230,12 @@ impl Kernel {
         })
     }
 
-    fn dump<T>(&self, family: TableFamily, request: NfTablesMessage, mut decode: impl FnMut(NfTablesMessage) -> Option<T>) -> Result<Vec<T>, NftError> {
+    fn dump<T>(
+        &self,
+        family: TableFamily,
+        request: NfTablesMessage,
+        mut decode: impl FnMut(NfTablesMessage) -> Option<T>,
+    ) -> Result<Vec<T>, NftError> {
         let mut bytes = Vec::with_capacity(128);
         append(&mut bytes, 1, NLM_F_DUMP, message(family, request));
         for _ in 0..DUMPS_AT_MOST {

@@ -29,7 +29,9 @@ impl Slot {
     /// Whether the elements of the other belong into the same list.
     pub(super) fn is_like(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Nets(a), Self::Nets(b)) => a.first().map(IpNet::max_prefix_len) == b.first().map(IpNet::max_prefix_len),
+            (Self::Nets(a), Self::Nets(b)) => {
+                a.first().map(IpNet::max_prefix_len) == b.first().map(IpNet::max_prefix_len)
+            }
             (Self::Ports(_), Self::Ports(_)) => true,
             _ => false,
         }

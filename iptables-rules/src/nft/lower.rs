@@ -85,6 +85,8 @@ struct Lowering<'a> {
 
 /// Rules of one run that differ in their list element only.
 struct Bundle {
+    /// Family of the packets, where it matters.
+    family: Option<IpFamily>,
     tests: Vec<Expr>,
     slot: Slot,
     reason: Reason,
@@ -98,7 +100,8 @@ impl Lowering<'_> {
                 let hook = hook(table, name);
                 let rules = self.chain(table, name);
                 if hook.is_none() && !is_custom(name) {
-                    self.problems.push(format!("chain {name} of table {}: not one of PREROUTING and OUTPUT", table.name()));
+                    self.problems
+                        .push(format!("chain {name} of table {}: not one of PREROUTING and OUTPUT", table.name()));
                 }
                 if hook.is_none() || !rules.is_empty() {
                     chains.push(ChainDef { name: chain_name(table, name), hook, rules });
@@ -181,25 +184,34 @@ impl Lowering<'_> {
         if wants_protocol && !has_protocol {
             return Err(in_rule(rule, "ports without a transport protocol"));
         }
-        Ok(Bundle { tests, slot, reason: rule.reason })
+        let family = match self.family {
+            TableFamily::Inet => family,
+            TableFamily::Ip => Some(IpFamily::V4),
+            TableFamily::Ip6 => Some(IpFamily::V6),
+        };
+        Ok(Bundle { family, tests, slot, reason: rule.reason })
     }
 
     fn finish_run(&mut self, table: Table, run: &mut (Option<Action>, Vec<Bundle>), lowered: &mut Vec<RuleDef>) {
         let Some(action) = run.0.take() else { return };
-        for Bundle { tests, slot, reason } in run.1.drain(..) {
+        for Bundle { family, tests, slot, reason } in run.1.drain(..) {
             if lists::is_list(&slot) {
                 let stem = lists::stem(reason, &slot, transport(&tests));
                 let (set, test) = lists::set(&self.sets, &stem, slot);
                 self.sets.push(set);
-                push_rules(lowered, table, &tests, Some(test), action);
+                push_rules(lowered, table, &tests, family, Some(test), action);
             } else {
                 match slot {
-                    Slot::None => push_rules(lowered, table, &tests, None, action),
+                    Slot::None => push_rules(lowered, table, &tests, family, None, action),
                     Slot::Nets(nets) => {
-                        nets.into_iter().for_each(|net| push_rules(lowered, table, &tests, Some(Test::Destination(net)), action));
+                        nets.into_iter().for_each(|net| {
+                            push_rules(lowered, table, &tests, family, Some(Test::Destination(net)), action)
+                        });
                     }
                     Slot::Ports(ports) => {
-                        ports.into_iter().for_each(|p| push_rules(lowered, table, &tests, Some(Test::DestinationPort(p)), action));
+                        ports.into_iter().for_each(|p| {
+                            push_rules(lowered, table, &tests, family, Some(Test::DestinationPort(p)), action)
+                        });
                     }
                 }
             }
@@ -234,7 +246,14 @@ fn add_to_run(run: &mut Vec<Bundle>, bundle: Bundle) {
     }
 }
 
-fn push_rules(lowered: &mut Vec<RuleDef>, table: Table, tests: &[Expr], listed: Option<Test>, action: Action) {
+fn push_rules(
+    lowered: &mut Vec<RuleDef>,
+    table: Table,
+    tests: &[Expr],
+    family: Option<IpFamily>,
+    listed: Option<Test>,
+    action: Action,
+) {
     let mut exprs: Vec<Expr> = Vec::with_capacity(tests.len() + 4);
     exprs.extend_from_slice(tests);
     exprs.extend(listed.map(Expr::from));
@@ -253,7 +272,9 @@ fn push_rules(lowered: &mut Vec<RuleDef>, table: Table, tests: &[Expr], listed: 
         Action::Accept => exprs.push(Expr::Accept),
         Action::Drop => exprs.push(Expr::Drop),
         Action::Redirect(port) => exprs.push(Expr::Redirect(port)),
-        Action::Tproxy { port, mark } => exprs.extend([Expr::Tproxy(port), Expr::SetMark(mark), Expr::Accept]),
+        Action::Tproxy { port, mark } => {
+            exprs.extend([Expr::Tproxy { family, port }, Expr::SetMark(mark), Expr::Accept])
+        }
         Action::SetMark(mark) => exprs.push(Expr::SetMark(mark)),
         Action::SaveMark => exprs.push(Expr::SaveMark),
         Action::RestoreMark => exprs.push(Expr::RestoreMark),

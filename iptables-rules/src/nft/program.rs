@@ -127,7 +127,12 @@ pub enum Expr {
     /// NAT to a local port.
     Redirect(u16),
     /// Assign the packet to the transparent socket on a local port; without such a socket the rule ends here.
-    Tproxy(u16),
+    Tproxy {
+        /// Family of the packets; `None` is both, in an `inet` table.
+        family: Option<IpFamily>,
+        /// Port of the socket.
+        port: u16,
+    },
     /// Set the packet mark.
     SetMark(u32),
     /// Copy the packet mark to the connection.

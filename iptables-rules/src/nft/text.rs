@@ -107,9 +107,11 @@ impl fmt::Display for Hook {
 impl fmt::Display for RuleDef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // What an address or a port implies is left out: nft adds it, and leaves it out of its own listings.
-        let tests = |wanted: fn(&Test) -> bool| self.exprs.iter().any(|e| matches!(e, Expr::Test { test, .. } if wanted(test)));
+        let tests =
+            |wanted: fn(&Test) -> bool| self.exprs.iter().any(|e| matches!(e, Expr::Test { test, .. } if wanted(test)));
         let has_address = tests(|t| matches!(t, Test::Source(_) | Test::Destination(_) | Test::DestinationIn(..)));
-        let has_port = tests(|t| matches!(t, Test::SourcePort(_) | Test::DestinationPort(_) | Test::DestinationPortIn(_)));
+        let has_port =
+            tests(|t| matches!(t, Test::SourcePort(_) | Test::DestinationPort(_) | Test::DestinationPortIn(_)));
         let protocol = self.exprs.iter().find_map(|e| match e {
             Expr::Test { test: Test::Protocol(TCP), negated: false } => Some("tcp"),
             Expr::Test { test: Test::Protocol(UDP), negated: false } => Some("udp"),
@@ -140,7 +142,9 @@ fn write_expr(f: &mut fmt::Formatter<'_>, expr: &Expr, transport: &str) -> fmt::
         Expr::Accept => f.write_str("accept"),
         Expr::Drop => f.write_str("drop"),
         Expr::Redirect(port) => write!(f, "redirect to :{port}"),
-        Expr::Tproxy(port) => write!(f, "tproxy to :{port}"),
+        Expr::Tproxy { family: None, port } => write!(f, "tproxy to :{port}"),
+        Expr::Tproxy { family: Some(IpFamily::V4), port } => write!(f, "tproxy ip to :{port}"),
+        Expr::Tproxy { family: Some(IpFamily::V6), port } => write!(f, "tproxy ip6 to :{port}"),
         Expr::SetMark(mark) => write!(f, "meta mark set {mark}"),
         Expr::SaveMark => f.write_str("ct mark set meta mark"),
         Expr::RestoreMark => f.write_str("meta mark set ct mark"),
@@ -197,7 +201,11 @@ struct Network(IpNet);
 
 impl fmt::Display for Network {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.prefix_len() == self.0.max_prefix_len() { write!(f, "{}", self.0.addr()) } else { write!(f, "{}", self.0) }
+        if self.0.prefix_len() == self.0.max_prefix_len() {
+            write!(f, "{}", self.0.addr())
+        } else {
+            write!(f, "{}", self.0)
+        }
     }
 }
 
@@ -208,7 +216,11 @@ fn keyword(net: &IpNet) -> &'static str {
     }
 }
 
-fn list<T>(f: &mut fmt::Formatter<'_>, items: &[T], mut one: impl FnMut(&mut fmt::Formatter<'_>, &T) -> fmt::Result) -> fmt::Result {
+fn list<T>(
+    f: &mut fmt::Formatter<'_>,
+    items: &[T],
+    mut one: impl FnMut(&mut fmt::Formatter<'_>, &T) -> fmt::Result,
+) -> fmt::Result {
     for (n, item) in items.iter().enumerate() {
         if n > 0 {
             f.write_str(", ")?;
