@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::failure::Failure;
-use crate::{demo, inject};
+use crate::{demo, inject, rules};
 
 /// Istio sidecars and capture rules, from the command line.
 #[derive(Debug, Parser)]
@@ -20,6 +20,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Add the sidecar to the pods in manifests
     Inject(inject::InjectArgs),
+    /// Print the capture rules that pods get
+    Rules(rules::RulesArgs),
     /// Show the whole pipeline on this machine: injection, rules, captured connections (root on Linux)
     Demo(demo::DemoArgs),
 }
@@ -32,6 +34,7 @@ impl Command {
     pub(crate) fn run(&self) -> Result<ExitCode, Failure> {
         match self {
             Self::Inject(args) => inject::run(args),
+            Self::Rules(args) => rules::run(args),
             Self::Demo(args) => Ok(demo::run(args)?),
         }
     }

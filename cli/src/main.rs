@@ -13,6 +13,7 @@ mod failure;
 mod files;
 mod inject;
 mod manifest;
+mod rules;
 mod settings;
 mod yaml_text;
 

@@ -47,6 +47,13 @@ enum Native {
 }
 
 impl InjectorArgs {
+    /// Whether the user gave any of them.
+    pub(crate) fn any(&self) -> bool {
+        self.native_sidecars != Native::Auto
+            || self.revision.is_some()
+            || [&self.mesh_config_file, &self.values_file, &self.inject_config_file].into_iter().any(Option::is_some)
+    }
+
     /// Resolves the options.
     ///
     /// # Errors

@@ -1,0 +1,127 @@
+//! Planned rules as data. The shape is for other programs: names stay, fields are only added.
+
+use iptables_rules::RuleSet;
+use iptables_rules::ruleset::{Action, Families, Family, Match, Position, Protocol, Reason, Rule};
+use serde_json::{Value, json};
+
+use super::print::Planned;
+use super::subject::Capture;
+
+/// One document for all subjects.
+pub(crate) fn print(planned: &[Planned]) -> String {
+    let subjects: Vec<Value> = planned.iter().map(subject).collect();
+    format!("{:#}\n", json!({"version": 1, "subjects": subjects}))
+}
+
+fn subject(planned: &Planned) -> Value {
+    let name = &planned.subject.name;
+    match &planned.subject.capture {
+        Capture::Nothing(reason) => json!({"name": name, "skipped": reason.name(), "ruleSet": null}),
+        Capture::Configured { origin, injected_now, init_container, config: _ } => json!({
+            "name": name,
+            "source": origin.name(),
+            "injectedFirst": injected_now,
+            "initContainer": init_container,
+            "ruleSet": planned.rules.as_ref().map(rule_set),
+        }),
+    }
+}
+
+fn rule_set(rules: &RuleSet) -> Value {
+    let families: &[&str] = match rules.families {
+        Families::V4 => &["IPv4"],
+        Families::V4AndV6 => &["IPv4", "IPv6"],
+    };
+    let addresses: Vec<String> = rules.routing.lo_addresses.iter().map(ToString::to_string).collect();
+    let delivery = rules.routing.local_delivery.map(|delivery| json!({"mark": delivery.mark, "table": delivery.table}));
+    json!({
+        "families": families,
+        "loAddresses": addresses,
+        "localDelivery": delivery,
+        "rules": rules.rules.iter().map(rule).collect::<Vec<_>>(),
+    })
+}
+
+fn rule(rule: &Rule) -> Value {
+    let family = match rule.family {
+        Family::Any => "any",
+        Family::V4 => "IPv4",
+        Family::V6 => "IPv6",
+    };
+    let position = match rule.position {
+        Position::Append => json!("append"),
+        Position::Insert(at) => json!({"insert": at}),
+    };
+    json!({
+        "table": rule.table.name(),
+        "chain": rule.chain,
+        "position": position,
+        "family": family,
+        "matches": rule.matches.iter().map(condition).collect::<Vec<_>>(),
+        "action": action(rule.action),
+        "reason": reason(rule.reason),
+    })
+}
+
+fn condition(condition: &Match) -> Value {
+    match condition {
+        Match::Protocol(Protocol::Tcp) => json!({"protocol": "tcp"}),
+        Match::Protocol(Protocol::Udp) => json!({"protocol": "udp"}),
+        Match::InInterface(name) => json!({"inInterface": name.as_str()}),
+        Match::OutInterface(name) => json!({"outInterface": name.as_str()}),
+        Match::InLoopback => json!({"inInterface": "lo"}),
+        Match::OutLoopback => json!({"outInterface": "lo"}),
+        Match::Source { net, negated } => json!({"source": net.to_string(), "negated": negated}),
+        Match::Destination { net, negated } => json!({"destination": net.to_string(), "negated": negated}),
+        Match::DestinationPorts { ports, negated } => json!({"destinationPorts": ports, "negated": negated}),
+        Match::SourcePort(port) => json!({"sourcePort": port}),
+        Match::Uid { id, negated } => json!({"uid": id, "negated": negated}),
+        Match::Gid { group, negated } => json!({"gid": group.to_string(), "negated": negated}),
+        Match::StateInvalid => json!({"states": ["INVALID"]}),
+        Match::StateRelatedEstablished => json!({"states": ["RELATED", "ESTABLISHED"]}),
+        Match::Mark { mark, negated } => json!({"mark": mark, "negated": negated}),
+        Match::ConnMark(mark) => json!({"connectionMark": mark}),
+    }
+}
+
+fn action(action: Action) -> Value {
+    match action {
+        Action::Jump(chain) => json!({"jump": chain}),
+        Action::Return => json!("return"),
+        Action::Accept => json!("accept"),
+        Action::Drop => json!("drop"),
+        Action::Redirect(port) => json!({"redirect": port}),
+        Action::Tproxy { port, mark } => json!({"tproxy": port, "mark": mark}),
+        Action::SetMark(mark) => json!({"setMark": mark}),
+        Action::SaveMark => json!("save-mark"),
+        Action::RestoreMark => json!("restore-mark"),
+        Action::Zone(zone) => json!({"zone": zone}),
+    }
+}
+
+const fn reason(reason: Reason) -> &'static str {
+    match reason {
+        Reason::ExcludedInterface => "excluded-interface",
+        Reason::ReroutedInterface => "rerouted-interface",
+        Reason::DropInvalid => "drop-invalid",
+        Reason::Tunnel => "tunnel",
+        Reason::Redirect => "redirect",
+        Reason::Hook => "hook",
+        Reason::ExcludedInboundPort => "excluded-inbound-port",
+        Reason::InboundPort => "inbound-port",
+        Reason::Inbound => "inbound",
+        Reason::ExcludedOutboundPort => "excluded-outbound-port",
+        Reason::Passthrough => "passthrough",
+        Reason::ProxyToSelf => "proxy-to-self",
+        Reason::AppLoopback => "app-loopback",
+        Reason::ProxyTraffic => "proxy-traffic",
+        Reason::OwnerGroup => "owner-group",
+        Reason::Dns => "dns",
+        Reason::LoopbackDestination => "loopback-destination",
+        Reason::ExcludedOutboundCidr => "excluded-outbound-cidr",
+        Reason::OutboundPort => "outbound-port",
+        Reason::OutboundCidr => "outbound-cidr",
+        Reason::Outbound => "outbound",
+        Reason::Tproxy => "tproxy",
+    }
+}

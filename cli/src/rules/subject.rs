@@ -1,0 +1,280 @@
+//! Whose rules: from a pod, or from annotations alone, to a [`CaptureConfig`].
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use iptables_rules::CaptureConfig;
+use iptables_rules::annotations::ProxySpec;
+use iptables_rules::names::annotation;
+use serde_json::Value;
+use weir_webhook::inject::{InjectError, Outcome, SkipReason, inject};
+use weir_webhook::settings::Settings;
+use weir_webhook::yaml;
+
+use crate::manifest::pods::PodHolder;
+
+/// Name of the proxy's container, and of the one that programs rules where there is no plugin.
+const PROXY: &str = "istio-proxy";
+const INIT: &str = "istio-init";
+
+/// One pod, or a set of annotations.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Subject {
+    /// What messages call it.
+    pub(crate) name: String,
+    /// Its configuration; or why it has none.
+    pub(crate) capture: Capture,
+}
+
+/// What is captured in a pod.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Capture {
+    /// What this configuration says.
+    Configured {
+        /// Where it comes from.
+        origin: Origin,
+        /// Whether the pod is not injected yet.
+        injected_now: bool,
+        /// Whether a container of the pod programs the rules, and the plugin stays away.
+        init_container: bool,
+        /// The configuration.
+        config: Box<CaptureConfig>,
+    },
+    /// Nothing: the injector leaves the pod alone.
+    Nothing(SkipReason),
+}
+
+/// Where a configuration comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// `weir.dev/capture`.
+    CaptureAnnotation,
+    /// Istio's annotations and, of a pod, its proxy container.
+    IstioAnnotations,
+}
+
+impl Origin {
+    /// Stable name for machines.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::CaptureAnnotation => "capture-annotation",
+            Self::IstioAnnotations => "istio-annotations",
+        }
+    }
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.name)?;
+        match &self.capture {
+            Capture::Nothing(reason) => write!(f, "no rules: {}", reason.explain()),
+            Capture::Configured { origin, injected_now, init_container, config: _ } => {
+                if *injected_now {
+                    f.write_str("not injected yet; these are the rules it would get, ")?;
+                }
+                f.write_str(match origin {
+                    Origin::CaptureAnnotation => "from the annotation weir.dev/capture",
+                    Origin::IstioAnnotations => "from Istio's annotations and the proxy container",
+                })?;
+                if *init_container {
+                    write!(f, "; its init container {INIT} programs rules itself, so the plugin leaves the pod alone")?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// The pod of a manifest, injected first where it is not.
+///
+/// # Errors
+/// Everything about the pod that cannot be taken.
+pub(crate) fn from_holder(holder: &PodHolder<'_>, settings: &Settings) -> Result<Subject, Vec<String>> {
+    let request = holder.request().map_err(|errors| texts(&errors))?;
+    let name = holder.name.to_string();
+    let injected_now = !pod_annotations(&request.pod).contains_key(annotation::STATUS);
+    if !injected_now {
+        return Ok(Subject { name, capture: of_pod(&request.pod, false)? });
+    }
+    let capture = match inject(&request, settings) {
+        Ok(Outcome::Injected { pod, .. }) => of_pod(&pod, true)?,
+        Ok(Outcome::Skipped(reason)) => Capture::Nothing(reason),
+        Err(InjectError::Invalid(messages)) => return Err(messages),
+    };
+    Ok(Subject { name, capture })
+}
+
+/// A file of annotations: a map, or an object that carries one.
+///
+/// # Errors
+/// It is no such file, or everything in it that cannot be taken.
+pub(crate) fn from_annotations(name: &str, text: &str) -> Result<Subject, Vec<String>> {
+    let value = yaml::from_str(text).map_err(|error| vec![error.to_string()])?;
+    let (path, map) = match value.pointer("/metadata/annotations") {
+        Some(inner) => ("metadata.annotations", inner),
+        None => ("annotations", &value),
+    };
+    let annotations = match map {
+        // An object without annotations; a bare map has neither key.
+        Value::Object(map) if map.contains_key("kind") || map.contains_key("metadata") => BTreeMap::new(),
+        Value::Object(map) => strings(path, map)?,
+        Value::Null => BTreeMap::new(),
+        _ => return Err(vec![format!("{path}: must be a map of names to values")]),
+    };
+    let (origin, config) = configuration(&annotations, &ProxySpec::default())?;
+    let capture = Capture::Configured { origin, injected_now: false, init_container: false, config: Box::new(config) };
+    Ok(Subject { name: name.to_owned(), capture })
+}
+
+fn strings(path: &str, map: &serde_json::Map<String, Value>) -> Result<BTreeMap<String, String>, Vec<String>> {
+    let mut strings = BTreeMap::new();
+    let mut errors = Vec::new();
+    for (name, value) in map {
+        match value {
+            Value::String(text) => _ = strings.insert(name.clone(), text.clone()),
+            other => errors.push(format!("{path}[{name}] must be a string, found {other} (quote it)")),
+        }
+    }
+    if errors.is_empty() { Ok(strings) } else { Err(errors) }
+}
+
+fn of_pod(pod: &Value, injected_now: bool) -> Result<Capture, Vec<String>> {
+    let (origin, config) = configuration(&pod_annotations(pod), &proxy_spec(pod)?)?;
+    let init_container = containers(pod).any(|container| container.get("name").is_some_and(|name| name == INIT));
+    Ok(Capture::Configured { origin, injected_now, init_container, config: Box::new(config) })
+}
+
+/// As the plugin decides: `weir.dev/capture` counts only next to the record of an injection, since only an injector may write it.
+fn configuration(
+    annotations: &BTreeMap<String, String>,
+    proxy: &ProxySpec,
+) -> Result<(Origin, CaptureConfig), Vec<String>> {
+    let injected = annotations.contains_key(annotation::STATUS);
+    match annotations.get(annotation::CAPTURE).filter(|_| injected) {
+        Some(value) => CaptureConfig::from_capture_annotation(value).map(|config| (Origin::CaptureAnnotation, config)),
+        None => CaptureConfig::from_annotations(annotations, proxy).map(|config| (Origin::IstioAnnotations, config)),
+    }
+    .map_err(|errors| texts(&errors))
+}
+
+fn texts<E: ToString>(errors: &[E]) -> Vec<String> {
+    errors.iter().map(ToString::to_string).collect()
+}
+
+/// Their values are strings: that was checked with the manifest.
+fn pod_annotations(pod: &Value) -> BTreeMap<String, String> {
+    let map = pod.pointer("/metadata/annotations").and_then(Value::as_object);
+    map.into_iter().flatten().filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned()))).collect()
+}
+
+fn containers(pod: &Value) -> impl Iterator<Item = &Value> {
+    ["/spec/initContainers", "/spec/containers"]
+        .into_iter()
+        .filter_map(|path| pod.pointer(path).and_then(Value::as_array))
+        .flatten()
+}
+
+/// What the proxy container says; the defaults where there is none.
+fn proxy_spec(pod: &Value) -> Result<ProxySpec, Vec<String>> {
+    let Some(proxy) = containers(pod).find(|container| container.get("name").is_some_and(|name| name == PROXY)) else {
+        return Ok(ProxySpec::default());
+    };
+    let mut errors = Vec::new();
+    let mut id = |field: &str| {
+        let value = proxy.pointer(&format!("/securityContext/{field}")).filter(|value| !value.is_null())?;
+        let id = value.as_u64().and_then(|id| u32::try_from(id).ok());
+        if id.is_none() {
+            errors.push(format!(
+                "container {PROXY}: securityContext.{field} must be an id from 0 to 4294967295, found {value}"
+            ));
+        }
+        id
+    };
+    let (uid, gid) = (id("runAsUser"), id("runAsGroup"));
+    let env = proxy.get("env").and_then(Value::as_array).into_iter().flatten();
+    let env = env
+        .filter_map(|entry| {
+            let text = |key: &str| entry.get(key).and_then(Value::as_str);
+            // A value from elsewhere (`valueFrom`) is not known here, nor to the plugin.
+            Some((text("name")?.to_owned(), text("value")?.to_owned()))
+        })
+        .collect();
+    if errors.is_empty() { Ok(ProxySpec { uid, gid, env }) } else { Err(errors) }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn configured(text: &str) -> (Origin, CaptureConfig) {
+        match from_annotations("file", text).unwrap().capture {
+            Capture::Configured { origin, config, .. } => (origin, *config),
+            Capture::Nothing(reason) => panic!("{reason:?}"),
+        }
+    }
+
+    #[test]
+    fn annotations_are_taken_bare_or_from_an_object() {
+        let bare = "traffic.sidecar.istio.io/excludeOutboundPorts: \"9000\"\n";
+        let object = format!("kind: Pod\nmetadata:\n  annotations:\n    {bare}");
+        assert_eq!(configured(bare), configured(&object));
+        assert_ne!(configured(bare).1, CaptureConfig::default());
+        for nothing in ["", "{}", "kind: Pod\nmetadata:\n  name: web\n", "metadata: {annotations: null}\n"] {
+            assert_eq!(configured(nothing).1, CaptureConfig::default(), "{nothing:?}");
+        }
+    }
+
+    #[test]
+    fn every_value_that_is_no_string_is_named() {
+        let errors = from_annotations("file", "a: 80\nb: true\nc: \"x\"\n").unwrap_err();
+        assert_eq!(
+            errors,
+            [
+                "annotations[a] must be a string, found 80 (quote it)",
+                "annotations[b] must be a string, found true (quote it)",
+            ]
+        );
+        let errors = from_annotations("file", "[1]").unwrap_err();
+        assert_eq!(errors, ["annotations: must be a map of names to values"]);
+    }
+
+    #[test]
+    fn the_capture_annotation_counts_only_next_to_the_record_of_an_injection() {
+        let config = CaptureConfig { outbound_ports_exclude: vec![7], ..CaptureConfig::default() };
+        let capture = json!({annotation::CAPTURE: config.to_capture_annotation()});
+        let mut both = capture.clone();
+        both[annotation::STATUS] = "{}".into();
+        assert_eq!(configured(&both.to_string()), (Origin::CaptureAnnotation, config));
+        assert_eq!(configured(&capture.to_string()), (Origin::IstioAnnotations, CaptureConfig::default()));
+    }
+
+    #[test]
+    fn the_proxy_container_is_found_among_the_init_containers_too() {
+        let proxy = json!({"name": "istio-proxy", "securityContext": {"runAsUser": 1400, "runAsGroup": 0},
+            "env": [{"name": "INVALID_DROP", "value": "true"}, {"name": "POD_NAME", "valueFrom": {}}]});
+        let native = json!({"spec": {"initContainers": [proxy], "containers": [{"name": "app"}]}});
+        let classic = json!({"spec": {"containers": [{"name": "app"}, proxy]}});
+        let want = ProxySpec {
+            uid: Some(1400),
+            gid: Some(0),
+            env: BTreeMap::from([("INVALID_DROP".to_owned(), "true".to_owned())]),
+        };
+        assert_eq!(proxy_spec(&native).unwrap(), want);
+        assert_eq!(proxy_spec(&classic).unwrap(), want);
+        assert_eq!(proxy_spec(&json!({"spec": {}})).unwrap(), ProxySpec::default());
+    }
+
+    #[test]
+    fn ids_that_are_none_are_refused_both_at_once() {
+        let context = json!({"runAsUser": "me", "runAsGroup": -1});
+        let pod = json!({"spec": {"containers": [{"name": "istio-proxy", "securityContext": context}]}});
+        let errors = proxy_spec(&pod).unwrap_err();
+        assert_eq!(errors.len(), 2, "{errors:?}");
+        assert!(
+            errors[1].ends_with("securityContext.runAsGroup must be an id from 0 to 4294967295, found -1"),
+            "{errors:?}"
+        );
+    }
+}
