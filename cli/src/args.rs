@@ -2,10 +2,11 @@
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
+use clap_complete::Shell;
 
 use crate::failure::Failure;
-use crate::{demo, inject, rules};
+use crate::{demo, files, inject, rules};
 
 /// Istio sidecars and capture rules, from the command line.
 #[derive(Debug, Parser)]
@@ -24,6 +25,13 @@ pub(crate) enum Command {
     Rules(rules::RulesArgs),
     /// Show the whole pipeline on this machine: injection, rules, captured connections (root on Linux)
     Demo(demo::DemoArgs),
+    /// Print the version
+    Version,
+    /// Print a completion script, for example: `weir completion bash > /etc/bash_completion.d/weir`
+    Completion {
+        /// Which shell reads it
+        shell: Shell,
+    },
 }
 
 impl Command {
@@ -36,6 +44,17 @@ impl Command {
             Self::Inject(args) => inject::run(args),
             Self::Rules(args) => rules::run(args),
             Self::Demo(args) => Ok(demo::run(args)?),
+            Self::Version => print(concat!("weir ", env!("CARGO_PKG_VERSION"), "\n")),
+            Self::Completion { shell } => {
+                let mut script = Vec::new();
+                clap_complete::generate(*shell, &mut Cli::command(), "weir", &mut script);
+                print(&String::from_utf8_lossy(&script))
+            }
         }
     }
+}
+
+fn print(text: &str) -> Result<ExitCode, Failure> {
+    files::write(None, text)?;
+    Ok(ExitCode::SUCCESS)
 }

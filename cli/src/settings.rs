@@ -30,6 +30,10 @@ pub(crate) struct InjectorArgs {
     #[arg(long, value_name = "WHEN", value_enum, default_value_t = Native::Auto)]
     native_sidecars: Native,
 
+    /// Compliance policy of the control plane, handed on to the proxy
+    #[arg(long, value_name = "POLICY", env = "COMPLIANCE_POLICY", value_parser = ["", "fips-140-2", "fips-140-3", "pqc"])]
+    compliance_policy: Option<String>,
+
     /// Refused: templates of your own are not carried out yet
     #[arg(long = "injectConfigFile", value_name = "FILE")]
     inject_config_file: Option<PathBuf>,
@@ -78,6 +82,9 @@ impl InjectorArgs {
             Native::Auto => {}
             Native::True => settings.native_sidecars = NativeSidecars::On,
             Native::False => settings.native_sidecars = NativeSidecars::Off,
+        }
+        if let Some(policy) = &self.compliance_policy {
+            policy.clone_into(&mut settings.compliance_policy);
         }
         // The policy is about pods that nobody asks for; who runs the command asks.
         "enabled".clone_into(&mut settings.injection.policy);

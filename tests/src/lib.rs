@@ -3,8 +3,10 @@
 //! ```text
 //! containerd.rs ── a daemon of its own, in its own namespaces ──▶ cri.rs ── what a kubelet would ask of it
 //! image.rs ────── the images it runs, made from files of this machine
+//! conformance.rs ─ Istio's injector cases, read and compared
 //! ```
 
+pub mod conformance;
 pub mod containerd;
 pub mod cri;
 pub mod image;

@@ -86,7 +86,8 @@ pub(crate) struct ObjectName {
 impl fmt::Display for ObjectName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let slash = if self.namespace.is_empty() { "" } else { "/" };
-        write!(f, "{} \"{}{slash}{}\"", self.kind, self.namespace, self.name)
+        // Escaped: what a manifest calls itself must not end the comment or the line it is printed in.
+        write!(f, "{} {:?}", self.kind, format!("{}{slash}{}", self.namespace, self.name))
     }
 }
 
@@ -324,6 +325,12 @@ mod tests {
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].items, [2, 1]);
         assert_eq!(found[0].name.to_string(), "Pod \"web-*\"");
+    }
+
+    #[test]
+    fn a_name_stays_in_its_line() {
+        let name = ObjectName { kind: "Pod".to_owned(), namespace: String::new(), name: "x\n-A OUTPUT".to_owned() };
+        assert_eq!(name.to_string(), r#"Pod "x\n-A OUTPUT""#);
     }
 
     #[test]

@@ -49,8 +49,10 @@ pub(crate) enum Capture {
 pub(crate) enum Origin {
     /// `weir.dev/capture`.
     CaptureAnnotation,
-    /// Istio's annotations and, of a pod, its proxy container.
+    /// Istio's annotations.
     IstioAnnotations,
+    /// Istio's annotations, and the user, group and environment of the proxy container.
+    IstioAnnotationsAndProxy,
 }
 
 impl Origin {
@@ -59,6 +61,7 @@ impl Origin {
         match self {
             Self::CaptureAnnotation => "capture-annotation",
             Self::IstioAnnotations => "istio-annotations",
+            Self::IstioAnnotationsAndProxy => "istio-annotations-and-proxy",
         }
     }
 }
@@ -74,7 +77,8 @@ impl fmt::Display for Subject {
                 }
                 f.write_str(match origin {
                     Origin::CaptureAnnotation => "from the annotation weir.dev/capture",
-                    Origin::IstioAnnotations => "from Istio's annotations and the proxy container",
+                    Origin::IstioAnnotations => "from Istio's annotations",
+                    Origin::IstioAnnotationsAndProxy => "from Istio's annotations and the proxy container",
                 })?;
                 if *init_container {
                     write!(f, "; its init container {INIT} programs rules itself, so the plugin leaves the pod alone")?;
@@ -121,9 +125,9 @@ pub(crate) fn from_annotations(name: &str, text: &str) -> Result<Subject, Vec<St
         Value::Null => BTreeMap::new(),
         _ => return Err(vec![format!("{path}: must be a map of names to values")]),
     };
-    let (origin, config) = configuration(&annotations, &ProxySpec::default())?;
+    let (origin, config) = configuration(&annotations, None)?;
     let capture = Capture::Configured { origin, injected_now: false, init_container: false, config: Box::new(config) };
-    Ok(Subject { name: name.to_owned(), capture })
+    Ok(Subject { name: format!("{name:?}"), capture })
 }
 
 fn strings(path: &str, map: &serde_json::Map<String, Value>) -> Result<BTreeMap<String, String>, Vec<String>> {
@@ -139,7 +143,7 @@ fn strings(path: &str, map: &serde_json::Map<String, Value>) -> Result<BTreeMap<
 }
 
 fn of_pod(pod: &Value, injected_now: bool) -> Result<Capture, Vec<String>> {
-    let (origin, config) = configuration(&pod_annotations(pod), &proxy_spec(pod)?)?;
+    let (origin, config) = configuration(&pod_annotations(pod), proxy_spec(pod)?)?;
     let init_container = containers(pod).any(|container| container.get("name").is_some_and(|name| name == INIT));
     Ok(Capture::Configured { origin, injected_now, init_container, config: Box::new(config) })
 }
@@ -147,14 +151,17 @@ fn of_pod(pod: &Value, injected_now: bool) -> Result<Capture, Vec<String>> {
 /// As the plugin decides: `weir.dev/capture` counts only next to the record of an injection, since only an injector may write it.
 fn configuration(
     annotations: &BTreeMap<String, String>,
-    proxy: &ProxySpec,
+    proxy: Option<ProxySpec>,
 ) -> Result<(Origin, CaptureConfig), Vec<String>> {
     let injected = annotations.contains_key(annotation::STATUS);
-    match annotations.get(annotation::CAPTURE).filter(|_| injected) {
-        Some(value) => CaptureConfig::from_capture_annotation(value).map(|config| (Origin::CaptureAnnotation, config)),
-        None => CaptureConfig::from_annotations(annotations, proxy).map(|config| (Origin::IstioAnnotations, config)),
+    if let Some(value) = annotations.get(annotation::CAPTURE).filter(|_| injected) {
+        let config = CaptureConfig::from_capture_annotation(value).map_err(|errors| texts(&errors))?;
+        return Ok((Origin::CaptureAnnotation, config));
     }
-    .map_err(|errors| texts(&errors))
+    let origin = if proxy.is_some() { Origin::IstioAnnotationsAndProxy } else { Origin::IstioAnnotations };
+    CaptureConfig::from_annotations(annotations, &proxy.unwrap_or_default())
+        .map(|config| (origin, config))
+        .map_err(|errors| texts(&errors))
 }
 
 fn texts<E: ToString>(errors: &[E]) -> Vec<String> {
@@ -174,10 +181,10 @@ fn containers(pod: &Value) -> impl Iterator<Item = &Value> {
         .flatten()
 }
 
-/// What the proxy container says; the defaults where there is none.
-fn proxy_spec(pod: &Value) -> Result<ProxySpec, Vec<String>> {
+/// What the proxy container says, where there is one.
+fn proxy_spec(pod: &Value) -> Result<Option<ProxySpec>, Vec<String>> {
     let Some(proxy) = containers(pod).find(|container| container.get("name").is_some_and(|name| name == PROXY)) else {
-        return Ok(ProxySpec::default());
+        return Ok(None);
     };
     let mut errors = Vec::new();
     let mut id = |field: &str| {
@@ -199,7 +206,7 @@ fn proxy_spec(pod: &Value) -> Result<ProxySpec, Vec<String>> {
             Some((text("name")?.to_owned(), text("value")?.to_owned()))
         })
         .collect();
-    if errors.is_empty() { Ok(ProxySpec { uid, gid, env }) } else { Err(errors) }
+    if errors.is_empty() { Ok(Some(ProxySpec { uid, gid, env })) } else { Err(errors) }
 }
 
 #[cfg(test)]
@@ -261,9 +268,9 @@ mod tests {
             gid: Some(0),
             env: BTreeMap::from([("INVALID_DROP".to_owned(), "true".to_owned())]),
         };
-        assert_eq!(proxy_spec(&native).unwrap(), want);
-        assert_eq!(proxy_spec(&classic).unwrap(), want);
-        assert_eq!(proxy_spec(&json!({"spec": {}})).unwrap(), ProxySpec::default());
+        assert_eq!(proxy_spec(&native).unwrap().as_ref(), Some(&want));
+        assert_eq!(proxy_spec(&classic).unwrap(), Some(want));
+        assert_eq!(proxy_spec(&json!({"spec": {}})).unwrap(), None);
     }
 
     #[test]
