@@ -81,13 +81,8 @@ pub enum Failure {
         settings: Vec<Unsupported>,
     },
     /// A setting that the backend does not carry out.
-    #[error("pod {pod} asks for what this version does not carry out: {reason}")]
-    Backend {
-        /// `namespace/name`.
-        pod: String,
-        /// The backend's words.
-        reason: String,
-    },
+    #[error("this version does not carry out: {0}")]
+    Backend(String),
     /// CHECK: the kernel holds other rules than ADD installed.
     #[error("the capture rules of pod {pod} are not as they should be: {}", several(differences))]
     Differs {
@@ -122,7 +117,7 @@ impl Failure {
             Self::NoAnnotations(_) | Self::NeedsSpec { .. } | Self::Install { .. } => 11,
             Self::NotAvailable(_) => 50,
             Self::Annotations { .. } => 100,
-            Self::Unsupported { .. } | Self::Backend { .. } => 101,
+            Self::Unsupported { .. } | Self::Backend(_) => 101,
             Self::Differs { .. } => 102,
             Self::Unreadable { .. } => 103,
             Self::Internal(_) => 199,
@@ -155,7 +150,7 @@ impl Failure {
                 "load the kernel modules nf_tables, nft_redir and nft_chain_nat; the plugin needs CAP_NET_ADMIN".to_owned()
             }
             Self::Annotations { .. } => "correct the annotations and create the pod again".to_owned(),
-            Self::Unsupported { .. } | Self::Backend { .. } => "remove the setting and create the pod again".to_owned(),
+            Self::Unsupported { .. } | Self::Backend(_) => "remove the setting and create the pod again".to_owned(),
             Self::Differs { .. } => "something else changed them; create the pod again".to_owned(),
             Self::Unreadable { .. } => "the plugin needs CAP_SYS_ADMIN and CAP_NET_ADMIN".to_owned(),
             Self::Internal(_) => "this is a defect of weir-cni; please report it".to_owned(),

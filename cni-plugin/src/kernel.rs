@@ -2,9 +2,11 @@
 
 use std::fs;
 use std::io;
+use std::net::UdpSocket;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
+use ipnet::IpNet;
 use iptables_rules::netns::{self, NetnsError};
 use iptables_rules::nft::{self, Applied, NftError};
 use iptables_rules::{RuleSet, route};
@@ -45,13 +47,21 @@ pub fn install(path: &Path, rules: &RuleSet) -> Result<Applied, KernelError> {
     })?
 }
 
-/// What differs between the kernel's rules and these, one line each.
+/// What differs between the namespace and the plan, one line each: rules, and addresses that they rely on.
 ///
 /// # Errors
 /// See [`KernelError`].
 pub fn differences(path: &Path, rules: &RuleSet) -> Result<Vec<String>, KernelError> {
     refuse_own_namespace(path)?;
-    netns::within(path, || Ok(nft::verify(rules)?))?
+    netns::within(path, || {
+        let mut differences = nft::verify(rules)?;
+        for address in rules.routing.lo_addresses.iter().map(IpNet::addr) {
+            if let Err(error) = UdpSocket::bind((address, 0)) {
+                differences.push(format!("address {address} on lo: the proxy could not use it: {error}"));
+            }
+        }
+        Ok(differences)
+    })?
 }
 
 /// Whether nf_tables answers, asked in the plugin's own namespace; nothing is changed.

@@ -21,6 +21,7 @@ pub mod version;
 use std::path::Path;
 
 use iptables_rules::RuleSet;
+use iptables_rules::netns::NetnsError;
 use iptables_rules::nft::{Applied, NftError};
 
 use crate::failure::Failure;
@@ -85,29 +86,25 @@ fn carry_out(
     if request.verb == Verb::Version {
         return Ok(versions(stdin.as_deref().unwrap_or_default()));
     }
-    // DEL and GC have nothing to undo, so that there is nothing in a configuration they could fail on.
-    let conf = stdin.and_then(|bytes| {
-        let conf = NetConf::parse(&bytes, request.verb);
-        match conf {
-            Ok(conf) => {
-                *version = Some(conf.version);
-                log.level = conf.log_level;
-                match request.verb {
-                    Verb::Add => add(&request, &conf, log),
-                    Verb::Check => check(&request, &conf, log).map(|()| Vec::new()),
-                    Verb::Status => status(&conf).map(|()| Vec::new()),
-                    Verb::Del | Verb::Gc | Verb::Version => Ok(Vec::new()),
-                }
-            }
-            Err(failure) => Err(failure),
+    let result = stdin.and_then(|bytes| {
+        let conf = NetConf::parse(&bytes, request.verb)?;
+        *version = Some(conf.version);
+        log.level = conf.log_level;
+        match request.verb {
+            Verb::Add => add(&request, &conf, log),
+            Verb::Check => check(&request, &conf, log).map(|()| Vec::new()),
+            Verb::Status => status(&conf).map(|()| Vec::new()),
+            // Nothing is kept outside of namespaces, and rules go with theirs.
+            Verb::Del | Verb::Gc | Verb::Version => Ok(Vec::new()),
         }
     });
-    match (request.verb, conf) {
-        (Verb::Del | Verb::Gc, Err(failure)) => {
+    match result {
+        // With nothing to undo there is nothing in a configuration that a pod's end should fail on.
+        Err(failure) if request.verb == Verb::Del => {
             log.write(Level::Warn, &failure.to_string());
             Ok(Vec::new())
         }
-        (_, result) => result,
+        result => result,
     }
 }
 
@@ -120,14 +117,8 @@ fn add(request: &Request, conf: &NetConf<'_>, log: &Log) -> Result<Vec<u8>, Fail
             if source == Source::IstioAnnotations {
                 log.write(Level::Debug, "no annotation weir.dev/capture: uid, gid and environment of the proxy are taken to be Istio's defaults");
             }
-            let applied = kernel::install(netns_of(request)?, &rules).map_err(|error| match error {
-                KernelError::Netns(_) | KernelError::OwnNamespace(_) => Failure::Netns(error.to_string()),
-                KernelError::Nft(NftError::Unsupported(reason)) => {
-                    Failure::Backend { pod: request.pod.full_name(), reason }
-                }
-                KernelError::Nft(_) | KernelError::Route(_) => {
-                    Failure::Install { pod: request.pod.full_name(), reason: error.to_string() }
-                }
+            let applied = kernel::install(netns_of(request)?, &rules).map_err(|error| {
+                in_kernel(error, |reason| Failure::Install { pod: request.pod.full_name(), reason })
             })?;
             log.write(Level::Info, &installed(&rules, applied));
         }
@@ -150,11 +141,8 @@ fn check(request: &Request, conf: &NetConf<'_>, log: &Log) -> Result<(), Failure
     match pod::judge(&request.pod, conf)? {
         Verdict::Skip(reason) => log.write(Level::Info, &format!("passed untouched: {reason}")),
         Verdict::Capture { rules, .. } => {
-            let differences = kernel::differences(netns_of(request)?, &rules).map_err(|error| match error {
-                KernelError::Netns(_) | KernelError::OwnNamespace(_) => Failure::Netns(error.to_string()),
-                KernelError::Nft(_) | KernelError::Route(_) => {
-                    Failure::Unreadable { pod: request.pod.full_name(), reason: error.to_string() }
-                }
+            let differences = kernel::differences(netns_of(request)?, &rules).map_err(|error| {
+                in_kernel(error, |reason| Failure::Unreadable { pod: request.pod.full_name(), reason })
             })?;
             if !differences.is_empty() {
                 return Err(Failure::Differs { pod: request.pod.full_name(), differences });
@@ -174,6 +162,17 @@ fn status(conf: &NetConf<'_>) -> Result<(), Failure> {
         NftError::Unavailable(_) => Failure::NotAvailable(error.to_string()),
         other => Failure::NotAvailable(format!("nf_tables does not answer: {other}")),
     })
+}
+
+/// A wrong namespace and a setting that the backend lacks are errors of their own; anything else is the kernel's answer.
+fn in_kernel(error: KernelError, otherwise: impl FnOnce(String) -> Failure) -> Failure {
+    match error {
+        KernelError::Netns(NetnsError::Open { .. } | NetnsError::Enter { .. }) | KernelError::OwnNamespace(_) => {
+            Failure::Netns(error.to_string())
+        }
+        KernelError::Nft(NftError::Unsupported(what)) => Failure::Backend(what),
+        KernelError::Netns(_) | KernelError::Nft(_) | KernelError::Route(_) => otherwise(error.to_string()),
+    }
 }
 
 fn netns_of(request: &Request) -> Result<&Path, Failure> {
