@@ -40,11 +40,17 @@ impl Dial {
     /// # Errors
     /// The outer error when the attempt could not be made, the inner one is the network's answer: refused, timed out, reset ...
     pub fn go(&self, netns: &Netns) -> Result<io::Result<Sighting>, LabError> {
-        netns.run_as(self.user, || {
-            let mut answer = String::new();
-            connect(self.from, self.to, BOUND)?.take(1024).read_to_string(&mut answer)?;
-            answer.trim_end().parse().map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
-        })
+        netns.run_as(self.user, || self.now())
+    }
+
+    /// Connects from the calling thread, which has to be in the right namespace and the right user already.
+    ///
+    /// # Errors
+    /// The network's answer.
+    pub fn now(&self) -> io::Result<Sighting> {
+        let mut answer = String::new();
+        connect(self.from, self.to, BOUND)?.take(1024).read_to_string(&mut answer)?;
+        answer.trim_end().parse().map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
     }
 }
 

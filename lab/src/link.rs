@@ -1,7 +1,7 @@
 //! Links, addresses and routes of a namespace, over rtnetlink. Every call has a bound.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
@@ -90,6 +90,34 @@ pub fn add_default_route(netns: &Netns, gateway: IpAddr) -> Result<(), LabError>
             handle.route().add(route).execute().await.map_err(answer)
         },
     )
+}
+
+/// Index of a link: the scope of link-local addresses that are used through it.
+///
+/// # Errors
+/// When there is no such link.
+pub fn scope(netns: &Netns, link: &str) -> Result<u32, LabError> {
+    netns.run(|| index(link))?.during(|| format!("scope in {}", netns.name()))
+}
+
+/// The link-local IPv6 address of a link.
+///
+/// # Errors
+/// When it has none.
+pub fn link_local(netns: &Netns, link: &str) -> Result<Ipv6Addr, LabError> {
+    // One address a line: 32 hex digits, index, prefix length, scope (20 = link), flags, name (proc(5), if_inet6).
+    let find = || -> io::Result<Ipv6Addr> {
+        let table = std::fs::read_to_string("/proc/thread-self/net/if_inet6")?;
+        let found = table.lines().find_map(|line| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            match fields.as_slice() {
+                [address, _, _, "20", _, name] if *name == link => u128::from_str_radix(address, 16).ok(),
+                _ => None,
+            }
+        });
+        found.map(Ipv6Addr::from).ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
+    };
+    netns.run(find)?.during(|| format!("link-local address of {link} in {}", netns.name()))
 }
 
 /// Index of a link in the namespace of the calling thread.

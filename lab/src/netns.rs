@@ -7,6 +7,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 
@@ -62,6 +63,14 @@ impl Netns {
     /// Path under which other processes of root can open the namespace while this process lives.
     pub fn path(&self) -> PathBuf {
         PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), self.fd.as_raw_fd()))
+    }
+
+    /// Number of the namespace, as `readlink /proc/PID/ns/net` shows it (namespaces(7)).
+    ///
+    /// # Errors
+    /// When the descriptor cannot be looked at.
+    pub fn number(&self) -> Result<u64, LabError> {
+        Ok(fs::metadata(self.path()).during(|| format!("number of network namespace {}", self.name))?.ino())
     }
 
     /// Runs a closure inside the namespace, on a thread of its own, and waits for it. A panic inside goes on outside.
@@ -140,8 +149,6 @@ fn join<T>(handle: thread::ScopedJoinHandle<'_, T>) -> T {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::MetadataExt;
-
     use super::*;
 
     fn inode(path: impl AsRef<Path>) -> u64 {

@@ -7,8 +7,9 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::prctl;
 use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, getppid};
 
 use crate::error::{During, LabError};
 
@@ -116,6 +117,21 @@ impl Guarded {
 impl Drop for Guarded {
     fn drop(&mut self) {
         self.kill();
+    }
+}
+
+/// Has the kernel kill the calling process when the thread that started it ends, however that happens (`PR_SET_PDEATHSIG`, prctl(2)).
+/// To be called after [`User::become_for_good`](crate::User::become_for_good), which resets it; it survives `execve`.
+///
+/// # Errors
+/// When `parent`, the process id of the one who started us, is gone already.
+pub fn die_with_parent(parent: u32) -> io::Result<()> {
+    prctl::set_pdeathsig(Signal::SIGKILL)?;
+    // It may have ended before the call; then we belong to somebody else now.
+    if getppid().as_raw().unsigned_abs() == parent {
+        Ok(())
+    } else {
+        Err(io::Error::other(format!("process {parent}, which started this one, is gone")))
     }
 }
 

@@ -100,7 +100,6 @@ fn carry(downstream: &TcpStream, inbound: bool) -> io::Result<()> {
         return Ok(());
     }
     let upstream = connect(inbound.then(|| passthrough_source(to)), to, dial::BOUND)?;
-    downstream.set_nonblocking(false)?;
     for stream in [downstream, &upstream] {
         stream.set_read_timeout(Some(IDLE))?;
         stream.set_write_timeout(Some(IDLE))?;

@@ -3,6 +3,7 @@
 use std::io::{self, PipeReader, PipeWriter};
 use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
+use std::thread::{self, JoinHandle};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -10,6 +11,43 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use crate::Netns;
 use crate::error::{During, LabError};
 use crate::user::User;
+
+/// Listeners on some ports of a namespace, both families; stopped by being dropped.
+pub struct Server {
+    stop: Option<Stop>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    /// Listens as `user` and hands every connection to `handle`, one after the other, on a thread that is in no namespace of ours.
+    /// The listeners are there when this returns.
+    ///
+    /// # Errors
+    /// When a port is taken.
+    pub fn start(
+        netns: &Netns,
+        user: User,
+        ports: &[u16],
+        handle: impl FnMut(TcpStream) + Send + 'static,
+    ) -> Result<Self, LabError> {
+        let listeners = bind(netns, user, ports)?;
+        let (stop, stopped) = stop()?;
+        let thread = thread::Builder::new()
+            .name(format!("server@{}", netns.name()))
+            .spawn(move || accept(&listeners, &stopped, handle))
+            .during(|| format!("server thread for {}", netns.name()))?;
+        Ok(Self { stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop.take();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
 
 /// Tells a server to stop by being dropped.
 pub(crate) struct Stop {
@@ -48,7 +86,10 @@ pub(crate) fn accept(listeners: &[TcpListener], stopped: &PipeReader, mut handle
         for listener in listeners {
             // Nothing there, or a client that is gone already.
             while let Ok((stream, _)) = listener.accept() {
-                handle(stream);
+                // Linux does not pass O_NONBLOCK on to accepted sockets; other handlers must not depend on that.
+                if stream.set_nonblocking(false).is_ok() {
+                    handle(stream);
+                }
             }
         }
     }

@@ -2,9 +2,9 @@
 
 use std::io;
 
-use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
+use nix::unistd::{Gid, Uid, setfsgid, setfsuid, setgroups, setresgid, setresuid};
 
-use crate::error::LabError;
+use crate::error::{During, LabError};
 
 /// User and group of a socket.
 ///
@@ -47,5 +47,17 @@ impl User {
                 io::Error::from(io::ErrorKind::PermissionDenied),
             ))
         }
+    }
+
+    /// Makes the whole process this user, for good and without further groups. For a process of its own, before it starts threads.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn become_for_good(self) -> Result<(), LabError> {
+        let (uid, gid) = (Uid::from_raw(self.uid), Gid::from_raw(self.gid));
+        setgroups(&[])
+            .and_then(|()| setresgid(gid, gid, gid))
+            .and_then(|()| setresuid(uid, uid, uid))
+            .during(|| format!("becoming uid {uid} gid {gid}"))
     }
 }

@@ -7,21 +7,25 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use ureq::tls::{Certificate, RootCerts, TlsConfig, TlsProvider};
+use ureq::tls::Certificate;
 
 use crate::LabError;
+use crate::http::{self, agent};
 use crate::process::Guarded;
 
 /// How long the webhook may take to answer its first probe.
 const START: Duration = Duration::from_secs(10);
 
-/// What an API server waits for an answer by our manifests.
-const TIMEOUT: Duration = Duration::from_secs(5);
-
 /// A running `weir-webhook` with a certificate it made for itself; ends with the value.
 #[derive(Debug)]
 pub struct Webhook {
     _process: Guarded,
+    client: Client,
+}
+
+/// Somebody who asks a webhook, as an API server does.
+#[derive(Debug)]
+pub struct Client {
     agent: ureq::Agent,
     url: String,
 }
@@ -48,10 +52,10 @@ impl Webhook {
             .map_err(|source| failed("start", source))?;
         let process = Guarded(process);
         let started = Instant::now();
-        let plain = agent(None);
         loop {
-            let why = match plain.get(format!("http://{http}/readyz")).call() {
-                Ok(_) => break,
+            let why = match http::get(http, "/readyz") {
+                Ok(answer) if answer.status == 200 => break,
+                Ok(answer) => answer.body,
                 Err(error) => error.to_string(),
             };
             if started.elapsed() > START {
@@ -60,15 +64,33 @@ impl Webhook {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        let pem = fs::read(&ca).map_err(|source| failed("its CA certificate", source))?;
-        let root =
-            Certificate::from_pem(&pem).map_err(|error| failed("its CA certificate", std::io::Error::other(error)))?;
-        Ok(Self { _process: process, agent: agent(Some(root)), url: format!("https://{https}/inject") })
+        Ok(Self { _process: process, client: Client::new(&format!("https://{https}/inject"), &ca)? })
     }
 
     /// Where it answers.
     pub fn url(&self) -> &str {
-        &self.url
+        &self.client.url
+    }
+
+    /// Posts an `AdmissionReview` and returns the answer.
+    ///
+    /// # Errors
+    /// See [`Client::review`].
+    pub fn review(&self, review: &Value) -> Result<Value, LabError> {
+        self.client.review(review)
+    }
+}
+
+impl Client {
+    /// For the webhook at `url`, trusting the certificate authority in the PEM file `ca` and nobody else.
+    ///
+    /// # Errors
+    /// When there is no certificate in the file.
+    pub fn new(url: &str, ca: &Path) -> Result<Self, LabError> {
+        let failed = |source| LabError::new(format!("CA certificate {}", ca.display()), source);
+        let pem = fs::read(ca).map_err(failed)?;
+        let root = Certificate::from_pem(&pem).map_err(|error| failed(std::io::Error::other(error)))?;
+        Ok(Self { agent: agent(Some(root)), url: url.to_owned() })
     }
 
     /// Posts an `AdmissionReview` and returns the answer.
@@ -76,17 +98,14 @@ impl Webhook {
     /// # Errors
     /// When there is none: connection, certificate, HTTP status, or what came back is no JSON.
     pub fn review(&self, review: &Value) -> Result<Value, LabError> {
-        let failed = |error: &dyn std::fmt::Display| {
-            LabError::new(format!("POST {}", self.url), std::io::Error::other(error.to_string()))
-        };
-        let mut answer = self
-            .agent
-            .post(&self.url)
-            .header("content-type", "application/json")
-            .send(review.to_string())
-            .map_err(|error| failed(&error))?;
-        let body = answer.body_mut().read_to_string().map_err(|error| failed(&error))?;
-        serde_json::from_str(&body).map_err(|error| failed(&error))
+        let failed = |error: String| LabError::new(format!("POST {}", self.url), std::io::Error::other(error));
+        let sent = self.agent.post(&self.url).header("content-type", "application/json").send(review.to_string());
+        let mut answer = sent.map_err(|error| failed(error.to_string()))?;
+        let body = answer.body_mut().read_to_string().map_err(|error| failed(error.to_string()))?;
+        if answer.status() != 200 {
+            return Err(failed(format!("{}: {body}", answer.status())));
+        }
+        serde_json::from_str(&body).map_err(|error| failed(format!("{error}: {body}")))
     }
 }
 
@@ -107,16 +126,6 @@ pub fn review_of(pod: &Value) -> Value {
             "options": { "apiVersion": "meta.k8s.io/v1", "kind": "CreateOptions" },
         },
     })
-}
-
-/// A client; without roots for plain HTTP only.
-fn agent(root: Option<Certificate<'static>>) -> ureq::Agent {
-    let tls = TlsConfig::builder()
-        .provider(TlsProvider::Rustls)
-        .root_certs(RootCerts::new_with_certs(&root.into_iter().collect::<Vec<_>>()))
-        .unversioned_rustls_crypto_provider(std::sync::Arc::new(rustls::crypto::ring::default_provider()))
-        .build();
-    ureq::Agent::config_builder().timeout_global(Some(TIMEOUT)).tls_config(tls).build().new_agent()
 }
 
 /// Two ports that were free a moment ago: the webhook is told its ports, so that nothing has to be read from its log.
