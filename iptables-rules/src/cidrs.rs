@@ -1,6 +1,8 @@
 //! Lists of networks as annotations spell them: `address/prefix` with commas, no spaces.
 
+use std::collections::HashSet;
 use std::fmt::Write as _;
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 
@@ -11,17 +13,7 @@ use crate::config::CidrSelection;
 /// # Errors
 /// One reason for each element that is none, as a half sentence that names it.
 pub fn parse(text: &str) -> Result<Vec<IpNet>, Vec<String>> {
-    let mut nets = Vec::new();
-    let mut faults = Vec::new();
-    for element in text.split(',').filter(|element| !element.is_empty()) {
-        match parse_one(element) {
-            Ok(net) => nets.push(net.trunc()),
-            Err(fault) => faults.push(fault),
-        }
-    }
-    let mut seen = std::collections::HashSet::new();
-    nets.retain(|net| seen.insert(*net));
-    if faults.is_empty() { Ok(nets) } else { Err(faults) }
+    parse_list(text, "'*' is not possible here: this list has to name each network")
 }
 
 /// Reads `*` or a list of networks; an empty text selects none.
@@ -29,7 +21,24 @@ pub fn parse(text: &str) -> Result<Vec<IpNet>, Vec<String>> {
 /// # Errors
 /// As [`parse`].
 pub fn parse_selection(text: &str) -> Result<CidrSelection, Vec<String>> {
-    if text == "*" { Ok(CidrSelection::All) } else { parse(text).map(CidrSelection::Only) }
+    if text == "*" {
+        return Ok(CidrSelection::All);
+    }
+    parse_list(text, "'*' has to stand alone").map(CidrSelection::Only)
+}
+
+fn parse_list(text: &str, star: &str) -> Result<Vec<IpNet>, Vec<String>> {
+    let mut nets = Vec::new();
+    let mut faults = Vec::new();
+    for element in text.split(',').filter(|element| !element.is_empty()) {
+        match element {
+            "*" => faults.push(star.to_owned()),
+            _ => parse_one(element).map_or_else(|fault| faults.push(fault), |net| nets.push(net.trunc())),
+        }
+    }
+    let mut seen = HashSet::new();
+    nets.retain(|net| seen.insert(*net));
+    if faults.is_empty() { Ok(nets) } else { Err(faults) }
 }
 
 /// Reads one network, bits of the host as written.
@@ -38,16 +47,13 @@ pub fn parse_selection(text: &str) -> Result<CidrSelection, Vec<String>> {
 /// The reason why it is none, as a half sentence that names it.
 pub fn parse_one(element: &str) -> Result<IpNet, String> {
     let shown = super::annotations::shorten(element);
-    if element == "*" {
-        return Err("'*' has no meaning here, or has to stand alone".to_owned());
-    }
     if element.contains(char::is_whitespace) {
         return Err(format!("'{shown}' has a space in it"));
     }
     let Some((address, prefix)) = element.split_once('/') else {
         return Err(format!("'{shown}' has no prefix length (a single address is ADDRESS/32 or ADDRESS/128)"));
     };
-    let Ok(address) = address.parse::<std::net::IpAddr>() else {
+    let Ok(address) = address.parse::<IpAddr>() else {
         return Err(format!("'{shown}' does not start with an IP address"));
     };
     // Digits only, no leading zero: neither a sign nor a number that somebody may read as octal.
@@ -73,8 +79,6 @@ pub fn print(nets: &[IpNet]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::net::IpAddr;
-
     use proptest::prelude::*;
 
     use super::*;
@@ -97,7 +101,7 @@ mod tests {
         '10.0.0.0/+8' does not end with a prefix length (0 to 32)
         '10.0.0.0/' does not end with a prefix length (0 to 32)
         'fe80::1%eth0/64' does not start with an IP address
-        '*' has no meaning here, or has to stand alone
+        '*' is not possible here: this list has to name each network
         ");
     }
 

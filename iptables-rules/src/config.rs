@@ -176,7 +176,8 @@ impl Group {
     /// The reason why it is neither, as a half sentence.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
-            return text.parse().map(Self::Id).map_err(|_| "is not a group id (0 to 4294967295)");
+            let id = text.parse().ok().filter(|&id| id != u32::MAX); // which means "no group" (`chown(2)`)
+            return id.map(Self::Id).ok_or("is not a group id (0 to 4294967294)");
         }
         GroupName::new(text).map(Self::Name)
     }

@@ -11,6 +11,8 @@
 //! No tokio, no kube: the CNI plugin links this crate and nothing heavier.
 
 pub mod annotations;
+#[cfg(test)]
+mod arbitrary;
 mod capture_annotation;
 pub mod cidrs;
 pub mod config;

@@ -11,15 +11,7 @@ use crate::config::PortSelection;
 /// # Errors
 /// One reason for each element that is none, as a half sentence that names it.
 pub fn parse(text: &str) -> Result<Vec<u16>, Vec<String>> {
-    let mut ports = Vec::new();
-    let mut faults = Vec::new();
-    for element in text.split(',').map(str::trim).filter(|element| !element.is_empty()) {
-        match parse_one(element) {
-            Ok(port) => ports.push(port),
-            Err(fault) => faults.push(fault),
-        }
-    }
-    if faults.is_empty() { Ok(without_repeats(ports)) } else { Err(faults) }
+    parse_list(text, "'*' is not possible here: this list has to name each port")
 }
 
 /// Reads `*` or a list of ports; an empty text selects none.
@@ -27,7 +19,22 @@ pub fn parse(text: &str) -> Result<Vec<u16>, Vec<String>> {
 /// # Errors
 /// As [`parse`].
 pub fn parse_selection(text: &str) -> Result<PortSelection, Vec<String>> {
-    if text.trim() == "*" { Ok(PortSelection::All) } else { parse(text).map(PortSelection::Only) }
+    if text.trim() == "*" {
+        return Ok(PortSelection::All);
+    }
+    parse_list(text, "'*' has to stand alone").map(PortSelection::Only)
+}
+
+fn parse_list(text: &str, star: &str) -> Result<Vec<u16>, Vec<String>> {
+    let mut ports = Vec::new();
+    let mut faults = Vec::new();
+    for element in text.split(',').map(str::trim).filter(|element| !element.is_empty()) {
+        match element {
+            "*" => faults.push(star.to_owned()),
+            _ => parse_one(element).map_or_else(|fault| faults.push(fault), |port| ports.push(port)),
+        }
+    }
+    if faults.is_empty() { Ok(without_repeats(ports)) } else { Err(faults) }
 }
 
 /// Writes a list of ports; [`parse`] reads it back.
@@ -49,9 +56,6 @@ pub fn without_repeats(mut ports: Vec<u16>) -> Vec<u16> {
 
 fn parse_one(element: &str) -> Result<u16, String> {
     let shown = super::annotations::shorten(element);
-    if element == "*" {
-        return Err("'*' has no meaning here, or has to stand alone".to_owned());
-    }
     if !element.bytes().all(|b| b.is_ascii_digit()) {
         return Err(format!("'{shown}' is not a port number"));
     }
@@ -80,7 +84,7 @@ mod tests {
         '+1' is not a port number
         '-1' is not a port number
         '8 0' is not a port number
-        '*' has no meaning here, or has to stand alone
+        '*' is not possible here: this list has to name each port
         '80-90' is not a port number
         ");
     }

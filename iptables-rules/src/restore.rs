@@ -9,7 +9,14 @@ use ipnet::IpNet;
 
 use crate::RuleSet;
 use crate::names::chain;
-use crate::ruleset::{Action, Family, Match, Position, Protocol, Rule, Table};
+use crate::ruleset::{Action, Families, Family, Match, Position, Protocol, Rule, Table};
+
+#[cfg(feature = "apply")]
+pub mod apply;
+#[cfg(any(test, feature = "apply"))]
+mod parse;
+#[cfg(feature = "apply")]
+mod process;
 
 /// Family of a restore text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,30 +32,41 @@ impl RestoreFamily {
     const fn sees(self, family: Family) -> bool {
         matches!((self, family), (_, Family::Any) | (Self::V4, Family::V4) | (Self::V6, Family::V6))
     }
+
+    /// Whether a rule set with these families has a text of this one.
+    const fn is_in(self, families: Families) -> bool {
+        matches!((self, families), (Self::V4, _) | (Self::V6, Families::V4AndV6))
+    }
 }
 
 /// Input of `iptables-restore --noflush` (or `ip6tables-restore`) that installs the rule set; empty where it has no rules of that family.
 pub fn restore_text(rules: &RuleSet, family: RestoreFamily) -> String {
     let mut text = String::new();
-    if family == RestoreFamily::V6 && rules.families == crate::ruleset::Families::V4 {
-        return text;
-    }
-    for table in [Table::Mangle, Table::Nat, Table::Raw] {
-        let of_table: Vec<&Rule> =
-            rules.rules.iter().filter(|rule| rule.table == table && family.sees(rule.family)).collect();
-        if of_table.is_empty() {
-            continue;
+    for table in Table::ALL {
+        let of_table = rules_of(rules, table, family);
+        if !of_table.is_empty() {
+            let _ = writeln!(text, "* {}", table.name()); // writing to a String cannot fail, here and below
+            write_rules(&mut text, &of_table, rule_line);
+            text.push_str("COMMIT\n");
         }
-        let _ = writeln!(text, "* {}", table.name()); // writing to a String cannot fail, here and below
-        for chain in own_chains(&of_table) {
-            let _ = writeln!(text, "-N {chain}");
-        }
-        for rule in of_table {
-            let _ = writeln!(text, "{}", Line(rule));
-        }
-        text.push_str("COMMIT\n");
     }
     text
+}
+
+/// Rules of one table that stand in the text of a family, in program order.
+fn rules_of(rules: &RuleSet, table: Table, family: RestoreFamily) -> Vec<&Rule> {
+    let all = rules.rules.iter().filter(|_| family.is_in(rules.families));
+    all.filter(|rule| rule.table == table && family.sees(rule.family)).collect()
+}
+
+/// Chains and rules of one table.
+fn write_rules(text: &mut String, rules: &[&Rule], line: fn(&Rule) -> String) {
+    for chain in own_chains(rules) {
+        let _ = writeln!(text, "-N {chain}");
+    }
+    for rule in rules {
+        let _ = writeln!(text, "{}", line(rule));
+    }
 }
 
 /// Chains to create: those that have rules, in the order of their first one, then those that are only jumped to.
@@ -68,6 +86,10 @@ fn own_chains(rules: &[&Rule]) -> Vec<&'static str> {
 }
 
 /// One rule as a line of the text.
+fn rule_line(rule: &Rule) -> String {
+    Line(rule).to_string()
+}
+
 struct Line<'a>(&'a Rule);
 
 impl fmt::Display for Line<'_> {

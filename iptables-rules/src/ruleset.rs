@@ -129,6 +129,9 @@ pub enum Table {
 }
 
 impl Table {
+    /// All tables, in alphabetical order.
+    pub const ALL: [Self; 3] = [Self::Mangle, Self::Nat, Self::Raw];
+
     /// Name in iptables. The order of the variants is alphabetical, as in the restore text.
     pub const fn name(self) -> &'static str {
         match self {

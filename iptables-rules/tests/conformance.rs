@@ -2,6 +2,8 @@
 //!
 //! The data is not part of this project; where it is absent the tests say so and pass.
 
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests")]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::IpAddr;

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use super::Unsupported;
 use crate::CaptureConfig;
-use crate::config::{InterceptionMode, MAX_INCLUDED_GROUPS, OwnerGroups};
+use crate::config::{Group, InterceptionMode, MAX_INCLUDED_GROUPS, OwnerGroups};
 use crate::names;
 
 /// Routing tables that the kernel itself uses: unspecified, default, main, local (`linux/rtnetlink.h`).
@@ -13,6 +13,9 @@ const RESERVED_ROUTE_TABLES: [u32; 4] = [0, 253, 254, 255];
 /// Networks of loopback addresses: no shorter prefix (RFC 1122, 3.2.1.3).
 const LOOPBACK_PREFIX: u8 = 8;
 
+/// The id that means "none" in system calls (`chown(2)`); the owner match refuses it.
+const NO_ID: u32 = u32::MAX;
+
 /// Everything that [`super::plan`] refuses.
 pub(super) fn check(config: &CaptureConfig) -> Result<(), Vec<Unsupported>> {
     let groups = match &config.owner_groups {
@@ -20,6 +23,8 @@ pub(super) fn check(config: &CaptureConfig) -> Result<(), Vec<Unsupported>> {
         OwnerGroups::AllBut(_) => 0,
     };
     let loopback = config.loopback;
+    let (OwnerGroups::AllBut(named) | OwnerGroups::Only(named)) = &config.owner_groups;
+    let no_id = |ids: &[u32]| ids.contains(&NO_ID);
     let mut findings = vec![
         (config.proxy_port == 0, "proxy port", "no connection can be sent to port 0"),
         (config.inbound_port == 0, "inbound capture port", "no connection can be sent to port 0"),
@@ -33,6 +38,9 @@ pub(super) fn check(config: &CaptureConfig) -> Result<(), Vec<Unsupported>> {
             names::variable::LOOPBACK_CIDR,
             "is not within 127.0.0.0/8",
         ),
+        (no_id(&config.proxy_uids), "proxy uid", "4294967295 is no user"),
+        (no_id(&config.proxy_gids), "proxy gid", "4294967295 is no group"),
+        (named.contains(&Group::Id(NO_ID)), names::variable::OWNER_GROUPS, "4294967295 is no group"),
         (groups > MAX_INCLUDED_GROUPS, names::variable::OWNER_GROUPS, "names more than 64 groups"),
     ];
     if config.mode == InterceptionMode::Tproxy {

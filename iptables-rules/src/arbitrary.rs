@@ -1,0 +1,149 @@
+//! Configurations for property tests: everything that can be planned, with values at the edges of their ranges.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::{IpNet, Ipv4Net};
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use crate::CaptureConfig;
+use crate::config::{
+    CidrSelection, DnsCapture, Group, GroupName, InterceptionMode, InterfaceName, Ipv6Policy, OwnerGroups,
+    PortSelection,
+};
+use crate::names;
+
+/// Any configuration that [`plan`](crate::plan()) takes. Group names are such as every machine has.
+pub(crate) fn config() -> impl Strategy<Value = CaptureConfig> {
+    (owners_and_marks(), selections(), places())
+        .prop_map(|(owners, selections, places)| CaptureConfig {
+            mode: owners.mode,
+            proxy_port: owners.proxy_port,
+            inbound_port: owners.inbound_port,
+            tunnel_port: owners.tunnel_port,
+            proxy_uids: owners.proxy_uids,
+            proxy_gids: owners.proxy_gids,
+            owner_groups: owners.owner_groups,
+            tproxy_mark: owners.tproxy_mark,
+            tproxy_route_table: owners.tproxy_route_table,
+            inbound_ports: selections.inbound_ports,
+            inbound_ports_exclude: selections.inbound_ports_exclude,
+            outbound_cidrs: selections.outbound_cidrs,
+            outbound_cidrs_exclude: selections.outbound_cidrs_exclude,
+            outbound_ports: selections.outbound_ports,
+            outbound_ports_exclude: selections.outbound_ports_exclude,
+            ipv6: places.ipv6,
+            exclude_interfaces: places.exclude_interfaces,
+            reroute_interfaces: places.reroute_interfaces,
+            dns: places.dns,
+            drop_invalid: places.drop_invalid,
+            loopback: places.loopback,
+        })
+        .boxed()
+}
+
+/// Any network, bits of the host included.
+pub(crate) fn net() -> impl Strategy<Value = IpNet> {
+    let some = (any::<IpAddr>(), 0_u8..=128).prop_map(|(address, length)| {
+        IpNet::new(address, if address.is_ipv4() { length % 33 } else { length }).unwrap()
+    });
+    let known = |text: &str| Just(text.parse().unwrap());
+    prop_oneof![6 => some, 1 => known("127.0.0.0/8"), 1 => known("::1/128"), 1 => known("::127.0.0.53/128"), 1 => known("0.0.0.0/0")]
+}
+
+fn owners_and_marks() -> impl Strategy<Value = CaptureConfig> {
+    let id = || prop_oneof![0..u32::MAX, Just(names::PROXY_ID)];
+    let group = || {
+        let name = proptest::sample::select(vec!["root", "daemon", "nogroup"]);
+        prop_oneof![2 => id().prop_map(Group::Id), 1 => name.prop_map(|name| Group::Name(GroupName::new(name).unwrap()))]
+    };
+    let groups = prop_oneof![
+        2 => vec(group(), 0..4).prop_map(OwnerGroups::AllBut),
+        1 => vec(group(), 0..4).prop_map(OwnerGroups::Only),
+    ];
+    let mode = prop_oneof![
+        4 => Just(InterceptionMode::Redirect),
+        4 => Just(InterceptionMode::Tproxy),
+        1 => Just(InterceptionMode::None),
+    ];
+    let mark = (1..=u32::MAX).prop_filter("reserved", |&mark| mark != names::TPROXY_OUTBOUND_MARK);
+    let table = (1..=u32::MAX).prop_filter("reserved", |table| !(253..=255).contains(table));
+    ((mode, 1..=u16::MAX, 1..=u16::MAX, any::<u16>()), (vec(id(), 0..3), vec(id(), 1..3), groups), (mark, table))
+        .prop_map(
+            |(
+                (mode, proxy_port, inbound_port, tunnel_port),
+                (proxy_uids, proxy_gids, owner_groups),
+                (tproxy_mark, tproxy_route_table),
+            )| CaptureConfig {
+                mode,
+                proxy_port,
+                inbound_port,
+                tunnel_port,
+                proxy_uids,
+                proxy_gids,
+                owner_groups,
+                tproxy_mark,
+                tproxy_route_table,
+                ..CaptureConfig::default()
+            },
+        )
+}
+
+fn selections() -> impl Strategy<Value = CaptureConfig> {
+    let ports = || vec(any::<u16>(), 0..4);
+    let nets = || vec(net(), 0..4);
+    (
+        prop_oneof![Just(PortSelection::All), ports().prop_map(PortSelection::Only)],
+        ports(),
+        prop_oneof![Just(CidrSelection::All), nets().prop_map(CidrSelection::Only)],
+        nets(),
+        ports(),
+        ports(),
+    )
+        .prop_map(
+            |(
+                inbound_ports,
+                inbound_ports_exclude,
+                outbound_cidrs,
+                outbound_cidrs_exclude,
+                outbound_ports,
+                outbound_ports_exclude,
+            )| {
+                CaptureConfig {
+                    inbound_ports,
+                    inbound_ports_exclude,
+                    outbound_cidrs,
+                    outbound_cidrs_exclude,
+                    outbound_ports,
+                    outbound_ports_exclude,
+                    ..CaptureConfig::default()
+                }
+            },
+        )
+}
+
+fn places() -> impl Strategy<Value = CaptureConfig> {
+    let interfaces = || {
+        let name = prop_oneof!["[a-zA-Z][a-zA-Z0-9_.-]{0,14}", Just("lo".to_owned())];
+        vec(name.prop_map(|name| InterfaceName::new(&name).unwrap()), 0..3)
+    };
+    let dns = prop_oneof![
+        2 => Just(DnsCapture::Off),
+        1 => Just(DnsCapture::All),
+        2 => vec(any::<IpAddr>(), 0..3).prop_map(DnsCapture::Servers),
+    ];
+    let loopback = (any::<[u8; 3]>(), 8_u8..=32)
+        .prop_map(|([b, c, d], length)| Ipv4Net::new(Ipv4Addr::new(127, b, c, d), length).unwrap());
+    let ipv6 = prop_oneof![3 => Just(Ipv6Policy::Capture), 1 => Just(Ipv6Policy::Leave)];
+    (interfaces(), interfaces(), dns, any::<bool>(), loopback, ipv6).prop_map(
+        |(exclude_interfaces, reroute_interfaces, dns, drop_invalid, loopback, ipv6)| CaptureConfig {
+            ipv6,
+            exclude_interfaces,
+            reroute_interfaces,
+            dns,
+            drop_invalid,
+            loopback,
+            ..CaptureConfig::default()
+        },
+    )
+}

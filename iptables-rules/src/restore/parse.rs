@@ -1,0 +1,266 @@
+//! Reading rules back from text: what we wrote ourselves, and what `iptables-save` prints of it.
+//!
+//! The two spell the same rule differently (`--set-mark 1337` against `--set-xmark 0x539/0xffffffff`), so rules are compared as values.
+//! Only what [`crate::plan()`] can produce is understood; every other rule is somebody else's.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::config::{Group, InterfaceName};
+use crate::names::{self, chain};
+use crate::ruleset::{Action, Match, Position, Protocol, Table};
+
+/// What a line of text says about a rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Line<'a> {
+    /// Table whose section the line stands in.
+    pub(super) table: Table,
+    /// Chain, whoever's it is.
+    pub(super) chain: &'a str,
+    /// Append or insert.
+    pub(super) position: Position,
+    /// The words of the rule, as they stand there.
+    pub(super) spec: &'a str,
+    /// The rule; `None` where it is none of ours.
+    pub(super) rule: Option<Parsed>,
+}
+
+/// Conditions and action of a rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Parsed {
+    /// Conditions in the order of the text.
+    pub(super) matches: Vec<Match>,
+    /// What happens then.
+    pub(super) action: Action,
+}
+
+impl Line<'_> {
+    /// Whether a word of the rule is followed by another one.
+    pub(super) fn has(&self, word: &str, next: impl Fn(&str) -> bool) -> bool {
+        let mut after = Words(self.spec).skip_while(|&found| found != word).skip(1);
+        after.next().is_some_and(next)
+    }
+}
+
+/// A text as a whole.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Text<'a> {
+    /// Chains that exist or are created, built-in ones too.
+    pub(super) chains: Vec<(Table, &'a str)>,
+    /// Rules in the order of the text.
+    pub(super) lines: Vec<Line<'a>>,
+}
+
+/// Reads a text. What is in tables that we do not use is passed over.
+pub(super) fn parse(text: &str) -> Text<'_> {
+    let mut parsed = Text::default();
+    let mut table = None;
+    for line in text.lines().map(str::trim) {
+        if let Some(name) = line.strip_prefix('*') {
+            table = Table::ALL.into_iter().find(|table| table.name() == name.trim());
+        }
+        let Some(table) = table else { continue };
+        let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
+        let (first, spec) = rest.split_once(' ').unwrap_or((rest, ""));
+        match word {
+            "-N" => parsed.chains.push((table, first)),
+            "-A" => parsed.lines.push(rule_line(table, first, Position::Append, spec)),
+            "-I" => {
+                let (number, spec) = spec.split_once(' ').unwrap_or((spec, ""));
+                if let Ok(at) = number.parse() {
+                    parsed.lines.push(rule_line(table, first, Position::Insert(at), spec));
+                }
+            }
+            _ => parsed.chains.extend(word.strip_prefix(':').map(|chain| (table, chain))),
+        }
+    }
+    parsed
+}
+
+fn rule_line<'a>(table: Table, chain: &'a str, position: Position, spec: &'a str) -> Line<'a> {
+    Line { table, chain, position, spec, rule: rule(spec) }
+}
+
+/// Words of a rule; a word in quotes may hold spaces.
+struct Words<'a>(&'a str);
+
+impl<'a> Iterator for Words<'a> {
+    type Item = &'a str;
+
+    fn next(&mut self) -> Option<&'a str> {
+        let text = self.0.trim_start();
+        if text.is_empty() {
+            return None;
+        }
+        let (word, rest) = match text.strip_prefix('"') {
+            Some(quoted) => quoted.split_once('"')?,
+            None => text.split_once(' ').unwrap_or((text, "")),
+        };
+        self.0 = rest;
+        Some(word)
+    }
+}
+
+fn rule(spec: &str) -> Option<Parsed> {
+    let mut words = Words(spec);
+    let (mut matches, mut module, mut negated) = (Vec::new(), "", false);
+    loop {
+        let word = words.next()?;
+        let inverted = std::mem::take(&mut negated);
+        match word {
+            "!" => negated = true,
+            "-m" => module = words.next()?,
+            "--comment" => _ = words.next()?,
+            "-j" => {
+                let action = action(words)?;
+                return (!inverted).then_some(Parsed { matches, action });
+            }
+            option => matches.push(condition(option, words.next()?, module, inverted)?),
+        }
+    }
+}
+
+fn condition(option: &str, value: &str, module: &str, negated: bool) -> Option<Match> {
+    let plain = |condition: Match| (!negated).then_some(condition);
+    match option {
+        "-p" if value == "tcp" => plain(Match::Protocol(Protocol::Tcp)),
+        "-p" if value == "udp" => plain(Match::Protocol(Protocol::Udp)),
+        "-i" if value == names::LOOPBACK_INTERFACE => plain(Match::InLoopback),
+        "-o" if value == names::LOOPBACK_INTERFACE => plain(Match::OutLoopback),
+        "-i" => plain(Match::InInterface(InterfaceName::new(value).ok()?)),
+        "-o" => plain(Match::OutInterface(InterfaceName::new(value).ok()?)),
+        "-s" => Some(Match::Source { net: net(value)?, negated }),
+        "-d" => Some(Match::Destination { net: net(value)?, negated }),
+        "--dport" => Some(Match::DestinationPorts { ports: vec![value.parse().ok()?], negated }),
+        "--dports" => {
+            let ports: Result<_, _> = value.split(',').map(str::parse).collect();
+            Some(Match::DestinationPorts { ports: ports.ok()?, negated })
+        }
+        "--sport" => plain(Match::SourcePort(value.parse().ok()?)),
+        "--uid-owner" => Some(Match::Uid { id: value.parse().ok()?, negated }),
+        "--gid-owner" => Some(Match::Gid { group: Group::parse(value).ok()?, negated }),
+        "--ctstate" if value == "INVALID" => plain(Match::StateInvalid),
+        "--ctstate" if value == "RELATED,ESTABLISHED" => plain(Match::StateRelatedEstablished),
+        "--mark" if module == "connmark" => plain(Match::ConnMark(number(value)?)),
+        "--mark" => Some(Match::Mark { mark: number(value)?, negated }),
+        _ => None,
+    }
+}
+
+fn action(mut words: Words<'_>) -> Option<Action> {
+    let target = words.next()?;
+    let options: Vec<&str> = words.collect();
+    let action = match (target, options.as_slice()) {
+        ("RETURN", []) => Action::Return,
+        ("ACCEPT", []) => Action::Accept,
+        ("DROP", []) => Action::Drop,
+        ("REDIRECT", ["--to-port" | "--to-ports", port]) => Action::Redirect(port.parse().ok()?),
+        ("TPROXY", ["--tproxy-mark", mark, "--on-port", port]) => {
+            Action::Tproxy { port: port.parse().ok()?, mark: masked(mark)? }
+        }
+        ("TPROXY", ["--on-port", port, "--on-ip", address, "--tproxy-mark", mark]) => {
+            address.parse::<IpAddr>().ok().filter(IpAddr::is_unspecified)?;
+            Action::Tproxy { port: port.parse().ok()?, mark: masked(mark)? }
+        }
+        ("MARK", ["--set-mark", mark]) => Action::SetMark(number(mark)?),
+        ("MARK", ["--set-xmark", mark]) => Action::SetMark(masked(mark)?),
+        ("CONNMARK", ["--save-mark", masks @ ..]) if whole(masks) => Action::SaveMark,
+        ("CONNMARK", ["--restore-mark", masks @ ..]) if whole(masks) => Action::RestoreMark,
+        ("CT", ["--zone", zone]) => Action::Zone(zone.parse().ok()?),
+        (chain, []) => Action::Jump(chain::ALL.into_iter().find(|&known| known == chain)?),
+        _ => return None,
+    };
+    Some(action)
+}
+
+/// A network; `iptables-save` leaves the prefix length out nowhere, other writers may.
+fn net(text: &str) -> Option<IpNet> {
+    text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
+}
+
+/// A number, decimal or hexadecimal with `0x`.
+fn number(text: &str) -> Option<u32> {
+    match text.strip_prefix("0x") {
+        Some(digits) => u32::from_str_radix(digits, 16).ok(),
+        None => text.parse().ok(),
+    }
+}
+
+/// A mark whose mask is all bits.
+fn masked(text: &str) -> Option<u32> {
+    let (value, mask) = text.split_once('/')?;
+    if number(mask)? == u32::MAX { number(value) } else { None }
+}
+
+/// No masks, or masks of all bits.
+fn whole(options: &[&str]) -> bool {
+    options.is_empty() || options == ["--nfmask", "0xffffffff", "--ctmask", "0xffffffff"]
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::restore::{RestoreFamily, restore_text};
+    use crate::ruleset::Family;
+
+    #[test]
+    fn takes_a_rule_of_somebody_else_for_nobodys() {
+        for spec in [
+            "-p icmp -j RETURN",
+            "-j MASQUERADE",
+            "-p tcp -m tcp --dport 80:90 -j RETURN",
+            "-j MARK --set-xmark 0x1/0xff",
+            "-m comment --comment \"no end -j RETURN",
+            "-p tcp",
+            "! -j RETURN",
+            "",
+        ] {
+            assert_eq!(rule(spec), None, "{spec}");
+        }
+    }
+
+    #[test]
+    fn reads_comments_with_and_without_quotes() {
+        let has = |spec, comment: &str| {
+            let line = rule_line(Table::Nat, "PREROUTING", Position::Append, spec);
+            assert_eq!(line.rule, rule("-j RETURN"), "a comment is no condition");
+            line.has("--comment", |found| found == comment)
+        };
+        assert!(has("-m comment --comment weir -j RETURN", "weir"));
+        assert!(has("-m comment --comment \"two words\" -j RETURN", "two words"));
+        assert!(!has("-m comment --comment \"not weir\" -j RETURN", "weir"));
+        assert!(!has("-j RETURN", "weir"));
+    }
+
+    proptest! {
+        #[test]
+        fn reading_gives_back_what_was_planned(config in crate::arbitrary::config()) {
+            let rules = crate::plan(&config).unwrap();
+            for (family, other) in [(RestoreFamily::V4, Family::V6), (RestoreFamily::V6, Family::V4)] {
+                if family == RestoreFamily::V6 && rules.families == crate::ruleset::Families::V4 {
+                    prop_assert_eq!(restore_text(&rules, family), "");
+                    continue;
+                }
+                let text = restore_text(&rules, family);
+                let mut planned: Vec<_> = rules.rules.iter().filter(|rule| rule.family != other).collect();
+                planned.sort_by_key(|rule| rule.table); // the text goes table by table
+                let read = parse(&text).lines;
+                prop_assert_eq!(read.len(), planned.len());
+                for (line, rule) in read.iter().zip(planned) {
+                    prop_assert_eq!((line.table, line.chain, line.position), (rule.table, rule.chain, rule.position));
+                    let parsed = line.rule.clone().unwrap();
+                    prop_assert_eq!((&parsed.matches, parsed.action), (&rule.matches, rule.action), "{}", line.spec);
+                }
+            }
+        }
+
+        #[test]
+        fn never_panics(text in any::<String>(), words in "[*:]nat\n-[AIN] [A-Z]{1,3} [-!a-z0-9\" /.,]{0,40}") {
+            parse(&text);
+            parse(&words);
+        }
+    }
+}
