@@ -311,8 +311,8 @@ mod tests {
     use super::*;
     use crate::config::{CidrSelection, Group, OwnerGroups};
 
-    fn refused(config: CaptureConfig) -> String {
-        plan(&config).unwrap_err().iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+    fn refused(config: &CaptureConfig) -> String {
+        plan(config).unwrap_err().iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
     }
 
     #[test]
@@ -329,7 +329,7 @@ mod tests {
             tproxy_route_table: 254,
             ..CaptureConfig::default()
         };
-        insta::assert_snapshot!(refused(config), @r"
+        insta::assert_snapshot!(refused(&config), @r"
         proxy port: no connection can be sent to port 0
         inbound capture port: no connection can be sent to port 0
         proxy uid and gid: with neither, traffic of the proxy would be sent back to the proxy for ever
@@ -346,7 +346,7 @@ mod tests {
             tproxy_mark: 0,
             ..CaptureConfig::default()
         };
-        insta::assert_snapshot!(refused(config), @r"
+        insta::assert_snapshot!(refused(&config), @r"
         proxy uid: 4294967295 is no user
         proxy gid: 4294967295 is no group
         ISTIO_OUTBOUND_OWNER_GROUPS_EXCLUDE: 4294967295 is no group
