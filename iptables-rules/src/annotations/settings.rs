@@ -1,8 +1,5 @@
 //! The list of settings that a pod can make, each with its default, its parser and its meaning.
 
-use std::collections::HashSet;
-use std::hash::Hash;
-
 use ipnet::IpNet;
 
 use super::Source;
@@ -200,11 +197,13 @@ fn interfaces(text: &str) -> Result<Vec<InterfaceName>, Vec<String>> {
 }
 
 /// Elements with commas; spaces around them and empty ones do not count, repeats count once.
-fn list<T: Clone + Eq + Hash>(text: &str, parse: fn(&str) -> Result<T, &'static str>) -> Result<Vec<T>, Vec<String>> {
-    let (mut values, mut faults, mut seen) = (Vec::new(), Vec::new(), HashSet::new());
+fn list<T: PartialEq>(text: &str, parse: fn(&str) -> Result<T, &'static str>) -> Result<Vec<T>, Vec<String>> {
+    let mut values = Vec::new();
+    let mut faults = Vec::new();
     for element in text.split(',').map(str::trim).filter(|element| !element.is_empty()) {
         match parse(element) {
-            Ok(value) => values.extend(seen.insert(value.clone()).then_some(value)),
+            Ok(value) if values.contains(&value) => {}
+            Ok(value) => values.push(value),
             Err(reason) => faults.push(format!("'{}' {reason}", super::shorten(element))),
         }
     }
