@@ -55,6 +55,8 @@ pub(crate) struct RulesArgs {
 enum Format {
     /// Input of `iptables-restore` and `ip6tables-restore`, one after the other
     Iptables,
+    /// Input of `nft -f`: the table that the plugin programs
+    Nft,
     /// One JSON document with the rules as data
     Json,
 }
@@ -71,7 +73,8 @@ pub(crate) fn run(args: &RulesArgs) -> Result<ExitCode, Failure> {
             }
             let source = Source::from(file.as_str());
             let text = source.read()?;
-            (source, subject::from_annotations(file, &text).map(|subject| vec![subject]))
+            let subject = subject::from_annotations(&source.name(), &text);
+            (source, subject.map(|subject| vec![subject]))
         }
         (file, None) => {
             let source = Source::from(file.as_deref().unwrap_or("-"));
@@ -92,6 +95,7 @@ pub(crate) fn run(args: &RulesArgs) -> Result<ExitCode, Failure> {
     }
     let text = match args.format {
         Format::Iptables => print::iptables(&planned),
+        Format::Nft => print::nft(&planned).map_err(named)?,
         Format::Json => json::print(&planned),
     };
     files::write(None, &text)?;

@@ -2,14 +2,37 @@
 
 use std::fs;
 use std::io;
-use std::net::UdpSocket;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use ipnet::IpNet;
+use iptables_rules::RuleSet;
 use iptables_rules::netns::{self, NetnsError};
 use iptables_rules::nft::{self, Applied, NftError};
-use iptables_rules::{RuleSet, route};
+use iptables_rules::restore::apply as restore;
+use iptables_rules::restore::apply::RestoreError;
+use iptables_rules::route::{self, Routed};
+
+/// How rules get into the kernel (configuration key `backend`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Backend {
+    /// nf_tables, and iptables where the kernel has no nf_tables.
+    #[default]
+    Auto,
+    /// nf_tables over netlink.
+    Nft,
+    /// The host's `iptables-restore` and `ip6tables-restore`.
+    Iptables,
+}
+
+impl Backend {
+    /// The names, in the order of the variants.
+    pub const NAMES: [&str; 3] = ["auto", "nft", "iptables"];
+
+    /// The backend of that name.
+    pub fn parse(name: &str) -> Option<Self> {
+        [Self::Auto, Self::Nft, Self::Iptables].into_iter().find(|backend| Self::NAMES[*backend as usize] == name)
+    }
+}
 
 /// Why the namespace is not as it should be.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +46,17 @@ pub enum KernelError {
     /// nf_tables refused, or is not there.
     #[error(transparent)]
     Nft(#[from] NftError),
+    /// iptables refused, or is not there.
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
+    /// nf_tables is not there, and iptables did not do either.
+    #[error("{nft}, and {iptables}")]
+    Neither {
+        /// What nf_tables said.
+        nft: NftError,
+        /// What iptables said.
+        iptables: RestoreError,
+    },
     /// An address or a route was refused.
     #[error(transparent)]
     Route(#[from] route::RouteError),
@@ -32,18 +66,20 @@ pub enum KernelError {
 ///
 /// # Errors
 /// See [`KernelError`]; rules that this call added are gone then.
-pub fn install(path: &Path, rules: &RuleSet) -> Result<Applied, KernelError> {
+pub fn install(path: &Path, rules: &RuleSet, backend: Backend) -> Result<(Applied, Routed), KernelError> {
     refuse_own_namespace(path)?;
     netns::within(path, || {
-        let applied = nft::apply(rules)?;
-        if let Err(error) = route::apply(&rules.routing) {
-            // Rules that were there before this call stay: a pod of the mesh is never without.
-            if applied == Applied::Created {
-                nft::remove()?;
+        let applied = with_backend(backend, || nft::apply(rules), || apply_iptables(rules))?;
+        match route::apply(&rules.routing) {
+            Ok(routed) => Ok((applied, routed)),
+            Err(error) => {
+                // Rules that were there before this call stay: a pod of the mesh is never without.
+                if applied == Applied::Created {
+                    with_backend(backend, nft::remove, restore::remove)?;
+                }
+                Err(error.into())
             }
-            return Err(error.into());
         }
-        Ok(applied)
     })?
 }
 
@@ -51,25 +87,60 @@ pub fn install(path: &Path, rules: &RuleSet) -> Result<Applied, KernelError> {
 ///
 /// # Errors
 /// See [`KernelError`].
-pub fn differences(path: &Path, rules: &RuleSet) -> Result<Vec<String>, KernelError> {
+pub fn differences(path: &Path, rules: &RuleSet, backend: Backend) -> Result<Vec<String>, KernelError> {
     refuse_own_namespace(path)?;
     netns::within(path, || {
-        let mut differences = nft::verify(rules)?;
-        for address in rules.routing.lo_addresses.iter().map(IpNet::addr) {
-            if let Err(error) = UdpSocket::bind((address, 0)) {
-                differences.push(format!("address {address} on lo: the proxy could not use it: {error}"));
-            }
+        let mut differences = with_backend(backend, || nft::verify(rules), || restore::verify(rules))?;
+        let mut routing = rules.routing.clone();
+        if ipv6_is_off() {
+            routing.lo_addresses.retain(|net| net.addr().is_ipv4());
         }
+        differences.extend(route::verify(&routing)?);
         Ok(differences)
     })?
 }
 
-/// Whether nf_tables answers, asked in the plugin's own namespace; nothing is changed.
+/// Whether `lo` takes no IPv6 address in this namespace (`/proc/sys/net` is that of the reading thread); ADD then leaves IPv6 out.
+fn ipv6_is_off() -> bool {
+    match fs::read_to_string("/proc/sys/net/ipv6/conf/lo/disable_ipv6") {
+        Ok(value) => value.trim() != "0",
+        Err(error) => error.kind() == io::ErrorKind::NotFound, // a kernel without IPv6
+    }
+}
+
+/// Whether the backend answers, asked in the plugin's own namespace; nothing is changed.
 ///
 /// # Errors
-/// [`NftError::Unavailable`] where it is not there, others when asking failed.
-pub fn available() -> Result<(), NftError> {
-    nft::verify(&RuleSet::default()).map(drop)
+/// What it said instead.
+pub fn available(backend: Backend) -> Result<(), KernelError> {
+    let nothing = RuleSet::default();
+    with_backend(backend, || nft::verify(&nothing), || restore::verify(&nothing)).map(drop)
+}
+
+/// Does something by one backend; `Auto` turns to iptables only where there is no nf_tables at all.
+fn with_backend<T>(
+    backend: Backend,
+    by_nft: impl FnOnce() -> Result<T, NftError>,
+    by_iptables: impl FnOnce() -> Result<T, RestoreError>,
+) -> Result<T, KernelError> {
+    match backend {
+        Backend::Nft => Ok(by_nft()?),
+        Backend::Iptables => Ok(by_iptables()?),
+        Backend::Auto => match by_nft() {
+            Err(nft @ NftError::Unavailable(_)) => {
+                by_iptables().map_err(|iptables| KernelError::Neither { nft, iptables })
+            }
+            result => Ok(result?),
+        },
+    }
+}
+
+/// One call per family is not atomic: what the first one did goes when the second one fails.
+fn apply_iptables(rules: &RuleSet) -> Result<Applied, RestoreError> {
+    restore::apply(rules).inspect_err(|_| {
+        // The first error says what is wrong; a second one would only hide it.
+        let _ = restore::remove();
+    })
 }
 
 /// Two paths are one namespace when device and inode agree (`namespaces(7)`). A path that does not exist is reported by who enters it.
@@ -88,7 +159,32 @@ mod tests {
     #[test]
     fn never_programs_the_namespace_it_runs_in() {
         let own = Path::new("/proc/self/ns/net");
-        assert!(matches!(install(own, &RuleSet::default()), Err(KernelError::OwnNamespace(_))));
-        assert!(matches!(differences(own, &RuleSet::default()), Err(KernelError::OwnNamespace(_))));
+        let nothing = RuleSet::default();
+        assert!(matches!(install(own, &nothing, Backend::Auto), Err(KernelError::OwnNamespace(_))));
+        assert!(matches!(differences(own, &nothing, Backend::Auto), Err(KernelError::OwnNamespace(_))));
+    }
+
+    #[test]
+    fn turns_to_iptables_only_where_there_is_no_nf_tables() {
+        let missing = || Err(NftError::Unavailable(io::Error::other("none")));
+        let refused = || Err(NftError::NotCommitted);
+        assert_eq!(with_backend(Backend::Auto, missing, || Ok("iptables")).unwrap(), "iptables");
+        assert_eq!(with_backend(Backend::Auto, || Ok("nft"), || Ok("iptables")).unwrap(), "nft");
+        assert!(with_backend(Backend::Auto, refused, || Ok("iptables")).is_err());
+        assert!(with_backend(Backend::Nft, missing, || Ok("iptables")).is_err());
+        assert_eq!(with_backend(Backend::Iptables, || Ok("nft"), || Ok("iptables")).unwrap(), "iptables");
+        let gone = || -> Result<&str, RestoreError> {
+            Err(RestoreError::Missing { program: "iptables-save", source: io::ErrorKind::NotFound.into() })
+        };
+        let text = with_backend(Backend::Auto, missing, gone).unwrap_err().to_string();
+        assert!(text.contains("nf_tables is not available") && text.contains("iptables-save"), "{text}");
+    }
+
+    #[test]
+    fn knows_its_names() {
+        for name in Backend::NAMES {
+            assert!(Backend::parse(name).is_some(), "{name}");
+        }
+        assert_eq!(Backend::parse("ipset"), None);
     }
 }

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! Everything before `kernel.rs` is a decision on plain values. The failure stance: a pod that is not in the mesh passes whatever is
-//! broken, a pod that is in the mesh starts only with its rules in place. No file is read, no process started, nothing waited for.
+//! broken, a pod that is in the mesh starts only with its rules in place. No file is read, nothing is waited for, and no
+//! process is started unless the kernel has no nf_tables.
 
 pub mod failure;
 pub mod kernel;
@@ -23,6 +24,7 @@ use std::path::Path;
 use iptables_rules::RuleSet;
 use iptables_rules::netns::NetnsError;
 use iptables_rules::nft::{Applied, NftError};
+use iptables_rules::route::Routed;
 
 use crate::failure::Failure;
 use crate::kernel::KernelError;
@@ -117,10 +119,13 @@ fn add(request: &Request, conf: &NetConf<'_>, log: &Log) -> Result<Vec<u8>, Fail
             if source == Source::IstioAnnotations {
                 log.write(Level::Debug, "no annotation weir.dev/capture: uid, gid and environment of the proxy are taken to be Istio's defaults");
             }
-            let applied = kernel::install(netns_of(request)?, &rules).map_err(|error| {
+            let (applied, routed) = kernel::install(netns_of(request)?, &rules, conf.backend).map_err(|error| {
                 in_kernel(error, |reason| Failure::Install { pod: request.pod.full_name(), reason })
             })?;
             log.write(Level::Info, &installed(&rules, applied));
+            if routed == Routed::WithoutIpv6 {
+                log.write(Level::Info, "IPv6 is switched off in the pod: no address ::6 on lo");
+            }
         }
     }
     Ok(result)
@@ -141,7 +146,7 @@ fn check(request: &Request, conf: &NetConf<'_>, log: &Log) -> Result<(), Failure
     match pod::judge(&request.pod, conf)? {
         Verdict::Skip(reason) => log.write(Level::Info, &format!("passed untouched: {reason}")),
         Verdict::Capture { rules, .. } => {
-            let differences = kernel::differences(netns_of(request)?, &rules).map_err(|error| {
+            let differences = kernel::differences(netns_of(request)?, &rules, conf.backend).map_err(|error| {
                 in_kernel(error, |reason| Failure::Unreadable { pod: request.pod.full_name(), reason })
             })?;
             if !differences.is_empty() {
@@ -158,10 +163,7 @@ fn status(conf: &NetConf<'_>) -> Result<(), Failure> {
     if conf.annotations()? == PodAnnotations::NotDeclared {
         return Err(pod::not_declared());
     }
-    kernel::available().map_err(|error| match error {
-        NftError::Unavailable(_) => Failure::NotAvailable(error.to_string()),
-        other => Failure::NotAvailable(format!("nf_tables does not answer: {other}")),
-    })
+    kernel::available(conf.backend).map_err(|error| Failure::NotAvailable(error.to_string()))
 }
 
 /// A wrong namespace and a setting that the backend lacks are errors of their own; anything else is the kernel's answer.
@@ -171,7 +173,7 @@ fn in_kernel(error: KernelError, otherwise: impl FnOnce(String) -> Failure) -> F
             Failure::Netns(error.to_string())
         }
         KernelError::Nft(NftError::Unsupported(what)) => Failure::Backend(what),
-        KernelError::Netns(_) | KernelError::Nft(_) | KernelError::Route(_) => otherwise(error.to_string()),
+        other => otherwise(other.to_string()),
     }
 }
 

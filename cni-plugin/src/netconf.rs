@@ -9,12 +9,15 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::failure::Failure;
+use crate::kernel::Backend;
 use crate::log::Level;
 use crate::version::{CniVersion, Verb};
 
 /// Capability by which containerd (1.5) and CRI-O (1.29) hand over the annotations of the pod, in `runtimeConfig` under the same name.
 pub const CAPABILITY: &str = "io.kubernetes.cri.pod-annotations";
 
+/// Our own keys.
+const OWN_KEYS: [&str; 3] = ["exclude_namespaces", "plugin_log_level", "backend"];
 /// Keys of the specification and of the reference library that may stand in any plugin's configuration.
 const STANDARD_KEYS: [&str; 8] =
     ["cniVersion", "name", "type", "args", "capabilities", "runtimeConfig", "prevResult", "ipMasq"];
@@ -34,6 +37,8 @@ pub struct NetConf<'a> {
     pub exclude_namespaces: Vec<String>,
     /// What is logged.
     pub log_level: Level,
+    /// How rules get into the kernel.
+    pub backend: Backend,
     /// What is wrong with keys that only a pod of the mesh needs, one line each.
     pub findings: Vec<String>,
     capabilities: Option<&'a RawValue>,
@@ -80,21 +85,15 @@ impl<'a> NetConf<'a> {
 
         let mut findings = Vec::new();
         let exclude_namespaces = own_key(&keys, "exclude_namespaces", "a list of strings", &mut findings);
-        let log_level: Option<String> = own_key(&keys, "plugin_log_level", "a string", &mut findings);
-        let log_level = match log_level.as_deref() {
-            None | Some("") => Level::default(),
-            Some(name) => Level::parse(name).unwrap_or_else(|| {
-                findings.push(format!("key plugin_log_level: '{name}' is none of {}", Level::NAMES.join(", ")));
-                Level::default()
-            }),
-        };
+        let log_level = choice(&keys, "plugin_log_level", &Level::NAMES, Level::parse, &mut findings);
+        let backend = choice(&keys, "backend", &Backend::NAMES, Backend::parse, &mut findings);
         for key in keys.keys() {
-            let known = matches!(key.as_str(), "exclude_namespaces" | "plugin_log_level")
+            let known = OWN_KEYS.contains(&key.as_str())
                 || STANDARD_KEYS.contains(&key.as_str())
                 || IDLE_KEYS.contains(&key.as_str())
                 || key.starts_with(SPEC_PREFIX);
             if !known {
-                findings.push(format!("key '{key}' is unknown (own keys: exclude_namespaces, plugin_log_level)"));
+                findings.push(format!("key '{key}' is unknown (own keys: {})", OWN_KEYS.join(", ")));
             }
         }
         let present = |key| keys.get(key).copied().filter(|raw: &&RawValue| raw.get() != "null");
@@ -103,6 +102,7 @@ impl<'a> NetConf<'a> {
             prev_result: present("prevResult"),
             exclude_namespaces: exclude_namespaces.unwrap_or_default(),
             log_level,
+            backend,
             findings,
             capabilities: keys.get("capabilities").copied(),
             runtime_config: present("runtimeConfig"),
@@ -176,6 +176,23 @@ fn own_key<T: for<'de> Deserialize<'de>>(
     })
 }
 
+/// One of our own keys that names one of a few things; absent, `null` and empty are the default.
+fn choice<T: Default>(
+    keys: &Keys<'_>,
+    key: &str,
+    names: &[&str],
+    parse: fn(&str) -> Option<T>,
+    findings: &mut Vec<String>,
+) -> T {
+    match own_key::<String>(keys, key, "a string", findings).as_deref() {
+        None | Some("") => T::default(),
+        Some(name) => parse(name).unwrap_or_else(|| {
+            findings.push(format!("key {key}: '{name}' is none of {}", names.join(", ")));
+            T::default()
+        }),
+    }
+}
+
 /// The beginning of a value, for messages.
 pub(crate) fn shorten(value: &str) -> String {
     const MAX: usize = 60;
@@ -198,13 +215,14 @@ mod tests {
     #[test]
     fn reads_a_complete_configuration() {
         let conf = add(r#"{"cniVersion":"1.0.0","name":"n","type":"weir-cni","ipam":{},"dns":{},"args":{"cni":1},
-            "capabilities":{"io.kubernetes.cri.pod-annotations":true},"exclude_namespaces":["kube-system"],"plugin_log_level":"debug",
+            "capabilities":{"io.kubernetes.cri.pod-annotations":true},"exclude_namespaces":["kube-system"],"plugin_log_level":"debug","backend":"iptables",
             "cni.dev/valid-attachments":[],
             "runtimeConfig":{"io.kubernetes.cri.pod-annotations":{"a":"b"},"cgroupPath":"/x"},"prevResult":{"ips":[]}}"#)
         .unwrap();
         assert_eq!(conf.version, CniVersion::V1_0_0);
         assert_eq!(conf.exclude_namespaces, ["kube-system"]);
         assert_eq!(conf.log_level, Level::Debug);
+        assert_eq!(conf.backend, Backend::Iptables);
         assert_eq!(conf.findings, Vec::<String>::new());
         assert_eq!(conf.require_prev_result().unwrap().get(), r#"{"ips":[]}"#);
         let expected = BTreeMap::from([("a".to_owned(), "b".to_owned())]);
@@ -252,14 +270,15 @@ mod tests {
     #[test]
     fn collects_what_is_wrong_with_own_keys() {
         let conf =
-            add(r#"{"cniVersion":"1.0.0","exclude_namespaces":"kube-system","plugin_log_level":"loud","exclude_namespace":[]}"#)
+            add(r#"{"cniVersion":"1.0.0","exclude_namespaces":"kube-system","plugin_log_level":"loud","exclude_namespace":[],"backend":7}"#)
                 .unwrap();
         assert_eq!(
             conf.findings,
             [
                 r#"key exclude_namespaces: "kube-system" is not a list of strings"#,
                 "key plugin_log_level: 'loud' is none of debug, info, warn, error, none",
-                "key 'exclude_namespace' is unknown (own keys: exclude_namespaces, plugin_log_level)",
+                "key backend: 7 is not a string",
+                "key 'exclude_namespace' is unknown (own keys: exclude_namespaces, plugin_log_level, backend)",
             ]
         );
         assert_eq!(conf.require_sound().unwrap_err().code(), 7);

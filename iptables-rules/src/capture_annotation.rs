@@ -3,6 +3,7 @@
 //! `{"v":1}` is the default configuration; what differs from it stands there by name. A reader refuses what it does not know: the writer
 //! may be newer and mean more than the reader would do.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Net};
@@ -18,6 +19,9 @@ use crate::names::annotation;
 
 /// Longest value that is read: half of what Kubernetes allows for all annotations of an object together.
 pub const CAPTURE_MAX_BYTES: usize = 128 * 1024;
+
+/// How many findings are told: a value may hold thousands of unknown fields.
+const MAX_ERRORS: usize = 2 * FIELDS.len();
 
 /// Version of the format. It changes where an old reader would misunderstand a new value.
 const VERSION: u64 = 1;
@@ -42,7 +46,7 @@ impl CaptureConfig {
     /// Reads `weir.dev/capture`, validating every field.
     ///
     /// # Errors
-    /// Everything that is wrong with it.
+    /// Everything that is wrong with it, up to twice as many findings as there are fields.
     pub fn from_capture_annotation(value: &str) -> Result<Self, Vec<AnnotationError>> {
         let error = |value: &str, reason: String| AnnotationError::annotation(annotation::CAPTURE, value, reason);
         if value.len() > CAPTURE_MAX_BYTES {
@@ -61,17 +65,21 @@ impl CaptureConfig {
         }
         let mut config = Self::default();
         let mut errors = Vec::new();
-        for (index, (name, field_value)) in entries.0.iter().enumerate() {
-            let text = field_value.to_string();
-            if entries.0[..index].iter().any(|(earlier, _)| earlier == name) {
-                errors.push(error(&text, format!("field '{name}' is there twice")));
-            } else if name == "v" {
-            } else if let Some(field) = FIELDS.iter().find(|field| field.name == name) {
-                if let Err(fault) = (field.read)(&mut config, field_value) {
-                    errors.push(error(&text, format!("field '{name}': {fault}")));
+        let mut seen = HashSet::new();
+        for (name, field_value) in &entries.0 {
+            let field = FIELDS.iter().find(|field| field.name == name);
+            let read = match field {
+                _ if !seen.insert(name) => Err("is there twice".to_owned()),
+                Some(field) => (field.read)(&mut config, field_value),
+                None if name == "v" => Ok(()),
+                None => Err("is not known".to_owned()),
+            };
+            if let Err(fault) = read {
+                let name = crate::annotations::shorten(name);
+                errors.push(error(&field_value.to_string(), format!("field '{name}': {fault}")));
+                if errors.len() == MAX_ERRORS {
+                    break;
                 }
-            } else {
-                errors.push(error(&text, format!("field '{}' is not known", crate::annotations::shorten(name))));
             }
         }
         if errors.is_empty() { Ok(config) } else { Err(errors) }
@@ -388,8 +396,8 @@ mod tests {
         invalid value '["resolver"]' for annotation 'weir.dev/capture': field 'dns': element 0: "resolver" is not an IP address
         invalid value '"yes"' for annotation 'weir.dev/capture': field 'dropInvalid': is neither true nor false
         invalid value '"::1/128"' for annotation 'weir.dev/capture': field 'loopback': "::1/128" is not an IPv4 network
-        invalid value '1' for annotation 'weir.dev/capture': field 'mirror' is not known
-        invalid value '"off"' for annotation 'weir.dev/capture': field 'dns' is there twice
+        invalid value '1' for annotation 'weir.dev/capture': field 'mirror': is not known
+        invalid value '"off"' for annotation 'weir.dev/capture': field 'dns': is there twice
         "#);
     }
 
@@ -412,6 +420,14 @@ mod tests {
         insta::assert_snapshot!(faults(&value), @r#"
         invalid value '{"v":1,"outboundPorts":[1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,...' for annotation 'weir.dev/capture': is 262171 bytes long, at most 131072 are read
         "#);
+    }
+
+    #[test]
+    fn tells_a_bounded_number_of_findings() {
+        let fields: Map<String, Value> = (0..5000).map(|number| (format!("x{number}"), json!(0))).collect();
+        let text = Value::Object(fields).to_string().replacen('{', "{\"v\":1,", 1);
+        let errors = CaptureConfig::from_capture_annotation(&text).unwrap_err();
+        assert_eq!(errors.len(), MAX_ERRORS);
     }
 
     proptest! {

@@ -31,6 +31,9 @@ pub mod nft;
 #[cfg(feature = "apply")]
 pub mod route;
 
+#[cfg(all(test, feature = "apply"))]
+mod testing;
+
 pub use config::CaptureConfig;
 pub use plan::plan;
 pub use ruleset::RuleSet;

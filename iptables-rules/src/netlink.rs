@@ -3,7 +3,8 @@
 use std::io;
 
 use netlink_packet_core::{
-    NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer, NetlinkDeserializable, NetlinkMessage,
+    NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer, NetlinkDeserializable, NetlinkMessage,
+    NetlinkPayload, NetlinkSerializable,
 };
 use netlink_sys::{Socket, SocketAddr};
 use nix::errno::Errno;
@@ -159,6 +160,20 @@ impl Netlink {
     }
 }
 
+/// Appends one message in wire format.
+pub(crate) fn append<M>(bytes: &mut Vec<u8>, sequence: u32, flags: u16, message: M)
+where
+    M: NetlinkSerializable + Into<NetlinkPayload<M>>,
+{
+    let mut message = NetlinkMessage::from(message);
+    message.header.flags = flags | NLM_F_REQUEST;
+    message.header.sequence_number = sequence;
+    message.finalize();
+    let start = bytes.len();
+    bytes.resize(start + message.header.length as usize, 0);
+    message.serialize(&mut bytes[start..]);
+}
+
 /// Bytes of a netlink message header (`struct nlmsghdr`, linux/netlink.h).
 const HEADER: usize = 16;
 
@@ -172,7 +187,7 @@ fn code(message: &[u8]) -> io::Result<Option<Errno>> {
 fn object<M: NetlinkDeserializable>(message: &[u8]) -> io::Result<Option<M>> {
     let decoded = NetlinkMessage::<M>::deserialize(message).map_err(io::Error::other)?;
     Ok(match decoded.payload {
-        netlink_packet_core::NetlinkPayload::InnerMessage(inner) => Some(inner),
+        NetlinkPayload::InnerMessage(inner) => Some(inner),
         _ => None,
     })
 }

@@ -87,3 +87,57 @@ fn in_words(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     format!("the work inside panicked: {}", text.unwrap_or("no message"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::in_namespace;
+
+    fn current() -> std::path::PathBuf {
+        std::fs::read_link("/proc/thread-self/ns/net").unwrap()
+    }
+
+    #[test]
+    fn works_inside_and_comes_back() {
+        in_namespace(|| {
+            let here = current();
+            // The namespace of the process is that of its first thread, which stays where it was.
+            let path = Path::new("/proc/self/ns/net");
+            let there = std::fs::read_link(path).unwrap();
+            assert_ne!(here, there);
+            assert_eq!(within(path, current).unwrap(), there);
+            assert_eq!(current(), here);
+        });
+    }
+
+    #[test]
+    fn names_a_path_that_does_not_exist() {
+        let error = within(Path::new("/run/netns/no-such"), || ()).unwrap_err();
+        assert_eq!(error.to_string(), "network namespace /run/netns/no-such: No such file or directory (os error 2)");
+    }
+
+    #[test]
+    fn refuses_a_plain_file() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let error = within(file.path(), || ()).unwrap_err().to_string();
+        assert!(error.contains("cannot enter: a plain file or directory, not a namespace"), "{error}");
+    }
+
+    #[test]
+    fn refuses_another_kind_of_namespace() {
+        in_namespace(|| {
+            let error = within(Path::new("/proc/self/ns/uts"), || ()).unwrap_err().to_string();
+            assert!(error.ends_with("a namespace, but not a network namespace"), "{error}");
+            let error = within(Path::new("/proc/self/status"), || ()).unwrap_err().to_string();
+            assert!(error.ends_with("a namespace, but not a network namespace"), "{error}");
+        });
+    }
+
+    #[test]
+    fn a_panic_inside_is_an_error() {
+        in_namespace(|| {
+            let error = within(Path::new("/proc/self/ns/net"), || panic!("out of {}", "tune")).unwrap_err();
+            assert_eq!(error.to_string(), "network namespace /proc/self/ns/net: the work inside panicked: out of tune");
+        });
+    }
+}

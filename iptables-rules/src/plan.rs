@@ -30,6 +30,9 @@ pub struct Unsupported {
 
 /// Plans the rules for a pod.
 ///
+/// A plan does not depend on a backend. Names of groups are the one thing that only some can carry out: iptables looks them up in the
+/// group file it sees, the nf_tables backend has none to look at and refuses them.
+///
 /// # Errors
 /// Every setting that cannot be carried out, by name; nothing is ever left out silently.
 pub fn plan(config: &CaptureConfig) -> Result<RuleSet, Vec<Unsupported>> {
@@ -296,5 +299,148 @@ fn inverted(owner: &Match) -> Match {
         Match::Uid { id, negated } => Match::Uid { id: *id, negated: !negated },
         Match::Gid { group, negated } => Match::Gid { group: group.clone(), negated: !negated },
         other => other.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::config::{CidrSelection, Group, OwnerGroups};
+
+    fn refused(config: &CaptureConfig) -> String {
+        plan(config).unwrap_err().iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+    }
+
+    #[test]
+    fn names_everything_it_refuses_at_once() {
+        let config = CaptureConfig {
+            mode: InterceptionMode::Tproxy,
+            proxy_port: 0,
+            inbound_port: 0,
+            proxy_uids: vec![],
+            proxy_gids: vec![],
+            loopback: "126.0.0.0/7".parse().unwrap(),
+            owner_groups: OwnerGroups::Only((0..65).map(Group::Id).collect()),
+            tproxy_mark: 1338,
+            tproxy_route_table: 254,
+            ..CaptureConfig::default()
+        };
+        insta::assert_snapshot!(refused(&config), @r"
+        proxy port: no connection can be sent to port 0
+        inbound capture port: no connection can be sent to port 0
+        proxy uid and gid: with neither, traffic of the proxy would be sent back to the proxy for ever
+        ISTIO_OUTBOUND_IPV4_LOOPBACK_CIDR: is not within 127.0.0.0/8
+        ISTIO_OUTBOUND_OWNER_GROUPS: names more than 64 groups
+        TPROXY mark: 1338 marks packets from the proxy to the pod itself
+        TPROXY route table: 0, 253, 254 and 255 are the kernel's own
+        ");
+        let config = CaptureConfig {
+            mode: InterceptionMode::Tproxy,
+            proxy_uids: vec![u32::MAX],
+            proxy_gids: vec![u32::MAX],
+            owner_groups: OwnerGroups::AllBut(vec![Group::Id(u32::MAX)]),
+            tproxy_mark: 0,
+            ..CaptureConfig::default()
+        };
+        insta::assert_snapshot!(refused(&config), @r"
+        proxy uid: 4294967295 is no user
+        proxy gid: 4294967295 is no group
+        ISTIO_OUTBOUND_OWNER_GROUPS_EXCLUDE: 4294967295 is no group
+        TPROXY mark: 0 is the mark of every other packet
+        ");
+    }
+
+    #[test]
+    fn what_only_tproxy_uses_is_not_asked_for_without_it() {
+        let config = CaptureConfig { tproxy_mark: 0, tproxy_route_table: 0, ..CaptureConfig::default() };
+        assert!(plan(&config).is_ok());
+    }
+
+    #[test]
+    fn mode_none_plans_nothing() {
+        let config = CaptureConfig { mode: InterceptionMode::None, drop_invalid: true, ..CaptureConfig::default() };
+        let rules = plan(&config).unwrap();
+        assert!(rules.is_empty());
+        assert_eq!(rules.routing, Routing::default());
+    }
+
+    #[test]
+    fn routing_follows_mode_and_families() {
+        let routing = |mode, ipv6, inbound_ports| {
+            plan(&CaptureConfig { mode, ipv6, inbound_ports, ..CaptureConfig::default() }).unwrap().routing
+        };
+        let none = PortSelection::Only(vec![]);
+        let redirect = routing(InterceptionMode::Redirect, Ipv6Policy::Capture, PortSelection::All);
+        assert_eq!(redirect, Routing { lo_addresses: vec!["::6/128".parse().unwrap()], local_delivery: None });
+        let tproxy = routing(InterceptionMode::Tproxy, Ipv6Policy::Leave, PortSelection::All);
+        let local_delivery = Some(LocalDelivery { mark: 1337, table: 133 });
+        assert_eq!(tproxy, Routing { lo_addresses: vec![], local_delivery });
+        assert_eq!(routing(InterceptionMode::Tproxy, Ipv6Policy::Leave, none), Routing::default());
+    }
+
+    #[test]
+    fn captured_networks_of_a_rerouted_interface_precede_its_exemption() {
+        let config = CaptureConfig {
+            outbound_cidrs: CidrSelection::Only(vec![
+                "10.96.0.0/12".parse().unwrap(),
+                "172.16.0.0/12".parse().unwrap(),
+            ]),
+            reroute_interfaces: vec![InterfaceName::new("tap0").unwrap()],
+            ..CaptureConfig::default()
+        };
+        let rules = plan(&config).unwrap();
+        let order = |packet| {
+            let chain = rules.chain_rules(Table::Nat, chain::PREROUTING, packet).into_iter();
+            chain.map(|rule| format!("{:?} {:?}", rule.matches.last().unwrap(), rule.action)).collect::<Vec<_>>()
+        };
+        let exemption = r#"InInterface(InterfaceName("tap0")) Return"#;
+        let hook = r#"Protocol(Tcp) Jump("ISTIO_INBOUND")"#;
+        let net = |net| format!(r#"Destination {{ net: {net}, negated: false }} Jump("ISTIO_REDIRECT")"#);
+        let v4 = [net("172.16.0.0/12"), net("10.96.0.0/12"), exemption.to_owned(), hook.to_owned()];
+        assert_eq!(order(Some(Ipv4Addr::UNSPECIFIED.into())), v4);
+        assert_eq!(order(None), v4);
+        assert_eq!(order(Some(Ipv6Addr::UNSPECIFIED.into())), [exemption, hook]);
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_planned_hangs_together(config in crate::arbitrary::config()) {
+            let rules = plan(&config).unwrap();
+            for rule in &rules.rules {
+                if let Action::Jump(target) = rule.action {
+                    let filled = rules.rules.iter().any(|other| other.table == rule.table && other.chain == target);
+                    prop_assert!(filled, "a jump leads to {target}, which has no rule");
+                }
+                let about = rule.matches.iter().filter_map(|condition| match condition {
+                    Match::Source { net, .. } | Match::Destination { net, .. } => Some(family_of(*net)),
+                    _ => None,
+                });
+                for family in about {
+                    prop_assert_eq!(rule.family, family, "an address stands in a rule of its own family");
+                }
+                prop_assert!(rules.families == Families::V4AndV6 || rule.family != Family::V6);
+            }
+        }
+
+        #[test]
+        fn the_common_order_agrees_with_that_of_each_family(config in crate::arbitrary::config()) {
+            let rules = plan(&config).unwrap();
+            for table in Table::ALL {
+                for name in [chain::PREROUTING, chain::BUILTIN_OUTPUT].into_iter().chain(chain::ALL) {
+                    for own in [std::net::IpAddr::from(Ipv4Addr::UNSPECIFIED), Ipv6Addr::UNSPECIFIED.into()] {
+                        if own.is_ipv6() && rules.families == Families::V4 {
+                            continue;
+                        }
+                        let mut common = rules.chain_rules(table, name, None);
+                        common.retain(|rule| rule.family.sees(own));
+                        prop_assert_eq!(common, rules.chain_rules(table, name, Some(own)));
+                    }
+                }
+            }
+        }
     }
 }

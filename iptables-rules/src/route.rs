@@ -1,6 +1,33 @@
 //! Addresses, routes and routing rules that a [`RuleSet`](crate::RuleSet) relies on, over rtnetlink, in the current namespace.
 
-use crate::ruleset::Routing;
+use std::io;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL};
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType};
+use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netlink_sys::protocols::NETLINK_ROUTE;
+use nix::errno::Errno;
+
+use crate::netlink::{Answer, DUMPS_AT_MOST, Dumped, Netlink, append};
+use crate::ruleset::{LocalDelivery, Routing};
+
+/// `lo` is the first interface of every network namespace.
+const LO: u32 = 1;
+/// `RT_TABLE_UNSPEC`, linux/rtnetlink.h: the number is in an attribute of its own, for tables above 255.
+const TABLE_IN_ATTRIBUTE: u8 = 0;
+
+/// How far [`apply`] came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Routed {
+    /// Everything holds.
+    Complete,
+    /// IPv6 is switched off in the namespace, or missing from the kernel, so its part was left out: there is no IPv6 traffic to route.
+    WithoutIpv6,
+}
 
 /// Why routing could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -9,14 +36,325 @@ pub struct RouteError {
     /// What was being done.
     pub what: String,
     /// The kernel's answer.
-    pub source: std::io::Error,
+    pub source: io::Error,
 }
 
-/// Makes `routing` hold; what exists already is fine.
+/// Makes `routing` hold; what exists already is fine. Local delivery is set up for IPv4, and for IPv6 where `lo` is to carry an
+/// address of that family, which is how a [`RuleSet`](crate::RuleSet) with IPv6 rules says so.
 ///
 /// # Errors
 /// The first step the kernel refused.
-pub fn apply(routing: &Routing) -> Result<(), RouteError> {
-    let _ = routing;
-    Ok(())
+pub fn apply(routing: &Routing) -> Result<Routed, RouteError> {
+    if *routing == Routing::default() {
+        return Ok(Routed::Complete);
+    }
+    let netlink = open()?;
+    let mut routed = Routed::Complete;
+    for step in steps(&netlink, routing)? {
+        let mut bytes = Vec::with_capacity(128);
+        append(&mut bytes, 1, NLM_F_CREATE | NLM_F_EXCL | NLM_F_ACK, step.message);
+        let answers = netlink.exchange(&bytes, |_: RouteNetlinkMessage| None::<()>);
+        let answers = answers.map_err(|source| RouteError { what: step.what.clone(), source })?;
+        for answer in answers {
+            match answer {
+                Answer::Verdict { errno: None | Some(Errno::EEXIST), .. } | Answer::Object(()) => {}
+                Answer::Verdict { errno: Some(errno), .. } if step.ipv6 && is_ipv6_off(errno) => {
+                    routed = Routed::WithoutIpv6;
+                }
+                Answer::Verdict { errno: Some(errno), .. } => {
+                    return Err(RouteError { what: step.what, source: errno.into() });
+                }
+            }
+        }
+    }
+    Ok(routed)
+}
+
+/// What of `routing` does not hold, one line each.
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub fn verify(routing: &Routing) -> Result<Vec<String>, RouteError> {
+    if *routing == Routing::default() {
+        return Ok(Vec::new());
+    }
+    let netlink = open()?;
+    let mut lines = Vec::new();
+    let present = addresses(&netlink)?;
+    for net in &routing.lo_addresses {
+        if !present.contains(net) {
+            lines.push(format!("address {net} is missing on lo"));
+        }
+    }
+    if let Some(delivery) = routing.local_delivery {
+        for family in families(routing) {
+            if !has_rule(&netlink, family, delivery)? {
+                lines.push(format!("rule {} is missing", rule_text(family, delivery)));
+            }
+            if !has_route(&netlink, family, delivery.table)? {
+                lines.push(format!("route {} is missing", route_text(family, delivery)));
+            }
+        }
+    }
+    Ok(lines)
+}
+
+/// One change, as a message and in words.
+struct Step {
+    what: String,
+    ipv6: bool,
+    message: RouteNetlinkMessage,
+}
+
+fn steps(netlink: &Netlink, routing: &Routing) -> Result<Vec<Step>, RouteError> {
+    let mut steps = Vec::new();
+    for net in &routing.lo_addresses {
+        steps.push(Step {
+            what: format!("address {net} on lo"),
+            ipv6: net.addr().is_ipv6(),
+            message: RouteNetlinkMessage::NewAddress(address(net)),
+        });
+    }
+    let Some(delivery) = routing.local_delivery else { return Ok(steps) };
+    for family in families(routing) {
+        let ipv6 = family == AddressFamily::Inet6;
+        // Not every kernel takes an equal rule with another priority for the same one.
+        if !has_rule(netlink, family, delivery)? {
+            let message = RouteNetlinkMessage::NewRule(rule(family, delivery));
+            steps.push(Step { what: format!("rule {}", rule_text(family, delivery)), ipv6, message });
+        }
+        let message = RouteNetlinkMessage::NewRoute(route(family, delivery.table));
+        steps.push(Step { what: format!("route {}", route_text(family, delivery)), ipv6, message });
+    }
+    Ok(steps)
+}
+
+fn families(routing: &Routing) -> Vec<AddressFamily> {
+    let mut families = vec![AddressFamily::Inet];
+    if routing.lo_addresses.iter().any(|net| net.addr().is_ipv6()) {
+        families.push(AddressFamily::Inet6);
+    }
+    families
+}
+
+/// How the kernel says that there is no IPv6: `disable_ipv6` of the interface (net/ipv6/addrconf.c), or no IPv6 at all.
+fn is_ipv6_off(errno: Errno) -> bool {
+    matches!(errno, Errno::EACCES | Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT)
+}
+
+fn address(net: &IpNet) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.family = family_of(net.addr());
+    message.header.prefix_len = net.prefix_len();
+    message.header.index = LO;
+    message.attributes = vec![AddressAttribute::Local(net.addr()), AddressAttribute::Address(net.addr())];
+    message
+}
+
+fn rule(family: AddressFamily, delivery: LocalDelivery) -> RuleMessage {
+    let mut message = RuleMessage::default();
+    message.header.family = family;
+    message.header.table = TABLE_IN_ATTRIBUTE;
+    message.header.action = RuleAction::ToTable;
+    message.attributes = vec![RuleAttribute::FwMark(delivery.mark), RuleAttribute::Table(delivery.table)];
+    message
+}
+
+fn route(family: AddressFamily, table: u32) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family;
+    message.header.table = TABLE_IN_ATTRIBUTE;
+    message.header.protocol = RouteProtocol::Boot;
+    message.header.scope = RouteScope::Host;
+    message.header.kind = RouteType::Local;
+    message.attributes = vec![RouteAttribute::Table(table), RouteAttribute::Oif(LO)];
+    message
+}
+
+fn open() -> Result<Netlink, RouteError> {
+    Netlink::open(NETLINK_ROUTE).map_err(|source| RouteError { what: "rtnetlink".to_owned(), source })
+}
+
+fn addresses(netlink: &Netlink) -> Result<Vec<IpNet>, RouteError> {
+    list(netlink, "addresses", RouteNetlinkMessage::GetAddress(AddressMessage::default()), |answer| match answer {
+        RouteNetlinkMessage::NewAddress(message) if message.header.index == LO => {
+            let address = message.attributes.iter().find_map(|attribute| match attribute {
+                AddressAttribute::Address(address) => Some(*address),
+                _ => None,
+            })?;
+            IpNet::new(address, message.header.prefix_len).ok()
+        }
+        _ => None,
+    })
+}
+
+fn has_rule(netlink: &Netlink, family: AddressFamily, delivery: LocalDelivery) -> Result<bool, RouteError> {
+    let mut request = RuleMessage::default();
+    request.header.family = family;
+    let found = list(netlink, "rules", RouteNetlinkMessage::GetRule(request), |answer| match answer {
+        RouteNetlinkMessage::NewRule(message) => {
+            let has = |wanted: &RuleAttribute| message.attributes.contains(wanted);
+            let conditions = message.attributes.iter().any(|attribute| match attribute {
+                RuleAttribute::FwMask(mask) => *mask != u32::MAX,
+                RuleAttribute::Source(_)
+                | RuleAttribute::Destination(_)
+                | RuleAttribute::Iifname(_)
+                | RuleAttribute::Oifname(_)
+                | RuleAttribute::UidRange(_)
+                | RuleAttribute::IpProtocol(_) => true,
+                _ => false,
+            });
+            let same = message.header.action == RuleAction::ToTable
+                && has(&RuleAttribute::FwMark(delivery.mark))
+                && has(&RuleAttribute::Table(delivery.table));
+            (same && !conditions).then_some(())
+        }
+        _ => None,
+    })?;
+    Ok(!found.is_empty())
+}
+
+fn has_route(netlink: &Netlink, family: AddressFamily, table: u32) -> Result<bool, RouteError> {
+    let mut request = RouteMessage::default();
+    request.header.address_family = family;
+    let found = list(netlink, "routes", RouteNetlinkMessage::GetRoute(request), |answer| match answer {
+        RouteNetlinkMessage::NewRoute(message) => {
+            let has = |wanted: &RouteAttribute| message.attributes.contains(wanted);
+            let header = &message.header;
+            let ours = header.kind == RouteType::Local && header.destination_prefix_length == 0;
+            (ours && has(&RouteAttribute::Table(table)) && has(&RouteAttribute::Oif(LO))).then_some(())
+        }
+        _ => None,
+    })?;
+    Ok(!found.is_empty())
+}
+
+fn list<T>(
+    netlink: &Netlink,
+    what: &str,
+    request: RouteNetlinkMessage,
+    mut decode: impl FnMut(RouteNetlinkMessage) -> Option<T>,
+) -> Result<Vec<T>, RouteError> {
+    let failed = |source: io::Error| RouteError { what: format!("listing {what}"), source };
+    let mut bytes = Vec::with_capacity(64);
+    append(&mut bytes, 1, NLM_F_DUMP, request);
+    for _ in 0..DUMPS_AT_MOST {
+        match netlink.dump(&bytes, &mut decode).map_err(failed)? {
+            Dumped::Complete(items) => return Ok(items),
+            Dumped::Disturbed => {}
+            // A kernel without IPv6 has no list of its rules or routes.
+            Dumped::Refused(errno) if is_ipv6_off(errno) => return Ok(Vec::new()),
+            Dumped::Refused(errno) => return Err(failed(errno.into())),
+        }
+    }
+    Err(failed(io::Error::other("they keep changing")))
+}
+
+fn family_of(address: IpAddr) -> AddressFamily {
+    if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
+}
+
+fn rule_text(family: AddressFamily, delivery: LocalDelivery) -> String {
+    format!("{}fwmark {} lookup {}", flag(family), delivery.mark, delivery.table)
+}
+
+fn route_text(family: AddressFamily, delivery: LocalDelivery) -> String {
+    format!("{}local default dev lo table {}", flag(family), delivery.table)
+}
+
+fn flag(family: AddressFamily) -> &'static str {
+    if family == AddressFamily::Inet6 { "-6 " } else { "" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{in_namespace, tool};
+
+    fn routing() -> Routing {
+        Routing {
+            lo_addresses: vec!["::6/128".parse().unwrap()],
+            local_delivery: Some(LocalDelivery { mark: 1337, table: 133 }),
+        }
+    }
+
+    fn ip(command: &str) -> String {
+        tool("ip", &command.split(' ').collect::<Vec<_>>(), "")
+    }
+
+    fn addresses_only() -> Routing {
+        Routing { local_delivery: None, ..routing() }
+    }
+
+    #[test]
+    fn adds_the_address_to_an_idle_interface_and_does_not_mind_it() {
+        in_namespace(|| {
+            let routing = addresses_only();
+            assert_eq!(verify(&routing).unwrap(), ["address ::6/128 is missing on lo"]);
+            assert_eq!(apply(&routing).unwrap(), Routed::Complete);
+            assert_eq!(apply(&routing).unwrap(), Routed::Complete);
+            assert_eq!(ip("-6 -o addr show dev lo to ::6").lines().count(), 1);
+            assert!(ip("-o link show lo").contains("state DOWN"), "brings nothing up");
+            assert_eq!(verify(&routing).unwrap(), Vec::<String>::new());
+        });
+    }
+
+    #[test]
+    fn delivers_marked_packets_locally_once() {
+        in_namespace(|| {
+            ip("link set lo up");
+            let routing = routing();
+            assert_eq!(
+                verify(&routing).unwrap(),
+                [
+                    "address ::6/128 is missing on lo",
+                    "rule fwmark 1337 lookup 133 is missing",
+                    "route local default dev lo table 133 is missing",
+                    "rule -6 fwmark 1337 lookup 133 is missing",
+                    "route -6 local default dev lo table 133 is missing",
+                ]
+            );
+            for _ in 0..3 {
+                assert_eq!(apply(&routing).unwrap(), Routed::Complete);
+                assert_eq!(verify(&routing).unwrap(), Vec::<String>::new());
+            }
+            for family in ["-4", "-6"] {
+                assert_eq!(ip(&format!("{family} rule show")).matches("fwmark 0x539 lookup 133").count(), 1);
+                assert_eq!(ip(&format!("{family} route show table 133")).matches("local default dev lo").count(), 1);
+            }
+        });
+    }
+
+    #[test]
+    fn a_rule_of_the_peer_counts_as_ours() {
+        in_namespace(|| {
+            ip("link set lo up");
+            ip("rule add priority 77 fwmark 1337 lookup 133");
+            ip("rule add priority 78 fwmark 1337/0xff lookup 133");
+            let routing = Routing { lo_addresses: Vec::new(), ..routing() };
+            apply(&routing).unwrap();
+            assert_eq!(ip("rule show").matches("fwmark 0x539 lookup 133").count(), 1);
+            assert_eq!(ip("-6 rule show").matches("fwmark").count(), 0, "IPv6 is left alone");
+        });
+    }
+
+    #[test]
+    fn says_that_ipv6_is_switched_off() {
+        in_namespace(|| {
+            ip("link set lo up");
+            // /proc/sys/net shows the namespace of the reading thread.
+            std::fs::write("/proc/sys/net/ipv6/conf/lo/disable_ipv6", "1").unwrap();
+            assert_eq!(apply(&addresses_only()).unwrap(), Routed::WithoutIpv6);
+            assert_eq!(apply(&routing()).unwrap(), Routed::WithoutIpv6);
+            assert!(ip("rule show").contains("fwmark 0x539"));
+        });
+    }
+
+    #[test]
+    fn names_the_step_that_fails() {
+        in_namespace(|| {
+            let error = apply(&routing()).unwrap_err();
+            assert_eq!(error.to_string(), "route -6 local default dev lo table 133: Network is down (os error 100)");
+        });
+    }
 }

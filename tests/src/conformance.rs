@@ -160,10 +160,15 @@ pub fn documents(stream: &str) -> Vec<String> {
 }
 
 /// An object without what Kubernetes' typed writers add or drop, quantities as numbers, embedded JSON parsed. Order of lists counts.
+/// Of a List, every item by itself.
 ///
 /// # Panics
 /// Where an annotation or variable that has to be JSON is none.
 pub fn normalised(mut object: Value) -> Value {
+    if let Some(items) = object.get_mut("items").and_then(Value::as_array_mut) {
+        items.iter_mut().for_each(|item| *item = normalised(item.take()));
+        return object;
+    }
     if let Some(fields) = object.as_object_mut() {
         fields.remove("status");
         if fields.get("kind").is_some_and(|kind| kind == "DeploymentConfig")

@@ -47,10 +47,10 @@ pub struct CertsArgs {
 /// Flags of serving.
 #[derive(Debug, Args)]
 pub struct ServeArgs {
-    /// Address for the API server: [HOST]:PORT over TLS; without a host, all addresses
+    /// Address for the API server, over TLS: IP:PORT, or :PORT for all addresses
     #[arg(long, alias = "httpsAddr", env = "WEIR_HTTPS_ADDR", value_name = "ADDR", default_value = ":15017")]
     pub https_addr: ListenAddr,
-    /// Address for probes and metrics: [HOST]:PORT, plain HTTP; empty for none
+    /// Address for probes and metrics, plain HTTP: as above, or empty for none
     #[arg(long, alias = "httpAddr", env = "WEIR_HTTP_ADDR", value_name = "ADDR", default_value = ":15014", value_parser = optional_addr)]
     pub http_addr: OptionalAddr,
 

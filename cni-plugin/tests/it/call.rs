@@ -37,7 +37,8 @@ impl Call {
     /// A call with everything a Kubernetes runtime sets, but for the configuration and the namespace.
     pub(crate) fn new(verb: &str) -> Self {
         let call = Self { env: BTreeMap::new(), stdin: Vec::new() };
-        call.env("CNI_COMMAND", verb)
+        call.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("CNI_COMMAND", verb)
             .env("CNI_CONTAINERID", "c0ffee")
             .env("CNI_IFNAME", "eth0")
             .env("CNI_PATH", "/usr/lib/cni")

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking; helpers outside test functions too")]
 
 mod call;
+mod chain;
 mod namespace;
 mod passthrough;
 mod protocol;

@@ -1,10 +1,12 @@
 //! Real namespaces: what ADD leaves in the kernel, what CHECK finds, what a failure leaves.
 
 use std::process::Command;
+use std::thread;
 
+use serde_json::json;
 use weir_lab::{Netns, privilege};
 
-use crate::call::{Call, STATUS, conf, prev_result};
+use crate::call::{CAPABILITY, Call, STATUS, conf, prev_result};
 
 /// Output of a program inside the namespace; it has to succeed.
 fn inside(netns: &Netns, program: &str, args: &[&str]) -> String {
@@ -15,6 +17,95 @@ fn inside(netns: &Netns, program: &str, args: &[&str]) -> String {
 
 fn ruleset(netns: &Netns) -> String {
     inside(netns, "nft", &["list", "ruleset"])
+}
+
+#[test]
+fn goes_through_its_life() {
+    if !privilege::available_or_skip() {
+        return;
+    }
+    for version in ["0.3.1", "0.4.0", "1.0.0", "1.1.0"] {
+        let pod = Netns::new("life").unwrap();
+        let conf = conf(version, &[STATUS]);
+        let call = |verb: &str| Call::new(verb).netns(&pod.path()).conf(&conf);
+        assert_eq!(ruleset(&pod), "");
+
+        call("ADD").run().assert_success(&prev_result(&conf));
+        let rules = ruleset(&pod);
+        for part in ["table inet weir", "ISTIO_OUTPUT", "ISTIO_INBOUND", "15001", "15006", "1337"] {
+            assert!(rules.contains(part), "{part} is not in:\n{rules}");
+        }
+        let addresses = inside(&pod, "ip", &["-6", "addr", "show", "dev", "lo"]);
+        assert!(addresses.contains("::6/128"), "{addresses}");
+
+        let again = call("ADD").run();
+        again.assert_success(&prev_result(&conf));
+        assert!(again.stderr.contains("in place already"), "{}", again.stderr);
+        assert_eq!(ruleset(&pod), rules);
+
+        if version != "0.3.1" {
+            call("CHECK").run().assert_success("");
+        }
+        call("DEL").run().assert_success("");
+        call("DEL").run().assert_success("");
+        let path = pod.path();
+        drop(pod);
+        Call::new("DEL").netns(&path).conf(&conf).run().assert_success("");
+    }
+}
+
+#[test]
+fn check_finds_what_was_changed() {
+    if !privilege::available_or_skip() {
+        return;
+    }
+    let pod = Netns::new("check").unwrap();
+    let conf = conf("1.0.0", &[STATUS]);
+    let call = |verb: &str| Call::new(verb).netns(&pod.path()).conf(&conf);
+    call("CHECK").run().assert_error(102, &["shop/web-1"]);
+
+    call("ADD").run().assert_success(&prev_result(&conf));
+    call("CHECK").run().assert_success("");
+    inside(&pod, "nft", &["flush", "chain", "inet", "weir", "ISTIO_OUTPUT"]);
+    call("CHECK").run().assert_error(102, &["ISTIO_OUTPUT"]);
+    inside(&pod, "nft", &["delete", "table", "inet", "weir"]);
+    call("CHECK").run().assert_error(102, &["weir"]);
+
+    // A pod outside the mesh has nothing to be checked.
+    let other = crate::call::conf("1.0.0", &[]);
+    Call::new("CHECK").netns(&pod.path()).conf(&other).run().assert_success("");
+}
+
+#[test]
+fn check_finds_the_address_of_the_passthrough_gone() {
+    if !privilege::available_or_skip() {
+        return;
+    }
+    let pod = Netns::new("address").unwrap();
+    let conf = conf("1.0.0", &[STATUS]);
+    let call = |verb: &str| Call::new(verb).netns(&pod.path()).conf(&conf);
+    call("ADD").run().assert_success(&prev_result(&conf));
+    inside(&pod, "ip", &["-6", "addr", "del", "::6/128", "dev", "lo"]);
+    call("CHECK").run().assert_error(102, &["::6/128"]);
+}
+
+#[test]
+fn a_second_add_with_other_annotations_replaces_the_rules() {
+    if !privilege::available_or_skip() {
+        return;
+    }
+    let pod = Netns::new("replace").unwrap();
+    let add = |annotations: &[(&str, &str)]| {
+        let conf = conf("1.0.0", annotations);
+        let answer = Call::new("ADD").netns(&pod.path()).conf(&conf).run();
+        answer.assert_success(&prev_result(&conf));
+        answer.stderr
+    };
+    add(&[STATUS]);
+    assert!(!ruleset(&pod).contains("4711"));
+    let log = add(&[STATUS, ("traffic.sidecar.istio.io/excludeOutboundPorts", "4711")]);
+    assert!(log.contains("replaced"), "{log}");
+    assert!(ruleset(&pod).contains("4711"));
 }
 
 #[test]
@@ -29,4 +120,125 @@ fn leaves_pods_outside_the_mesh_untouched() {
         Call::new("ADD").netns(&pod.path()).conf(&conf).run().assert_success(&prev_result(&conf));
     }
     assert_eq!(ruleset(&pod), "");
+}
+
+#[test]
+fn a_failing_add_leaves_nothing() {
+    if !privilege::available_or_skip() {
+        return;
+    }
+    let pod = Netns::new("fails").unwrap();
+    let bad = conf("1.0.0", &[STATUS, ("weir.dev/capture", "{")]);
+    Call::new("ADD").netns(&pod.path()).conf(&bad).run().assert_error(100, &["weir.dev/capture"]);
+    assert_eq!(ruleset(&pod), "");
+}
+
+#[test]
+fn captures_ipv4_where_ipv6_is_switched_off() {
+    if !privilege::available_or_skip() {
+        return;
+    }
+    let pod = Netns::new("v4only").unwrap();
+    for scope in ["all", "lo"] {
+        pod.set_sysctl(&format!("net/ipv6/conf/{scope}/disable_ipv6"), "1").unwrap();
+    }
+    let conf = conf("1.0.0", &[STATUS]);
+    let call = |verb: &str| Call::new(verb).netns(&pod.path()).conf(&conf);
+    call("ADD").run().assert_success(&prev_result(&conf));
+    assert!(ruleset(&pod).contains("15001"));
+    call("CHECK").run().assert_success("");
+}
+
+#[test]
+fn status_asks_the_kernel_and_the_configuration() {
+    if !privilege::available_or_skip() {
+        return;
+    }
+    let mut conf = conf("1.1.0", &[]);
+    conf.as_object_mut().unwrap().retain(|key, _| key != "prevResult" && key != "runtimeConfig");
+    let status = |conf: &serde_json::Value| {
+        let call = Call::new("STATUS")
+            .without("CNI_CONTAINERID")
+            .without("CNI_NETNS")
+            .without("CNI_IFNAME")
+            .without("CNI_ARGS");
+        call.conf(conf).run()
+    };
+    status(&conf).assert_success("");
+    conf["exclude_namespace"] = json!([]);
+    status(&conf).assert_error(7, &["exclude_namespace"]);
+    conf.as_object_mut().unwrap().retain(|key, _| key != "exclude_namespace");
+    conf["capabilities"] = json!({});
+    status(&conf).assert_error(7, &[CAPABILITY]);
+}
+
+#[test]
+fn iptables_does_the_same_where_it_is_asked_for() {
+    if !privilege::available_or_skip() {
+        return;
+    }
+    let pod = Netns::new("iptables").unwrap();
+    let mut conf = conf("1.0.0", &[STATUS]);
+    conf["backend"] = json!("iptables");
+    let call = |verb: &str| Call::new(verb).netns(&pod.path()).conf(&conf);
+    call("CHECK").run().assert_error(102, &["shop/web-1", "ISTIO_OUTPUT"]);
+    call("ADD").run().assert_success(&prev_result(&conf));
+    for program in ["iptables-save", "ip6tables-save"] {
+        let rules = inside(&pod, program, &[]);
+        assert!(rules.contains("-A ISTIO_REDIRECT -p tcp -j REDIRECT --to-ports 15001"), "{program}:\n{rules}");
+    }
+    assert!(!ruleset(&pod).contains("table inet weir"));
+    call("CHECK").run().assert_success("");
+    let again = call("ADD").run();
+    again.assert_success(&prev_result(&conf));
+    assert!(again.stderr.contains("in place already"), "{}", again.stderr);
+    inside(&pod, "iptables", &["-t", "nat", "-F", "ISTIO_OUTPUT"]);
+    call("CHECK").run().assert_error(102, &["iptables nat ISTIO_OUTPUT"]);
+
+    let bare = Netns::new("bare").unwrap();
+    let without = Call::new("ADD").env("PATH", "/nonexistent").netns(&bare.path()).conf(&conf).run();
+    without.assert_error(11, &["shop/web-1", "iptables-save"]);
+    assert_eq!(ruleset(&bare), "");
+}
+
+#[test]
+fn a_second_family_that_fails_takes_the_first_one_with_it() {
+    if !privilege::available_or_skip() {
+        return;
+    }
+    // iptables works, ip6tables-restore does not: a folder with links to all programs but that one, which always fails.
+    let folder = tempfile::tempdir().unwrap();
+    for program in ["iptables-save", "iptables-restore", "ip6tables-save"] {
+        std::os::unix::fs::symlink(format!("/usr/sbin/{program}"), folder.path().join(program)).unwrap();
+    }
+    std::os::unix::fs::symlink("/bin/false", folder.path().join("ip6tables-restore")).unwrap();
+    let pod = Netns::new("half").unwrap();
+    let mut conf = conf("1.0.0", &[STATUS]);
+    conf["backend"] = json!("iptables");
+    let answer = Call::new("ADD").env("PATH", folder.path().to_str().unwrap()).netns(&pod.path()).conf(&conf).run();
+    answer.assert_error(11, &["ip6tables-restore"]);
+    let rules = inside(&pod, "iptables-save", &[]);
+    assert!(!rules.contains("ISTIO"), "{rules}");
+}
+
+#[test]
+fn eight_pods_at_once_get_their_own_rules() {
+    if !privilege::available_or_skip() {
+        return;
+    }
+    let pods: Vec<Netns> = (0..8).map(|n| Netns::new(&format!("pod{n}")).unwrap()).collect();
+    thread::scope(|scope| {
+        for (n, pod) in pods.iter().enumerate() {
+            scope.spawn(move || {
+                let port = (7000 + n).to_string();
+                let conf = conf("1.0.0", &[STATUS, ("traffic.sidecar.istio.io/excludeOutboundPorts", &port)]);
+                Call::new("ADD").netns(&pod.path()).conf(&conf).run().assert_success(&prev_result(&conf));
+            });
+        }
+    });
+    for (n, pod) in pods.iter().enumerate() {
+        let rules = ruleset(pod);
+        assert!(rules.contains(&(7000 + n).to_string()), "{rules}");
+        assert!(!rules.contains(&(7000 + (n + 1) % 8).to_string()), "{rules}");
+    }
 }

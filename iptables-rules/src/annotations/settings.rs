@@ -1,5 +1,8 @@
 //! The list of settings that a pod can make, each with its default, its parser and its meaning.
 
+use std::collections::HashSet;
+use std::hash::Hash;
+
 use ipnet::IpNet;
 
 use super::Source;
@@ -197,13 +200,11 @@ fn interfaces(text: &str) -> Result<Vec<InterfaceName>, Vec<String>> {
 }
 
 /// Elements with commas; spaces around them and empty ones do not count, repeats count once.
-fn list<T: PartialEq>(text: &str, parse: fn(&str) -> Result<T, &'static str>) -> Result<Vec<T>, Vec<String>> {
-    let mut values = Vec::new();
-    let mut faults = Vec::new();
+fn list<T: Clone + Eq + Hash>(text: &str, parse: fn(&str) -> Result<T, &'static str>) -> Result<Vec<T>, Vec<String>> {
+    let (mut values, mut faults, mut seen) = (Vec::new(), Vec::new(), HashSet::new());
     for element in text.split(',').map(str::trim).filter(|element| !element.is_empty()) {
         match parse(element) {
-            Ok(value) if values.contains(&value) => {}
-            Ok(value) => values.push(value),
+            Ok(value) => values.extend(seen.insert(value.clone()).then_some(value)),
             Err(reason) => faults.push(format!("'{}' {reason}", super::shorten(element))),
         }
     }

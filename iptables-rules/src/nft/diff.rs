@@ -27,7 +27,7 @@ fn tables(expected: &TableDef, found: &TableDef, lines: &mut Vec<String>) {
         match found.sets.iter().find(|other| other.name == set.name) {
             None => lines.push(format!("set {} is missing", set.name)),
             Some(other) if other.elements != set.elements => {
-                lines.push(elements(&set.name, &set.elements, &other.elements))
+                lines.push(elements(&set.name, &set.elements, &other.elements));
             }
             Some(_) => {}
         }
@@ -85,7 +85,8 @@ fn elements(name: &str, expected: &Elements, found: &Elements) -> String {
     let mut line = format!("set {name} differs");
     for (word, (text, count)) in [("missing", missing), ("should not be there", extra)] {
         if count > 0 {
-            line += &format!("; {count} {word}: {text}{}", if count > 5 { ", ..." } else { "" });
+            let more = if count > 5 { ", ..." } else { "" };
+            line.extend(["; ", &count.to_string(), " ", word, ": ", &text, more]);
         }
     }
     line

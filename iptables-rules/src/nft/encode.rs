@@ -1,9 +1,7 @@
 //! From a [`Program`] to one netlink batch: the messages, and what each of them is about, for errors.
 
 use ipnet::IpNet;
-use netlink_packet_core::{
-    DefaultNla, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage,
-};
+use netlink_packet_core::{DefaultNla, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_netfilter::nftables::{
     ChainAttribute, ChainMessage, DataAttribute, Hook as HookAttribute, HookNumber, InetHookNumber, ListAttribute,
     NfTablesMessage, RuleAttribute, RuleMessage, SetAttribute, SetElementAttribute, SetElementFlags, SetElementList,
@@ -15,6 +13,7 @@ use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterMessa
 use super::TABLE;
 use super::expr;
 use super::program::{ChainDef, Elements, Name, Program, SetDef, TableDef, TableFamily};
+use crate::netlink::append;
 
 /// Data types of set keys, as nft numbers them (nft's datatype.h); the kernel only stores them.
 const TYPE_IPV4_ADDR: u32 = 7;
@@ -86,7 +85,11 @@ impl Batch {
     /// change, so a packet meets either all the old rules or all the new ones.
     pub(super) fn replace(program: &Program, stamp: &str, existing: &[Existing], generation: u32) -> Self {
         let mut batch = Self::begin(Some(generation));
-        let kept = |family| existing.iter().find(|old| old.table.family == family && old.stamp.is_some());
+        // What is not ours, or catches nothing anyway because it is dormant, goes as a whole: the kernel does not take new base chains
+        // for a table in the transaction that wakes it.
+        let kept = |family| {
+            existing.iter().find(|old| old.table.family == family && old.stamp.is_some() && old.table.flags == 0)
+        };
         for old in existing {
             let family = old.table.family;
             if kept(family).is_none() || program.tables.iter().all(|table| table.family != family) {
@@ -101,7 +104,6 @@ impl Batch {
                 batch.content(t, table);
                 continue;
             };
-            batch.new_table(t, table, NLM_F_CREATE);
             batch.push(
                 Origin::Flush(family),
                 family,
@@ -289,17 +291,6 @@ impl Batch {
     }
 }
 
-/// Appends one message in wire format.
-pub(super) fn append(bytes: &mut Vec<u8>, sequence: u32, flags: u16, message: NetfilterMessage) {
-    let mut message = NetlinkMessage::from(message);
-    message.header.flags = flags | NLM_F_REQUEST;
-    message.header.sequence_number = sequence;
-    message.finalize();
-    let start = bytes.len();
-    bytes.resize(start + message.header.length as usize, 0);
-    message.serialize(&mut bytes[start..]);
-}
-
 /// A hash that stays the same from release to release, unlike the standard library's: eight bytes at a time, multiply and fold.
 fn fingerprint(bytes: &[u8]) -> u64 {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
@@ -400,7 +391,9 @@ fn pieces<T, E>(items: &[T], mut add: impl FnMut(&mut Vec<E>, &T)) -> Vec<Vec<E>
         .chunks(ELEMENTS_PER_MESSAGE)
         .map(|chunk| {
             let mut list = Vec::with_capacity(chunk.len() * 2);
-            chunk.iter().for_each(|item| add(&mut list, item));
+            for item in chunk {
+                add(&mut list, item);
+            }
             list
         })
         .collect()

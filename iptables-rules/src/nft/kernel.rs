@@ -12,10 +12,10 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 use nix::errno::Errno;
 
 use super::decode;
-use super::encode::{Batch, Existing, STAMP_PREFIX, append};
+use super::encode::{Batch, Existing, STAMP_PREFIX};
 use super::program::{ChainDef, Program, RuleDef, SetDef, TableDef, TableFamily};
 use super::{NftError, TABLE};
-use crate::netlink::{Answer, DUMPS_AT_MOST, Dumped, Netlink};
+use crate::netlink::{Answer, DUMPS_AT_MOST, Dumped, Netlink, append};
 
 /// The nf_tables of one network namespace.
 pub(super) struct Kernel {
@@ -158,7 +158,7 @@ impl Kernel {
             }
             Ok(TableDef { family, flags, sets, chains })
         })?;
-        Ok(Program { tables })
+        Ok(Program { tables }.in_order())
     }
 
     fn each_table<T>(&self, mut read: impl FnMut(TableFamily, u32) -> Result<T, NftError>) -> Result<Vec<T>, NftError> {

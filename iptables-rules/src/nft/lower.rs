@@ -65,7 +65,11 @@ pub(super) fn lower(rules: &RuleSet, layout: Layout) -> Result<Program, NftError
         .collect();
     problems.sort();
     problems.dedup();
-    if problems.is_empty() { Ok(Program { tables }) } else { Err(NftError::Unsupported(problems.join("; "))) }
+    if problems.is_empty() {
+        Ok(Program { tables }.in_order())
+    } else {
+        Err(NftError::Unsupported(problems.join("; ")))
+    }
 }
 
 /// Which packets a table sees rules for.
@@ -81,6 +85,14 @@ struct Lowering<'a> {
     view: View,
     sets: Vec<SetDef>,
     problems: &'a mut Vec<String>,
+}
+
+/// Packets by family.
+#[derive(Debug, Clone, Copy)]
+enum Packets {
+    All,
+    Of(IpFamily),
+    None,
 }
 
 /// Rules of one run that differ in their list element only.
@@ -111,7 +123,7 @@ impl Lowering<'_> {
         TableDef { family: self.family, flags: 0, sets: self.sets, chains }
     }
 
-    /// Chains of an iptables table: built-in ones first, then by first appearance as owner of a rule, then jumped-to ones.
+    /// Chains of an iptables table: those that have rules, and those that are only jumped to.
     fn chains(&self, table: Table) -> Vec<&'static str> {
         let of_table = || self.rules.rules.iter().filter(|rule| rule.table == table);
         let mut names = Vec::new();
@@ -120,9 +132,8 @@ impl Lowering<'_> {
                 names.push(name);
             }
         };
-        of_table().filter(|rule| !is_custom(rule.chain)).for_each(|rule| add(rule.chain));
-        of_table().for_each(|rule| add(rule.chain));
         for rule in of_table() {
+            add(rule.chain);
             if let Action::Jump(target) = rule.action {
                 add(target);
             }
@@ -140,11 +151,12 @@ impl Lowering<'_> {
                 self.finish_run(table, &mut run, &mut lowered);
                 run.0 = Some(rule.action);
             }
-            let Some(family) = packet_family(scope, rule) else { continue };
-            let family = match (self.view, family) {
-                (View::One(seen), Some(family)) if seen != family => continue,
-                (View::One(seen), None) if gated => Some(seen),
-                _ => family,
+            let family = match (self.view, packets(scope, rule)) {
+                (_, Packets::None) => continue,
+                (View::One(seen), Packets::Of(family)) if seen != family => continue,
+                (View::One(seen), Packets::All) if gated => Some(seen),
+                (_, Packets::All) => None,
+                (_, Packets::Of(family)) => Some(family),
             };
             match self.bundle(rule, family) {
                 Ok(bundle) => add_to_run(&mut run.1, bundle),
@@ -200,20 +212,15 @@ impl Lowering<'_> {
                 let (set, test) = lists::set(&self.sets, &stem, slot);
                 self.sets.push(set);
                 push_rules(lowered, table, &tests, family, Some(test), action);
-            } else {
-                match slot {
-                    Slot::None => push_rules(lowered, table, &tests, family, None, action),
-                    Slot::Nets(nets) => {
-                        nets.into_iter().for_each(|net| {
-                            push_rules(lowered, table, &tests, family, Some(Test::Destination(net)), action)
-                        });
-                    }
-                    Slot::Ports(ports) => {
-                        ports.into_iter().for_each(|p| {
-                            push_rules(lowered, table, &tests, family, Some(Test::DestinationPort(p)), action)
-                        });
-                    }
-                }
+                continue;
+            }
+            let each: Vec<Option<Test>> = match slot {
+                Slot::None => vec![None],
+                Slot::Nets(nets) => nets.into_iter().map(|net| Some(Test::Destination(net))).collect(),
+                Slot::Ports(ports) => ports.into_iter().map(|port| Some(Test::DestinationPort(port))).collect(),
+            };
+            for test in each {
+                push_rules(lowered, table, &tests, family, test, action);
             }
         }
     }
@@ -273,7 +280,7 @@ fn push_rules(
         Action::Drop => exprs.push(Expr::Drop),
         Action::Redirect(port) => exprs.push(Expr::Redirect(port)),
         Action::Tproxy { port, mark } => {
-            exprs.extend([Expr::Tproxy { family, port }, Expr::SetMark(mark), Expr::Accept])
+            exprs.extend([Expr::Tproxy { family, port }, Expr::SetMark(mark), Expr::Accept]);
         }
         Action::SetMark(mark) => exprs.push(Expr::SetMark(mark)),
         Action::SaveMark => exprs.push(Expr::SaveMark),
@@ -329,8 +336,8 @@ fn transport(tests: &[Expr]) -> Option<u8> {
     })
 }
 
-/// Family of the packets that can match: `Some(None)` is any, `None` is none at all.
-fn packet_family(scope: Option<IpFamily>, rule: &Rule) -> Option<Option<IpFamily>> {
+/// The packets that can match a rule in this place.
+fn packets(scope: Option<IpFamily>, rule: &Rule) -> Packets {
     let of_rule = match rule.family {
         Family::Any => None,
         Family::V4 => Some(IpFamily::V4),
@@ -343,15 +350,11 @@ fn packet_family(scope: Option<IpFamily>, rule: &Rule) -> Option<Option<IpFamily
         }),
         _ => None,
     });
-    let mut seen = None;
-    for family in scope.into_iter().chain(of_rule).chain(of_addresses) {
-        match seen {
-            None => seen = Some(family),
-            Some(other) if other != family => return None,
-            Some(_) => {}
-        }
-    }
-    Some(seen)
+    scope.into_iter().chain(of_rule).chain(of_addresses).fold(Packets::All, |seen, family| match seen {
+        Packets::All => Packets::Of(family),
+        Packets::Of(other) if other == family => seen,
+        _ => Packets::None,
+    })
 }
 
 /// One sequence from what each family meets. Inserts count positions per family, so rules of both may stand in another order there;
@@ -359,30 +362,22 @@ fn packet_family(scope: Option<IpFamily>, rule: &Rule) -> Option<Option<IpFamily
 fn merge<'a>(v4: &[&'a Rule], v6: &[&'a Rule]) -> Vec<(Option<IpFamily>, &'a Rule)> {
     let (mut v4, mut v6) = (v4.iter().copied().peekable(), v6.iter().copied().peekable());
     let mut merged = Vec::new();
-    loop {
-        match (v4.peek().copied(), v6.peek().copied()) {
-            (None, None) => return merged,
-            (Some(rule), other) if rule.family == Family::V4 || other.is_none() => {
-                merged.push((Some(IpFamily::V4), rule));
-                v4.next();
+    while v4.peek().is_some() || v6.peek().is_some() {
+        merged.extend(
+            std::iter::from_fn(|| v4.next_if(|rule| rule.family == Family::V4)).map(|rule| (Some(IpFamily::V4), rule)),
+        );
+        merged.extend(
+            std::iter::from_fn(|| v6.next_if(|rule| rule.family == Family::V6)).map(|rule| (Some(IpFamily::V6), rule)),
+        );
+        match (v4.next(), v6.next()) {
+            (Some(a), Some(b)) if std::ptr::eq(a, b) => merged.push((None, a)),
+            (a, b) => {
+                merged.extend(a.map(|rule| (Some(IpFamily::V4), rule)));
+                merged.extend(b.map(|rule| (Some(IpFamily::V6), rule)));
             }
-            (other, Some(rule)) if rule.family == Family::V6 || other.is_none() => {
-                merged.push((Some(IpFamily::V6), rule));
-                v6.next();
-            }
-            (Some(a), Some(b)) if std::ptr::eq(a, b) => {
-                merged.push((None, a));
-                v4.next();
-                v6.next();
-            }
-            (Some(a), Some(b)) => {
-                merged.extend([(Some(IpFamily::V4), a), (Some(IpFamily::V6), b)]);
-                v4.next();
-                v6.next();
-            }
-            (Some(_), None) | (None, Some(_)) => return merged, // both are met above
         }
     }
+    merged
 }
 
 fn is_custom(chain: &str) -> bool {

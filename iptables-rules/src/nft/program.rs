@@ -186,6 +186,22 @@ pub enum Test {
     Gid(u32),
 }
 
+impl Program {
+    /// With chains and sets in the order that every program has: base chains as packets meet them, then the others by name.
+    /// The kernel lists them by age.
+    pub(super) fn in_order(mut self) -> Self {
+        for table in &mut self.tables {
+            table.sets.sort_by(|a, b| a.name.cmp(&b.name));
+            let place = |chain: &ChainDef| {
+                let hook = chain.hook.as_ref();
+                (hook.is_none(), hook.map(|hook| (hook.priority, hook.number)))
+            };
+            table.chains.sort_by(|a, b| place(a).cmp(&place(b)).then_with(|| a.name.cmp(&b.name)));
+        }
+        self
+    }
+}
+
 impl TableFamily {
     /// All families in which a table of ours may be found.
     pub(super) const ALL: [Self; 3] = [Self::Inet, Self::Ip, Self::Ip6];

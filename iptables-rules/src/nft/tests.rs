@@ -1,51 +1,14 @@
 //! The backend against the real kernel, in network namespaces of the tests' own. As root only.
 
-use std::io::Write as _;
-use std::process::{Command, Stdio};
-
 use nix::sched::{CloneFlags, unshare};
+use proptest::prelude::*;
 
 use super::*;
-use crate::config::{CidrSelection, DnsCapture, InterceptionMode, Ipv6Policy, PortSelection};
+use crate::config::{
+    CidrSelection, DnsCapture, InterceptionMode, InterfaceName, Ipv6Policy, OwnerGroups, PortSelection,
+};
+use crate::testing::{in_namespace, nft};
 use crate::{CaptureConfig, plan};
-
-/// Runs a test in a network namespace that ends with it. Without root it is skipped on a developer's machine, and fails in CI.
-fn in_namespace(test: impl FnOnce() + Send) {
-    if !nix::unistd::geteuid().is_root() {
-        assert!(std::env::var_os("CI").is_none(), "tests of network namespaces need root");
-        eprintln!("skipped: needs root");
-        return;
-    }
-    std::thread::scope(|scope| {
-        let inside = scope.spawn(|| {
-            unshare(CloneFlags::CLONE_NEWNET).unwrap();
-            test();
-        });
-        if let Err(panic) = inside.join() {
-            std::panic::resume_unwind(panic);
-        }
-    });
-}
-
-fn nft(input: &str) -> String {
-    let (ok, out, err) = try_nft(input, &["-f", "-"]);
-    assert!(ok, "nft refused:\n{err}\n{input}");
-    out
-}
-
-fn try_nft(input: &str, arguments: &[&str]) -> (bool, String, String) {
-    let mut child = Command::new("nft")
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-    let output = child.wait_with_output().unwrap();
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    (output.status.success(), text(output.stdout), text(output.stderr))
-}
 
 fn rules(config: &CaptureConfig) -> RuleSet {
     plan(config).unwrap()
@@ -79,8 +42,8 @@ fn varied() -> Vec<CaptureConfig> {
             inbound_ports: PortSelection::Only(vec![8080, 8443]),
             outbound_cidrs: CidrSelection::Only(cidrs(&["10.96.0.0/12", "172.16.0.0/13", "fd00:10::/33", "0.0.0.0/0"])),
             outbound_ports: vec![9200],
-            reroute_interfaces: vec![crate::config::InterfaceName::new("tap0").unwrap()],
-            exclude_interfaces: vec![crate::config::InterfaceName::new("net1").unwrap()],
+            reroute_interfaces: vec![InterfaceName::new("tap0").unwrap()],
+            exclude_interfaces: vec![InterfaceName::new("net1").unwrap()],
             proxy_uids: vec![1337, 0, 4_294_967_294],
             ..CaptureConfig::default()
         },
@@ -123,4 +86,384 @@ fn text_loads_in_nft_as_the_same_program() {
             }
         }
     });
+}
+
+#[test]
+fn replaces_with_exactly_the_other_rules() {
+    in_namespace(|| {
+        for (from, to) in
+            [(Layout::Inet, Layout::Inet), (Layout::PerFamily, Layout::PerFamily), (Layout::PerFamily, Layout::Inet)]
+        {
+            for first in varied() {
+                for second in varied().into_iter().filter(|second| *second != first) {
+                    apply_as(&rules(&first), from).unwrap();
+                    assert_eq!(apply_as(&rules(&second), to).unwrap(), Applied::Replaced);
+                    let expected = lower(&rules(&second), to).unwrap();
+                    assert_eq!(diff::differences(&expected, &read_back().unwrap()), Vec::<String>::new());
+                    assert_eq!(apply_as(&rules(&second), to).unwrap(), Applied::Unchanged);
+                    // Nothing else is in the namespace either: chains with fingerprints of the past, say.
+                    let stamps = nft("list ruleset").lines().filter(|line| line.contains("chain rules-")).count();
+                    assert_eq!(stamps, expected.tables.len());
+                    remove().unwrap();
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn leaves_other_tables_alone() {
+    in_namespace(|| {
+        nft("table ip nat { chain PREROUTING { type nat hook prerouting priority -100; ip daddr 10.0.0.1 tcp dport 80 redirect to :8080; }; }
+             table inet other { set s { type ipv4_addr; flags interval; elements = { 10.0.0.0/8 } }
+                                chain weir { ip saddr @s counter packets 7 bytes 9 drop; }; }
+             table ip6 weird { chain ISTIO_OUTPUT { }; }");
+        let before = nft("list ruleset");
+        for config in varied() {
+            apply(&rules(&config)).unwrap();
+            assert_eq!(verify(&rules(&config)).unwrap(), Vec::<String>::new());
+            assert!(nft("list ruleset").starts_with(&before));
+        }
+        assert!(remove().unwrap());
+        assert_eq!(nft("list ruleset"), before);
+    });
+}
+
+#[test]
+fn replaces_a_table_of_our_name_that_is_not_ours() {
+    in_namespace(|| {
+        nft("table inet weir { flags dormant; counter c { }; map m { type ipv4_addr : verdict; };
+             chain ISTIO_OUTPUT { type filter hook input priority 5; policy drop; ip daddr vmap @m; counter name c; }; }");
+        let rules = rules(&CaptureConfig::default());
+        assert_eq!(apply(&rules).unwrap(), Applied::Replaced);
+        assert_eq!(verify(&rules).unwrap(), Vec::<String>::new());
+        assert!(!nft("list table inet weir").contains("counter"));
+    });
+}
+
+#[test]
+fn repairs_what_a_replacement_meets() {
+    in_namespace(|| {
+        apply(&rules(&CaptureConfig::default())).unwrap();
+        // Somebody put a chain under a name that the next rules need, with another hook, and a map that leads into one of ours.
+        nft("add chain inet weir mangle-prerouting { type filter hook input priority 7; policy drop; }
+             add map inet weir m { type ipv4_addr : verdict; elements = { 10.0.0.1 : jump ISTIO_REDIRECT }; }
+             add chain inet weir extra { type nat hook prerouting priority 9; }
+             add rule inet weir extra ip daddr vmap @m
+             add rule inet weir mangle-prerouting tcp dport { 1, 2 } accept
+             add table inet weir { flags dormant; }");
+        let tproxy = rules(&CaptureConfig { mode: InterceptionMode::Tproxy, ..CaptureConfig::default() });
+        assert_eq!(apply(&tproxy).unwrap(), Applied::Replaced);
+        assert_eq!(verify(&tproxy).unwrap(), Vec::<String>::new());
+    });
+}
+
+#[test]
+fn refuses_a_broken_batch_as_a_whole_and_names_the_rule() {
+    in_namespace(|| {
+        let before = rules(&v4_only());
+        apply(&before).unwrap();
+        // The kernel refuses a redirect outside of NAT chains; the plan never asks for one.
+        let mut broken = rules(&CaptureConfig::default());
+        let mut rule = broken.rules[0].clone();
+        rule.table = crate::ruleset::Table::Raw;
+        rule.chain = "OUTPUT";
+        rule.matches = vec![crate::ruleset::Match::Protocol(crate::ruleset::Protocol::Tcp)];
+        rule.action = crate::ruleset::Action::Redirect(7);
+        broken.rules.push(rule);
+        let error = apply(&broken).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains("rule 1 of chain raw-output of table inet weir (meta l4proto tcp redirect to :7)"),
+            "{error}"
+        );
+        assert_eq!(verify(&before).unwrap(), Vec::<String>::new());
+        assert!(remove().unwrap());
+        apply(&broken).unwrap_err();
+        assert_eq!(nft("list ruleset"), "");
+    });
+}
+
+#[test]
+fn reports_drift_in_words() {
+    in_namespace(|| {
+        let rules = rules(&varied()[2]);
+        assert_eq!(verify(&rules).unwrap(), ["table inet weir is missing"]);
+        let drift = |commands: &str| {
+            remove().unwrap();
+            apply(&rules).unwrap();
+            nft(commands);
+            verify(&rules).unwrap()
+        };
+        let lines = drift("flush chain inet weir ISTIO_IN_REDIRECT");
+        assert_eq!(lines, ["rule 1 of chain ISTIO_IN_REDIRECT is missing: \"meta l4proto tcp redirect to :15006\""]);
+        let lines = drift("insert rule inet weir ISTIO_OUTPUT meta skuid 1000 counter accept");
+        assert_eq!(lines, ["rule 1 of chain ISTIO_OUTPUT should not be there: \"meta skuid 1000 [counter] accept\""]);
+        let lines = drift(
+            "flush chain inet weir ISTIO_REDIRECT\nadd rule inet weir ISTIO_REDIRECT tcp dport 1-5 redirect to :1",
+        );
+        assert_eq!(lines.len(), 1);
+        assert!(
+            lines[0].starts_with(
+                "rule 1 of chain ISTIO_REDIRECT differs: expected \"meta l4proto tcp redirect to :15001\", found"
+            ),
+            "{lines:?}"
+        );
+        let lines = drift(
+            "delete element inet weir excluded-outbound-ipv4 { 10.0.0.0/8 }\nadd element inet weir excluded-outbound-ipv4 { 9.0.0.1 }",
+        );
+        assert_eq!(
+            lines,
+            ["set excluded-outbound-ipv4 differs; 1 missing: 10.0.0.0/8; 1 should not be there: 9.0.0.1"]
+        );
+        let lines = drift("add chain inet weir mine\nadd set inet weir s { type mark; }");
+        assert_eq!(lines, ["set s should not be there", "chain mine should not be there"]);
+        let lines = drift("add chain inet weir nat-output { policy drop; }");
+        assert_eq!(
+            lines,
+            [
+                "chain nat-output has \"type nat hook output priority -100; policy drop;\" instead of \"type nat hook output priority -100; policy accept;\""
+            ]
+        );
+        let lines = drift("add table inet weir { flags dormant; }");
+        assert_eq!(lines, ["table inet weir has flags 0x1 instead of 0x0"]);
+        let lines = drift("add table ip weir");
+        assert_eq!(lines, ["table ip weir should not be there"]);
+    });
+}
+
+#[test]
+fn installs_five_thousand_networks() {
+    in_namespace(|| {
+        let v4 = (0..5000_u32).map(|n| format!("10.{}.{}.{}/28", n >> 8, n & 0xff, (n % 8) * 32));
+        let v6 = (0..5000_u32).map(|n| format!("fd00:{n:x}::/32").replace("/32", "/64"));
+        let outbound_cidrs_exclude: Vec<ipnet::IpNet> = v4.chain(v6).map(|text| text.parse().unwrap()).collect();
+        let config = CaptureConfig { outbound_cidrs_exclude, ..CaptureConfig::default() };
+        for layout in [Layout::Inet, Layout::PerFamily] {
+            let rules = rules(&config);
+            assert_eq!(apply_as(&rules, layout).unwrap(), Applied::Created);
+            let found = read_back().unwrap();
+            assert_eq!(
+                found.tables.iter().flat_map(|table| &table.sets).map(|set| set.elements.len()).sum::<usize>(),
+                10_002 // with the loopback addresses, which neighbour the list and share its verdict
+            );
+            assert!(found == lower(&rules, layout).unwrap());
+            assert_eq!(apply_as(&super::tests::rules(&CaptureConfig::default()), layout).unwrap(), Applied::Replaced);
+            assert_eq!(apply_as(&rules, layout).unwrap(), Applied::Replaced);
+            assert!(found == read_back().unwrap());
+            remove().unwrap();
+        }
+    });
+}
+
+#[test]
+fn programs_a_namespace_of_a_child_user_namespace() {
+    in_namespace(|| {
+        // hostUsers: false: the namespace belongs to a user namespace of the pod, and we are outside of it.
+        let mut pod = std::process::Command::new("unshare")
+            .args(["--user", "--map-root-user", "--net", "sh", "-c", "echo; read line"])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut ready = [0];
+        std::io::Read::read_exact(pod.stdout.as_mut().unwrap(), &mut ready).unwrap();
+        let path = format!("/proc/{}/ns/net", pod.id());
+        let rules = rules(&CaptureConfig::default());
+        let outcome = crate::netns::within(path.as_ref(), || {
+            let applied = apply(&rules);
+            (applied, verify(&rules))
+        });
+        drop(pod.stdin.take());
+        pod.wait().unwrap();
+        let (applied, verified) = outcome.unwrap();
+        assert_eq!(applied.unwrap(), Applied::Created);
+        assert_eq!(verified.unwrap(), Vec::<String>::new());
+        assert_eq!(nft("list ruleset"), "", "the rules went to the pod, not here");
+    });
+}
+
+#[test]
+fn appliers_of_one_namespace_end_with_one_rule_set() {
+    in_namespace(|| {
+        let all: Vec<RuleSet> = varied().iter().map(rules).collect();
+        std::thread::scope(|scope| {
+            for start in 0..4 {
+                let all = &all;
+                scope.spawn(move || {
+                    for round in 0..40 {
+                        match apply(&all[(start + round) % all.len()]) {
+                            Ok(_) | Err(NftError::Contended | NftError::NotCommitted) => {}
+                            Err(error) => panic!("{error}"),
+                        }
+                    }
+                });
+            }
+        });
+        let found = read_back().unwrap();
+        assert!(all.iter().any(|rules| program(rules).unwrap() == found), "{found}");
+    });
+}
+
+#[test]
+fn appliers_of_different_namespaces_do_not_meet() {
+    in_namespace(|| {
+        std::thread::scope(|scope| {
+            for config in varied() {
+                scope.spawn(move || {
+                    unshare(CloneFlags::CLONE_NEWNET).unwrap();
+                    let rules = rules(&config);
+                    for _ in 0..20 {
+                        assert_eq!(apply(&rules).unwrap(), Applied::Created);
+                        assert_eq!(verify(&rules).unwrap(), Vec::<String>::new());
+                        assert!(remove().unwrap());
+                    }
+                });
+            }
+        });
+    });
+}
+
+#[test]
+fn an_empty_rule_set_leaves_nothing() {
+    in_namespace(|| {
+        let nothing = RuleSet::default();
+        assert_eq!(apply(&nothing).unwrap(), Applied::Unchanged);
+        apply(&rules(&CaptureConfig::default())).unwrap();
+        assert_eq!(verify(&nothing).unwrap(), ["table inet weir should not be there"]);
+        assert_eq!(apply(&nothing).unwrap(), Applied::Replaced);
+        assert_eq!(nft("list ruleset"), "");
+        assert_eq!(describe(&nothing).unwrap(), "");
+    });
+}
+
+#[test]
+fn ipv6_meets_no_rule_where_it_is_left_alone() {
+    for config in varied().into_iter().filter(|config| config.ipv6 == Ipv6Policy::Leave) {
+        for table in lower(&rules(&config), Layout::Inet).unwrap().tables {
+            for rule in table.chains.iter().filter(|chain| chain.hook.is_some()).flat_map(|chain| &chain.rules) {
+                assert!(rule.exprs.contains(&Test::Family(IpFamily::V4).into()), "{rule}");
+            }
+        }
+    }
+}
+
+#[test]
+fn text_of_the_default_rules() {
+    insta::assert_snapshot!(describe(&rules(&CaptureConfig::default())).unwrap());
+}
+
+#[test]
+fn nft_lists_the_default_rules_as_planned() {
+    in_namespace(|| {
+        apply(&rules(&v4_only())).unwrap();
+        insta::assert_snapshot!(nft("list table inet weir"));
+    });
+}
+
+#[test]
+fn refuses_group_names() {
+    let config = CaptureConfig {
+        owner_groups: OwnerGroups::AllBut(vec![crate::config::Group::Name(
+            crate::config::GroupName::new("java").unwrap(),
+        )]),
+        ..CaptureConfig::default()
+    };
+    let error = apply(&rules(&config)).unwrap_err();
+    assert!(matches!(error, NftError::Unsupported(_)));
+    assert!(error.to_string().contains("java"), "{error}");
+}
+
+#[test]
+fn chooses_the_layout_by_kernel_release() {
+    assert_eq!(Layout::of_release("6.18.44-fc-v669"), Layout::Inet);
+    assert_eq!(Layout::of_release("5.2.0"), Layout::Inet);
+    assert_eq!(Layout::of_release("5.1.21-generic"), Layout::PerFamily);
+    assert_eq!(Layout::of_release("4.18.0-553.el8.x86_64"), Layout::PerFamily);
+}
+
+#[test]
+fn fingerprint_tells_programs_apart() {
+    let mut stamps: Vec<String> =
+        varied().iter().map(|config| Batch::create(&lower(&rules(config), Layout::Inet).unwrap()).1).collect();
+    let count = stamps.len();
+    stamps.sort();
+    stamps.dedup();
+    assert_eq!(stamps.len(), count);
+}
+
+fn ports(most: usize) -> impl Strategy<Value = Vec<u16>> {
+    proptest::collection::vec(1_u16..=65535, 0..most)
+}
+
+fn networks(most: usize) -> impl Strategy<Value = Vec<ipnet::IpNet>> {
+    let v4 = (any::<u32>(), 0_u8..=32)
+        .prop_map(|(bits, prefix)| ipnet::IpNet::new(std::net::Ipv4Addr::from_bits(bits).into(), prefix).unwrap());
+    let v6 = (any::<u128>(), 0_u8..=128)
+        .prop_map(|(bits, prefix)| ipnet::IpNet::new(std::net::Ipv6Addr::from_bits(bits).into(), prefix).unwrap());
+    proptest::collection::vec(prop_oneof![v4, v6].prop_map(|net| net.trunc()), 0..most)
+}
+
+fn configs() -> impl Strategy<Value = CaptureConfig> {
+    let interfaces =
+        || proptest::collection::vec("[a-z][a-z0-9]{0,8}".prop_map(|name| InterfaceName::new(&name).unwrap()), 0..3);
+    let dns = prop_oneof![
+        Just(DnsCapture::Off),
+        Just(DnsCapture::All),
+        proptest::collection::vec(any::<std::net::IpAddr>(), 0..7).prop_map(DnsCapture::Servers)
+    ];
+    let selection = || prop_oneof![Just(None), networks(9).prop_map(Some)];
+    let first =
+        (any::<bool>(), any::<bool>(), prop_oneof![Just(None), ports(9).prop_map(Some)], ports(9), ports(7), ports(9));
+    let second = (selection(), networks(12), interfaces(), interfaces(), dns, any::<bool>());
+    let third = (proptest::collection::vec(any::<u32>(), 1..4), proptest::collection::vec(any::<u32>(), 1..4));
+    (first, second, third).prop_map(|(first, second, (proxy_uids, proxy_gids))| {
+        let (tproxy, leave, include, inbound_ports_exclude, outbound_ports, outbound_ports_exclude) = first;
+        let (cidrs, outbound_cidrs_exclude, exclude_interfaces, reroute_interfaces, dns, drop_invalid) = second;
+        CaptureConfig {
+            mode: if tproxy { InterceptionMode::Tproxy } else { InterceptionMode::Redirect },
+            ipv6: if leave { Ipv6Policy::Leave } else { Ipv6Policy::Capture },
+            inbound_ports: include.map_or(PortSelection::All, PortSelection::Only),
+            inbound_ports_exclude,
+            outbound_ports,
+            outbound_ports_exclude,
+            outbound_cidrs: cidrs.map_or(CidrSelection::All, CidrSelection::Only),
+            outbound_cidrs_exclude,
+            exclude_interfaces,
+            reroute_interfaces,
+            dns,
+            drop_invalid,
+            proxy_uids,
+            proxy_gids,
+            ..CaptureConfig::default()
+        }
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn kernel_holds_exactly_what_was_applied(first in configs(), second in configs()) {
+        // A combination that the plan refuses has nothing to apply.
+        let plans: Vec<RuleSet> = [first, second].iter().filter_map(|config| plan(config).ok()).collect();
+        in_namespace(|| {
+            for layout in [Layout::Inet, Layout::PerFamily] {
+                for rules in &plans {
+                    let expected = lower(rules, layout).unwrap();
+                    apply_as(rules, layout).unwrap();
+                    assert_eq!(read_back().unwrap(), expected);
+                    assert_eq!(apply_as(rules, layout).unwrap(), Applied::Unchanged);
+                }
+                remove().unwrap();
+                for rules in &plans {
+                    let expected = lower(rules, layout).unwrap();
+                    nft(&expected.to_string());
+                    assert_eq!(read_back().unwrap(), expected);
+                    remove().unwrap();
+                }
+            }
+        });
+    }
 }

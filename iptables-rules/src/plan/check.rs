@@ -18,12 +18,11 @@ const NO_ID: u32 = u32::MAX;
 
 /// Everything that [`super::plan`] refuses.
 pub(super) fn check(config: &CaptureConfig) -> Result<(), Vec<Unsupported>> {
-    let groups = match &config.owner_groups {
-        OwnerGroups::Only(groups) => groups.len(),
-        OwnerGroups::AllBut(_) => 0,
+    let (groups_variable, named, most) = match &config.owner_groups {
+        OwnerGroups::Only(groups) => (names::variable::OWNER_GROUPS, groups, MAX_INCLUDED_GROUPS),
+        OwnerGroups::AllBut(groups) => (names::variable::OWNER_GROUPS_EXCLUDE, groups, usize::MAX),
     };
     let loopback = config.loopback;
-    let (OwnerGroups::AllBut(named) | OwnerGroups::Only(named)) = &config.owner_groups;
     let no_id = |ids: &[u32]| ids.contains(&NO_ID);
     let mut findings = vec![
         (config.proxy_port == 0, "proxy port", "no connection can be sent to port 0"),
@@ -40,8 +39,8 @@ pub(super) fn check(config: &CaptureConfig) -> Result<(), Vec<Unsupported>> {
         ),
         (no_id(&config.proxy_uids), "proxy uid", "4294967295 is no user"),
         (no_id(&config.proxy_gids), "proxy gid", "4294967295 is no group"),
-        (named.contains(&Group::Id(NO_ID)), names::variable::OWNER_GROUPS, "4294967295 is no group"),
-        (groups > MAX_INCLUDED_GROUPS, names::variable::OWNER_GROUPS, "names more than 64 groups"),
+        (named.contains(&Group::Id(NO_ID)), groups_variable, "4294967295 is no group"),
+        (named.len() > most, groups_variable, "names more than 64 groups"),
     ];
     if config.mode == InterceptionMode::Tproxy {
         findings.extend([
