@@ -1,5 +1,6 @@
 //! `inject`: one pod in, one decision out. The five steps in order, each in a module of its own.
 
+pub mod finish;
 pub mod merge;
 
 use std::collections::BTreeMap;

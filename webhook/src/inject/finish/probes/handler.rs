@@ -1,0 +1,188 @@
+//! One probe or lifecycle handler: where it stands, what it asks, and how it is sent elsewhere.
+
+use serde_json::{Map, Value, json};
+
+/// Where a handler stands in a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    Readiness,
+    Liveness,
+    Startup,
+    PreStop,
+    PostStart,
+}
+
+impl Place {
+    pub(super) const ALL: [Self; 5] = [Self::Readiness, Self::Liveness, Self::Startup, Self::PreStop, Self::PostStart];
+
+    /// The field's name, for messages.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Readiness => "readinessProbe",
+            Self::Liveness => "livenessProbe",
+            Self::Startup => "startupProbe",
+            Self::PreStop => "lifecycle.preStop",
+            Self::PostStart => "lifecycle.postStart",
+        }
+    }
+
+    /// The field, and the one in it for lifecycle handlers.
+    const fn fields(self) -> (&'static str, Option<&'static str>) {
+        match self {
+            Self::PreStop => ("lifecycle", Some("preStop")),
+            Self::PostStart => ("lifecycle", Some("postStart")),
+            probe => (probe.name(), None),
+        }
+    }
+
+    const fn is_probe(self) -> bool {
+        matches!(self, Self::Readiness | Self::Liveness | Self::Startup)
+    }
+
+    /// The path under which the agent answers for this handler of that container.
+    pub(super) fn path(self, container: &str) -> String {
+        let (kind, last) = match self {
+            Self::Readiness => ("health", "readyz"),
+            Self::Liveness => ("health", "livez"),
+            Self::Startup => ("health", "startupz"),
+            Self::PreStop => ("lifecycle", "prestopz"),
+            Self::PostStart => ("lifecycle", "poststartz"),
+        };
+        format!("/app-{kind}/{container}/{last}")
+    }
+
+    pub(super) fn find(self, container: &Map<String, Value>) -> Option<&Map<String, Value>> {
+        let (field, inner) = self.fields();
+        let handler = container.get(field)?;
+        inner.map_or(Some(handler), |inner| handler.get(inner))?.as_object()
+    }
+
+    pub(super) fn find_mut(self, container: &mut Map<String, Value>) -> Option<&mut Map<String, Value>> {
+        let (field, inner) = self.fields();
+        let handler = container.get_mut(field)?;
+        match inner {
+            None => handler,
+            Some(inner) => handler.get_mut(inner)?,
+        }
+        .as_object_mut()
+    }
+}
+
+/// What a handler does, where it asks the application over the network.
+#[derive(Debug, Clone)]
+pub(super) struct Action {
+    kind: &'static str,
+    fields: Map<String, Value>,
+    /// `timeoutSeconds` of the probe.
+    timeout: Option<Value>,
+}
+
+impl Action {
+    /// The action of a handler; `None` for commands and what is not known. `grpc` exists for probes only.
+    pub(super) fn of(handler: &Map<String, Value>, place: Place) -> Option<Self> {
+        let kinds: &[&'static str] =
+            if place.is_probe() { &["httpGet", "tcpSocket", "grpc"] } else { &["httpGet", "tcpSocket"] };
+        let (kind, fields) = kinds.iter().find_map(|kind| Some((*kind, handler.get(*kind)?.as_object()?)))?;
+        let timeout = handler.get("timeoutSeconds").filter(|timeout| place.is_probe() && is_set(timeout)).cloned();
+        Some(Self { kind, fields: fields.clone(), timeout })
+    }
+
+    /// Path of an HTTP request.
+    pub(super) fn path(&self) -> Option<&str> {
+        if self.kind == "httpGet" { self.fields.get("path")?.as_str() } else { None }
+    }
+
+    /// Port, where it is a number.
+    pub(super) fn port(&self) -> Option<u16> {
+        u16::try_from(self.fields.get("port")?.as_u64()?).ok()
+    }
+
+    /// The handler is about a host that is not the pod: the agent would ask the pod instead.
+    pub(super) fn asks_another_host(&self) -> bool {
+        match self.fields.get("host").and_then(Value::as_str) {
+            None | Some("" | "localhost" | "127.0.0.1" | "::1") => false,
+            Some(_) => true,
+        }
+    }
+
+    /// What the agent has to know, with the port as a number.
+    ///
+    /// # Errors
+    /// The name of a port that the container does not have.
+    pub(super) fn entry(self, container: &Map<String, Value>, place: Place) -> Result<Value, String> {
+        debug_assert!(place.is_probe() || self.timeout.is_none());
+        let port = match self.fields.get("port") {
+            Some(Value::Number(port)) => Value::Number(port.clone()),
+            Some(Value::String(name)) => named_port(container, name).ok_or_else(|| name.clone())?,
+            other => return Err(other.map(ToString::to_string).unwrap_or_default()),
+        };
+        let mut fields = self.fields;
+        let order: &[&str] = match self.kind {
+            "httpGet" => &["path", "port", "host", "scheme", "httpHeaders"],
+            "tcpSocket" => &["port", "host"],
+            _ => &["port", "service"],
+        };
+        let mut action = Map::new();
+        for name in order {
+            match (*name, fields.shift_remove(*name)) {
+                ("port", _) => {
+                    action.insert("port".to_owned(), port.clone());
+                }
+                // The agent's type has no default for it.
+                ("service", service) => {
+                    action.insert("service".to_owned(), service.unwrap_or(Value::Null));
+                }
+                (name, Some(value)) if is_set(&value) => {
+                    action.insert(name.to_owned(), value);
+                }
+                _ => {}
+            }
+        }
+        // What no library knows yet.
+        action.extend(fields);
+        let mut entry = json!({self.kind: action});
+        if let Some(timeout) = self.timeout {
+            entry["timeoutSeconds"] = timeout;
+        }
+        Ok(entry)
+    }
+
+    /// Makes a handler ask the agent. Of an HTTP request all but path, port and TLS stays; others become one.
+    pub(super) fn redirect(handler: &mut Map<String, Value>, path: &str, port: u16) {
+        if let Some(request) = handler.get_mut("httpGet").and_then(Value::as_object_mut) {
+            request.insert("path".to_owned(), path.into());
+            request.insert("port".to_owned(), port.into());
+            if request.get("scheme").is_some_and(|scheme| scheme == "HTTPS") {
+                request.insert("scheme".to_owned(), "HTTP".into());
+            }
+            return;
+        }
+        handler.retain(|name, _| name != "tcpSocket" && name != "grpc");
+        handler.insert("httpGet".to_owned(), json!({"path": path, "port": port}));
+    }
+
+    /// Changes the port of a handler that asks the agent already.
+    pub(super) fn move_to(handler: &mut Map<String, Value>, port: u16) {
+        if let Some(request) = handler.get_mut("httpGet").and_then(Value::as_object_mut) {
+            request.insert("port".to_owned(), port.into());
+        }
+    }
+}
+
+fn named_port(container: &Map<String, Value>, name: &str) -> Option<Value> {
+    let ports = container.get("ports")?.as_array()?;
+    let port = ports.iter().find(|port| port["name"] == name)?.get("containerPort")?;
+    port.is_u64().then(|| port.clone())
+}
+
+/// Neither absent nor the empty value of its type, which Kubernetes does not tell from absent.
+fn is_set(value: &Value) -> bool {
+    match value {
+        Value::Null => false,
+        Value::Bool(truth) => *truth,
+        Value::Number(number) => number.as_u64() != Some(0),
+        Value::String(text) => !text.is_empty(),
+        Value::Array(items) => !items.is_empty(),
+        Value::Object(fields) => !fields.is_empty(),
+    }
+}

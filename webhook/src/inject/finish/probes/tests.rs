@@ -1,0 +1,206 @@
+use serde_json::{Value, json};
+
+use super::{ProbeSettings, VARIABLE, rewrite_probes};
+
+const FRESH: ProbeSettings = ProbeSettings { enabled: true, status_port: 15020, injected_before: false };
+const AGAIN: ProbeSettings = ProbeSettings { injected_before: true, ..FRESH };
+
+fn pod(app: Value) -> Value {
+    json!({"spec": {"containers": [app, {"name": "istio-proxy"}]}})
+}
+
+fn rewritten(app: Value) -> Value {
+    let mut pod = pod(app);
+    assert_eq!(rewrite_probes(&mut pod, FRESH), Vec::<String>::new());
+    pod
+}
+
+fn told(pod: &Value) -> Option<&str> {
+    let env = pod["spec"]["containers"].as_array().unwrap().last().unwrap()["env"].as_array()?;
+    env.iter().rfind(|variable| variable["name"] == VARIABLE)?["value"].as_str()
+}
+
+fn app(pod: &Value) -> &Value {
+    &pod["spec"]["containers"][0]
+}
+
+#[test]
+fn all_handlers_of_all_containers_are_rewritten_and_recorded_sorted_without_blanks() {
+    let mut pod = json!({"spec": {
+        "initContainers": [{"name": "side", "startupProbe": {"httpGet": {"port": 1}}}],
+        "containers": [
+            {"name": "hello", "livenessProbe": {"httpGet": {"port": 80}}, "readinessProbe": {"httpGet": {"port": 3333}},
+             "lifecycle": {"preStop": {"httpGet": {"port": 91}}, "postStart": {"tcpSocket": {"port": 93}}}},
+            {"name": "istio-proxy", "readinessProbe": {"httpGet": {"port": 15021}}}]}});
+    assert_eq!(rewrite_probes(&mut pod, FRESH), Vec::<String>::new());
+    assert_eq!(
+        told(&pod).unwrap(),
+        r#"{"/app-health/hello/livez":{"httpGet":{"port":80}},"/app-health/hello/readyz":{"httpGet":{"port":3333}},"/app-health/side/startupz":{"httpGet":{"port":1}},"/app-lifecycle/hello/poststartz":{"tcpSocket":{"port":93}},"/app-lifecycle/hello/prestopz":{"httpGet":{"port":91}}}"#
+    );
+    assert_eq!(
+        pod["spec"]["initContainers"][0]["startupProbe"],
+        json!({"httpGet": {"port": 15020, "path": "/app-health/side/startupz"}})
+    );
+    assert_eq!(
+        app(&pod)["lifecycle"],
+        json!({"preStop": {"httpGet": {"port": 15020, "path": "/app-lifecycle/hello/prestopz"}},
+               "postStart": {"httpGet": {"path": "/app-lifecycle/hello/poststartz", "port": 15020}}})
+    );
+    assert_eq!(pod["spec"]["containers"][1]["readinessProbe"], json!({"httpGet": {"port": 15021}}));
+}
+
+#[test]
+fn an_http_request_keeps_its_other_fields_but_not_tls() {
+    let probe = json!({"periodSeconds": 7, "timeoutSeconds": 3, "httpGet": {
+        "httpHeaders": [{"name": "A", "value": "b"}], "scheme": "HTTPS", "host": "localhost", "port": 443, "path": "/h", "newer": 1}});
+    let pod = rewritten(json!({"name": "a", "readinessProbe": probe}));
+    assert_eq!(
+        told(&pod).unwrap(),
+        r#"{"/app-health/a/readyz":{"httpGet":{"path":"/h","port":443,"host":"localhost","scheme":"HTTPS","httpHeaders":[{"name":"A","value":"b"}],"newer":1},"timeoutSeconds":3}}"#
+    );
+    assert_eq!(
+        app(&pod)["readinessProbe"],
+        json!({"periodSeconds": 7, "timeoutSeconds": 3, "httpGet": {"httpHeaders": [{"name": "A", "value": "b"}],
+               "scheme": "HTTP", "host": "localhost", "port": 15020, "path": "/app-health/a/readyz", "newer": 1}})
+    );
+}
+
+#[test]
+fn a_grpc_probe_becomes_a_request_and_its_service_is_always_told() {
+    let pod =
+        rewritten(json!({"name": "a", "livenessProbe": {"grpc": {"port": 9, "service": "s"}, "failureThreshold": 2},
+                               "readinessProbe": {"grpc": {"port": 9}, "timeoutSeconds": 0}}));
+    assert_eq!(
+        told(&pod).unwrap(),
+        r#"{"/app-health/a/livez":{"grpc":{"port":9,"service":"s"}},"/app-health/a/readyz":{"grpc":{"port":9,"service":null}}}"#
+    );
+    assert_eq!(
+        app(&pod)["livenessProbe"],
+        json!({"failureThreshold": 2, "httpGet": {"path": "/app-health/a/livez", "port": 15020}})
+    );
+}
+
+#[test]
+fn commands_and_grpc_lifecycle_handlers_are_left_alone() {
+    let container = json!({"name": "a", "livenessProbe": {"exec": {"command": ["x"]}},
+                           "lifecycle": {"preStop": {"sleep": {"seconds": 1}}, "postStart": {"grpc": {"port": 1}}}});
+    assert_eq!(rewritten(container.clone()), pod(container));
+}
+
+#[test]
+fn a_named_port_is_told_as_the_containers_number() {
+    let pod = rewritten(
+        json!({"name": "a", "ports": [{"name": "admin", "containerPort": 1}, {"name": "http", "containerPort": 80}],
+                               "readinessProbe": {"tcpSocket": {"port": "http"}}}),
+    );
+    assert_eq!(told(&pod).unwrap(), r#"{"/app-health/a/readyz":{"tcpSocket":{"port":80}}}"#);
+}
+
+#[test]
+fn a_port_name_that_the_container_does_not_have_is_left_alone_with_a_warning() {
+    let mut pod = pod(
+        json!({"name": "a", "readinessProbe": {"httpGet": {"port": "http"}}, "livenessProbe": {"tcpSocket": {"port": 1}}}),
+    );
+    let warnings = rewrite_probes(&mut pod, FRESH);
+    assert_eq!(warnings, ["readinessProbe of container 'a' is left alone: 'http' is none of the container's ports"]);
+    assert_eq!(app(&pod)["readinessProbe"], json!({"httpGet": {"port": "http"}}));
+    assert_eq!(told(&pod).unwrap(), r#"{"/app-health/a/livez":{"tcpSocket":{"port":1}}}"#);
+}
+
+#[test]
+fn a_handler_that_asks_another_host_is_left_alone() {
+    let container = json!({"name": "a", "readinessProbe": {"httpGet": {"port": 80, "host": "example.com"}},
+                           "livenessProbe": {"tcpSocket": {"port": 80, "host": "10.0.0.1"}}});
+    assert_eq!(rewritten(container.clone()), pod(container));
+}
+
+#[test]
+fn the_annotation_decides_before_the_setting() {
+    let probe = || json!({"name": "a", "readinessProbe": {"httpGet": {"port": 80}}});
+    for (annotation, enabled, done) in [
+        (Some("false"), true, false),
+        (Some("F"), true, false),
+        (Some("true"), false, true),
+        (Some("maybe"), true, true),
+        (Some("maybe"), false, false),
+        (None, false, false),
+        (None, true, true),
+    ] {
+        let mut pod = pod(probe());
+        if let Some(annotation) = annotation {
+            pod["metadata"]["annotations"]["sidecar.istio.io/rewriteAppHTTPProbers"] = annotation.into();
+        }
+        assert!(rewrite_probes(&mut pod, ProbeSettings { enabled, ..FRESH }).is_empty());
+        assert_eq!(told(&pod).is_some(), done, "{annotation:?} {enabled}");
+    }
+}
+
+#[test]
+fn without_a_proxy_nothing_happens() {
+    let mut pod = json!({"spec": {"containers": [{"name": "a", "readinessProbe": {"httpGet": {"port": 80}}}]}});
+    let same = pod.clone();
+    assert!(rewrite_probes(&mut pod, FRESH).is_empty());
+    assert_eq!(pod, same);
+}
+
+#[test]
+fn a_native_proxy_is_told_too() {
+    let mut pod = json!({"spec": {"initContainers": [{"name": "istio-proxy"}],
+                                  "containers": [{"name": "a", "readinessProbe": {"httpGet": {"port": 80}}}]}});
+    assert!(rewrite_probes(&mut pod, FRESH).is_empty());
+    assert_eq!(pod["spec"]["initContainers"][0]["env"][0]["name"], VARIABLE);
+}
+
+#[test]
+fn rewriting_again_recognises_its_own_work_also_with_a_port_of_the_pods_own() {
+    for port in [None, Some("16000")] {
+        let mut pod = pod(
+            json!({"name": "a", "readinessProbe": {"httpGet": {"port": 80, "path": "/x"}}, "livenessProbe": {"grpc": {"port": 1}}}),
+        );
+        if let Some(port) = port {
+            pod["metadata"]["annotations"]["status.sidecar.istio.io/port"] = port.into();
+        }
+        assert!(rewrite_probes(&mut pod, FRESH).is_empty());
+        let expected: u16 = port.map_or(15020, |port| port.parse().unwrap());
+        assert_eq!(app(&pod)["readinessProbe"]["httpGet"]["port"], expected);
+        let once = pod.clone();
+        assert!(rewrite_probes(&mut pod, AGAIN).is_empty());
+        assert_eq!(pod, once);
+        // Also where the record of the first injection was lost.
+        assert!(rewrite_probes(&mut pod, FRESH).is_empty());
+        assert_eq!(pod, once);
+    }
+}
+
+#[test]
+fn rewriting_again_follows_a_new_port_of_the_agent() {
+    let mut pod = rewritten(json!({"name": "a", "readinessProbe": {"httpGet": {"port": 80}}}));
+    let map = told(&pod).unwrap().to_owned();
+    assert!(rewrite_probes(&mut pod, ProbeSettings { status_port: 17000, ..AGAIN }).is_empty());
+    assert_eq!(app(&pod)["readinessProbe"]["httpGet"]["port"], 17000);
+    assert_eq!(told(&pod), Some(map.as_str()));
+}
+
+#[test]
+fn rewriting_again_adds_containers_that_came_later_in_the_same_variable() {
+    let mut pod = rewritten(json!({"name": "a", "readinessProbe": {"httpGet": {"port": 80}}}));
+    pod["spec"]["containers"][1]["env"].as_array_mut().unwrap().push(json!({"name": "LAST", "value": "1"}));
+    pod["spec"]["containers"]
+        .as_array_mut()
+        .unwrap()
+        .insert(0, json!({"name": "b", "livenessProbe": {"httpGet": {"port": 81}}}));
+    assert!(rewrite_probes(&mut pod, AGAIN).is_empty());
+    assert_eq!(
+        told(&pod).unwrap(),
+        r#"{"/app-health/a/readyz":{"httpGet":{"port":80}},"/app-health/b/livez":{"httpGet":{"port":81}}}"#
+    );
+    assert_eq!(pod["spec"]["containers"][2]["env"][1], json!({"name": "LAST", "value": "1"}));
+}
+
+#[test]
+fn a_status_port_of_zero_counts_as_none() {
+    let mut pod = pod(json!({"name": "a", "readinessProbe": {"httpGet": {"port": 80}}}));
+    pod["metadata"]["annotations"]["status.sidecar.istio.io/port"] = "0".into();
+    assert!(rewrite_probes(&mut pod, FRESH).is_empty());
+    assert_eq!(app(&pod)["readinessProbe"]["httpGet"]["port"], 15020);
+}
