@@ -13,6 +13,9 @@ use crate::version::{CniVersion, Verb};
 /// How many differences or findings are spelled out in one message; the rest is counted.
 const SHOWN: usize = 8;
 
+/// Bytes of a message that are kept. The API server takes 1024 of an event, the runtime's log all of it.
+const MAX_MESSAGE: usize = 4096;
+
 /// Why a call failed. `Display` gives `msg`, [`Failure::advice`] gives `details`.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
@@ -28,7 +31,7 @@ pub enum Failure {
         version: CniVersion,
     },
     /// Environment variables are missing or cannot be taken: all of them, one line each.
-    #[error("bad environment: {}", .0.join("; "))]
+    #[error("bad environment: {}", several(.0))]
     Environment(Vec<String>),
     /// The configuration could not be read.
     #[error("cannot read the network configuration from stdin: {0}")]
@@ -37,7 +40,7 @@ pub enum Failure {
     #[error("cannot decode the network configuration: {0}")]
     Decode(String),
     /// Keys of the configuration are missing or cannot be taken: all of them, one line each.
-    #[error("bad network configuration: {}", .0.join("; "))]
+    #[error("bad network configuration: {}", several(.0))]
     Config(Vec<String>),
     /// `CNI_NETNS` is no network namespace that could be entered.
     #[error("{0}")]
@@ -157,12 +160,22 @@ impl Failure {
         }
     }
 
+    /// `msg` of the error object: the whole text, cut where somebody passed a megabyte of it.
+    pub fn message(&self) -> String {
+        let mut text = self.to_string();
+        if text.len() > MAX_MESSAGE {
+            text.truncate(text.floor_char_boundary(MAX_MESSAGE));
+            text.push_str("...");
+        }
+        text
+    }
+
     /// The error object for stdout, in the version of the configuration where that is known.
     pub fn to_json(&self, version: Option<CniVersion>) -> Vec<u8> {
         let object = ErrorObject {
             cni_version: version.unwrap_or(CniVersion::NEWEST).as_str(),
             code: self.code(),
-            msg: self.to_string(),
+            msg: self.message(),
             details: self.advice(),
         };
         let mut json = serde_json::to_vec(&object).unwrap_or_default();
@@ -206,6 +219,12 @@ mod tests {
         assert_eq!(json["msg"], "bad environment: CNI_NETNS is missing; CNI_IFNAME is missing");
         assert!(json["details"].as_str().is_some_and(|text| !text.is_empty()));
         assert_eq!(json.as_object().unwrap().len(), 4);
+    }
+
+    #[test]
+    fn cuts_what_is_too_long_at_a_character() {
+        let text = Failure::Decode("é".repeat(9000)).message();
+        assert!(text.len() <= MAX_MESSAGE + 3 && text.ends_with("é..."), "{} bytes", text.len());
     }
 
     #[test]

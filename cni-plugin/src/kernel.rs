@@ -69,18 +69,31 @@ pub enum KernelError {
 pub fn install(path: &Path, rules: &RuleSet, backend: Backend) -> Result<(Applied, Routed), KernelError> {
     refuse_own_namespace(path)?;
     netns::within(path, || {
-        let applied = with_backend(backend, || nft::apply(rules), || apply_iptables(rules))?;
-        match route::apply(&rules.routing) {
-            Ok(routed) => Ok((applied, routed)),
-            Err(error) => {
-                // Rules that were there before this call stay: a pod of the mesh is never without.
-                if applied == Applied::Created {
-                    with_backend(backend, nft::remove, restore::remove)?;
-                }
-                Err(error.into())
-            }
-        }
+        all_or_nothing(
+            || with_backend(backend, || nft::apply(rules), || apply_iptables(rules)),
+            || Ok(route::apply(&rules.routing)?),
+            || with_backend(backend, nft::remove, restore::remove).map(drop),
+        )
     })?
+}
+
+/// Applies, then does the rest; when that fails, undoes what was applied. Rules that were there before this call stay: a pod of the
+/// mesh is never without.
+fn all_or_nothing<T>(
+    apply: impl FnOnce() -> Result<Applied, KernelError>,
+    rest: impl FnOnce() -> Result<T, KernelError>,
+    undo: impl FnOnce() -> Result<(), KernelError>,
+) -> Result<(Applied, T), KernelError> {
+    let applied = apply()?;
+    match rest() {
+        Ok(rest) => Ok((applied, rest)),
+        Err(error) => {
+            if applied == Applied::Created {
+                undo()?;
+            }
+            Err(error)
+        }
+    }
 }
 
 /// What differs between the namespace and the plan, one line each: rules, and addresses that they rely on.
@@ -178,6 +191,24 @@ mod tests {
         };
         let text = with_backend(Backend::Auto, missing, gone).unwrap_err().to_string();
         assert!(text.contains("nf_tables is not available") && text.contains("iptables-save"), "{text}");
+    }
+
+    #[test]
+    fn undoes_what_it_created_and_nothing_else_when_the_rest_fails() {
+        let fails = || Err::<(), _>(KernelError::Nft(NftError::NotCommitted));
+        for (applied, undone) in [(Applied::Created, true), (Applied::Unchanged, false), (Applied::Replaced, false)] {
+            let mut called = false;
+            let undo = || {
+                called = true;
+                Ok(())
+            };
+            assert!(all_or_nothing(|| Ok(applied), fails, undo).is_err());
+            assert_eq!(called, undone, "{applied:?}");
+        }
+        let never = || panic!("nothing failed");
+        assert!(
+            all_or_nothing(|| Ok(Applied::Created), || Ok(7), never).is_ok_and(|done| done == (Applied::Created, 7))
+        );
     }
 
     #[test]

@@ -67,7 +67,7 @@ pub fn run(lookup: &Lookup<'_>, stdin: Result<Vec<u8>, Failure>) -> Outcome {
     match carry_out(lookup, stdin, &mut log, &mut version) {
         Ok(stdout) => Outcome::success(stdout),
         Err(failure) => {
-            log.write(Level::Error, &failure.to_string());
+            log.write(Level::Error, &failure.message());
             Outcome::failure(&failure, version)
         }
     }
@@ -103,7 +103,7 @@ fn carry_out(
     match result {
         // With nothing to undo there is nothing in a configuration that a pod's end should fail on.
         Err(failure) if request.verb == Verb::Del => {
-            log.write(Level::Warn, &failure.to_string());
+            log.write(Level::Warn, &failure.message());
             Ok(Vec::new())
         }
         result => result,

@@ -93,7 +93,7 @@ impl<'a> NetConf<'a> {
                 || IDLE_KEYS.contains(&key.as_str())
                 || key.starts_with(SPEC_PREFIX);
             if !known {
-                findings.push(format!("key '{key}' is unknown (own keys: {})", OWN_KEYS.join(", ")));
+                findings.push(format!("key '{}' is unknown (own keys: {})", shorten(key), OWN_KEYS.join(", ")));
             }
         }
         let present = |key| keys.get(key).copied().filter(|raw: &&RawValue| raw.get() != "null");

@@ -228,6 +228,8 @@ impl Record {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::version::Verb;
 
@@ -381,6 +383,29 @@ mod tests {
         let failure = judge_with(broken, &[(annotation::STATUS, SIDECAR)]).unwrap_err();
         assert_eq!(failure.code(), 7);
         assert!(failure.to_string().contains("exclude_namespace") && failure.to_string().contains("plugin_log_level"));
+    }
+
+    proptest! {
+        /// Whatever an author writes: a decision or an error with one of our codes, and a text of bounded size.
+        #[test]
+        fn never_panics_on_annotations(
+            values in prop::collection::btree_map(
+                prop::sample::select(vec![
+                    annotation::CAPTURE, annotation::IPV6, annotation::INJECT, annotation::INTERCEPTION_MODE, TEMPLATES, PROXY_CONFIG,
+                    OVERRIDES, annotation::EXCLUDE_INBOUND_PORTS, annotation::INCLUDE_OUTBOUND_IP_RANGES, annotation::EXCLUDE_INTERFACES,
+                ]),
+                prop_oneof![".{0,40}", r#"[\[\]{}":,a-z0-9*./-]{0,40}"#],
+                0..6,
+            ),
+            status in prop_oneof![Just(SIDECAR.to_owned()), ".{0,40}", r#"[\[\]{}":,a-z-]{0,40}"#],
+        ) {
+            let mut annotations: Vec<(&str, &str)> = values.iter().map(|(key, value)| (*key, value.as_str())).collect();
+            annotations.push((annotation::STATUS, &status));
+            if let Err(failure) = judge_with("", &annotations) {
+                prop_assert!(matches!(failure.code(), 11 | 100 | 101), "{failure}");
+                prop_assert!(failure.message().len() < 5000);
+            }
+        }
     }
 
     #[test]
