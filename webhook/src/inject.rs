@@ -1,13 +1,38 @@
-//! `inject`: one pod in, one decision out. The five steps in order, each in a module of its own.
+//! `inject`: one pod in, one decision out.
+//!
+//! ```text
+//! pod ─▶ decision ─▶ validate ─▶ previous, context ─▶ overlay ─▶ merge ─▶ overrides ─▶ finish ─▶ Outcome
+//!        skip?       deny?       what it looks like   what it    onto     what the     metrics, probes,
+//!                                without injection    gets       the pod  user wrote   order, record
+//! ```
+//!
+//! Injecting a pod that is injected gives the same pod: what the user wrote is read back from the record of the first
+//! injection, and everything else is computed from that again.
 
-pub mod finish;
-pub mod merge;
+mod annotations;
+mod capture;
+mod containers;
+mod context;
+mod first;
+mod overlay;
+mod overrides;
+mod previous;
+mod validate;
+mod warnings;
+
+mod first_merge;
 
 use std::collections::BTreeMap;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use crate::settings::Settings;
+use annotations::Texts;
+use context::Context;
+use first_merge::merge;
+use overlay::Template;
+use previous::Previous;
+
+use crate::settings::{ProxyConfig, Settings};
 
 /// One pod to decide about.
 #[derive(Debug, Clone, Default)]
@@ -99,7 +124,7 @@ impl SkipReason {
 /// Why a pod is denied.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InjectError {
-    /// Annotations that cannot be taken; all of them.
+    /// What the pod asks for cannot be taken; all of it.
     #[error("{}", .0.join("; "))]
     Invalid(Vec<String>),
 }
@@ -109,6 +134,123 @@ pub enum InjectError {
 /// # Errors
 /// Everything that makes the pod be denied.
 pub fn inject(request: &InjectRequest, settings: &Settings) -> Result<Outcome, InjectError> {
-    let _ = settings;
-    Ok(Outcome::Injected { pod: request.pod.clone(), templates: Vec::new(), warnings: Vec::new() })
+    let pod = &request.pod;
+    if let Some(reason) = first::decide(request, &settings.injection) {
+        return Ok(Outcome::Skipped(reason));
+    }
+    let Prepared { previous, proxy_config, templates } = prepare(pod, settings)?;
+    let workload = request.workload.clone().unwrap_or_else(|| first::workload(request));
+    let context = Context::new(request, pod, settings, &previous, proxy_config, workload);
+
+    let mut injected = pod.clone();
+    let overlay = lay_over(&mut injected, &templates, &context);
+    let recorded = overrides::reapply(&mut injected, pod, &overlay, &previous, settings.platform);
+    overrides::fix_init_user(&mut injected, &recorded, &context);
+    if !previous.injected
+        && let Some(record) = recorded.to_annotation()
+    {
+        injected["metadata"]["annotations"][annotations::OVERRIDES] = record.into();
+    }
+    first::finish(&mut injected, &overlay);
+    write_capture(&mut injected, &templates, settings)?;
+    let warnings = warnings::of(pod, &context);
+    Ok(Outcome::Injected { pod: injected, templates: templates.into_iter().map(|(name, _)| name).collect(), warnings })
+}
+
+/// What can be read of a pod before anything is built.
+struct Prepared {
+    previous: Previous,
+    proxy_config: ProxyConfig,
+    templates: Vec<(String, Template)>,
+}
+
+/// Reads and checks everything that the pod says, and denies it with all findings at once.
+fn prepare(pod: &Value, settings: &Settings) -> Result<Prepared, InjectError> {
+    let annotations = Texts::of(pod, "annotations");
+    let mut findings = validate::findings(annotations);
+    if !pod["spec"].is_object() {
+        findings.push("the pod has no spec".to_owned());
+    }
+    let previous = Previous::read(annotations).unwrap_or_else(|finding| {
+        findings.push(finding);
+        Previous::default()
+    });
+    let proxy_config = match annotations.get(annotations::PROXY_CONFIG) {
+        None => Ok(settings.mesh.default_config.clone()),
+        Some(text) => settings.mesh.default_config.with_annotation(text).map_err(|reasons| (text, reasons)),
+    };
+    let proxy_config = proxy_config.unwrap_or_else(|(text, reasons)| {
+        findings.push(validate::finding(annotations::PROXY_CONFIG, text, &reasons.join(", ")));
+        ProxyConfig::default()
+    });
+    let templates = select_templates(annotations, settings).unwrap_or_else(|mut unknown| {
+        findings.append(&mut unknown);
+        Vec::new()
+    });
+    if findings.is_empty() {
+        Ok(Prepared { previous, proxy_config, templates })
+    } else {
+        Err(InjectError::Invalid(findings))
+    }
+}
+
+/// The templates that the pod asks for, else those of the configuration; aliases stand for several.
+fn select_templates(annotations: Texts<'_>, settings: &Settings) -> Result<Vec<(String, Template)>, Vec<String>> {
+    let asked: Vec<&str> = match annotations.get(annotations::TEMPLATES) {
+        Some(names) => names.split(',').map(str::trim).collect(),
+        None => settings.injection.default_templates.iter().map(String::as_str).collect(),
+    };
+    let expanded = asked.into_iter().flat_map(|name| match settings.injection.aliases.get(name) {
+        Some(names) => names.iter().map(String::as_str).collect(),
+        None => vec![name],
+    });
+    let (mut templates, mut unknown) = (Vec::new(), Vec::new());
+    for name in expanded {
+        match Template::named(name) {
+            Some(template) => templates.push((name.to_owned(), template)),
+            None => {
+                unknown.push(format!("requested template {name:?} not found; have {}", Template::names().join(", ")));
+            }
+        }
+    }
+    if unknown.is_empty() { Ok(templates) } else { Err(unknown) }
+}
+
+/// Merges what the templates add into the pod, one after the other; gives back what they add together.
+fn lay_over(pod: &mut Value, templates: &[(String, Template)], context: &Context<'_>) -> Value {
+    let mut rendered = templates.iter().map(|(_, template)| template.render(context));
+    let Some(first) = rendered.next() else { return Value::Object(Map::new()) };
+    let mut further: Vec<Value> = rendered.collect();
+    if further.is_empty() {
+        overrides::prepare(pod, &first, context.previous);
+        merge(pod, &first);
+        return first;
+    }
+    let mut overlay = first.clone();
+    for next in &mut further {
+        overrides::join_lists(next, &overlay);
+        merge(&mut overlay, next);
+    }
+    overrides::prepare(pod, &overlay, context.previous);
+    merge(pod, &first);
+    for next in &further {
+        merge(pod, next);
+    }
+    overlay
+}
+
+/// Writes the effective capture configuration, always over what the author wrote; without a plugin there is none.
+fn write_capture(pod: &mut Value, templates: &[(String, Template)], settings: &Settings) -> Result<(), InjectError> {
+    let captured = templates.iter().any(|(_, template)| *template == Template::Sidecar);
+    let annotation = if captured && settings.values.pilot.cni_enabled {
+        Some(capture::annotation(pod).map_err(InjectError::Invalid)?)
+    } else {
+        None
+    };
+    let Some(annotations) = pod["metadata"]["annotations"].as_object_mut() else { return Ok(()) };
+    match annotation {
+        Some(text) => drop(annotations.insert(annotations::CAPTURE.to_owned(), text.into())),
+        None => drop(annotations.shift_remove(annotations::CAPTURE)),
+    }
+    Ok(())
 }

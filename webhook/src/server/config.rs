@@ -204,6 +204,15 @@ mod tests {
     }
 
     #[test]
+    fn shipped_manifests_say_what_is_built_in() {
+        let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests/base/config");
+        let (values, mesh) = (config.join("values.yaml"), config.join("mesh.yaml"));
+        let shipped = resolve(&["--values", values.to_str().unwrap(), "--mesh", mesh.to_str().unwrap()]).unwrap();
+        let text = |config: &Config| format!("{:#?}", config.settings.current().load());
+        assert_eq!(text(&shipped), text(&resolve(&[]).unwrap()));
+    }
+
+    #[test]
     fn process_flags_survive_a_change_of_the_files() {
         let dir = tempfile::tempdir().unwrap();
         let values = dir.path().join("values");

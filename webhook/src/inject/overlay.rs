@@ -1,0 +1,60 @@
+//! The built-in templates: what each adds to a pod, as a piece of a pod for the strategic merge.
+//!
+//! Everything is built as values; no text of a user or an administrator is ever spliced into a document.
+
+mod capture;
+mod env;
+mod gateway;
+mod grpc;
+mod metadata;
+mod proxy;
+mod sidecar;
+mod volumes;
+
+use serde_json::{Value, json};
+
+use super::context::Context;
+
+/// A template that is built in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Template {
+    /// The proxy beside an application, and the capture of its traffic.
+    Sidecar,
+    /// A proxy of its own.
+    Gateway,
+    /// An agent beside an application that speaks xDS itself.
+    GrpcAgent,
+}
+
+impl Template {
+    /// All of them, by name.
+    const ALL: [(&'static str, Self); 3] =
+        [("sidecar", Self::Sidecar), ("gateway", Self::Gateway), ("grpc-agent", Self::GrpcAgent)];
+
+    /// The template of that name.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(known, _)| *known == name).map(|(_, template)| *template)
+    }
+
+    /// The names of all.
+    pub(crate) fn names() -> [&'static str; Self::ALL.len()] {
+        Self::ALL.map(|(name, _)| name)
+    }
+
+    /// What the template adds to the pod.
+    pub(crate) fn render(self, context: &Context<'_>) -> Value {
+        match self {
+            Self::Sidecar => sidecar::render(context),
+            Self::Gateway => gateway::render(context),
+            Self::GrpcAgent => grpc::render(context),
+        }
+    }
+}
+
+/// Adds the configured pull secrets to the spec of a pod.
+fn pull_secrets(spec: &mut Value, context: &Context<'_>) {
+    let secrets = &context.settings.values.global.image_pull_secrets;
+    if !secrets.is_empty() {
+        spec["imagePullSecrets"] = secrets.iter().map(|name| json!({"name": name})).collect();
+    }
+}

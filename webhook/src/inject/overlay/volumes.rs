@@ -1,0 +1,232 @@
+//! Volumes of the injected pod and mounts of the proxy.
+
+use serde_json::{Map, Value, json};
+
+use super::super::annotations as name;
+use super::super::context::Context;
+
+/// Seconds until the token for the control plane has to be renewed.
+const TOKEN_SECONDS: u32 = 43_200;
+
+/// Volumes of a sidecar.
+pub(super) fn sidecar(context: &Context<'_>) -> Vec<Value> {
+    let mut volumes = vec![open("workload-socket"), open("credential-socket")];
+    volumes.push(if uses_gke(context) { gke_certificates() } else { open("workload-certs") });
+    volumes.extend(bootstrap(context));
+    volumes.push(in_memory("istio-envoy"));
+    volumes.extend(common(context));
+    volumes.extend(root_certificate(context));
+    let revoked = &context.settings.values.pilot.crl_config_map;
+    volumes.push(json!({"name": "istio-ca-crl", "configMap": {"name": revoked, "optional": true}}));
+    volumes.extend(mesh_certificates(context));
+    volumes.extend(of_user(context, name::USER_VOLUME));
+    if tracing_by_tls(context) {
+        volumes
+            .push(json!({"name": "lightstep-certs", "secret": {"optional": true, "secretName": "lightstep.cacert"}}));
+    }
+    volumes
+}
+
+/// Volumes of a gateway.
+pub(super) fn gateway(context: &Context<'_>) -> Vec<Value> {
+    let mut volumes = vec![open("workload-socket"), empty("credential-socket")];
+    volumes.push(if uses_gke(context) { gke_certificates() } else { empty("workload-certs") });
+    volumes.extend(bootstrap(context));
+    volumes.push(in_memory("istio-envoy"));
+    volumes.extend(common(context));
+    volumes.extend(root_certificate(context));
+    volumes.extend(mesh_certificates(context));
+    volumes
+}
+
+/// Volumes of the agent of a gRPC application.
+pub(super) fn grpc_agent(context: &Context<'_>) -> Vec<Value> {
+    let mut volumes = vec![open("workload-socket")];
+    volumes.push(if uses_gke(context) { gke_certificates() } else { open("workload-certs") });
+    volumes.extend(bootstrap(context));
+    volumes.push(in_memory("istio-xds"));
+    volumes.extend(common(context));
+    volumes.extend(root_certificate(context));
+    volumes.extend(mesh_certificates(context));
+    volumes.extend(of_user(context, name::USER_VOLUME));
+    volumes
+}
+
+/// Mounts of the proxy of a sidecar.
+pub(super) fn sidecar_mounts(context: &Context<'_>) -> Vec<Value> {
+    let mut mounts = vec![workload_socket(), credential_socket(), workload_certificates(context)];
+    mounts.extend(root_mount(context));
+    if from_istiod(context) {
+        mounts.push(mount("/var/run/secrets/istio/crl", "istio-ca-crl"));
+    }
+    mounts.push(data_mount());
+    mounts.extend(bootstrap_mount(context));
+    mounts.push(mount("/etc/istio/proxy", "istio-envoy"));
+    mounts.extend(late_mounts(context));
+    if tracing_by_tls(context)
+        && let Some(file) = context.proxy_config.tracing_ca()
+    {
+        let directory = &file[..file.rfind('/').map_or(0, |slash| slash + 1)];
+        mounts.push(json!({"mountPath": directory, "name": "lightstep-certs", "readOnly": true}));
+    }
+    mounts.extend(of_user(context, name::USER_VOLUME_MOUNT));
+    mounts
+}
+
+/// Mounts of a gateway.
+pub(super) fn gateway_mounts(context: &Context<'_>) -> Vec<Value> {
+    let mut mounts = vec![workload_socket(), credential_socket(), workload_certificates(context)];
+    mounts.extend(root_mount(context));
+    mounts.push(data_mount());
+    mounts.extend(bootstrap_mount(context));
+    mounts.push(mount("/etc/istio/proxy", "istio-envoy"));
+    mounts.extend(late_mounts(context));
+    mounts
+}
+
+/// Mounts of the agent of a gRPC application.
+pub(super) fn grpc_agent_mounts(context: &Context<'_>) -> Vec<Value> {
+    let mut mounts = vec![workload_socket(), workload_certificates(context)];
+    mounts.extend(root_mount(context));
+    mounts.push(data_mount());
+    mounts.push(mount("/etc/istio/proxy", "istio-xds"));
+    mounts.extend(late_mounts(context));
+    mounts.extend(of_user(context, name::USER_VOLUME_MOUNT));
+    mounts
+}
+
+/// Mounts of a container that speaks xDS itself.
+pub(super) fn grpc_application_mounts(context: &Context<'_>) -> Vec<Value> {
+    vec![data_mount(), mount("/etc/istio/proxy", "istio-xds"), workload_certificates(context)]
+}
+
+fn workload_socket() -> Value {
+    mount("/var/run/secrets/workload-spiffe-uds", "workload-socket")
+}
+
+fn credential_socket() -> Value {
+    mount("/var/run/secrets/credential-uds", "credential-socket")
+}
+
+fn data_mount() -> Value {
+    mount("/var/lib/istio/data", "istio-data")
+}
+
+fn root_mount(context: &Context<'_>) -> Option<Value> {
+    from_istiod(context).then(|| mount("/var/run/secrets/istio", "istiod-ca-cert"))
+}
+
+fn bootstrap_mount(context: &Context<'_>) -> Option<Value> {
+    context.annotations.get(name::BOOTSTRAP_OVERRIDE)?;
+    Some(mount("/etc/istio/custom-bootstrap", "custom-bootstrap-volume"))
+}
+
+fn late_mounts(context: &Context<'_>) -> impl Iterator<Item = Value> {
+    let certificates = json!({"mountPath": "/etc/certs/", "name": "istio-certs", "readOnly": true});
+    let certificates = context.settings.values.global.mount_mtls_certs.then_some(certificates);
+    let token = mount("/var/run/secrets/tokens", "istio-token");
+    [token].into_iter().chain(certificates).chain([mount("/etc/istio/pod", "istio-podinfo")])
+}
+
+/// Volumes that every template has in the middle of its own.
+fn common(context: &Context<'_>) -> [Value; 3] {
+    [empty("istio-data"), pod_info(), token(context)]
+}
+
+fn empty(name: &str) -> Value {
+    json!({"name": name, "emptyDir": {}})
+}
+
+fn in_memory(name: &str) -> Value {
+    json!({"name": name, "emptyDir": {"medium": "Memory"}})
+}
+
+fn mount(path: &str, volume: &str) -> Value {
+    json!({"mountPath": path, "name": volume})
+}
+
+/// A volume whose source is open: Kubernetes makes it an `emptyDir`, and a later template may give it another source,
+/// since the null takes away one that is there.
+fn open(name: &str) -> Value {
+    json!({"name": name, "emptyDir": null})
+}
+
+fn uses_gke(context: &Context<'_>) -> bool {
+    context.settings.values.global.ca_name == "GkeWorkloadCertificate"
+}
+
+fn gke_certificates() -> Value {
+    json!({"name": "gke-workload-certificate", "csi": {"driver": "workloadcertificates.security.cloud.google.com"}})
+}
+
+fn workload_certificates(context: &Context<'_>) -> Value {
+    let path = "/var/run/secrets/workload-spiffe-credentials";
+    if uses_gke(context) {
+        return json!({"mountPath": path, "name": "gke-workload-certificate", "readOnly": true});
+    }
+    mount(path, "workload-certs")
+}
+
+fn bootstrap(context: &Context<'_>) -> Option<Value> {
+    let config_map = context.annotations.get(name::BOOTSTRAP_OVERRIDE)?;
+    Some(json!({"name": "custom-bootstrap-volume", "configMap": {"name": config_map}}))
+}
+
+/// Labels and annotations of the pod as files.
+fn pod_info() -> Value {
+    let item = |path: &str| json!({"path": path, "fieldRef": {"fieldPath": format!("metadata.{path}")}});
+    json!({"name": "istio-podinfo", "downwardAPI": {"items": [item("labels"), item("annotations")]}})
+}
+
+/// The token that the proxy shows to the control plane.
+fn token(context: &Context<'_>) -> Value {
+    let audience = &context.settings.values.global.token_audience;
+    let token = json!({"path": "istio-token", "expirationSeconds": TOKEN_SECONDS, "audience": audience});
+    json!({"name": "istio-token", "projected": {"sources": [{"serviceAccountToken": token}]}})
+}
+
+fn from_istiod(context: &Context<'_>) -> bool {
+    context.settings.values.global.pilot_cert_provider == "istiod"
+}
+
+/// Root certificate of the control plane, where it signs itself.
+fn root_certificate(context: &Context<'_>) -> Option<Value> {
+    if !from_istiod(context) {
+        return None;
+    }
+    let bundle = context.settings.values.global.trust_bundle_name.as_deref();
+    if context.settings.values.pilot.cluster_trust_bundle {
+        let name = format!("istio.io:istiod-ca:{}", bundle.unwrap_or("root-cert"));
+        let bundle = json!({"clusterTrustBundle": {"name": name, "path": "root-cert.pem"}});
+        return Some(json!({"name": "istiod-ca-cert", "projected": {"sources": [bundle]}}));
+    }
+    Some(json!({"name": "istiod-ca-cert", "configMap": {"name": bundle.unwrap_or("istio-ca-root-cert")}}))
+}
+
+/// Certificates of a secret of the service account.
+fn mesh_certificates(context: &Context<'_>) -> Option<Value> {
+    if !context.settings.values.global.mount_mtls_certs {
+        return None;
+    }
+    let account = context.service_account.filter(|account| !account.is_empty()).unwrap_or("default");
+    Some(json!({"name": "istio-certs", "secret": {"optional": true, "secretName": format!("istio.{account}")}}))
+}
+
+fn tracing_by_tls(context: &Context<'_>) -> bool {
+    context.settings.values.proxy.tracer == "lightstep" && context.proxy_config.tracing_ca().is_some()
+}
+
+/// Volumes or mounts of the user: a JSON object by name, which has been validated, in the order of names.
+fn of_user(context: &Context<'_>, key: &str) -> Vec<Value> {
+    let text = context.annotations.get(key).unwrap_or("{}");
+    let objects: Map<String, Value> = serde_json::from_str(text).unwrap_or_default();
+    let mut objects: Vec<(String, Value)> = objects.into_iter().collect();
+    objects.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+    let named = objects.into_iter().filter_map(|(name, object)| {
+        let Value::Object(fields) = object else { return None };
+        let mut named = Map::from_iter([("name".to_owned(), Value::from(name))]);
+        named.extend(fields.into_iter().filter(|(field, _)| field != "name"));
+        Some(Value::Object(named))
+    });
+    named.collect()
+}

@@ -1,0 +1,105 @@
+//! What an earlier injection left in a pod: the record of what it added, and the containers as the user wrote them.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::annotations::{OVERRIDES, STATUS, Texts};
+
+/// The record of an earlier injection; empty on a pod that was never injected.
+#[derive(Debug, Default)]
+pub(crate) struct Previous {
+    /// The pod carries a record, readable or not.
+    pub(crate) injected: bool,
+    status: Status,
+    stored: Overrides,
+}
+
+/// The annotation `sidecar.istio.io/status`, as far as it is read.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Status {
+    init_containers: Option<Vec<String>>,
+    containers: Option<Vec<String>>,
+}
+
+/// The annotation `proxy.istio.io/overrides`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Overrides {
+    containers: Vec<Value>,
+    init_containers: Vec<Value>,
+}
+
+impl Previous {
+    /// Reads the record of a pod. A status that is no JSON counts as a record of nothing, as in Istio.
+    ///
+    /// # Errors
+    /// The stored containers cannot be read: injecting without them would lose what the user wrote.
+    pub(crate) fn read(annotations: Texts<'_>) -> Result<Self, String> {
+        let Some(status) = annotations.get(STATUS) else {
+            return Ok(Self::default());
+        };
+        let status = serde_json::from_str(status).unwrap_or_default();
+        let stored = match annotations.get(OVERRIDES) {
+            None => Overrides::default(),
+            Some(text) => serde_json::from_str(text).map_err(|error| {
+                let text: String = text.chars().take(80).collect();
+                format!("invalid value '{text}' for annotation '{OVERRIDES}': {error}")
+            })?,
+        };
+        Ok(Self { injected: true, status, stored })
+    }
+
+    /// The container came from a template, or was changed by one.
+    pub(crate) fn injected_container(&self, name: &str) -> bool {
+        self.status.containers.iter().flatten().any(|known| known == name)
+    }
+
+    /// The init container came from a template, or was changed by one.
+    pub(crate) fn injected_init_container(&self, name: &str) -> bool {
+        self.status.init_containers.iter().flatten().any(|known| known == name)
+    }
+
+    /// The user's own version of a container.
+    pub(crate) fn stored_container(&self, name: &str) -> Option<&Value> {
+        self.stored.containers.iter().find(|container| container["name"] == name)
+    }
+
+    /// The user's own version of an init container.
+    pub(crate) fn stored_init_container(&self, name: &str) -> Option<&Value> {
+        self.stored.init_containers.iter().find(|container| container["name"] == name)
+    }
+
+    /// The user's own version of a container of either kind: a proxy that was an ordinary container may be native now.
+    pub(crate) fn stored(&self, name: &str) -> Option<&Value> {
+        self.stored_container(name).or_else(|| self.stored_init_container(name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn reads_what_istio_writes_with_its_nulls() {
+        let pod = json!({"metadata": {"annotations": {
+            STATUS: r#"{"initContainers":["istio-init","istio-proxy"],"containers":null,"volumes":["a"],"imagePullSecrets":null,"revision":"default"}"#,
+            OVERRIDES: r#"{"containers":[{"name":"istio-proxy","resources":{}}]}"#,
+        }}});
+        let previous = Previous::read(Texts::of(&pod, "annotations")).unwrap();
+        assert!(previous.injected && previous.injected_init_container("istio-proxy"));
+        assert!(!previous.injected_container("istio-proxy"));
+        assert_eq!(previous.stored("istio-proxy"), Some(&json!({"name": "istio-proxy", "resources": {}})));
+    }
+
+    #[test]
+    fn a_status_that_is_no_json_records_nothing_but_broken_overrides_are_refused() {
+        let pod = json!({"metadata": {"annotations": {STATUS: "injected"}}});
+        let previous = Previous::read(Texts::of(&pod, "annotations")).unwrap();
+        assert!(previous.injected && !previous.injected_container("istio-proxy"));
+        let pod = json!({"metadata": {"annotations": {STATUS: "{}", OVERRIDES: "["}}});
+        assert!(Previous::read(Texts::of(&pod, "annotations")).unwrap_err().contains(OVERRIDES));
+    }
+}

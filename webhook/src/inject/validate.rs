@@ -1,0 +1,206 @@
+//! Annotations of a pod, checked before anything is built: every finding, in one answer.
+
+use std::collections::BTreeMap;
+
+use iptables_rules::CaptureConfig;
+use iptables_rules::annotations::ProxySpec;
+use serde_json::{Map, Value};
+
+use super::annotations::{self as name, Texts};
+
+/// Checks the value of one annotation; the error is the reason in a half sentence.
+type Check = fn(&str) -> Result<(), String>;
+
+/// Every annotation that has to have a certain form, but for those that choose the captured traffic.
+const CHECKS: [(&str, Check); 16] = [
+    (name::STATUS_PORT, port),
+    (name::READINESS_INITIAL_DELAY, unsigned),
+    (name::READINESS_PERIOD, unsigned),
+    (name::READINESS_FAILURES, unsigned),
+    (name::PROXY_CPU, quantity),
+    (name::PROXY_MEMORY, quantity),
+    (name::PROXY_CPU_LIMIT, quantity),
+    (name::PROXY_MEMORY_LIMIT, quantity),
+    (name::MERGE_METRICS, boolean),
+    (name::USER_VOLUME, object_of_objects),
+    (name::USER_VOLUME_MOUNT, object_of_objects),
+    (name::DATADOG_ENV, object),
+    (name::LOG_LEVEL, no_control_characters),
+    (name::COMPONENT_LOG_LEVEL, no_control_characters),
+    (name::AGENT_LOG_LEVEL, no_control_characters),
+    (name::PROXY_IMAGE, no_control_characters),
+];
+
+/// Everything that is wrong with the annotations of a pod, each as a whole sentence with name and value.
+pub(crate) fn findings(annotations: Texts<'_>) -> Vec<String> {
+    let mut findings = Vec::new();
+    for (key, check) in CHECKS {
+        if let Some(value) = annotations.get(key)
+            && let Err(reason) = check(value)
+        {
+            findings.push(finding(key, value, &reason));
+        }
+    }
+    findings.extend(traffic(annotations));
+    findings
+}
+
+/// The traffic annotations: the grammar is that of the rules, so that what is admitted can be programmed.
+fn traffic(annotations: Texts<'_>) -> Vec<String> {
+    let annotations: BTreeMap<String, String> =
+        annotations.iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+    let Err(errors) = CaptureConfig::from_annotations(&annotations, &ProxySpec::default()) else { return Vec::new() };
+    // Istio names the setting as well as the annotation, and tools look for that name.
+    let setting = |name: &str| match name {
+        name::INCLUDE_OUTBOUND_RANGES => "includeIPRanges: ",
+        name::EXCLUDE_OUTBOUND_RANGES => "excludeIPRanges: ",
+        _ => "",
+    };
+    let texts = errors
+        .iter()
+        .map(|error| finding(&error.name, &error.value, &(setting(&error.name).to_owned() + &error.reason)));
+    texts.collect()
+}
+
+/// The text of one finding; long values are cut.
+pub(crate) fn finding(key: &str, value: &str, reason: &str) -> String {
+    let mut chars = value.chars();
+    let shown: String = chars.by_ref().take(80).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let dots = if chars.next().is_some() { "..." } else { "" };
+    format!("invalid value '{shown}{dots}' for annotation '{key}': {reason}")
+}
+
+fn port(value: &str) -> Result<(), String> {
+    if is_port(value) { Ok(()) } else { Err("is not a port (0 to 65535)".to_owned()) }
+}
+
+fn is_port(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_digit()) && text.parse::<u16>().is_ok()
+}
+
+fn unsigned(value: &str) -> Result<(), String> {
+    let digits = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
+    if digits && value.parse::<u32>().is_ok() {
+        Ok(())
+    } else {
+        Err("is not a whole number (0 to 4294967295)".to_owned())
+    }
+}
+
+fn boolean(value: &str) -> Result<(), String> {
+    parse_bool(value).map(drop).ok_or_else(|| "must be true or false".to_owned())
+}
+
+/// The spellings that Go's `strconv.ParseBool` takes.
+pub(crate) fn parse_bool(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "TRUE" | "true" | "True" => Some(true),
+        "0" | "f" | "F" | "FALSE" | "false" | "False" => Some(false),
+        _ => None,
+    }
+}
+
+/// A Kubernetes quantity: a decimal number and one suffix (`resource.Quantity` of apimachinery).
+fn quantity(value: &str) -> Result<(), String> {
+    let unsigned = value.strip_prefix(['+', '-']).unwrap_or(value);
+    let end = unsigned.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(unsigned.len());
+    let (number, suffix) = unsigned.split_at(end);
+    let number_ok = number.bytes().any(|byte| byte.is_ascii_digit()) && number.matches('.').count() <= 1;
+    let exponent = |text: &str| {
+        let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
+        !digits.is_empty() && digits.len() <= 3 && digits.bytes().all(|byte| byte.is_ascii_digit())
+    };
+    let suffix_ok = match suffix {
+        "" | "n" | "u" | "m" | "k" | "M" | "G" | "T" | "P" | "E" | "Ki" | "Mi" | "Gi" | "Ti" | "Pi" | "Ei" => true,
+        _ => suffix.strip_prefix(['e', 'E']).is_some_and(exponent),
+    };
+    if number_ok && suffix_ok { Ok(()) } else { Err("is not a quantity such as 100m or 128Mi".to_owned()) }
+}
+
+fn no_control_characters(value: &str) -> Result<(), String> {
+    if value.chars().any(char::is_control) { Err("has control characters".to_owned()) } else { Ok(()) }
+}
+
+fn object(value: &str) -> Result<(), String> {
+    serde_json::from_str::<Map<String, Value>>(value)
+        .map(drop)
+        .map_err(|error| format!("is not a JSON object: {error}"))
+}
+
+fn object_of_objects(value: &str) -> Result<(), String> {
+    let object: Map<String, Value> =
+        serde_json::from_str(value).map_err(|error| format!("is not a JSON object: {error}"))?;
+    let bad: Vec<&str> = object.iter().filter(|(_, value)| !value.is_object()).map(|(key, _)| key.as_str()).collect();
+    if bad.is_empty() { Ok(()) } else { Err(format!("{} is not a JSON object", quoted(&bad))) }
+}
+
+fn quoted(entries: &[&str]) -> String {
+    entries.iter().map(|entry| format!("{entry:?}")).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn of(annotations: &Value) -> Vec<String> {
+        let pod = json!({"metadata": {"annotations": annotations}});
+        findings(Texts::of(&pod, "annotations"))
+    }
+
+    #[test]
+    fn takes_every_form_that_the_documentation_allows() {
+        let annotations = json!({
+            name::INTERCEPTION_MODE: "NONE",
+            name::INCLUDE_OUTBOUND_RANGES: "*",
+            name::EXCLUDE_OUTBOUND_RANGES: "10.96.0.2/24,fd00::1/64",
+            name::INCLUDE_INBOUND_PORTS: "",
+            name::EXCLUDE_INBOUND_PORTS: "0, 80 ,65535",
+            name::INCLUDE_OUTBOUND_PORTS: "1,2",
+            name::EXCLUDE_INTERFACES: "eth0, net1.5",
+            name::STATUS_PORT: "0",
+            name::READINESS_PERIOD: "4294967295",
+            name::PROXY_CPU: "1.5e3",
+            name::PROXY_MEMORY: ".5Gi",
+            name::MERGE_METRICS: "T",
+            name::USER_VOLUME: "{\"a\":{\"emptyDir\":{}}}",
+        });
+        assert_eq!(of(&annotations), Vec::<String>::new());
+    }
+
+    #[test]
+    fn refuses_each_in_one_answer_with_name_value_and_reason() {
+        let bad = [
+            (name::INTERCEPTION_MODE, "redirect"),
+            (name::INCLUDE_OUTBOUND_RANGES, "10.0.0.0"),
+            (name::EXCLUDE_OUTBOUND_RANGES, "*"),
+            (name::INCLUDE_INBOUND_PORTS, "*,80"),
+            (name::EXCLUDE_INBOUND_PORTS, "80,+90"),
+            (name::INCLUDE_OUTBOUND_PORTS, "1 --x"),
+            (name::EXCLUDE_OUTBOUND_PORTS, "65536"),
+            (name::EXCLUDE_INTERFACES, "eth0,0eth"),
+            (name::KUBEVIRT_INTERFACES, "abcdefghijklmnop"),
+            (name::STATUS_PORT, ""),
+            (name::READINESS_PERIOD, "-1"),
+            (name::PROXY_CPU, "1 2"),
+            (name::PROXY_MEMORY, "lots"),
+            (name::MERGE_METRICS, "yes"),
+            (name::USER_VOLUME, "[]"),
+            (name::USER_VOLUME_MOUNT, "{\"a\":1}"),
+        ];
+        let annotations = bad.iter().map(|(key, value)| ((*key).to_owned(), Value::from(*value))).collect();
+        let findings = of(&Value::Object(annotations));
+        assert_eq!(findings.len(), bad.len(), "{findings:#?}");
+        for (key, value) in bad {
+            let start = format!("invalid value '{value}' for annotation '{key}': ");
+            assert!(findings.iter().any(|found| found.starts_with(&start)), "{start}: {findings:#?}");
+        }
+    }
+
+    #[test]
+    fn cuts_long_values() {
+        let finding = &of(&json!({name::STATUS_PORT: "9".repeat(5000)}))[0];
+        assert!(finding.len() < 300, "{finding}");
+    }
+}
