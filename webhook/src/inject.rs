@@ -20,7 +20,8 @@ mod previous;
 mod validate;
 mod warnings;
 
-mod first_merge;
+pub mod finish;
+pub mod merge;
 
 use std::collections::BTreeMap;
 
@@ -28,7 +29,13 @@ use serde_json::{Map, Value};
 
 use annotations::Texts;
 use context::Context;
-use first_merge::merge;
+use finish::env::override_env;
+use finish::order::order_containers;
+use finish::probes::{ProbeSettings, rewrite_probes};
+use finish::prometheus::{PrometheusSettings, announce_secure_port, merge_metrics};
+use finish::status::InjectionStatus;
+use finish::{annotate, label};
+use merge::{MergeError, merge};
 use overlay::Template;
 use previous::Previous;
 
@@ -127,6 +134,9 @@ pub enum InjectError {
     /// What the pod asks for cannot be taken; all of it.
     #[error("{}", .0.join("; "))]
     Invalid(Vec<String>),
+    /// Lists of the pod that cannot be merged with those of the sidecar.
+    #[error("cannot merge the sidecar into the pod: {0}")]
+    Merge(#[from] MergeError),
 }
 
 /// Decides about a pod and injects it.
@@ -143,17 +153,17 @@ pub fn inject(request: &InjectRequest, settings: &Settings) -> Result<Outcome, I
     let context = Context::new(request, pod, settings, &previous, proxy_config, workload);
 
     let mut injected = pod.clone();
-    let overlay = lay_over(&mut injected, &templates, &context);
-    let recorded = overrides::reapply(&mut injected, pod, &overlay, &previous, settings.platform);
+    let overlay = lay_over(&mut injected, &templates, &context)?;
+    let recorded = overrides::reapply(&mut injected, pod, &overlay, &previous, settings.platform)?;
     overrides::fix_init_user(&mut injected, &recorded, &context);
     if !previous.injected
         && let Some(record) = recorded.to_annotation()
     {
-        injected["metadata"]["annotations"][annotations::OVERRIDES] = record.into();
+        annotate(&mut injected, annotations::OVERRIDES, &record);
     }
-    first::finish(&mut injected, &overlay);
+    let mut warnings = warnings::of(pod, &context);
+    warnings.extend(finish(&mut injected, &overlay, &context)?);
     write_capture(&mut injected, &templates, settings)?;
-    let warnings = warnings::of(pod, &context);
     Ok(Outcome::Injected { pod: injected, templates: templates.into_iter().map(|(name, _)| name).collect(), warnings })
 }
 
@@ -206,37 +216,62 @@ fn select_templates(annotations: Texts<'_>, settings: &Settings) -> Result<Vec<(
     });
     let (mut templates, mut unknown) = (Vec::new(), Vec::new());
     for name in expanded {
-        match Template::named(name) {
-            Some(template) => templates.push((name.to_owned(), template)),
-            None => {
-                unknown.push(format!("requested template {name:?} not found; have {}", Template::names().join(", ")));
-            }
+        if let Some(template) = Template::named(name) {
+            templates.push((name.to_owned(), template));
+        } else {
+            let known = Template::names().join(", ");
+            unknown.push(format!("requested template {name:?} not found; have {known}"));
         }
     }
     if unknown.is_empty() { Ok(templates) } else { Err(unknown) }
 }
 
 /// Merges what the templates add into the pod, one after the other; gives back what they add together.
-fn lay_over(pod: &mut Value, templates: &[(String, Template)], context: &Context<'_>) -> Value {
+fn lay_over(pod: &mut Value, templates: &[(String, Template)], context: &Context<'_>) -> Result<Value, InjectError> {
     let mut rendered = templates.iter().map(|(_, template)| template.render(context));
-    let Some(first) = rendered.next() else { return Value::Object(Map::new()) };
+    let Some(first) = rendered.next() else { return Ok(Value::Object(Map::new())) };
     let mut further: Vec<Value> = rendered.collect();
     if further.is_empty() {
         overrides::prepare(pod, &first, context.previous);
-        merge(pod, &first);
-        return first;
+        merge(pod, &first)?;
+        return Ok(first);
     }
     let mut overlay = first.clone();
     for next in &mut further {
         overrides::join_lists(next, &overlay);
-        merge(&mut overlay, next);
+        merge(&mut overlay, next)?;
     }
     overrides::prepare(pod, &overlay, context.previous);
-    merge(pod, &first);
+    merge(pod, &first)?;
     for next in &further {
-        merge(pod, next);
+        merge(pod, next)?;
     }
-    overlay
+    Ok(overlay)
+}
+
+/// What depends on the injected pod as a whole; gives back warnings.
+fn finish(pod: &mut Value, overlay: &Value, context: &Context<'_>) -> Result<Vec<String>, InjectError> {
+    let settings = context.settings;
+    let status_port = settings.mesh.default_config.status_port();
+    let injected_before = context.previous.injected;
+    override_env(pod, &context.env_overrides);
+    let metrics = PrometheusSettings { enabled: settings.mesh.prometheus_merge, status_port };
+    let mut warnings = merge_metrics(pod, metrics).map_err(InjectError::Invalid)?;
+    announce_secure_port(pod);
+    let probes = ProbeSettings { enabled: settings.values.rewrite_probes, status_port, injected_before };
+    warnings.extend(rewrite_probes(pod, probes));
+    if injected_before {
+        overrides::keep_variables_last(pod);
+    }
+    if !context.network.is_empty() {
+        label(pod, annotations::NETWORK, context.network);
+    }
+    InjectionStatus::of_template(overlay, &settings.revision).write(pod);
+    for (name, value) in &settings.injection.injected_annotations {
+        annotate(pod, name, value);
+    }
+    order_containers(pod, context.holds_application());
+    Ok(warnings)
 }
 
 /// Writes the effective capture configuration, always over what the author wrote; without a plugin there is none.

@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may fail here")]
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 use weir_webhook::inject::{InjectRequest, Outcome, SkipReason, inject};
 use weir_webhook::settings::{NativeSidecars, Settings};
@@ -167,6 +169,27 @@ fn a_pod_that_changes_its_mode_keeps_nothing_of_the_old_one() {
             }
         }
     }
+}
+
+#[test]
+fn variables_of_the_url_reach_the_proxy_and_the_label_wins_over_them() {
+    let mut request = request(pod(json!({}), json!({})));
+    request.url_env = BTreeMap::from([
+        ("ISTIO_META_CLUSTER_ID".to_owned(), "east".to_owned()),
+        ("ISTIO_META_NETWORK".to_owned(), "net-1".to_owned()),
+        ("OTHER".to_owned(), "x".to_owned()),
+    ]);
+    request.pod["metadata"]["labels"]["topology.istio.io/network"] = "net-2".into();
+    let settings = settings(false, NativeSidecars::On);
+    let Outcome::Injected { pod, .. } = inject(&request, &settings).unwrap() else { panic!("skipped") };
+    let proxy = container(&pod, "initContainers", "istio-proxy");
+    let env = |name: &str| proxy["env"].as_array().unwrap().iter().find(|variable| variable["name"] == name).unwrap();
+    assert_eq!(env("ISTIO_META_CLUSTER_ID")["value"], "east");
+    assert_eq!(env("ISTIO_META_NETWORK")["value"], "net-2");
+    assert_eq!(env("OTHER")["value"], "x");
+    request.pod = pod.clone();
+    let Outcome::Injected { pod: twice, .. } = inject(&request, &settings).unwrap() else { panic!("skipped") };
+    assert_eq!(twice, pod);
 }
 
 #[test]

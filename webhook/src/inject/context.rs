@@ -47,9 +47,7 @@ pub(crate) struct Context<'a> {
     /// Port of the agent's status server as text; `0` for none.
     pub(crate) status_port: String,
     /// Network of the pod; may be empty.
-    #[expect(dead_code, reason = "for the label, which is written after the merge")]
     pub(crate) network: &'a str,
-    #[expect(dead_code, reason = "for the variables, which are written after the merge")]
     /// Variables asked for by URL or, for cluster and network, by label or values.
     pub(crate) env_overrides: BTreeMap<String, String>,
 }

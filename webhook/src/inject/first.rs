@@ -1,9 +1,8 @@
-//! The first version of steps that get modules of their own: decision, workload, record and order.
+//! The first version of steps that get modules of their own: decision and workload.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::annotations::{REVISION, STATUS, Texts};
-use super::containers::List;
+use super::annotations::Texts;
 use super::{InjectRequest, SkipReason, Workload};
 use crate::settings::InjectionConfig;
 
@@ -46,33 +45,4 @@ pub(super) fn workload(request: &InjectRequest) -> Workload {
         (kind, name) = ("Deployment".to_owned(), deployment);
     }
     Workload { api_version: text(&owner["apiVersion"]), kind, name, namespace }
-}
-
-pub(super) fn finish(pod: &mut Value, overlay: &Value) {
-    let names = |list: &Value| match list.as_array() {
-        Some(items) if !items.is_empty() => items.iter().map(|item| item["name"].clone()).collect(),
-        _ => Value::Null,
-    };
-    let spec = &overlay["spec"];
-    let status = json!({
-        "initContainers": names(&spec["initContainers"]),
-        "containers": names(&spec["containers"]),
-        "volumes": names(&spec["volumes"]),
-        "imagePullSecrets": names(&spec["imagePullSecrets"]),
-        "revision": overlay["metadata"]["annotations"][REVISION],
-    });
-    pod["metadata"]["annotations"][STATUS] = status.to_string().into();
-    let first = ["istio-init", "istio-validation", "istio-proxy"];
-    for (list, names) in [(List::InitContainers, &first[..]), (List::Containers, &[])] {
-        for name in names.iter().rev() {
-            if let Some(container) = list.remove(pod, name)
-                && let Some(items) = pod["spec"][list.field()].as_array_mut()
-            {
-                items.insert(0, container);
-            }
-        }
-    }
-    if let Some(proxy) = List::Containers.remove(pod, "istio-proxy") {
-        List::Containers.push(pod, proxy);
-    }
 }

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::containers::{self, List};
 use super::context::{Context, PROXY};
-use super::first_merge::merge;
+use super::merge::{MergeError, merge};
 use super::previous::Previous;
 use crate::settings::Platform;
 
@@ -51,7 +51,7 @@ pub(super) fn prepare(pod: &mut Value, template: &Value, previous: &Previous) {
         for name in stale {
             let Some(container) = list.remove(pod, &name) else { continue };
             if list.other().find(template, &name).is_some() {
-                list.other().push(pod, remains(&name, &container));
+                list.other().push(pod, remains(&name, &container, previous));
             } else if let Some(original) = previous.stored(&name) {
                 list.push(pod, original.clone());
             }
@@ -78,22 +78,31 @@ pub(super) fn join_lists(pod: &mut Value, template: &Value) {
     }
 }
 
-/// What of a proxy has to outlive its move to the other list.
-fn remains(name: &str, container: &Value) -> Value {
-    let env = container["env"].as_array().into_iter().flatten();
-    let kept: Vec<&Value> =
-        env.filter(|variable| variable["name"].as_str().is_some_and(|name| KEPT_VARIABLES.contains(&name))).collect();
-    if kept.is_empty() { json!({"name": name}) } else { json!({"name": name, "env": kept}) }
+/// What of a container has to outlive its move to the other list: what the user wrote, and what only it knows.
+fn remains(name: &str, container: &Value, previous: &Previous) -> Value {
+    let mut remains = previous.stored(name).cloned().unwrap_or_else(|| json!({"name": name}));
+    let is_kept = |variable: &&Value| variable["name"].as_str().is_some_and(|name| KEPT_VARIABLES.contains(&name));
+    let kept: Vec<Value> = container["env"].as_array().into_iter().flatten().filter(is_kept).cloned().collect();
+    if !kept.is_empty() {
+        match remains["env"].as_array_mut() {
+            Some(env) => env.extend(kept),
+            None => remains["env"] = Value::Array(kept),
+        }
+    }
+    remains
 }
 
 /// Merges the user's containers over those of the template.
+///
+/// # Errors
+/// A container of the user cannot be merged: an item of one of its lists has no key.
 pub(super) fn reapply(
     injected: &mut Value,
     original: &Value,
     template: &Value,
     previous: &Previous,
     platform: Platform,
-) -> Recorded {
+) -> Result<Recorded, MergeError> {
     let mut recorded = Recorded::default();
     for list in List::BOTH {
         for name in list.of(template).iter().filter_map(|container| container["name"].as_str()) {
@@ -111,14 +120,14 @@ pub(super) fn reapply(
                 drop_assigned_user(&mut own, original);
             }
             let patch = json!({"spec": {list.field(): [own]}});
-            merge(injected, &patch);
+            merge(injected, &patch)?;
             match list {
                 List::Containers => recorded.containers.push(own),
                 List::InitContainers => recorded.init_containers.push(own),
             }
         }
     }
-    recorded
+    Ok(recorded)
 }
 
 /// What the user wrote about a container of the template: as it was stored by the first injection, else as it stands in the
@@ -178,5 +187,18 @@ pub(super) fn fix_init_user(injected: &mut Value, recorded: &Recorded, context: 
         && let Some(id) = args.get_mut(flag + 1)
     {
         *id = user.to_string().into();
+    }
+}
+
+/// Puts the variables that stand last after a first injection last again.
+pub(super) fn keep_variables_last(pod: &mut Value) {
+    let Some(env) = containers::find_mut(pod, PROXY).and_then(|proxy| proxy.get_mut("env")?.as_array_mut()) else {
+        return;
+    };
+    let kept = |variable: &Value, wanted: &str| variable["name"] == wanted;
+    for wanted in KEPT_VARIABLES {
+        if let Some(index) = env.iter().position(|variable| kept(variable, wanted)) {
+            env[index..].rotate_left(1);
+        }
     }
 }
