@@ -30,7 +30,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch as channel;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::args::ListenAddr;
 use crate::inject;
@@ -180,7 +180,16 @@ async fn reload(
             let looks = (certificate.look(), settings.look());
             (certificate, settings, looks)
         });
-        let Ok((looked_certificate, looked_settings, looks)) = looked.await else { return };
+        let (looked_certificate, looked_settings, looks) = match looked.await {
+            Ok(looked) => looked,
+            Err(reason) => {
+                error!(%reason, "files are not looked at any more");
+                for source in [Source::Certificate, Source::Settings] {
+                    app.health.note(source, Some("its files are not looked at any more; a restart is needed"));
+                }
+                return;
+            }
+        };
         (certificate, settings) = (looked_certificate, looked_settings);
         if note(&app, Source::Certificate, &looks.0) {
             app.metrics.certificate_expires(certificate.current().load().not_after());

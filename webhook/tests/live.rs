@@ -3,6 +3,8 @@
 
 #[path = "live/client.rs"]
 mod client;
+#[path = "live/injection.rs"]
+mod injection;
 #[path = "live/process.rs"]
 mod process;
 
