@@ -20,8 +20,12 @@ mod previous;
 mod validate;
 mod warnings;
 
+pub mod decision;
 pub mod finish;
 pub mod merge;
+pub mod selector;
+pub mod url;
+pub mod workload;
 
 use std::collections::BTreeMap;
 
@@ -100,6 +104,8 @@ pub enum SkipReason {
     PolicyDisabled,
     /// The policy is none that is known.
     UnknownPolicy,
+    /// The pod carries a sidecar, but no record of its injection.
+    UnrecordedSidecar,
 }
 
 impl SkipReason {
@@ -112,6 +118,7 @@ impl SkipReason {
             Self::NeverSelector => "never_selector",
             Self::PolicyDisabled => "policy_disabled",
             Self::UnknownPolicy => "unknown_policy",
+            Self::UnrecordedSidecar => "unrecorded_sidecar",
         }
     }
 
@@ -124,6 +131,10 @@ impl SkipReason {
             Self::NeverSelector => "a neverInjectSelector of the injector matches the pod's labels",
             Self::PolicyDisabled => "the injector's policy is \"disabled\" and the pod does not ask for injection",
             Self::UnknownPolicy => "the injector's policy is neither \"enabled\" nor \"disabled\"",
+            Self::UnrecordedSidecar => {
+                "the pod carries a sidecar without the annotation sidecar.istio.io/status that records its injection; \
+                 remove the old sidecar from the manifest, or restore the annotation"
+            }
         }
     }
 }

@@ -31,7 +31,7 @@ pub const VARIABLE: &str = "ISTIO_PROMETHEUS_ANNOTATIONS";
 
 /// The agent's view of the pod's annotations; the keys in this order, `targets` only where there are some.
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
-struct Scrape<'a> {
+struct Told<'a> {
     scrape: &'a str,
     path: &'a str,
     port: &'a str,
@@ -62,7 +62,7 @@ pub fn merge_metrics(pod: &mut Value, settings: PrometheusSettings) -> Result<Ve
 
     let mut warnings = Vec::new();
     let mut denials = Vec::new();
-    let mut found = Scrape {
+    let mut found = Told {
         scrape: first(SCRAPE).unwrap_or_default(),
         path: first(PATH).unwrap_or_default(),
         port: first(PORT).unwrap_or_default(),
@@ -92,7 +92,7 @@ pub fn merge_metrics(pod: &mut Value, settings: PrometheusSettings) -> Result<Ve
         (found.port, found.path) = (target.port, target.path);
     }
     // Texts always have a JSON form.
-    let variable = (found != Scrape::default()).then(|| serde_json::to_string(&found).unwrap_or_default());
+    let variable = (found != Told::default()).then(|| serde_json::to_string(&found).unwrap_or_default());
 
     if let (Some(text), Some(proxy)) = (variable, proxy_mut(pod)) {
         set_variable(proxy, VARIABLE, &text);

@@ -5,11 +5,11 @@ use super::{ProbeSettings, VARIABLE, rewrite_probes};
 const FRESH: ProbeSettings = ProbeSettings { enabled: true, status_port: 15020, injected_before: false };
 const AGAIN: ProbeSettings = ProbeSettings { injected_before: true, ..FRESH };
 
-fn pod(app: Value) -> Value {
+fn pod(app: &Value) -> Value {
     json!({"spec": {"containers": [app, {"name": "istio-proxy"}]}})
 }
 
-fn rewritten(app: Value) -> Value {
+fn rewritten(app: &Value) -> Value {
     let mut pod = pod(app);
     assert_eq!(rewrite_probes(&mut pod, FRESH), Vec::<String>::new());
     pod
@@ -53,7 +53,7 @@ fn all_handlers_of_all_containers_are_rewritten_and_recorded_sorted_without_blan
 fn an_http_request_keeps_its_other_fields_but_not_tls() {
     let probe = json!({"periodSeconds": 7, "timeoutSeconds": 3, "httpGet": {
         "httpHeaders": [{"name": "A", "value": "b"}], "scheme": "HTTPS", "host": "localhost", "port": 443, "path": "/h", "newer": 1}});
-    let pod = rewritten(json!({"name": "a", "readinessProbe": probe}));
+    let pod = rewritten(&json!({"name": "a", "readinessProbe": probe}));
     assert_eq!(
         told(&pod).unwrap(),
         r#"{"/app-health/a/readyz":{"httpGet":{"path":"/h","port":443,"host":"localhost","scheme":"HTTPS","httpHeaders":[{"name":"A","value":"b"}],"newer":1},"timeoutSeconds":3}}"#
@@ -68,7 +68,7 @@ fn an_http_request_keeps_its_other_fields_but_not_tls() {
 #[test]
 fn a_grpc_probe_becomes_a_request_and_its_service_is_always_told() {
     let pod =
-        rewritten(json!({"name": "a", "livenessProbe": {"grpc": {"port": 9, "service": "s"}, "failureThreshold": 2},
+        rewritten(&json!({"name": "a", "livenessProbe": {"grpc": {"port": 9, "service": "s"}, "failureThreshold": 2},
                                "readinessProbe": {"grpc": {"port": 9}, "timeoutSeconds": 0}}));
     assert_eq!(
         told(&pod).unwrap(),
@@ -84,13 +84,13 @@ fn a_grpc_probe_becomes_a_request_and_its_service_is_always_told() {
 fn commands_and_grpc_lifecycle_handlers_are_left_alone() {
     let container = json!({"name": "a", "livenessProbe": {"exec": {"command": ["x"]}},
                            "lifecycle": {"preStop": {"sleep": {"seconds": 1}}, "postStart": {"grpc": {"port": 1}}}});
-    assert_eq!(rewritten(container.clone()), pod(container));
+    assert_eq!(rewritten(&container), pod(&container));
 }
 
 #[test]
 fn a_named_port_is_told_as_the_containers_number() {
     let pod = rewritten(
-        json!({"name": "a", "ports": [{"name": "admin", "containerPort": 1}, {"name": "http", "containerPort": 80}],
+        &json!({"name": "a", "ports": [{"name": "admin", "containerPort": 1}, {"name": "http", "containerPort": 80}],
                                "readinessProbe": {"tcpSocket": {"port": "http"}}}),
     );
     assert_eq!(told(&pod).unwrap(), r#"{"/app-health/a/readyz":{"tcpSocket":{"port":80}}}"#);
@@ -99,7 +99,7 @@ fn a_named_port_is_told_as_the_containers_number() {
 #[test]
 fn a_port_name_that_the_container_does_not_have_is_left_alone_with_a_warning() {
     let mut pod = pod(
-        json!({"name": "a", "readinessProbe": {"httpGet": {"port": "http"}}, "livenessProbe": {"tcpSocket": {"port": 1}}}),
+        &json!({"name": "a", "readinessProbe": {"httpGet": {"port": "http"}}, "livenessProbe": {"tcpSocket": {"port": 1}}}),
     );
     let warnings = rewrite_probes(&mut pod, FRESH);
     assert_eq!(warnings, ["readinessProbe of container 'a' is left alone: 'http' is none of the container's ports"]);
@@ -111,7 +111,7 @@ fn a_port_name_that_the_container_does_not_have_is_left_alone_with_a_warning() {
 fn a_handler_that_asks_another_host_is_left_alone() {
     let container = json!({"name": "a", "readinessProbe": {"httpGet": {"port": 80, "host": "example.com"}},
                            "livenessProbe": {"tcpSocket": {"port": 80, "host": "10.0.0.1"}}});
-    assert_eq!(rewritten(container.clone()), pod(container));
+    assert_eq!(rewritten(&container), pod(&container));
 }
 
 #[test]
@@ -126,7 +126,7 @@ fn the_annotation_decides_before_the_setting() {
         (None, false, false),
         (None, true, true),
     ] {
-        let mut pod = pod(probe());
+        let mut pod = pod(&probe());
         if let Some(annotation) = annotation {
             pod["metadata"]["annotations"]["sidecar.istio.io/rewriteAppHTTPProbers"] = annotation.into();
         }
@@ -155,7 +155,7 @@ fn a_native_proxy_is_told_too() {
 fn rewriting_again_recognises_its_own_work_also_with_a_port_of_the_pods_own() {
     for port in [None, Some("16000")] {
         let mut pod = pod(
-            json!({"name": "a", "readinessProbe": {"httpGet": {"port": 80, "path": "/x"}}, "livenessProbe": {"grpc": {"port": 1}}}),
+            &json!({"name": "a", "readinessProbe": {"httpGet": {"port": 80, "path": "/x"}}, "livenessProbe": {"grpc": {"port": 1}}}),
         );
         if let Some(port) = port {
             pod["metadata"]["annotations"]["status.sidecar.istio.io/port"] = port.into();
@@ -174,7 +174,7 @@ fn rewriting_again_recognises_its_own_work_also_with_a_port_of_the_pods_own() {
 
 #[test]
 fn rewriting_again_follows_a_new_port_of_the_agent() {
-    let mut pod = rewritten(json!({"name": "a", "readinessProbe": {"httpGet": {"port": 80}}}));
+    let mut pod = rewritten(&json!({"name": "a", "readinessProbe": {"httpGet": {"port": 80}}}));
     let map = told(&pod).unwrap().to_owned();
     assert!(rewrite_probes(&mut pod, ProbeSettings { status_port: 17000, ..AGAIN }).is_empty());
     assert_eq!(app(&pod)["readinessProbe"]["httpGet"]["port"], 17000);
@@ -183,7 +183,7 @@ fn rewriting_again_follows_a_new_port_of_the_agent() {
 
 #[test]
 fn rewriting_again_adds_containers_that_came_later_in_the_same_variable() {
-    let mut pod = rewritten(json!({"name": "a", "readinessProbe": {"httpGet": {"port": 80}}}));
+    let mut pod = rewritten(&json!({"name": "a", "readinessProbe": {"httpGet": {"port": 80}}}));
     pod["spec"]["containers"][1]["env"].as_array_mut().unwrap().push(json!({"name": "LAST", "value": "1"}));
     pod["spec"]["containers"]
         .as_array_mut()
@@ -199,7 +199,7 @@ fn rewriting_again_adds_containers_that_came_later_in_the_same_variable() {
 
 #[test]
 fn a_status_port_of_zero_counts_as_none() {
-    let mut pod = pod(json!({"name": "a", "readinessProbe": {"httpGet": {"port": 80}}}));
+    let mut pod = pod(&json!({"name": "a", "readinessProbe": {"httpGet": {"port": 80}}}));
     pod["metadata"]["annotations"]["status.sidecar.istio.io/port"] = "0".into();
     assert!(rewrite_probes(&mut pod, FRESH).is_empty());
     assert_eq!(app(&pod)["readinessProbe"]["httpGet"]["port"], 15020);
