@@ -148,10 +148,18 @@ fn inject_pod(document: &Document<'_>, holder: &mut PodHolder<'_>, settings: &Se
             out.notices.push(skip_notice(&holder.name, reason));
             false
         }
-        Err(InjectError::Invalid(messages)) => {
-            out.findings.extend(messages.iter().map(|message| format!("{place}: {message}")));
+        Err(error) => {
+            out.findings.extend(denials(error).iter().map(|message| format!("{place}: {message}")));
             false
         }
+    }
+}
+
+/// Every reason for which a pod is denied.
+pub(crate) fn denials(error: InjectError) -> Vec<String> {
+    match error {
+        InjectError::Invalid(messages) => messages,
+        other => vec![other.to_string()],
     }
 }
 

@@ -7,10 +7,11 @@ use iptables_rules::CaptureConfig;
 use iptables_rules::annotations::ProxySpec;
 use iptables_rules::names::annotation;
 use serde_json::Value;
-use weir_webhook::inject::{InjectError, Outcome, SkipReason, inject};
+use weir_webhook::inject::{Outcome, SkipReason, inject};
 use weir_webhook::settings::Settings;
 use weir_webhook::yaml;
 
+use crate::inject::denials;
 use crate::manifest::pods::PodHolder;
 
 /// Name of the proxy's container, and of the one that programs rules where there is no plugin.
@@ -103,7 +104,7 @@ pub(crate) fn from_holder(holder: &PodHolder<'_>, settings: &Settings) -> Result
     let capture = match inject(&request, settings) {
         Ok(Outcome::Injected { pod, .. }) => of_pod(&pod, true)?,
         Ok(Outcome::Skipped(reason)) => Capture::Nothing(reason),
-        Err(InjectError::Invalid(messages)) => return Err(messages),
+        Err(error) => return Err(denials(error)),
     };
     Ok(Subject { name, capture })
 }
