@@ -159,7 +159,7 @@ fn inject_pod(document: &Document<'_>, holder: &mut PodHolder<'_>, settings: &Se
 pub(crate) fn denials(error: InjectError) -> Vec<String> {
     match error {
         InjectError::Invalid(messages) => messages,
-        other => vec![other.to_string()],
+        InjectError::Merge(_) => vec![error.to_string()],
     }
 }
 

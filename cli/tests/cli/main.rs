@@ -1,0 +1,9 @@
+//! The binary `weir` as its users run it.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail like tests")]
+
+mod conformance;
+mod docs;
+mod inject;
+mod rules;
+mod run;
+mod samples;
