@@ -1,17 +1,20 @@
 //! Addresses, routes and routing rules that a [`RuleSet`](crate::RuleSet) relies on, over rtnetlink, in the current namespace.
 
+mod message;
+
 use std::io;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL};
+use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType};
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use nix::errno::Errno;
 
+use self::message::Message;
 use crate::netlink::{Answer, DUMPS_AT_MOST, Dumped, Netlink, append};
 use crate::ruleset::{LocalDelivery, Routing};
 
@@ -53,7 +56,7 @@ pub fn apply(routing: &Routing) -> Result<Routed, RouteError> {
     for step in steps(&netlink, routing)? {
         let mut bytes = Vec::with_capacity(128);
         append(&mut bytes, 1, NLM_F_CREATE | NLM_F_EXCL | NLM_F_ACK, step.message);
-        let answers = netlink.exchange(&bytes, |_: RouteNetlinkMessage| None::<()>);
+        let answers = netlink.exchange(&bytes, |_: Message| None::<()>);
         let answers = answers.map_err(|source| RouteError { what: step.what.clone(), source })?;
         for answer in answers {
             match answer {
@@ -103,7 +106,7 @@ pub fn verify(routing: &Routing) -> Result<Vec<String>, RouteError> {
 struct Step {
     what: String,
     ipv6: bool,
-    message: RouteNetlinkMessage,
+    message: Message,
 }
 
 fn steps(netlink: &Netlink, routing: &Routing) -> Result<Vec<Step>, RouteError> {
@@ -112,7 +115,7 @@ fn steps(netlink: &Netlink, routing: &Routing) -> Result<Vec<Step>, RouteError> 
         steps.push(Step {
             what: format!("address {net} on lo"),
             ipv6: net.addr().is_ipv6(),
-            message: RouteNetlinkMessage::NewAddress(address(net)),
+            message: Message::NewAddress(address(net)),
         });
     }
     let Some(delivery) = routing.local_delivery else { return Ok(steps) };
@@ -120,10 +123,10 @@ fn steps(netlink: &Netlink, routing: &Routing) -> Result<Vec<Step>, RouteError> 
         let ipv6 = family == AddressFamily::Inet6;
         // Not every kernel takes an equal rule with another priority for the same one.
         if !has_rule(netlink, family, delivery)? {
-            let message = RouteNetlinkMessage::NewRule(rule(family, delivery));
+            let message = Message::NewRule(rule(family, delivery));
             steps.push(Step { what: format!("rule {}", rule_text(family, delivery)), ipv6, message });
         }
-        let message = RouteNetlinkMessage::NewRoute(route(family, delivery.table));
+        let message = Message::NewRoute(route(family, delivery.table));
         steps.push(Step { what: format!("route {}", route_text(family, delivery)), ipv6, message });
     }
     Ok(steps)
@@ -176,8 +179,8 @@ fn open() -> Result<Netlink, RouteError> {
 }
 
 fn addresses(netlink: &Netlink) -> Result<Vec<IpNet>, RouteError> {
-    list(netlink, "addresses", RouteNetlinkMessage::GetAddress(AddressMessage::default()), |answer| match answer {
-        RouteNetlinkMessage::NewAddress(message) if message.header.index == LO => {
+    list(netlink, "addresses", Message::GetAddress(AddressMessage::default()), |answer| match answer {
+        Message::NewAddress(message) if message.header.index == LO => {
             let address = message.attributes.iter().find_map(|attribute| match attribute {
                 AddressAttribute::Address(address) => Some(*address),
                 _ => None,
@@ -191,8 +194,8 @@ fn addresses(netlink: &Netlink) -> Result<Vec<IpNet>, RouteError> {
 fn has_rule(netlink: &Netlink, family: AddressFamily, delivery: LocalDelivery) -> Result<bool, RouteError> {
     let mut request = RuleMessage::default();
     request.header.family = family;
-    let found = list(netlink, "rules", RouteNetlinkMessage::GetRule(request), |answer| match answer {
-        RouteNetlinkMessage::NewRule(message) => {
+    let found = list(netlink, "rules", Message::GetRule(request), |answer| match answer {
+        Message::NewRule(message) => {
             let has = |wanted: &RuleAttribute| message.attributes.contains(wanted);
             let conditions = message.attributes.iter().any(|attribute| match attribute {
                 RuleAttribute::FwMask(mask) => *mask != u32::MAX,
@@ -217,8 +220,8 @@ fn has_rule(netlink: &Netlink, family: AddressFamily, delivery: LocalDelivery) -
 fn has_route(netlink: &Netlink, family: AddressFamily, table: u32) -> Result<bool, RouteError> {
     let mut request = RouteMessage::default();
     request.header.address_family = family;
-    let found = list(netlink, "routes", RouteNetlinkMessage::GetRoute(request), |answer| match answer {
-        RouteNetlinkMessage::NewRoute(message) => {
+    let found = list(netlink, "routes", Message::GetRoute(request), |answer| match answer {
+        Message::NewRoute(message) => {
             let has = |wanted: &RouteAttribute| message.attributes.contains(wanted);
             let header = &message.header;
             let ours = header.kind == RouteType::Local && header.destination_prefix_length == 0;
@@ -232,8 +235,8 @@ fn has_route(netlink: &Netlink, family: AddressFamily, table: u32) -> Result<boo
 fn list<T>(
     netlink: &Netlink,
     what: &str,
-    request: RouteNetlinkMessage,
-    mut decode: impl FnMut(RouteNetlinkMessage) -> Option<T>,
+    request: Message,
+    mut decode: impl FnMut(Message) -> Option<T>,
 ) -> Result<Vec<T>, RouteError> {
     let failed = |source: io::Error| RouteError { what: format!("listing {what}"), source };
     let mut bytes = Vec::with_capacity(64);
