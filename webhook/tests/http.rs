@@ -283,12 +283,14 @@ async fn survives_a_panic_of_the_decision() {
 
 #[tokio::test]
 async fn hands_parameters_of_the_path_on() {
-    let cases: [(&str, &[(&str, &str)]); 5] = [
+    let cases: [(&str, &[(&str, &str)]); 7] = [
         ("/inject", &[]),
         ("/inject/", &[]),
         ("/inject/cluster/c1/net/n1", &[("ISTIO_META_CLUSTER_ID", "c1"), ("ISTIO_META_NETWORK", "n1")]),
         ("/inject/cluster/a--slash--b/", &[("ISTIO_META_CLUSTER_ID", "a/b")]),
         ("/inject/foo/%3D", &[("FOO", "=")]),
+        ("/inject/net/n1/odd", &[("ISTIO_META_NETWORK", "n1")]),
+        ("/inject/:ENV:A=b/c:ENV:net=n2", &[("A", "b/c"), ("ISTIO_META_NETWORK", "n2")]),
     ];
     for (path, expected) in cases {
         let expected: BTreeMap<_, _> = expected.iter().copied().collect();

@@ -20,13 +20,14 @@ const BUCKETS: [f64; 14] =
     [0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0];
 
 /// Every reason, so that each series is there from the start.
-const SKIP_REASONS: [SkipReason; 6] = [
+const SKIP_REASONS: [SkipReason; 7] = [
     SkipReason::HostNetwork,
     SkipReason::SystemNamespace,
     SkipReason::ExplicitlyOff,
     SkipReason::NeverSelector,
     SkipReason::PolicyDisabled,
     SkipReason::UnknownPolicy,
+    SkipReason::UnrecordedSidecar,
 ];
 
 /// How a request to `/inject` ended without a sidecar although nobody skipped it.
@@ -284,6 +285,21 @@ mod tests {
         }
         assert!(text.contains("weir_webhook_build_info{version=\""), "{text}");
         assert!(text.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn knows_every_reason_to_skip() {
+        // A new reason does not compile here until it is in the list.
+        let index = |reason| match reason {
+            SkipReason::HostNetwork => 0,
+            SkipReason::SystemNamespace => 1,
+            SkipReason::ExplicitlyOff => 2,
+            SkipReason::NeverSelector => 3,
+            SkipReason::PolicyDisabled => 4,
+            SkipReason::UnknownPolicy => 5,
+            SkipReason::UnrecordedSidecar => 6,
+        };
+        assert_eq!(SKIP_REASONS.map(index), [0, 1, 2, 3, 4, 5, 6]);
     }
 
     #[test]

@@ -30,6 +30,7 @@ use tracing::{info, warn};
 use super::health::Health;
 use super::metrics::{self, Failure, Metrics};
 use super::review::{self, Answer, Decide, Decision};
+use crate::inject::url::parse_inject_path;
 use crate::settings::Settings;
 
 /// Largest body, as Istio's. The API server's own limit for a pod is 1.5 MiB (etcd).
@@ -100,7 +101,12 @@ async fn inject_with_params(
     headers: HeaderMap,
     body: Body,
 ) -> Response {
-    handle(&app, &headers, body, url_env(&params)).await
+    let (env, ignored) = parse_inject_path(&params);
+    // The author of the pod can do nothing about the URL, so this is for the administrator.
+    if !ignored.is_empty() {
+        warn!(path = params.as_str(), ?ignored, "parts of the URL in the webhook configuration mean nothing");
+    }
+    handle(&app, &headers, body, env).await
 }
 
 async fn handle(app: &App, headers: &HeaderMap, body: Body, url_env: BTreeMap<String, String>) -> Response {
@@ -218,18 +224,4 @@ async fn collect(headers: &HeaderMap, mut body: Body) -> Result<Vec<u8>, Unread>
         }
     }
     if seen > BODY_LIMIT { Err(Unread::TooLarge) } else { Ok(bytes) }
-}
-
-fn url_env(params: &str) -> BTreeMap<String, String> {
-    let mut parts = params.split('/');
-    let mut env = BTreeMap::new();
-    while let (Some(key), Some(value)) = (parts.next(), parts.next()) {
-        let name = match key {
-            "cluster" => "ISTIO_META_CLUSTER_ID".to_owned(),
-            "net" => "ISTIO_META_NETWORK".to_owned(),
-            other => other.to_uppercase(),
-        };
-        env.insert(name, value.replace("--slash--", "/"));
-    }
-    env
 }

@@ -37,6 +37,8 @@ async fn injects_over_tls_in_both_versions_and_protocols() {
         let names: Vec<_> = containers.filter_map(|container| container["name"].as_str()).collect();
         assert!(names.contains(&"istio-proxy") && names.contains(&"web"), "{names:?}");
         assert!(pod["metadata"]["annotations"]["sidecar.istio.io/status"].is_string(), "{pod}");
+        assert!(pod["metadata"]["annotations"]["weir.dev/capture"].is_string(), "{pod}");
+        assert!(pod.to_string().contains(&json!({"name": "ISTIO_META_NETWORK", "value": "n1"}).to_string()), "{pod}");
     }
     let metrics = metrics(&server).await;
     for line in [
