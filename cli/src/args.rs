@@ -43,7 +43,7 @@ impl Command {
         match self {
             Self::Inject(args) => inject::run(args),
             Self::Rules(args) => rules::run(args),
-            Self::Demo(args) => Ok(demo::run(args)?),
+            Self::Demo(args) => demo::run(args),
             Self::Version => print(concat!("weir ", env!("CARGO_PKG_VERSION"), "\n")),
             Self::Completion { shell } => {
                 let mut script = Vec::new();
