@@ -81,7 +81,7 @@ pub(crate) fn run(args: &DemoArgs) -> Result<ExitCode, Failure> {
                 serde_json::to_writer_pretty(&mut out, &report).context("writing the report")?;
                 writeln!(out).context("writing the report")?;
             }
-            Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::from(exit::FINDINGS) })
+            Ok(ExitCode::from(if report.ok { 0 } else { exit::FINDINGS }))
         }
         // Whatever failed then, failed because of it.
         Err(_) if stop.is_set() => {
@@ -212,9 +212,18 @@ fn admit(
     }
     teller.line(format_args!("+ volumes {}", admission.added_volumes.join(", ")))?;
     for (key, value) in &admission.added_annotations {
-        teller.line(format_args!("+ annotation {key}: {}", value.as_str().unwrap_or_default()))?;
+        teller.line(format_args!("+ annotation {key}: {}", shortened(value.as_str().unwrap_or_default())))?;
     }
     Ok(admission)
+}
+
+/// The beginning of a long text.
+fn shortened(text: &str) -> String {
+    const MOST: usize = 72;
+    match text.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{} ...", &text[..end]),
+        None => text.to_owned(),
+    }
 }
 
 /// Runs the plugins for ADD.
