@@ -166,7 +166,9 @@ pub fn documents(stream: &str) -> Vec<String> {
 /// Where an annotation or variable that has to be JSON is none.
 pub fn normalised(mut object: Value) -> Value {
     if let Some(items) = object.get_mut("items").and_then(Value::as_array_mut) {
-        items.iter_mut().for_each(|item| *item = normalised(item.take()));
+        for item in items.iter_mut() {
+            *item = normalised(item.take());
+        }
         return object;
     }
     if let Some(fields) = object.as_object_mut() {
