@@ -165,12 +165,7 @@ pub fn documents(stream: &str) -> Vec<String> {
 /// # Panics
 /// Where an annotation or variable that has to be JSON is none.
 pub fn normalised(mut object: Value) -> Value {
-    if let Some(items) = object.get_mut("items").and_then(Value::as_array_mut) {
-        for item in items.iter_mut() {
-            *item = normalised(item.take());
-        }
-        return object;
-    }
+    let items = object.as_object_mut().and_then(|fields| fields.remove("items"));
     if let Some(fields) = object.as_object_mut() {
         fields.remove("status");
         if fields.get("kind").is_some_and(|kind| kind == "DeploymentConfig")
@@ -181,6 +176,11 @@ pub fn normalised(mut object: Value) -> Value {
         }
     }
     normalise(&mut object, "");
+    match items {
+        Some(Value::Array(items)) => object["items"] = items.into_iter().map(normalised).collect(),
+        Some(other) => object["items"] = other,
+        None => {}
+    }
     object
 }
 
