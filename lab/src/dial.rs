@@ -1,7 +1,7 @@
 //! Connections to listeners that answer with a [`Sighting`].
 
 use std::io::{self, Read};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -51,6 +51,28 @@ impl Dial {
         let mut answer = String::new();
         connect(self.from, self.to, BOUND)?.take(1024).read_to_string(&mut answer)?;
         answer.trim_end().parse().map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+    }
+}
+
+impl Dial {
+    /// Sends a datagram inside the namespace and waits for the answer. Only an answer from the very address that was called counts:
+    /// redirection has to be undone on the way back.
+    ///
+    /// # Errors
+    /// The outer error when the attempt could not be made, the inner one is the network's answer.
+    pub fn datagram(&self, netns: &Netns) -> Result<io::Result<Sighting>, LabError> {
+        netns.run_as(self.user, || {
+            let unspecified: IpAddr =
+                if self.to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+            let socket = UdpSocket::bind(SocketAddr::new(self.from.unwrap_or(unspecified), 0))?;
+            socket.connect(self.to)?;
+            socket.set_read_timeout(Some(BOUND))?;
+            socket.send(b"?")?;
+            let mut answer = [0; 1024];
+            let length = socket.recv(&mut answer)?;
+            let answer = answer.get(..length).map(String::from_utf8_lossy).unwrap_or_default();
+            answer.trim_end().parse().map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+        })
     }
 }
 

@@ -4,6 +4,7 @@
 //! netns::Netns ──link.rs──▶ veth pairs, addresses, routes
 //!      │
 //!      ├─ echo.rs   listeners that answer with what they saw of a connection
+//!      ├─ datagram.rs the same for UDP
 //!      ├─ dial.rs   connections as a given user, from a given address ──▶ the answer, or why there is none
 //!      ├─ proxy.rs  a passthrough proxy on 15001 and 15006, in place of Envoy
 //!      ├─ envoy.rs   the same by a real Envoy: its bootstrap
@@ -14,6 +15,7 @@
 //! Everything lives in namespaces of its own that are held by file descriptors; nothing has a name on the machine, nothing is left
 //! behind, however the process ends. Every wait has a bound.
 
+pub mod datagram;
 pub mod dial;
 pub mod echo;
 pub mod envoy;
@@ -29,6 +31,7 @@ pub mod sighting;
 pub mod user;
 pub mod webhook;
 
+pub use datagram::Datagrams;
 pub use dial::Dial;
 pub use echo::Echo;
 pub use error::LabError;

@@ -55,7 +55,7 @@ impl Proxy {
     /// # Errors
     /// When one of its ports is taken.
     pub fn start(netns: &Netns, user: User) -> Result<Self, LabError> {
-        let listeners = serve::bind(netns, user, &[OUTBOUND, INBOUND])?;
+        let listeners = serve::bind(netns, user, &[OUTBOUND, INBOUND], false)?;
         let (stop, stopped) = serve::stop()?;
         let counters = Arc::new(Counters::default());
         let counted = Arc::clone(&counters);
@@ -82,9 +82,8 @@ impl Drop for Proxy {
 }
 
 fn run(listeners: &[TcpListener], stopped: &PipeReader, counters: &Counters) {
-    serve::accept(listeners, stopped, |stream| {
-        let Ok(local) = stream.local_addr() else { return };
-        let inbound = local.port() == INBOUND;
+    serve::accept(listeners, stopped, |stream, port| {
+        let inbound = port == INBOUND;
         let counter = if inbound { &counters.inbound } else { &counters.outbound };
         counter.fetch_add(1, Ordering::Relaxed);
         // A connection that cannot be carried on is closed; that is the whole answer.

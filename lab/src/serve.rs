@@ -7,6 +7,7 @@ use std::thread::{self, JoinHandle};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use socket2::SockRef;
 
 use crate::Netns;
 use crate::error::{During, LabError};
@@ -19,8 +20,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// Listens as `user` and hands every connection to `handle`, one after the other, on a thread that is in no namespace of ours.
-    /// The listeners are there when this returns.
+    /// Listens as `user` and hands every connection to `handle`, with the port of its listener, one after the other, on a thread that
+    /// is in no namespace of ours. The listeners are there when this returns.
     ///
     /// # Errors
     /// When a port is taken.
@@ -28,9 +29,29 @@ impl Server {
         netns: &Netns,
         user: User,
         ports: &[u16],
-        handle: impl FnMut(TcpStream) + Send + 'static,
+        handle: impl FnMut(TcpStream, u16) + Send + 'static,
     ) -> Result<Self, LabError> {
-        let listeners = bind(netns, user, ports)?;
+        Self::on(bind(netns, user, ports, false)?, netns, handle)
+    }
+
+    /// The same with listeners that take connections to any address (`IP_TRANSPARENT`), which TPROXY needs.
+    ///
+    /// # Errors
+    /// When a port is taken.
+    pub fn start_transparent(
+        netns: &Netns,
+        user: User,
+        ports: &[u16],
+        handle: impl FnMut(TcpStream, u16) + Send + 'static,
+    ) -> Result<Self, LabError> {
+        Self::on(bind(netns, user, ports, true)?, netns, handle)
+    }
+
+    fn on(
+        listeners: Vec<TcpListener>,
+        netns: &Netns,
+        handle: impl FnMut(TcpStream, u16) + Send + 'static,
+    ) -> Result<Self, LabError> {
         let (stop, stopped) = stop()?;
         let thread = thread::Builder::new()
             .name(format!("server@{}", netns.name()))
@@ -55,10 +76,18 @@ pub(crate) struct Stop {
 }
 
 /// Binds dual-stack sockets to ports of a namespace, as a user.
-pub(crate) fn bind(netns: &Netns, user: User, ports: &[u16]) -> Result<Vec<TcpListener>, LabError> {
+pub(crate) fn bind(netns: &Netns, user: User, ports: &[u16], transparent: bool) -> Result<Vec<TcpListener>, LabError> {
     let bind = |port: u16| -> Result<TcpListener, LabError> {
         let address = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
         let listener = TcpListener::bind(address).during(|| format!("listening on port {port} in {}", netns.name()))?;
+        if transparent {
+            // Of either family: the socket is of both.
+            let socket = SockRef::from(&listener);
+            socket
+                .set_ip_transparent_v6(true)
+                .and_then(|()| socket.set_ip_transparent_v4(true))
+                .during(|| format!("taking connections to any address on port {port}"))?;
+        }
         listener.set_nonblocking(true).during(|| format!("listening on port {port}"))?;
         Ok(listener)
     };
@@ -72,7 +101,7 @@ pub(crate) fn stop() -> Result<(Stop, PipeReader), LabError> {
 }
 
 /// Hands every connection to `handle`, until the other end of `stopped` is dropped.
-pub(crate) fn accept(listeners: &[TcpListener], stopped: &PipeReader, mut handle: impl FnMut(TcpStream)) {
+pub(crate) fn accept(listeners: &[TcpListener], stopped: &PipeReader, mut handle: impl FnMut(TcpStream, u16)) {
     loop {
         let mut watched: Vec<PollFd<'_>> = vec![PollFd::new(stopped.as_fd(), PollFlags::POLLIN)];
         watched.extend(listeners.iter().map(|listener| PollFd::new(listener.as_fd(), PollFlags::POLLIN)));
@@ -84,11 +113,12 @@ pub(crate) fn accept(listeners: &[TcpListener], stopped: &PipeReader, mut handle
             return;
         }
         for listener in listeners {
+            let port = listener.local_addr().map_or(0, |address| address.port());
             // Nothing there, or a client that is gone already.
             while let Ok((stream, _)) = listener.accept() {
                 // Linux does not pass O_NONBLOCK on to accepted sockets; other handlers must not depend on that.
                 if stream.set_nonblocking(false).is_ok() {
-                    handle(stream);
+                    handle(stream, port);
                 }
             }
         }

@@ -11,9 +11,9 @@ use socket2::SockRef;
 /// As text: `port=15006 local=10.0.0.2:15006 original_dst=10.0.0.2:8080 peer=10.0.0.1:40000`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sighting {
-    /// Port on which the connection arrived, after any redirection.
+    /// Port of the listener that took the connection.
     pub port: u16,
-    /// Address on which it arrived, after any redirection.
+    /// Address at which it arrived, after any redirection; TPROXY keeps the original one here.
     pub local: SocketAddr,
     /// Where the client wanted to go, as connection tracking remembers it; `None` where it knows nothing of the connection.
     pub original_dst: Option<SocketAddr>,
@@ -22,7 +22,7 @@ pub struct Sighting {
 }
 
 impl Sighting {
-    /// Looks at an accepted connection.
+    /// Looks at an accepted connection whose listener has the port of its local address.
     ///
     /// # Errors
     /// When the connection is gone already.

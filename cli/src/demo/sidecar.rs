@@ -43,7 +43,7 @@ impl Sidecar {
             Some(binary) => Self::envoy(pod, user, binary, dir, stop),
             None => Ok(Self::BuiltIn {
                 proxy: Proxy::start(pod, user)?,
-                _health: Server::start(pod, user, &HEALTH_PORTS, |stream| {
+                _health: Server::start(pod, user, &HEALTH_PORTS, |stream, _| {
                     // A client that goes away before its answer is no concern of ours.
                     let _ = http::answer(&stream, "healthy\n");
                 })?,

@@ -3,6 +3,7 @@
 
 mod backend;
 mod defaults;
+mod modes;
 mod replace;
 mod settings;
 mod world;

@@ -10,7 +10,7 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
-use weir_lab::{Dial, Echo, Netns, Sighting, User, link};
+use weir_lab::{Dial, Echo, LabError, Netns, Sighting, User, link};
 
 /// Ports of the application in the pod.
 const APP: [u16; 3] = [8080, 8081, 8090];
@@ -189,6 +189,15 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new() -> Self {
+        Self::with_proxy(Echo::start)
+    }
+
+    /// The same with a proxy whose listeners take connections to any address, as TPROXY hands them over.
+    pub(crate) fn with_transparent_proxy() -> Self {
+        Self::with_proxy(Echo::start_transparent)
+    }
+
+    fn with_proxy(start_proxy: fn(&Netns, User, &[u16]) -> Result<Echo, LabError>) -> Self {
         let (pod, peer, guest) =
             (Netns::new("pod").unwrap(), Netns::new("peer").unwrap(), Netns::new("guest").unwrap());
         link::veth((&pod, "eth0"), (&peer, "eth0")).unwrap();
@@ -212,7 +221,7 @@ impl World {
             link::add_default_route(&guest, ip.pod_tap0()).unwrap();
         }
         let listeners = vec![
-            Echo::start(&pod, User::PROXY, &PROXY).unwrap(),
+            start_proxy(&pod, User::PROXY, &PROXY).unwrap(),
             Echo::start(&pod, APP_USER, &APP).unwrap(),
             Echo::start(&peer, User::ROOT, &SERVICES).unwrap(),
         ];
