@@ -3,6 +3,7 @@
 //! ```text
 //! containerd.rs ── a daemon of its own, in its own namespaces ──▶ cri.rs ── what a kubelet would ask of it
 //! image.rs ────── the images it runs, made from files of this machine
+//! webhook.rs ──── the real admission webhook, asked as an API server asks it
 //! conformance.rs ─ Istio's injector cases, read and compared
 //! ```
 
@@ -10,6 +11,7 @@ pub mod conformance;
 pub mod containerd;
 pub mod cri;
 pub mod image;
+pub mod webhook;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -72,4 +74,20 @@ fn build(package: &str, name: &str) -> PathBuf {
 /// Where `CI` is set and the privileges are missing: a skip must never look green there.
 pub fn privileged() -> bool {
     weir_lab::privilege::available_or_skip()
+}
+
+/// The Envoy binary named by `WEIR_ENVOY`; where there is none, or no privileges, prints why and the test returns.
+///
+/// # Panics
+/// Where `CI` is set and it cannot run: a skip must never look green there.
+pub fn envoy_or_skip() -> Option<PathBuf> {
+    if !privileged() {
+        return None;
+    }
+    let found = std::env::var_os("WEIR_ENVOY").map(PathBuf::from).filter(|path| path.is_file());
+    if found.is_none() {
+        assert!(std::env::var_os("CI").is_none(), "WEIR_ENVOY does not name a file; `make tools` installs Envoy");
+        eprintln!("skipped: WEIR_ENVOY does not name an Envoy binary (`make test` sets it)");
+    }
+    found
 }

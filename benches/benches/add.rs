@@ -1,0 +1,288 @@
+//! `weir-cni` ADD as a process, beside what it replaces: one table per question, every method in the same run, interleaved, each in a
+//! fresh network namespace. Needs root; `make bench` builds the static binaries it is given.
+//!
+//! Wall time is from spawning the process to having waited for it. The alternatives start inside the namespace already (no `nsenter`),
+//! and get both families, as `weir-cni` does.
+
+#![allow(clippy::print_stdout, reason = "a bench prints its table")]
+
+use std::fs::File;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use iptables_rules::restore::{RestoreFamily, restore_text};
+use iptables_rules::{CaptureConfig, netns, plan};
+use weir_benches::Samples;
+
+const ROUNDS: usize = 100;
+const STORM: usize = 200;
+const WORKERS: usize = 8;
+
+/// A namespace that goes away with the value.
+struct Namespace(String);
+
+impl Namespace {
+    fn create() -> anyhow::Result<Self> {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let name = format!("weir-bench-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        run(Command::new("ip").args(["netns", "add", &name]))?;
+        Ok(Self(name))
+    }
+
+    fn path(&self) -> PathBuf {
+        Path::new("/run/netns").join(&self.0)
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        // A namespace that cannot be removed is named by the tool itself; the bench goes on.
+        let _ = Command::new("ip").args(["netns", "del", &self.0]).status();
+    }
+}
+
+fn run(command: &mut Command) -> anyhow::Result<()> {
+    let status = command.status().with_context(|| format!("{command:?}"))?;
+    ensure!(status.success(), "{command:?}: {status}");
+    Ok(())
+}
+
+/// Inputs and binaries, prepared once.
+struct Bench {
+    plugin: PathBuf,
+    floor: PathBuf,
+    conf: PathBuf,
+    v4: PathBuf,
+    v6: PathBuf,
+    nft: PathBuf,
+    _dir: tempfile::TempDir,
+}
+
+#[derive(Clone, Copy)]
+enum Method {
+    Floor,
+    Weir,
+    LegacyRestore,
+    NftRestore,
+    NftFile,
+}
+
+impl Method {
+    const ALL: [Self; 5] = [Self::Floor, Self::Weir, Self::LegacyRestore, Self::NftRestore, Self::NftFile];
+
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Floor => "enter the namespace and exit (static)",
+            Self::Weir => "weir-cni ADD, v4 + v6 (static)",
+            Self::LegacyRestore => "iptables-legacy-restore + ip6tables-legacy-restore",
+            Self::NftRestore => "iptables-nft-restore + ip6tables-nft-restore",
+            Self::NftFile => "nft -f, v4 + v6",
+        }
+    }
+}
+
+impl Bench {
+    fn prepare() -> anyhow::Result<Self> {
+        let binary = |var: &str| -> anyhow::Result<PathBuf> {
+            let path =
+                PathBuf::from(std::env::var_os(var).with_context(|| format!("{var} is not set; run `make bench`"))?);
+            ensure!(path.is_file(), "{var}={}: no such file", path.display());
+            Ok(path)
+        };
+        let dir = tempfile::tempdir()?;
+        let config = CaptureConfig::default();
+        let rules = plan(&config).map_err(|unsupported| anyhow::anyhow!("{unsupported:?}"))?;
+        let write = |name: &str, text: &[u8]| -> anyhow::Result<PathBuf> {
+            let path = dir.path().join(name);
+            File::create(&path)?.write_all(text)?;
+            Ok(path)
+        };
+        let conf = serde_json::json!({
+            "cniVersion": "1.0.0", "name": "bench", "type": "weir-cni",
+            "runtimeConfig": { "io.kubernetes.cri.pod-annotations": {
+                "sidecar.istio.io/status": r#"{"initContainers":["istio-proxy"],"containers":null,"volumes":null,"imagePullSecrets":null,"revision":"default"}"#,
+                "weir.dev/capture": config.to_capture_annotation(),
+            }},
+            "prevResult": { "cniVersion": "1.0.0", "interfaces": [{"name": "eth0", "sandbox": "/run/netns/x"}],
+                "ips": [{"address": "10.1.2.3/24", "interface": 0}, {"address": "fd00::3/64", "interface": 0}] },
+        });
+        Ok(Self {
+            plugin: binary("WEIR_CNI")?,
+            floor: binary("NETNS_FLOOR")?,
+            conf: write("conf.json", conf.to_string().as_bytes())?,
+            v4: write("v4", restore_text(&rules, RestoreFamily::V4).as_bytes())?,
+            v6: write("v6", restore_text(&rules, RestoreFamily::V6).as_bytes())?,
+            nft: write("rules.nft", iptables_rules::nft::describe(&rules)?.as_bytes())?,
+            _dir: dir,
+        })
+    }
+
+    fn plugin_command(&self, namespace: &Path) -> anyhow::Result<Command> {
+        let mut command = Command::new(&self.plugin);
+        command
+            .env_clear()
+            .envs([
+                ("CNI_COMMAND", "ADD"),
+                ("CNI_CONTAINERID", "bench"),
+                ("CNI_IFNAME", "eth0"),
+                ("CNI_PATH", "/opt/cni/bin"),
+                ("CNI_ARGS", "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=bench"),
+            ])
+            .env("CNI_NETNS", namespace)
+            .stdin(File::open(&self.conf)?)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        Ok(command)
+    }
+
+    /// Installs the rules in a fresh namespace by one method.
+    fn install(&self, method: Method, namespace: &Path) -> anyhow::Result<Duration> {
+        let restore = |binary: &str, input: &Path| -> anyhow::Result<()> {
+            run(Command::new(binary).args(["--noflush", "--wait"]).stdin(File::open(input)?))
+        };
+        let timed = |work: &dyn Fn() -> anyhow::Result<()>| -> anyhow::Result<Duration> {
+            let start = Instant::now();
+            work()?;
+            Ok(start.elapsed())
+        };
+        match method {
+            Method::Floor => timed(&|| run(Command::new(&self.floor).arg(namespace))),
+            Method::Weir => {
+                let mut command = self.plugin_command(namespace)?;
+                let start = Instant::now();
+                run(&mut command)?;
+                Ok(start.elapsed())
+            }
+            Method::LegacyRestore => netns::within(namespace, || {
+                timed(&|| {
+                    restore("iptables-legacy-restore", &self.v4)
+                        .and_then(|()| restore("ip6tables-legacy-restore", &self.v6))
+                })
+            })?,
+            Method::NftRestore => netns::within(namespace, || {
+                timed(&|| {
+                    restore("iptables-nft-restore", &self.v4).and_then(|()| restore("ip6tables-nft-restore", &self.v6))
+                })
+            })?,
+            Method::NftFile => {
+                netns::within(namespace, || timed(&|| run(Command::new("nft").arg("-f").arg(&self.nft))))?
+            }
+        }
+    }
+
+    fn one_by_one(&self) -> anyhow::Result<()> {
+        let mut samples: Vec<Samples> = vec![Samples::default(); Method::ALL.len()];
+        for round in 0..=ROUNDS {
+            for (method, samples) in Method::ALL.iter().zip(&mut samples) {
+                let namespace = Namespace::create()?;
+                let took = self.install(*method, &namespace.path())?;
+                // The first round loads code and modules.
+                if round > 0 {
+                    samples.push(took);
+                }
+            }
+        }
+        println!("\nOne pod, process start to exit, {ROUNDS} fresh namespaces each (us)\n");
+        println!(
+            "| method | p10 | median | p90 | against the floor | against weir-cni |\n|---|---:|---:|---:|---:|---:|"
+        );
+        let (floor, weir) = (samples[0].percentile_us(50), samples[1].percentile_us(50));
+        for (method, samples) in Method::ALL.iter().zip(&samples) {
+            let median = samples.percentile_us(50);
+            println!(
+                "| {} | {} | {median} | {} | {} | {} |",
+                method.label(),
+                samples.percentile_us(10),
+                samples.percentile_us(90),
+                ratio(median, floor),
+                ratio(median, weir)
+            );
+        }
+        Ok(())
+    }
+
+    fn storm(&self) -> anyhow::Result<()> {
+        println!(
+            "\n{STORM} namespaces, {WORKERS} at once\n\n| method | total ms | p50 us | p99 us | against weir-cni |\n|---|---:|---:|---:|---:|"
+        );
+        let mut weir_total = 0;
+        for method in [Method::Weir, Method::LegacyRestore, Method::NftRestore, Method::NftFile] {
+            let namespaces = (0..STORM).map(|_| Namespace::create()).collect::<anyhow::Result<Vec<_>>>()?;
+            let next = AtomicUsize::new(0);
+            let start = Instant::now();
+            let per_worker: Vec<anyhow::Result<Vec<Duration>>> = std::thread::scope(|scope| {
+                let workers: Vec<_> = (0..WORKERS)
+                    .map(|_| {
+                        scope.spawn(|| {
+                            let mut took = Vec::new();
+                            while let Some(namespace) = namespaces.get(next.fetch_add(1, Ordering::Relaxed)) {
+                                took.push(self.install(method, &namespace.path())?);
+                            }
+                            Ok(took)
+                        })
+                    })
+                    .collect();
+                workers
+                    .into_iter()
+                    .map(|w| w.join().unwrap_or_else(|_| Err(anyhow::anyhow!("a worker panicked"))))
+                    .collect()
+            });
+            let total = start.elapsed().as_millis();
+            let mut samples = Samples::default();
+            for took in per_worker {
+                took?.into_iter().for_each(|sample| samples.push(sample));
+            }
+            if matches!(method, Method::Weir) {
+                weir_total = total;
+            }
+            println!(
+                "| {} | {total} | {} | {} | {} |",
+                method.label(),
+                samples.percentile_us(50),
+                samples.percentile_us(99),
+                ratio(total, weir_total)
+            );
+        }
+        Ok(())
+    }
+
+    fn footprint(&self) -> anyhow::Result<()> {
+        let namespace = Namespace::create()?;
+        let plugin = self.plugin_command(&namespace.path())?;
+        let mut under = Command::new(&self.floor);
+        under.arg("--rss").arg(&self.plugin).env_clear().stdin(File::open(&self.conf)?);
+        under.envs(plugin.get_envs().filter_map(|(key, value)| Some((key, value?))));
+        let output = under.output()?;
+        ensure!(
+            output.status.success(),
+            "weir-cni failed under the memory measurement: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        println!(
+            "\nweir-cni: {} KiB peak resident, {} bytes on disk",
+            String::from_utf8_lossy(&output.stderr).lines().last().unwrap_or_default(),
+            self.plugin.metadata()?.len()
+        );
+        Ok(())
+    }
+}
+
+fn ratio(value: u128, base: u128) -> String {
+    #[allow(clippy::cast_precision_loss, reason = "microseconds of a short run")]
+    if base == 0 { "-".to_owned() } else { format!("{:.1}x", value as f64 / base as f64) }
+}
+
+fn main() -> anyhow::Result<()> {
+    // `cargo test --benches` starts benches with --test: nothing to check here without the static binaries.
+    if std::env::args().any(|arg| arg == "--test") {
+        return Ok(());
+    }
+    let bench = Bench::prepare()?;
+    bench.one_by_one()?;
+    bench.storm()?;
+    bench.footprint()
+}
