@@ -1,6 +1,8 @@
 //! Debian's containerd calls bridge, portmap and `weir-cni` for pods whose annotations come from the injector; an application and a
 //! real Envoy then run in the sandbox.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests may panic like tests")]
+
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
