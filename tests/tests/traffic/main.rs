@@ -3,6 +3,7 @@
 
 mod backend;
 mod defaults;
+mod invalid;
 mod modes;
 mod replace;
 mod settings;
