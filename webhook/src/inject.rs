@@ -23,6 +23,7 @@ mod warnings;
 pub mod decision;
 pub mod finish;
 pub mod merge;
+pub mod patch;
 pub mod selector;
 pub mod url;
 pub mod workload;

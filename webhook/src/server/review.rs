@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::metrics::Failure;
 use crate::admission::{DecodeError, Reply, Request, Review, V1, V1BETA1, Verdict};
+use crate::inject::patch::{diff, to_json};
 use crate::inject::{InjectError, InjectRequest, Outcome, SkipReason};
 use crate::settings::Settings;
 
@@ -218,6 +219,6 @@ fn allowed(
 
 /// The patch as text; nothing where nothing changes.
 fn patch(original: &Value, target: &Value) -> Option<Vec<u8>> {
-    let patch = json_patch::diff(original, target);
-    if patch.is_empty() { None } else { serde_json::to_vec(&patch).ok() }
+    let operations = diff(original, target);
+    if operations.is_empty() { None } else { to_json(&operations).ok() }
 }
