@@ -4,116 +4,43 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail here")]
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
-use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
+use weir_tests::conformance::{Case, Suite, difference, documents, normalised};
 use weir_webhook::inject::{InjectRequest, Outcome, Workload, inject};
 use weir_webhook::settings::{NativeSidecars, Platform, Settings};
 use weir_webhook::yaml;
 
-/// Cases that need templates in Go's template language: not a capability of the injector.
-const NEED_GO_TEMPLATES: [&str; 3] =
-    ["custom-template.yaml.injected", "gateway-spire.yaml.injected", "sidecar-spire.yaml.injected"];
-
-/// Cases whose expected output holds a defect; a test of its own below shows what is done instead.
-const BETTER: [&str; 4] = [
-    "cronjob.yaml.injected",
-    "merge-probers.yaml.injected",
-    "only-proxy-container.yaml.injected",
-    "cronjob-old-version.yaml.injected",
-];
-
-#[derive(Deserialize)]
-struct Cases {
-    harness: Harness,
-    cases: Vec<Case>,
+/// The cases as the library takes them.
+trait ForLibrary {
+    fn case(&self, name: &str) -> Case;
+    fn settings(&self, case: &Case, revision: &str) -> Settings;
+    /// All objects of a manifest, items of lists too.
+    fn objects(&self, folder: &str, file: &str) -> Vec<Value>;
+    fn request(&self, pod: Value, namespace: &str, workload: Option<Workload>) -> InjectRequest;
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Harness {
-    default_values: Value,
-    mesh_config: Value,
-    namespaces: BTreeMap<String, BTreeMap<String, String>>,
-}
-
-#[derive(Deserialize, Clone)]
-#[serde(rename_all = "camelCase")]
-struct Case {
-    input: String,
-    want: Option<String>,
-    values_patch: Value,
-    mesh_patch: Value,
-    native_sidecar: bool,
-    #[serde(default)]
-    compliance_policy: Option<String>,
-    #[serde(default)]
-    platform: Option<String>,
-    #[serde(default)]
-    expected_error: Option<String>,
-    #[serde(default)]
-    skip_webhook: bool,
-    #[serde(default)]
-    skip_kube_inject: bool,
-    #[serde(default)]
-    extra_templates: Vec<String>,
-}
-
-impl Case {
-    fn name(&self) -> &str {
-        self.want.as_deref().unwrap_or(&self.input)
-    }
-}
-
-struct Suite {
-    directory: PathBuf,
-    harness: Harness,
-    cases: Vec<Case>,
-}
-
-impl Suite {
-    /// The data, or a note that they are absent.
-    fn load() -> Option<Self> {
-        let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/conformance/inject");
-        let Ok(text) = std::fs::read_to_string(directory.join("cases.json")) else {
-            println!("skipped: no conformance data at {}", directory.display());
-            return None;
-        };
-        let Cases { harness, cases } = serde_json::from_str(&text).expect("cases.json has the known form");
-        Some(Self { directory, harness, cases })
-    }
-
+impl ForLibrary for Suite {
     fn case(&self, name: &str) -> Case {
         self.cases.iter().find(|case| case.name() == name).unwrap_or_else(|| panic!("no case {name}")).clone()
     }
 
     fn settings(&self, case: &Case, revision: &str) -> Settings {
-        let mut values = self.harness.default_values.clone();
-        merge_patch(&mut values, &case.values_patch);
-        let mut mesh = self.harness.mesh_config.clone();
-        merge_patch(&mut mesh, &case.mesh_patch);
-        let mut settings =
-            Settings::from_documents(Some(&values), Some(&mesh)).expect("documents of the suite are good");
+        let mut settings = Settings::from_documents(Some(&self.values(case)), Some(&self.mesh(case)))
+            .expect("documents of the suite are good");
         revision.clone_into(&mut settings.revision);
         settings.native_sidecars = if case.native_sidecar { NativeSidecars::On } else { NativeSidecars::Off };
-        if case.platform.as_deref() == Some("openshift") {
+        if case.platform == "openshift" {
             settings.platform = Platform::OpenShift;
         }
-        settings.compliance_policy = case.compliance_policy.clone().unwrap_or_default();
+        case.compliance_policy.clone_into(&mut settings.compliance_policy);
         settings
     }
 
-    fn documents(&self, folder: &str, file: &str) -> Vec<Value> {
-        let path = self.directory.join(folder).join(file);
-        let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        split(&text).iter().map(|text| yaml::from_str(text).unwrap_or_else(|error| panic!("{file}: {error}"))).collect()
-    }
-
-    /// All objects of a manifest, items of lists too.
     fn objects(&self, folder: &str, file: &str) -> Vec<Value> {
         let mut objects = Vec::new();
-        for document in self.documents(folder, file) {
+        for text in documents(&self.text(folder, file)) {
+            let document = yaml::from_str(&text).unwrap_or_else(|error| panic!("{file}: {error}"));
             match document["items"].as_array() {
                 Some(items) if document["kind"] == "List" => objects.extend(items.iter().cloned()),
                 _ => objects.push(document),
@@ -131,38 +58,6 @@ impl Suite {
             workload,
         }
     }
-}
-
-/// RFC 7396.
-fn merge_patch(target: &mut Value, patch: &Value) {
-    let Value::Object(fields) = patch else {
-        *target = patch.clone();
-        return;
-    };
-    if !target.is_object() {
-        *target = json!({});
-    }
-    for (key, value) in fields {
-        if value.is_null() {
-            target.as_object_mut().expect("it was made one").shift_remove(key);
-        } else {
-            merge_patch(&mut target[key], value);
-        }
-    }
-}
-
-fn split(text: &str) -> Vec<String> {
-    let mut documents = vec![String::new()];
-    for line in text.lines() {
-        if line.starts_with("---") {
-            documents.push(String::new());
-        } else if let Some(document) = documents.last_mut() {
-            document.push_str(line);
-            document.push('\n');
-        }
-    }
-    documents.retain(|document| document.lines().any(|line| !line.trim().is_empty() && !line.starts_with('#')));
-    documents
 }
 
 /// The pod template of an object, for the kinds that have one.
@@ -230,126 +125,10 @@ fn pod_of(object: &Value) -> Option<Value> {
     Some(pod)
 }
 
-/// What two equal objects look alike in: without what Kubernetes' typed writers add or drop.
-fn normal(value: &mut Value, path: &[&str]) {
-    match value {
-        Value::Object(object) => {
-            let list_of_env = path.last() == Some(&"env");
-            if list_of_env
-                && let Some(name) = object.get("name").and_then(Value::as_str)
-                && ["PROXY_CONFIG", "ISTIO_KUBE_APP_PROBERS", "ISTIO_PROMETHEUS_ANNOTATIONS"].contains(&name)
-            {
-                parse_in_place(object, "value");
-            }
-            if path.last() == Some(&"annotations") {
-                parse_in_place(object, "sidecar.istio.io/status");
-                parse_in_place(object, "proxy.istio.io/overrides");
-                object.retain(|key, _| !key.starts_with("weir.dev/"));
-            }
-            let quantities = matches!(path.last(), Some(&"limits" | &"requests"));
-            let keys: Vec<String> = object.keys().cloned().collect();
-            for key in keys {
-                let Some(value) = object.get_mut(&key) else { continue };
-                if quantities && let Some(number) = quantity(value) {
-                    *value = json!(number);
-                }
-                let deeper: Vec<&str> = path.iter().copied().chain([key.as_str()]).collect();
-                normal(value, &deeper);
-                let zero = key == "initialDelaySeconds" && *value == json!(0);
-                let empty = match &*value {
-                    Value::Null => true,
-                    Value::String(text) => text.is_empty(),
-                    Value::Array(items) => items.is_empty(),
-                    Value::Object(fields) => fields.is_empty(),
-                    _ => false,
-                };
-                if zero || empty || key == "creationTimestamp" {
-                    object.remove(&key);
-                }
-            }
-            object.sort_keys();
-        }
-        Value::Array(items) => items.iter_mut().for_each(|item| normal(item, path)),
-        _ => {}
-    }
-}
-
-fn parse_in_place(object: &mut Map<String, Value>, key: &str) {
-    if let Some(value) = object.get_mut(key) {
-        let text = value.as_str().unwrap_or_default();
-        *value = serde_json::from_str(text).unwrap_or_else(|error| panic!("{key} is no JSON ({error}): {text}"));
-    }
-}
-
-fn quantity(value: &Value) -> Option<f64> {
-    let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-    let scale = match &text[end..] {
-        "" => 1.0,
-        "m" => 1e-3,
-        "k" => 1e3,
-        "M" => 1e6,
-        "G" => 1e9,
-        "Ki" => 1024.0,
-        "Mi" => 1024.0 * 1024.0,
-        "Gi" => 1024.0 * 1024.0 * 1024.0,
-        _ => return None,
-    };
-    Some(text[..end].parse::<f64>().ok()? * scale)
-}
-
-fn normalised(mut object: Value) -> Value {
-    if let Some(fields) = object.as_object_mut() {
-        fields.remove("status");
-        if fields.get("kind") == Some(&json!("DeploymentConfig"))
-            && let Some(spec) = fields.get_mut("spec").and_then(Value::as_object_mut)
-        {
-            spec.retain(|key, value| {
-                let zero = [("minReadySeconds", json!(0)), ("paused", json!(false)), ("test", json!(false))];
-                !zero.contains(&(key, value.clone()))
-            });
-        }
-    }
-    normal(&mut object, &[]);
-    object
-}
-
-/// The lines in which two objects differ, with a little context.
-fn difference(got: &Value, want: &Value) -> Option<String> {
-    if got == want {
-        return None;
-    }
-    let print = |value: &Value| serde_json::to_string_pretty(value).expect("values print");
-    let (got, want) = (print(got), print(want));
-    let changes = line_diff(&want, &got);
-    Some(changes)
-}
-
-/// A small line diff: common head and tail cut away.
-fn line_diff(want: &str, got: &str) -> String {
-    let (want, got): (Vec<&str>, Vec<&str>) = (want.lines().collect(), got.lines().collect());
-    let head = want.iter().zip(&got).take_while(|(a, b)| a == b).count();
-    let tail = want[head..].iter().rev().zip(got[head..].iter().rev()).take_while(|(a, b)| a == b).count();
-    let show =
-        |mark: &str, lines: &[&str]| lines.iter().take(25).map(|line| format!("  {mark}{line}\n")).collect::<String>();
-    let context = show(" ", &want[head.saturating_sub(4)..head]);
-    context + &show("-", &want[head..want.len() - tail]) + &show("+", &got[head..got.len() - tail])
-}
-
 fn report(mode: &str, passed: usize, failures: &[String]) {
     println!("{mode}: {passed} cases passed, {} failed", failures.len());
     assert!(failures.is_empty(), "{mode}: {passed} passed, {} failed\n{}", failures.len(), failures.join("\n"));
     assert!(passed > 50, "{mode}: only {passed} cases ran");
-}
-
-fn is_listed(case: &Case) -> bool {
-    assert_eq!(
-        NEED_GO_TEMPLATES.contains(&case.name()),
-        !case.extra_templates.is_empty(),
-        "{} is skipped for its templates if and only if it has some",
-        case.name()
-    );
-    NEED_GO_TEMPLATES.contains(&case.name()) || BETTER.contains(&case.name())
 }
 
 #[test]
@@ -357,7 +136,7 @@ fn every_manifest_comes_out_as_expected() {
     let Some(suite) = Suite::load() else { return };
     let (mut passed, mut failures) = (0, Vec::new());
     for case in suite.cases.iter().filter(|case| !case.skip_kube_inject) {
-        if is_listed(case) {
+        if !case.is_met() {
             continue;
         }
         let settings = suite.settings(case, "");
@@ -396,7 +175,7 @@ fn every_admitted_pod_comes_out_as_expected() {
     let Some(suite) = Suite::load() else { return };
     let (mut passed, mut failures) = (0, Vec::new());
     for case in suite.cases.iter().filter(|case| !case.skip_webhook && case.expected_error.is_none()) {
-        if is_listed(case) {
+        if !case.is_met() {
             continue;
         }
         let settings = suite.settings(case, "default");
@@ -464,7 +243,7 @@ fn an_injected_pod_changes_its_kind_of_sidecar_without_a_trace() {
     let Some(suite) = Suite::load() else { return };
     let mut checked = 0;
     for case in suite.cases.iter().filter(|case| case.expected_error.is_none() && case.extra_templates.is_empty()) {
-        if BETTER.contains(&case.name()) {
+        if !case.is_met() {
             continue;
         }
         let settings_of = |native| {
