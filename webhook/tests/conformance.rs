@@ -1,7 +1,7 @@
 //! Istio's own cases: every manifest through the injector, as `kube-inject` sees it (file) and as the API server sends the pod
 //! that its controller would create (admission). The data lie beside the project and are not part of it.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail here")]
+#![expect(clippy::expect_used, reason = "a test may fail here")]
 
 use std::collections::BTreeMap;
 
@@ -126,7 +126,7 @@ fn pod_of(object: &Value) -> Option<Value> {
 }
 
 fn report(mode: &str, passed: usize, failures: &[String]) {
-    println!("{mode}: {passed} cases passed, {} failed", failures.len());
+    eprintln!("{mode}: {passed} cases passed, {} failed", failures.len());
     assert!(failures.is_empty(), "{mode}: {passed} passed, {} failed\n{}", failures.len(), failures.join("\n"));
     assert!(passed > 50, "{mode}: only {passed} cases ran");
 }
@@ -234,7 +234,7 @@ fn injecting_an_injected_pod_changes_nothing() {
             }
         }
     }
-    println!("{checked} pods injected twice");
+    eprintln!("{checked} pods injected twice");
     assert!(checked > 150, "only {checked} pods");
 }
 
@@ -277,7 +277,7 @@ fn an_injected_pod_changes_its_kind_of_sidecar_without_a_trace() {
             }
         }
     }
-    println!("{checked} pods changed their kind of sidecar");
+    eprintln!("{checked} pods changed their kind of sidecar");
     assert!(checked > 100, "only {checked} pods");
 }
 
