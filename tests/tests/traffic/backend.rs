@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::Duration;
 
-use iptables_rules::restore::{RestoreFamily, restore_text};
+use iptables_rules::restore::{RestoreFamily, apply as fallback, restore_text};
 use iptables_rules::{CaptureConfig, RuleSet, nft, plan, route};
 use weir_lab::{Netns, process};
 
@@ -11,19 +11,21 @@ use weir_lab::{Netns, process};
 pub(crate) enum Backend {
     /// Our own transaction over netlink.
     Nft,
-    /// The restore text through iptables on nf_tables.
-    IptablesNft,
-    /// The restore text through iptables on x_tables.
-    IptablesLegacy,
+    /// Our own fallback: `iptables-restore`, whichever variant the machine has under that name.
+    Fallback,
+    /// The printed text through iptables on nf_tables.
+    TextNft,
+    /// The printed text through iptables on x_tables.
+    TextLegacy,
 }
 
 impl Backend {
     /// Every backend that this machine can run. iptables-legacy needs a kernel with x_tables, which new ones leave out; where it is
     /// missing, this says so.
     pub(crate) fn all() -> Vec<Self> {
-        let mut all = vec![Self::Nft, Self::IptablesNft];
+        let mut all = vec![Self::Nft, Self::Fallback, Self::TextNft];
         if x_tables_work() {
-            all.push(Self::IptablesLegacy);
+            all.push(Self::TextLegacy);
         } else {
             eprintln!("skipped: iptables-legacy does not work on this kernel");
         }
@@ -37,8 +39,11 @@ impl Backend {
             Self::Nft => {
                 pod.run(|| nft::apply(&rules)).unwrap().unwrap_or_else(|error| panic!("nft: {error}"));
             }
-            Self::IptablesNft => restore_both(pod, &rules, "iptables-nft-restore", "ip6tables-nft-restore"),
-            Self::IptablesLegacy => restore_both(pod, &rules, "iptables-legacy-restore", "ip6tables-legacy-restore"),
+            Self::Fallback => {
+                pod.run(|| fallback::apply(&rules)).unwrap().unwrap_or_else(|error| panic!("iptables: {error}"));
+            }
+            Self::TextNft => restore_both(pod, &rules, "iptables-nft-restore", "ip6tables-nft-restore"),
+            Self::TextLegacy => restore_both(pod, &rules, "iptables-legacy-restore", "ip6tables-legacy-restore"),
         }
         pod.run(|| route::apply(&rules.routing)).unwrap().unwrap_or_else(|error| panic!("routing: {error}"));
     }
