@@ -31,7 +31,8 @@ pub mod nft;
 #[cfg(feature = "apply")]
 pub mod route;
 
-#[cfg(all(test, feature = "apply"))]
+#[cfg(test)]
+#[cfg(feature = "apply")]
 mod testing;
 
 pub use config::CaptureConfig;

@@ -2,10 +2,10 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use netlink_packet_core::{NetlinkDeserializable, NetlinkHeader, NlaBuffer, NlasIterator};
 use netlink_packet_netfilter::nftables::{
-    ChainAttribute, ChainMessage, DataAttribute, Hook as HookAttribute, HookNumber, ListAttribute, RuleAttribute,
-    RuleMessage, SetAttribute, SetElementAttribute, SetElementFlags, SetElementList, SetElementMessage, SetFlags,
-    SetMessage, TableAttribute, TableMessage,
+    ChainAttribute, ChainMessage, Hook as HookAttribute, HookNumber, RuleAttribute, RuleMessage, SetAttribute,
+    SetFlags, SetMessage, TableAttribute, TableMessage,
 };
 
 use super::TABLE;
@@ -90,29 +90,57 @@ pub(super) fn rule(message: &RuleMessage) -> Option<(String, RuleDef)> {
 /// Key of a set element, and whether it ends a range.
 pub(super) type Key = (Vec<u8>, bool);
 
+/// Message with elements of a set, as bytes: the library's parser formats, for each element, a text about the whole list, which makes
+/// thousands of them take seconds.
+pub(super) struct RawMessage(Vec<u8>);
+
+impl NetlinkDeserializable for RawMessage {
+    type Error = std::convert::Infallible;
+
+    fn deserialize(_: &NetlinkHeader, payload: &[u8]) -> Result<Self, Self::Error> {
+        Ok(Self(payload.to_vec()))
+    }
+}
+
+/// Bytes before the attributes (`struct nfgenmsg`, linux/netfilter/nfnetlink.h).
+const NETFILTER_HEADER: usize = 4;
+/// `enum nft_set_elem_list_attributes`, `nft_list_attributes`, `nft_set_elem_attributes`, `nft_data_attributes` and
+/// `nft_set_elem_flags`, linux/netfilter/nf_tables.h.
+const ELEMENTS: u16 = 3;
+const KEY: u16 = 1;
+const FLAGS: u16 = 3;
+const VALUE: u16 = 1;
+const INTERVAL_END: u32 = 1;
+
 /// The keys in one message of a listing.
-pub(super) fn keys(message: &SetElementMessage) -> Vec<Key> {
-    let lists = message.attributes.iter().filter_map(|attribute| match attribute {
-        SetElementList::Elements(list) => Some(list),
-        _ => None,
-    });
-    let elements = lists.flatten().filter_map(|element| match element {
-        ListAttribute::Element(attributes) => Some(attributes),
-        _ => None,
-    });
-    elements
-        .map(|attributes| {
+pub(super) fn keys(message: &RawMessage) -> Vec<Key> {
+    let mut keys = Vec::new();
+    let attributes = message.0.get(NETFILTER_HEADER..).unwrap_or_default();
+    for list in nested(attributes).filter(|attribute| attribute.kind() == ELEMENTS) {
+        for element in nested(list.value()) {
             let (mut key, mut end) = (Vec::new(), false);
-            for attribute in attributes {
-                match attribute {
-                    SetElementAttribute::Key(DataAttribute::Value(bytes)) => key.clone_from(bytes),
-                    SetElementAttribute::Flags(flags) => end = flags.contains(SetElementFlags::IntervalEnd),
+            for attribute in nested(element.value()) {
+                match attribute.kind() {
+                    KEY => {
+                        let value = nested(attribute.value()).find(|data| data.kind() == VALUE);
+                        key = value.map(|value| value.value().to_vec()).unwrap_or_default();
+                    }
+                    FLAGS => {
+                        let flags = attribute.value().try_into().map_or(0, u32::from_be_bytes);
+                        end = flags & INTERVAL_END != 0;
+                    }
                     _ => {}
                 }
             }
-            (key, end)
-        })
-        .collect()
+            keys.push((key, end));
+        }
+    }
+    keys
+}
+
+/// The attributes in `bytes`, up to the first one that is cut off.
+fn nested(bytes: &[u8]) -> impl Iterator<Item = NlaBuffer<&[u8]>> {
+    NlasIterator::new(bytes).map_while(Result::ok)
 }
 
 /// Puts the keys of a listing, which has no order, into a set.

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use netlink_packet_core::NLM_F_DUMP;
+use netlink_packet_core::{NLM_F_DUMP, NetlinkDeserializable};
 use netlink_packet_netfilter::nftables::{
     ChainAttribute, ChainMessage, GenAttribute, GenMessage, NfTablesMessage, RuleAttribute, RuleMessage, SetAttribute,
     SetElementList, SetElementMessage, SetMessage, TableAttribute, TableMessage,
@@ -11,7 +11,7 @@ use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterMessa
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use nix::errno::Errno;
 
-use super::decode;
+use super::decode::{self, RawMessage};
 use super::encode::{Batch, Existing, STAMP_PREFIX};
 use super::program::{ChainDef, Program, RuleDef, SetDef, TableDef, TableFamily};
 use super::{NftError, TABLE};
@@ -214,10 +214,7 @@ impl Kernel {
     fn elements(&self, family: TableFamily, set: &mut SetDef) -> Result<(), NftError> {
         let attributes = vec![SetElementList::Table(TABLE.into()), SetElementList::Set(set.name.to_string())];
         let request = NfTablesMessage::GetSetElement(SetElementMessage { attributes });
-        let pieces = self.dump(family, request, |answer| match answer {
-            NfTablesMessage::NewSetElement(elements) => Some(decode::keys(&elements)),
-            _ => None,
-        })?;
+        let pieces = self.dump_as(family, request, |answer: RawMessage| Some(decode::keys(&answer)))?;
         decode::fill(set, pieces.into_iter().flatten());
         Ok(())
     }
@@ -236,14 +233,22 @@ impl Kernel {
         request: NfTablesMessage,
         mut decode: impl FnMut(NfTablesMessage) -> Option<T>,
     ) -> Result<Vec<T>, NftError> {
+        self.dump_as(family, request, |answer: NetfilterMessage| match answer.inner {
+            NetfilterMessageInner::NfTables(inner) => decode(inner),
+            _ => None,
+        })
+    }
+
+    fn dump_as<M: NetlinkDeserializable, T>(
+        &self,
+        family: TableFamily,
+        request: NfTablesMessage,
+        mut decode: impl FnMut(M) -> Option<T>,
+    ) -> Result<Vec<T>, NftError> {
         let mut bytes = Vec::with_capacity(128);
         append(&mut bytes, 1, NLM_F_DUMP, message(family, request));
         for _ in 0..DUMPS_AT_MOST {
-            let dumped = self.netlink.dump(&bytes, |answer: NetfilterMessage| match answer.inner {
-                NetfilterMessageInner::NfTables(inner) => decode(inner),
-                _ => None,
-            })?;
-            match dumped {
+            match self.netlink.dump(&bytes, &mut decode)? {
                 Dumped::Complete(items) => return Ok(items),
                 Dumped::Disturbed => {}
                 Dumped::Refused(errno) => return Err(NftError::Socket(errno.into())),

@@ -135,3 +135,49 @@ pub(super) fn join<T: Ord + Copy>(mut ranges: Vec<(T, T)>, next: impl Fn(T) -> O
     }
     joined
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nets(texts: &[&str]) -> Slot {
+        Slot::Nets(texts.iter().map(|text| text.parse().unwrap()).collect())
+    }
+
+    fn shown(texts: &[&str]) -> String {
+        set(&[], "list", nets(texts)).0.elements.to_string()
+    }
+
+    #[test]
+    fn joins_networks_that_overlap_or_touch() {
+        assert_eq!(shown(&["10.1.0.0/16", "10.0.0.0/8", "10.255.255.255/32"]), "10.0.0.0/8");
+        assert_eq!(shown(&["10.0.0.0/8", "11.0.0.0/8", "12.0.0.0/8"]), "10.0.0.0-12.255.255.255");
+        assert_eq!(shown(&["192.0.2.9/32", "192.0.2.7/32"]), "192.0.2.7, 192.0.2.9");
+        assert_eq!(shown(&["255.0.0.0/8", "0.0.0.0/0"]), "0.0.0.0/0");
+        assert_eq!(shown(&["ff00::/8", "fe00::/8", "::1/128"]), "::1, fe00::/7");
+    }
+
+    #[test]
+    fn a_handful_stays_rules() {
+        assert!(!is_list(&Slot::Ports(vec![1, 2, 3, 4])));
+        assert!(is_list(&Slot::Ports(vec![1, 2, 3, 4, 5])));
+        let mut repeated = Slot::Ports(vec![1]);
+        (0..9).for_each(|_| repeated.append(Slot::Ports(vec![1])));
+        assert!(!is_list(&repeated));
+    }
+
+    #[test]
+    fn families_do_not_share_a_list() {
+        assert!(!nets(&["10.0.0.0/8"]).is_like(&nets(&["fd00::/8"])));
+        assert!(nets(&["10.0.0.0/8"]).is_like(&nets(&["11.0.0.0/8"])));
+    }
+
+    #[test]
+    fn a_second_list_of_a_kind_gets_a_number() {
+        let (first, _) = set(&[], "outbound-tcp", Slot::Ports(vec![2, 1, 2]));
+        let (second, test) = set(std::slice::from_ref(&first), "outbound-tcp", Slot::Ports(vec![3]));
+        assert_eq!(first.elements, Elements::Ports(vec![1, 2]));
+        assert_eq!(second.name, "outbound-tcp-2");
+        assert_eq!(test, Test::DestinationPortIn("outbound-tcp-2".into()));
+    }
+}
