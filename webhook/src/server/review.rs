@@ -7,8 +7,7 @@ use serde_json::Value;
 
 use super::metrics::Failure;
 use crate::admission::{DecodeError, Reply, Request, Review, V1, V1BETA1, Verdict};
-use crate::inject::patch::{diff, to_json};
-use crate::inject::{InjectError, InjectRequest, Outcome, SkipReason};
+use crate::inject::{InjectError, InjectRequest, Outcome, SkipReason, patch};
 use crate::settings::Settings;
 
 /// Who decides about pods: [`crate::inject::inject`], and something else in tests of what surrounds it.
@@ -164,7 +163,17 @@ fn decide_about(
     };
     match decide(&asked, settings) {
         Ok(Outcome::Injected { pod, templates, warnings }) => {
-            let patch = patch(&asked.pod, &pod);
+            let operations = patch::diff(&asked.pod, &pod);
+            let text = if operations.is_empty() { Ok(None) } else { patch::to_json(&operations).map(Some) };
+            let patch = match text {
+                Ok(patch) => patch,
+                // Allowed without its patch, the pod would run outside the mesh.
+                Err(error) => {
+                    let message = format!("weir: cannot write the patch: {error}");
+                    let reply = Reply::denied(api_version, &uid, 500, "InternalError", message);
+                    return (reply, Decision::Failed(Failure::Internal));
+                }
+            };
             let decision =
                 Decision::Injected { templates: templates.join(","), patch_bytes: patch.as_ref().map_or(0, Vec::len) };
             (allowed(api_version, &uid, patch, warnings, &decision), decision)
@@ -215,10 +224,4 @@ fn allowed(
         audit.insert("reason", decision.reason().to_owned());
     }
     Reply { api_version, uid: uid.to_owned(), verdict: Verdict::Allowed { patch }, warnings, audit }
-}
-
-/// The patch as text; nothing where nothing changes.
-fn patch(original: &Value, target: &Value) -> Option<Vec<u8>> {
-    let operations = diff(original, target);
-    if operations.is_empty() { None } else { to_json(&operations).ok() }
 }
