@@ -13,39 +13,31 @@ pub mod cri;
 pub mod image;
 pub mod webhook;
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::Mutex;
+use std::sync::OnceLock;
 
-/// Binaries that were built by this process: name to path.
-static BUILT: Mutex<BTreeMap<String, PathBuf>> = Mutex::new(BTreeMap::new());
+/// The project's binaries with the packages they are in.
+const BINARIES: [(&str, &str); 3] = [("weir", "weir-cli"), ("weir-cni", "weir-cni"), ("weir-webhook", "weir-webhook")];
 
-/// Path of one of the project's binaries (`weir`, `weir-cni`, `weir-webhook`), up to date with the sources.
+/// Path of one of the project's binaries (`weir`, `weir-cni`, `weir-webhook`), up to date with the sources. All lie in one folder.
 ///
-/// Cargo hands a package's tests only the binaries of that package, so this one builds what it needs, once per process, into the
-/// target directory and profile the running test came from. With `WEIR_BIN_DIR` set, binaries are taken from there and nothing is built.
+/// Cargo hands a package's tests only the binaries of that package, so this one builds them, once per process and all in one go, into
+/// the target directory and profile the running test came from. With `WEIR_BIN_DIR` set, they are taken from there and nothing is built.
 ///
 /// # Panics
 /// When the name is none of ours or the build fails: a test without its binary has nothing to say.
 pub fn bin(name: &str) -> PathBuf {
-    let package = match name {
-        "weir" => "weir-cli",
-        "weir-cni" => "weir-cni",
-        "weir-webhook" => "weir-webhook",
-        other => panic!("no binary of the project is called {other}"),
-    };
-    if let Some(dir) = std::env::var_os("WEIR_BIN_DIR") {
-        let path = PathBuf::from(dir).join(name);
-        assert!(path.is_file(), "WEIR_BIN_DIR is set, but there is no {}", path.display());
-        return path;
-    }
-    // Held over the build on purpose: two tests that want the same binary build it once.
-    let mut built = BUILT.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    built.entry(name.to_owned()).or_insert_with(|| build(package, name)).clone()
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    assert!(BINARIES.iter().any(|(binary, _)| *binary == name), "no binary of the project is called {name}");
+    let folder = FOLDER.get_or_init(|| std::env::var_os("WEIR_BIN_DIR").map_or_else(build, PathBuf::from));
+    let path = folder.join(name);
+    assert!(path.is_file(), "there is no {}", path.display());
+    path
 }
 
-fn build(package: &str, name: &str) -> PathBuf {
+/// Builds the binaries and tells where they are.
+fn build() -> PathBuf {
     // .../target/PROFILE/deps/this_test-HASH
     let exe = std::env::current_exe().unwrap_or_else(|error| panic!("where does this test run: {error}"));
     let profile_dir = exe
@@ -59,13 +51,15 @@ fn build(package: &str, name: &str) -> PathBuf {
         Some(other) => other,
     };
     let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .args(["build", "--quiet", "--package", package, "--bin", name, "--profile", profile, "--target-dir"])
+        .args(["build", "--quiet", "--profile", profile])
+        .args(BINARIES.iter().flat_map(|(binary, package)| ["--package", package, "--bin", binary]))
+        .arg("--target-dir")
         .arg(target_dir)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
-        .unwrap_or_else(|error| panic!("cargo build of {package}: {error}"));
-    assert!(output.status.success(), "cargo build of {package} failed:\n{}", String::from_utf8_lossy(&output.stderr));
-    profile_dir.join(name)
+        .unwrap_or_else(|error| panic!("cargo build: {error}"));
+    assert!(output.status.success(), "cargo build failed:\n{}", String::from_utf8_lossy(&output.stderr));
+    profile_dir.to_owned()
 }
 
 /// Whether the privileged tests can run; where not, prints why and the test returns.

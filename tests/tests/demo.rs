@@ -4,6 +4,8 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -11,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use weir_lab::process::{self, Guarded};
-use weir_tests::{bin, privileged};
+use weir_tests::{bin, envoy_or_skip, privileged};
 
 /// Bound of a whole demo.
 const BOUND: Duration = Duration::from_mins(2);
@@ -60,8 +62,7 @@ struct Demo {
 
 impl Demo {
     fn new(name: &str) -> Self {
-        // Beside each other, where the demo looks for them.
-        let (weir, _, _) = (bin("weir"), bin("weir-cni"), bin("weir-webhook"));
+        let weir = bin("weir");
         let alone = MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
         let mark = format!("{name}-{}", std::process::id());
         let mut command = Command::new(weir);
@@ -126,13 +127,7 @@ fn every_connection_is_as_expected_and_nothing_is_left() {
 
 #[test]
 fn the_same_holds_with_a_real_envoy() {
-    if !privileged() {
-        return;
-    }
-    let Some(envoy) = std::env::var_os("WEIR_ENVOY").map(PathBuf::from).filter(|path| path.is_file()) else {
-        eprintln!("skipped: WEIR_ENVOY names no Envoy; `make tools` installs one");
-        return;
-    };
+    let Some(envoy) = envoy_or_skip() else { return };
     let mut demo = Demo::new("envoy");
     demo.command.arg("--envoy").arg(envoy);
     let before = Machine::now();
@@ -203,4 +198,21 @@ fn what_is_missing_is_named_all_at_once() {
     for named in ["bridge, host-local, portmap", "apt-get install containernetworking-plugins", "/no/envoy"] {
         assert!(stderr.contains(named), "{named} is not in: {stderr}");
     }
+}
+
+#[test]
+fn without_root_it_says_so() {
+    if !privileged() {
+        return;
+    }
+    // A copy that anybody may execute, wherever the project lies.
+    let dir = tempfile::tempdir().unwrap();
+    let weir = dir.path().join("weir");
+    fs::copy(bin("weir"), &weir).unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let output = process::run(Command::new(&weir).arg("demo").uid(65534).gid(65534), b"", BOUND).unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("network namespaces need root"), "{stderr}");
+    assert!(stderr.contains("weir-webhook is neither beside weir nor in PATH"), "{stderr}");
 }
