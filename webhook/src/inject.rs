@@ -13,7 +13,6 @@ mod annotations;
 mod capture;
 mod containers;
 mod context;
-mod first;
 mod overlay;
 mod overrides;
 mod previous;
@@ -34,7 +33,8 @@ use serde_json::{Map, Value};
 
 use annotations::Texts;
 use context::Context;
-use finish::env::override_env;
+use decision::{Decided, Decision, DecisionSettings, decide};
+use finish::env::{override_env, withdraw_env};
 use finish::order::order_containers;
 use finish::probes::{ProbeSettings, rewrite_probes};
 use finish::prometheus::{PrometheusSettings, announce_secure_port, merge_metrics};
@@ -43,6 +43,7 @@ use finish::{annotate, label};
 use merge::{MergeError, merge};
 use overlay::Template;
 use previous::Previous;
+use workload::workload_of_pod;
 
 use crate::settings::{ProxyConfig, Settings};
 
@@ -157,14 +158,23 @@ pub enum InjectError {
 /// Everything that makes the pod be denied.
 pub fn inject(request: &InjectRequest, settings: &Settings) -> Result<Outcome, InjectError> {
     let pod = &request.pod;
-    if let Some(reason) = first::decide(request, &settings.injection) {
+    let wishes = DecisionSettings {
+        policy: &settings.injection.policy,
+        never_inject: &settings.injection.never_inject,
+        always_inject: &settings.injection.always_inject,
+    };
+    let Decided { decision, mut warnings } = decide(pod, request.namespace.as_deref(), wishes);
+    if let Decision::Skip(reason) = decision {
         return Ok(Outcome::Skipped(reason));
     }
     let Prepared { previous, proxy_config, templates } = prepare(pod, settings)?;
-    let workload = request.workload.clone().unwrap_or_else(|| first::workload(request));
+    let workload = request.workload.clone().unwrap_or_else(|| workload_of_pod(pod, request.namespace.as_deref()));
     let context = Context::new(request, pod, settings, &previous, proxy_config, workload);
 
     let mut injected = pod.clone();
+    if previous.injected {
+        withdraw_env(&mut injected, &context.env_overrides);
+    }
     let overlay = lay_over(&mut injected, &templates, &context)?;
     let recorded = overrides::reapply(&mut injected, pod, &overlay, &previous, settings.platform)?;
     overrides::fix_init_user(&mut injected, &recorded, &context);
@@ -173,7 +183,7 @@ pub fn inject(request: &InjectRequest, settings: &Settings) -> Result<Outcome, I
     {
         annotate(&mut injected, annotations::OVERRIDES, &record);
     }
-    let mut warnings = warnings::of(pod, &context);
+    warnings.extend(warnings::of(pod, &context));
     warnings.extend(finish(&mut injected, &overlay, &context)?);
     write_capture(&mut injected, &templates, settings)?;
     Ok(Outcome::Injected { pod: injected, templates: templates.into_iter().map(|(name, _)| name).collect(), warnings })
