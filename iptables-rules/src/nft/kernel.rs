@@ -77,7 +77,7 @@ impl Kernel {
                 || TableFamily::ALL
                     .get(sequence as usize - 1)
                     .is_some_and(|f| program.tables.iter().any(|t| t.family == *f));
-            if errno != Errno::ENOENT && used {
+            if errno == Errno::EPERM || (errno != Errno::ENOENT && used) {
                 return Err(NftError::Unavailable(errno.into()));
             }
         }

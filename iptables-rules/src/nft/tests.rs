@@ -366,6 +366,32 @@ fn nft_lists_the_default_rules_as_planned() {
 }
 
 #[test]
+fn says_so_where_it_may_not_look() {
+    const INSIDE: &str = "WEIR_TEST_WITHOUT_NET_ADMIN";
+    if std::env::var_os(INSIDE).is_some() {
+        let refused = |error: NftError| matches!(error, NftError::Unavailable(e) if e.raw_os_error() == Some(Errno::EPERM as i32));
+        let rules = rules(&CaptureConfig::default());
+        assert!(refused(apply(&rules).unwrap_err()));
+        assert!(refused(verify(&rules).unwrap_err()));
+        assert!(refused(read_back().unwrap_err()));
+        assert!(refused(remove().unwrap_err()), "not taken for: there is no table");
+        return;
+    }
+    in_namespace(|| {
+        // This test once more, in a process without CAP_NET_ADMIN.
+        let output = std::process::Command::new("setpriv")
+            .args(["--bounding-set=-net_admin", "--inh-caps=-net_admin"])
+            .arg(std::env::current_exe().unwrap())
+            .args(["--exact", "nft::tests::says_so_where_it_may_not_look"])
+            .env(INSIDE, "1")
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && text.contains("1 passed"), "{text}");
+    });
+}
+
+#[test]
 fn refuses_group_names() {
     let config = CaptureConfig {
         owner_groups: OwnerGroups::AllBut(vec![crate::config::Group::Name(
