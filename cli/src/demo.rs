@@ -34,7 +34,7 @@ use weir_lab::{Echo, Netns, User};
 use crate::failure::{Failure, exit};
 use app::App;
 use cni::Attachment;
-use flows::{SERVER_PORT, Stage};
+use flows::{Flow, SERVER_PORT, Stage};
 use interrupt::Interrupt;
 use preflight::Found;
 use report::{AddTime, Check, PluginTime, Report, Teller, microseconds, milliseconds};
@@ -148,6 +148,7 @@ fn play(found: &Found, teller: &Teller, stop: &Interrupt) -> anyhow::Result<Repo
 
     stop.check()?;
     let mut checks = vec![
+        families(&flows),
         Check::succeeds("CNI CHECK", &attachment.check(&plugins, &result)),
         Check::succeeds("CNI DEL", &attachment.del(&plugins, &result)),
         // Runtimes repeat it; it must not mind.
@@ -273,6 +274,14 @@ fn time_add(
         times.push(Attachment { pod: &pod, ..*attachment }.call("ADD", plugin, Some(result))?.took);
     }
     Ok(AddTime::of(times))
+}
+
+/// Whether both families were shown: a pod without an IPv6 address would have fewer connections and no wrong one.
+fn families(flows: &[Flow]) -> Check {
+    let mut seen: Vec<&str> = flows.iter().map(|flow| flow.family).collect();
+    seen.dedup();
+    let (got, expected) = (seen.join(", "), "IPv4, IPv6");
+    Check { what: "families", expected, ok: got == expected, got }
 }
 
 /// Whether anything is left: a process in one of the namespaces, which would keep it alive, or the temporary folder.

@@ -1,10 +1,18 @@
-//! Whether this process may make network namespaces.
+//! Whether this process may make network namespaces, with all that a laboratory needs in them.
+
+use std::path::Path;
 
 use nix::unistd::geteuid;
 
 /// Why namespaces cannot be made here, if so.
 pub fn missing() -> Option<&'static str> {
-    if geteuid().is_root() { None } else { Some("network namespaces need root") }
+    if !geteuid().is_root() {
+        Some("network namespaces need root: run it with sudo")
+    } else if !Path::new("/proc/sys/net/ipv6").exists() {
+        Some("this kernel runs without IPv6 (ipv6.disable=1), which is half of what is shown")
+    } else {
+        None
+    }
 }
 
 /// For tests: `true` where namespaces can be made; else says why not on standard error.

@@ -103,7 +103,7 @@ fn assert_complete(report: &Value) {
         assert_eq!((ways("inbound"), ways("outbound"), ways("direct")), (1, 1, 5), "{family}");
     }
     let checks = report["checks"].as_array().unwrap();
-    assert_eq!(checks.len(), 4);
+    assert_eq!(checks.len(), 5);
     assert!(checks.iter().all(|check| check["ok"] == true), "{checks:?}");
     let annotations = &report["admission"]["added_annotations"];
     assert!(annotations["weir.dev/capture"].is_string() && annotations["sidecar.istio.io/status"].is_string());

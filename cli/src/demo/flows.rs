@@ -95,7 +95,7 @@ impl Stage<'_> {
         let before = self.sidecar.counts(self.pod, self.sidecar_user)?;
         let answer = self.attempt(scene, pod, node);
         let after = self.sidecar.counts(self.pod, self.sidecar_user)?;
-        let way = match (after.inbound - before.inbound, after.outbound - before.outbound) {
+        let way = match (after.inbound.wrapping_sub(before.inbound), after.outbound.wrapping_sub(before.outbound)) {
             (0, 0) => Way::Direct,
             (1, 0) => Way::Inbound,
             (0, 1) => Way::Outbound,

@@ -32,7 +32,7 @@ impl Found {
 pub(crate) fn look(envoy: Option<&Path>) -> Result<Found, Vec<String>> {
     let mut missing = Vec::new();
     if let Some(reason) = weir_lab::privilege::missing() {
-        missing.push(format!("{reason}: run it with sudo"));
+        missing.push(reason.to_owned());
     }
     let webhook = own_binary("weir-webhook");
     let plugin = own_binary("weir-cni");
