@@ -161,8 +161,10 @@ impl Action {
         handler.insert("httpGet".to_owned(), json!({"path": path, "port": port}));
     }
 
-    /// Changes the port of a handler that asks the agent already.
+    /// Changes the port of a handler that asks the agent already. What the user's own version of the container brought back
+    /// beside the request goes again.
     pub(super) fn move_to(handler: &mut Map<String, Value>, port: u16) {
+        handler.retain(|name, _| name != "tcpSocket" && name != "grpc");
         if let Some(request) = handler.get_mut("httpGet").and_then(Value::as_object_mut) {
             request.insert("port".to_owned(), port.into());
         }
