@@ -108,7 +108,7 @@ async fn drains_on_sigterm() {
 async fn gives_up_on_draining_in_the_end() {
     let dir = tempfile::tempdir().unwrap();
     let ca = dir.path().join("ca.pem");
-    let flags = ["--ca-out", ca.to_str().unwrap(), "--drain-timeout", "200ms", "--request-timeout", "10m"];
+    let flags = ["--ca-out", ca.to_str().unwrap(), "--drain-timeout", "1s", "--request-timeout", "10m"];
     let mut running = start(&flags).await;
     let client = Client::new(running.https, &[&std::fs::read_to_string(&ca).unwrap()], H1);
     let mut stuck = client.connect().await.unwrap();
