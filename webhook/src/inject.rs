@@ -29,7 +29,7 @@ pub mod workload;
 
 use std::collections::BTreeMap;
 
-use serde_json::{Map, Value};
+use serde_json::{Value, json};
 
 use annotations::Texts;
 use context::Context;
@@ -40,7 +40,7 @@ use finish::probes::{ProbeSettings, rewrite_probes};
 use finish::prometheus::{PrometheusSettings, announce_secure_port, merge_metrics};
 use finish::status::InjectionStatus;
 use finish::{annotate, label};
-use merge::{MergeError, merge};
+use merge::{MergeError, merge, merge_pod};
 use overlay::Template;
 use previous::Previous;
 use workload::workload_of_pod;
@@ -248,27 +248,19 @@ fn select_templates(annotations: Texts<'_>, settings: &Settings) -> Result<Vec<(
     if unknown.is_empty() { Ok(templates) } else { Err(unknown) }
 }
 
-/// Merges what the templates add into the pod, one after the other; gives back what they add together.
+/// Merges what the templates add into the pod, one after the other; gives back the outline of what they add together.
 fn lay_over(pod: &mut Value, templates: &[(String, Template)], context: &Context<'_>) -> Result<Value, InjectError> {
-    let mut rendered = templates.iter().map(|(_, template)| template.render(context));
-    let Some(first) = rendered.next() else { return Ok(Value::Object(Map::new())) };
-    let mut further: Vec<Value> = rendered.collect();
-    if further.is_empty() {
-        overrides::prepare(pod, &first, context.previous);
-        merge(pod, &first)?;
-        return Ok(first);
+    let mut rendered: Vec<Value> = templates.iter().map(|(_, template)| template.render(context)).collect();
+    let mut outline = rendered.first().map_or_else(|| json!({}), containers::outline);
+    for next in rendered.iter_mut().skip(1) {
+        overrides::join_lists(next, &outline);
+        merge(&mut outline, &containers::outline(next))?;
     }
-    let mut overlay = first.clone();
-    for next in &mut further {
-        overrides::join_lists(next, &overlay);
-        merge(&mut overlay, next)?;
+    overrides::prepare(pod, &outline, context.previous);
+    for next in rendered {
+        *pod = merge_pod(pod.take(), next)?;
     }
-    overrides::prepare(pod, &overlay, context.previous);
-    merge(pod, &first)?;
-    for next in &further {
-        merge(pod, next)?;
-    }
-    Ok(overlay)
+    Ok(outline)
 }
 
 /// What depends on the injected pod as a whole; gives back warnings.

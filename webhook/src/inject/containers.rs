@@ -74,3 +74,13 @@ pub(crate) fn find_mut<'a>(pod: &'a mut Value, name: &str) -> Option<&'a mut Val
     let list = List::BOTH.into_iter().find(|list| list.find(pod, name).is_some())?;
     list.find_mut(pod, name)
 }
+
+/// What a template adds, by name only: enough to know what is its own.
+pub(crate) fn outline(template: &Value) -> Value {
+    let spec = &template["spec"];
+    let names =
+        |list: &Value| list.as_array().map(|items| items.iter().map(|item| json!({"name": item["name"]})).collect());
+    let lists = ["initContainers", "containers", "volumes", "imagePullSecrets"];
+    let lists = lists.into_iter().filter_map(|list| Some((list.to_owned(), names(&spec[list])?)));
+    json!({"spec": Value::Object(lists.collect())})
+}

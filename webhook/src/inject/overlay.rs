@@ -11,7 +11,7 @@ mod proxy;
 mod sidecar;
 mod volumes;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::context::Context;
 
@@ -51,10 +51,22 @@ impl Template {
     }
 }
 
+/// An object of parts that are moved into it; `json!` would copy each of them whole.
+fn object<const N: usize>(fields: [(&str, Value); N]) -> Map<String, Value> {
+    fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+/// A piece of a pod.
+fn piece(labels: Map<String, Value>, annotations: Map<String, Value>, spec: Map<String, Value>) -> Value {
+    let metadata = object([("labels", Value::Object(labels)), ("annotations", Value::Object(annotations))]);
+    Value::Object(object([("metadata", Value::Object(metadata)), ("spec", Value::Object(spec))]))
+}
+
 /// Adds the configured pull secrets to the spec of a pod.
-fn pull_secrets(spec: &mut Value, context: &Context<'_>) {
+fn pull_secrets(spec: &mut Map<String, Value>, context: &Context<'_>) {
     let secrets = &context.settings.values.global.image_pull_secrets;
     if !secrets.is_empty() {
-        spec["imagePullSecrets"] = secrets.iter().map(|name| json!({"name": name})).collect();
+        let secrets = secrets.iter().map(|name| json!({"name": name})).collect();
+        spec.insert("imagePullSecrets".to_owned(), secrets);
     }
 }

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::super::annotations as name;
 use super::super::context::Context;
-use super::{env, proxy};
+use super::{env, object, proxy};
 
 /// Inbound ports of the proxy itself, never captured.
 const PROXY_PORTS: &str = "15090,15021";
@@ -66,23 +66,23 @@ pub(super) fn init_container(context: &Context<'_>) -> Option<Value> {
     if !values.proxy.seccomp_profile.is_empty() {
         security["seccompProfile"] = Value::Object(values.proxy.seccomp_profile.clone());
     }
-    let mut container = json!({
-        "name": if cni { "istio-validation" } else { "istio-init" },
-        "image": context.init_image(),
-        "args": arguments(context, uid),
-        "securityContext": security,
-    });
-    if !values.global.image_pull_policy.is_empty() {
-        container["imagePullPolicy"] = values.global.image_pull_policy.as_str().into();
+    let mut container = object([
+        ("name", if cni { "istio-validation" } else { "istio-init" }.into()),
+        ("image", context.init_image().into()),
+        ("args", arguments(context, uid).into()),
+        ("securityContext", security),
+    ]);
+    if let Some(policy) = proxy::pull_policy(context) {
+        container.insert("imagePullPolicy".to_owned(), policy);
     }
     if let Some(resources) = proxy::resources(context) {
-        container["resources"] = resources;
+        container.insert("resources".to_owned(), resources);
     }
     let metadata = env::metadata(context);
     if !metadata.is_empty() {
-        container["env"] = Value::Array(metadata);
+        container.insert("env".to_owned(), Value::Array(metadata));
     }
-    Some(container)
+    Some(Value::Object(container))
 }
 
 fn arguments(context: &Context<'_>, uid: u32) -> Vec<String> {

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::super::context::{Context, PROXY};
-use super::{env, metadata, proxy, pull_secrets, volumes};
+use super::{env, metadata, object, piece, proxy, pull_secrets, volumes};
 
 /// A proxy that routes traffic from outside.
 pub(super) fn render(context: &Context<'_>) -> Value {
@@ -14,27 +14,27 @@ pub(super) fn render(context: &Context<'_>) -> Value {
     } else {
         Value::Object(security.clone())
     };
-    let mut container = json!({
-        "name": PROXY,
-        "image": context.proxy_image(),
-        "ports": [proxy::metrics_port()],
-        "args": proxy::arguments(context, "router"),
-        "env": env::gateway(context),
-        "securityContext": {"runAsUser": context.uid, "runAsGroup": context.gid},
-        "readinessProbe": proxy::configured_readiness_probe(context),
-        "volumeMounts": volumes::gateway_mounts(context),
-    });
+    let mut container = object([
+        ("name", PROXY.into()),
+        ("image", context.proxy_image().into()),
+        ("ports", vec![proxy::metrics_port()].into()),
+        ("args", proxy::arguments(context, "router").into()),
+        ("env", env::gateway(context).into()),
+        ("securityContext", json!({"runAsUser": context.uid, "runAsGroup": context.gid})),
+        ("readinessProbe", proxy::configured_readiness_probe(context)),
+        ("volumeMounts", volumes::gateway_mounts(context).into()),
+    ]);
     if let Some(policy) = proxy::pull_policy(context) {
-        container["imagePullPolicy"] = policy;
+        container.insert("imagePullPolicy".to_owned(), policy);
     }
     if let Some(lifecycle) = &values.proxy.lifecycle {
-        container["lifecycle"] = lifecycle.clone();
+        container.insert("lifecycle".to_owned(), lifecycle.clone());
     }
-    let mut spec =
-        json!({"securityContext": security, "containers": [container], "volumes": volumes::gateway(context)});
+    let mut spec = object([
+        ("securityContext", security),
+        ("containers", vec![Value::Object(container)].into()),
+        ("volumes", volumes::gateway(context).into()),
+    ]);
     pull_secrets(&mut spec, context);
-    json!({
-        "metadata": {"labels": metadata::canonical_labels(context), "annotations": metadata::annotations(context)},
-        "spec": spec,
-    })
+    piece(metadata::canonical_labels(context), metadata::annotations(context), spec)
 }

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::super::annotations as name;
 use super::super::context::{Context, PROXY};
-use super::{env, metadata, proxy, pull_secrets, volumes};
+use super::{env, metadata, object, piece, proxy, pull_secrets, volumes};
 
 /// Port of the agent, for metrics and health.
 const AGENT_PORT: u16 = 15020;
@@ -12,40 +12,41 @@ const AGENT_PORT: u16 = 15020;
 /// The agent, and what every other container needs to find it. Nothing is captured.
 pub(super) fn render(context: &Context<'_>) -> Value {
     let wait = ["pilot-agent", "wait", "--url=http://localhost:15020/healthz/ready"];
-    let mut agent = json!({
-        "name": PROXY,
-        "image": context.proxy_image(),
-        "ports": [{"containerPort": AGENT_PORT, "protocol": "TCP", "name": "mesh-metrics"}],
-        "args": proxy::sidecar_arguments(context),
-        "lifecycle": {"postStart": {"exec": {"command": wait}}},
-        "env": env::grpc_agent(context),
-        "volumeMounts": volumes::grpc_agent_mounts(context),
-    });
+    let mut agent = object([
+        ("name", PROXY.into()),
+        ("image", context.proxy_image().into()),
+        ("ports", json!([{"containerPort": AGENT_PORT, "protocol": "TCP", "name": "mesh-metrics"}])),
+        ("args", proxy::sidecar_arguments(context).into()),
+        ("lifecycle", json!({"postStart": {"exec": {"command": wait}}})),
+        ("env", env::grpc_agent(context).into()),
+        ("volumeMounts", volumes::grpc_agent_mounts(context).into()),
+    ]);
     if let Some(policy) = proxy::pull_policy(context) {
-        agent["imagePullPolicy"] = policy;
+        agent.insert("imagePullPolicy".to_owned(), policy);
     }
     if let Some(resources) = proxy::resources(context) {
-        agent["resources"] = resources;
+        agent.insert("resources".to_owned(), resources);
     }
     if context.status_port != "0" {
         let mut probe = proxy::readiness_probe(context);
         probe["httpGet"]["port"] = AGENT_PORT.into();
-        agent["readinessProbe"] = probe;
+        agent.insert("readinessProbe".to_owned(), probe);
     }
-    let mut containers = vec![agent];
+    let mut containers = vec![Value::Object(agent)];
     containers.extend(context.applications.iter().map(|application| {
-        json!({
-            "name": application["name"],
-            "env": [
-                env::variable("GRPC_XDS_EXPERIMENTAL_SECURITY_SUPPORT", "true"),
-                env::variable("GRPC_XDS_BOOTSTRAP", "/etc/istio/proxy/grpc-bootstrap.json"),
-            ],
-            "volumeMounts": volumes::grpc_application_mounts(context),
-        })
+        let env = vec![
+            env::variable("GRPC_XDS_EXPERIMENTAL_SECURITY_SUPPORT", "true"),
+            env::variable("GRPC_XDS_BOOTSTRAP", "/etc/istio/proxy/grpc-bootstrap.json"),
+        ];
+        Value::Object(object([
+            ("name", application["name"].clone()),
+            ("env", env.into()),
+            ("volumeMounts", volumes::grpc_application_mounts(context).into()),
+        ]))
     }));
     let mut annotations = metadata::annotations(context);
     annotations.insert(name::REWRITE_PROBES.to_owned(), "false".into());
-    let mut spec = json!({"containers": containers, "volumes": volumes::grpc_agent(context)});
+    let mut spec = object([("containers", containers.into()), ("volumes", volumes::grpc_agent(context).into())]);
     pull_secrets(&mut spec, context);
-    json!({"metadata": {"labels": metadata::canonical_labels(context), "annotations": annotations}, "spec": spec})
+    piece(metadata::canonical_labels(context), annotations, spec)
 }

@@ -4,25 +4,25 @@ use serde_json::{Map, Value, json};
 
 use super::super::annotations as name;
 use super::super::context::{Context, PROXY};
-use super::{env, volumes};
+use super::{env, object, volumes};
 
 /// Port of Envoy's health endpoint.
 const HEALTH_PORT: u16 = 15021;
 
 /// The container of a sidecar.
 pub(super) fn sidecar(context: &Context<'_>) -> Value {
-    let mut container = json!({
-        "name": PROXY,
-        "image": context.proxy_image(),
-        "ports": [metrics_port()],
-        "args": sidecar_arguments(context),
-        "env": env::sidecar(context),
-        "securityContext": security_context(context),
-        "volumeMounts": volumes::sidecar_mounts(context),
-    });
+    let mut container = object([
+        ("name", PROXY.into()),
+        ("image", context.proxy_image().into()),
+        ("ports", vec![metrics_port()].into()),
+        ("args", sidecar_arguments(context).into()),
+        ("env", env::sidecar(context).into()),
+        ("securityContext", security_context(context)),
+        ("volumeMounts", volumes::sidecar_mounts(context).into()),
+    ]);
     let mut set = |key: &str, value: Option<Value>| {
         if let Some(value) = value {
-            container[key] = value;
+            container.insert(key.to_owned(), value);
         }
     };
     set("restartPolicy", context.native.then(|| "Always".into()));
@@ -33,7 +33,7 @@ pub(super) fn sidecar(context: &Context<'_>) -> Value {
         set("startupProbe", startup_probe(context));
         set("readinessProbe", Some(readiness_probe(context)));
     }
-    container
+    Value::Object(container)
 }
 
 /// The port at which Envoy shows its own metrics.

@@ -1,9 +1,9 @@
 //! The template `sidecar`.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::super::context::Context;
-use super::{capture, metadata, proxy, pull_secrets, volumes};
+use super::{capture, metadata, object, piece, proxy, pull_secrets, volumes};
 
 /// The proxy beside an application, and the capture of its traffic.
 pub(super) fn render(context: &Context<'_>) -> Value {
@@ -13,11 +13,11 @@ pub(super) fn render(context: &Context<'_>) -> Value {
     if context.native { &mut init_containers } else { &mut containers }.push(proxy);
     let mut annotations = metadata::annotations(context);
     annotations.append(&mut capture::annotations(context));
-    let mut spec = json!({
-        "initContainers": init_containers,
-        "containers": containers,
-        "volumes": volumes::sidecar(context),
-    });
+    let mut spec = object([
+        ("initContainers", init_containers.into()),
+        ("containers", containers.into()),
+        ("volumes", volumes::sidecar(context).into()),
+    ]);
     pull_secrets(&mut spec, context);
-    json!({"metadata": {"labels": metadata::sidecar_labels(context), "annotations": annotations}, "spec": spec})
+    piece(metadata::sidecar_labels(context), annotations, spec)
 }
