@@ -251,3 +251,14 @@ fn a_pod_may_ask_for_other_templates() {
     let (twice, _) = injected(grpc.clone(), &settings);
     assert_eq!(twice, grpc);
 }
+
+#[test]
+fn handlers_of_a_container_that_a_template_shares_with_the_user_are_sent_through_the_agent_once() {
+    let own = json!({"name": "istio-init", "image": "mine", "lifecycle": {"preStop": {"tcpSocket": {"port": 80}}}});
+    let settings = settings(false, NativeSidecars::Off);
+    let (once, _) = injected(pod(json!({}), json!({"initContainers": [own]})), &settings);
+    let handler = &container(&once, "initContainers", "istio-init")["lifecycle"]["preStop"];
+    assert_eq!(*handler, json!({"httpGet": {"path": "/app-lifecycle/istio-init/prestopz", "port": 15020}}));
+    let (twice, _) = injected(once.clone(), &settings);
+    assert_eq!(twice, once);
+}

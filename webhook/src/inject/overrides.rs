@@ -119,6 +119,12 @@ pub(super) fn reapply(
             if platform == Platform::OpenShift && name == PROXY {
                 drop_assigned_user(&mut own, original);
             }
+            if previous.injected
+                && name != PROXY
+                && let Some(container) = list.find_mut(injected, name)
+            {
+                take_back_handlers(container, &own);
+            }
             let patch = json!({"spec": {list.field(): [own]}});
             merge(injected, &patch)?;
             match list {
@@ -128,6 +134,17 @@ pub(super) fn reapply(
         }
     }
     Ok(recorded)
+}
+
+/// Takes the actions out of handlers that the user wrote: an earlier injection has sent them through the agent, and the
+/// user's own, which come back with the merge, are sent there again.
+fn take_back_handlers(container: &mut Value, own: &Value) {
+    let handlers = ["/readinessProbe", "/livenessProbe", "/startupProbe", "/lifecycle/preStop", "/lifecycle/postStart"];
+    for handler in handlers.into_iter().filter(|handler| own.pointer(handler).is_some_and(Value::is_object)) {
+        if let Some(Value::Object(fields)) = container.pointer_mut(handler) {
+            fields.retain(|field, _| !matches!(field.as_str(), "exec" | "httpGet" | "tcpSocket" | "grpc"));
+        }
+    }
 }
 
 /// What the user wrote about a container of the template: as it was stored by the first injection, else as it stands in the
