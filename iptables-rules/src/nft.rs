@@ -13,6 +13,7 @@
 //! them. Finding that chain again is the proof of commit, and on the next call the reason to do nothing. An acknowledgement proves
 //! neither: the kernel sends it for a transaction that failed, too.
 
+mod attributes;
 mod decode;
 mod diff;
 mod encode;

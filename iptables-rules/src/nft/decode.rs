@@ -9,6 +9,7 @@ use netlink_packet_netfilter::nftables::{
 };
 
 use super::TABLE;
+use super::encode::{ELEMENTS, FLAGS, INTERVAL_END, KEY, VALUE};
 use super::expr;
 use super::program::{ChainDef, Elements, Hook, RuleDef, SetDef};
 
@@ -104,13 +105,6 @@ impl NetlinkDeserializable for RawMessage {
 
 /// Bytes before the attributes (`struct nfgenmsg`, linux/netfilter/nfnetlink.h).
 const NETFILTER_HEADER: usize = 4;
-/// `enum nft_set_elem_list_attributes`, `nft_list_attributes`, `nft_set_elem_attributes`, `nft_data_attributes` and
-/// `nft_set_elem_flags`, linux/netfilter/nf_tables.h.
-const ELEMENTS: u16 = 3;
-const KEY: u16 = 1;
-const FLAGS: u16 = 3;
-const VALUE: u16 = 1;
-const INTERVAL_END: u32 = 1;
 
 /// The keys in one message of a listing.
 pub(super) fn keys(message: &RawMessage) -> Vec<Key> {

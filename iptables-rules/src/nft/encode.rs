@@ -3,14 +3,15 @@
 use ipnet::IpNet;
 use netlink_packet_core::{DefaultNla, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_netfilter::nftables::{
-    ChainAttribute, ChainMessage, DataAttribute, Hook as HookAttribute, HookNumber, InetHookNumber, ListAttribute,
-    NfTablesMessage, RuleAttribute, RuleMessage, SetAttribute, SetElementAttribute, SetElementFlags, SetElementList,
-    SetElementMessage, SetFlags, SetMessage, TableAttribute, TableFlags, TableMessage,
+    ChainAttribute, ChainMessage, Hook as HookAttribute, HookNumber, InetHookNumber, NfTablesMessage, RuleAttribute,
+    RuleMessage, SetAttribute, SetElementList, SetElementMessage, SetFlags, SetMessage, TableAttribute, TableFlags,
+    TableMessage,
 };
 use netlink_packet_netfilter::none::ControlMessage;
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily};
 
 use super::TABLE;
+use super::attributes::Attributes;
 use super::expr;
 use super::program::{ChainDef, Elements, Name, Program, SetDef, TableDef, TableFamily};
 use crate::netlink::append;
@@ -25,6 +26,15 @@ const SUBSYSTEM: u16 = 10;
 const BATCH_GENID: u16 = 1;
 /// `NFNL_MSG_BATCH_BEGIN`, linux/netfilter/nfnetlink.h.
 const BATCH_BEGIN: u8 = 16;
+/// `enum nft_rule_attributes`, `nft_list_attributes`, `nft_set_elem_list_attributes`, `nft_set_elem_attributes`,
+/// `nft_data_attributes` and `nft_set_elem_flags`, linux/netfilter/nf_tables.h.
+pub(super) const RULE_EXPRESSIONS: u16 = 4;
+pub(super) const LIST_ELEMENT: u16 = 1;
+pub(super) const ELEMENTS: u16 = 3;
+pub(super) const KEY: u16 = 1;
+pub(super) const FLAGS: u16 = 3;
+pub(super) const VALUE: u16 = 1;
+pub(super) const INTERVAL_END: u32 = 1;
 /// Elements per message: an attribute is shorter than 64 KiB, and a range of IPv6 addresses takes 64 bytes.
 const ELEMENTS_PER_MESSAGE: usize = 800;
 /// Prefix of the empty chain whose name carries the fingerprint of the rules.
@@ -236,7 +246,7 @@ impl Batch {
                 let attributes = vec![
                     RuleAttribute::Table(TABLE.into()),
                     RuleAttribute::Chain(chain.name.to_string()),
-                    RuleAttribute::Expressions(expr::encode(rule)),
+                    RuleAttribute::Other(expr::encode(rule).into_nested(RULE_EXPRESSIONS)),
                 ];
                 let message = NfTablesMessage::NewRule(RuleMessage { attributes });
                 self.push(Origin::Rule(t, c, r), table.family, message, NLM_F_CREATE | NLM_F_APPEND);
@@ -348,49 +358,40 @@ fn new_set(set: &SetDef, number: u32) -> SetMessage {
 
 /// The elements, in pieces of one message each. A range is its first address, and the address behind its last one marked as end.
 fn elements(set: &SetDef, number: u32) -> Vec<Vec<SetElementList>> {
-    fn range<const N: usize>(
-        list: &mut Vec<ListAttribute<SetElementAttribute>>,
-        first: [u8; N],
-        after: Option<[u8; N]>,
-    ) {
-        list.push(ListAttribute::Element(vec![key(first.to_vec())]));
+    fn range<const N: usize>(list: &mut Attributes, first: [u8; N], after: Option<[u8; N]>) {
+        element(list, &first, false);
         if let Some(after) = after {
-            list.push(ListAttribute::Element(vec![
-                SetElementAttribute::Flags(SetElementFlags::IntervalEnd),
-                key(after.to_vec()),
-            ]));
+            element(list, &after, true);
         }
     }
-    let key_lists: Vec<Vec<ListAttribute<SetElementAttribute>>> = match &set.elements {
+    let lists: Vec<Attributes> = match &set.elements {
         Elements::V4(ranges) => pieces(ranges, |list, (first, last)| {
             range(list, first.octets(), last.to_bits().checked_add(1).map(u32::to_be_bytes));
         }),
         Elements::V6(ranges) => pieces(ranges, |list, (first, last)| {
             range(list, first.octets(), last.to_bits().checked_add(1).map(u128::to_be_bytes));
         }),
-        Elements::Ports(ports) => {
-            pieces(ports, |list, port| list.push(ListAttribute::Element(vec![key(port.to_be_bytes().to_vec())])))
-        }
+        Elements::Ports(ports) => pieces(ports, |list, port| element(list, &port.to_be_bytes(), false)),
         Elements::Other(_) => Vec::new(),
     };
-    key_lists
+    lists
         .into_iter()
         .map(|list| {
             vec![
                 SetElementList::Table(TABLE.into()),
                 SetElementList::Set(set.name.to_string()),
                 SetElementList::SetId(number),
-                SetElementList::Elements(list),
+                SetElementList::Other(list.into_nested(ELEMENTS)),
             ]
         })
         .collect()
 }
 
-fn pieces<T, E>(items: &[T], mut add: impl FnMut(&mut Vec<E>, &T)) -> Vec<Vec<E>> {
+fn pieces<T>(items: &[T], mut add: impl FnMut(&mut Attributes, &T)) -> Vec<Attributes> {
     items
         .chunks(ELEMENTS_PER_MESSAGE)
         .map(|chunk| {
-            let mut list = Vec::with_capacity(chunk.len() * 2);
+            let mut list = Attributes::with_capacity(chunk.len() * 64);
             for item in chunk {
                 add(&mut list, item);
             }
@@ -399,8 +400,13 @@ fn pieces<T, E>(items: &[T], mut add: impl FnMut(&mut Vec<E>, &T)) -> Vec<Vec<E>
         .collect()
 }
 
-fn key(bytes: Vec<u8>) -> SetElementAttribute {
-    SetElementAttribute::Key(DataAttribute::Value(bytes))
+fn element(list: &mut Attributes, key: &[u8], ends_range: bool) {
+    list.nest(LIST_ELEMENT, |element| {
+        if ends_range {
+            element.value(FLAGS, &INTERVAL_END.to_be_bytes());
+        }
+        element.nest(KEY, |data| data.value(VALUE, key));
+    });
 }
 
 /// The address of a network, cut to whole bytes, where its prefix is whole bytes: such a comparison needs no mask.

@@ -14,11 +14,13 @@ use netlink_packet_netfilter::nftables::{
     Operator, Payload, Register, Verdict, VerdictAttribute,
 };
 
-use super::encode::{address, whole_bytes};
+use super::attributes::Attributes;
+use super::encode::{LIST_ELEMENT, address, whole_bytes};
 use super::program::{Expr, IpFamily, RuleDef, Test};
 
-type Attributes = Vec<ListAttribute<ExpressionAttribute>>;
-
+/// `enum nft_expr_attributes`, linux/netfilter/nf_tables.h.
+const EXPR_NAME: u16 = 1;
+const EXPR_DATA: u16 = 2;
 /// `NF_DROP` and `NF_ACCEPT`, linux/netfilter.h.
 const NF_DROP: u32 = 0;
 const NF_ACCEPT: u32 = 1;
@@ -44,13 +46,16 @@ const LOOKUP_INVERTED: u32 = 1;
 /// `IFNAMSIZ`, linux/if.h.
 const NAME_LENGTH: usize = 16;
 
+/// Most rules take less than this as kernel expressions.
+const USUAL_BYTES: usize = 768;
+
 /// The kernel expressions of a rule.
 pub(super) fn encode(rule: &RuleDef) -> Attributes {
-    let mut out = Encoder { out: Vec::with_capacity(rule.exprs.len() * 2) };
+    let mut encoder = Encoder { out: Attributes::with_capacity(USUAL_BYTES) };
     for expr in &rule.exprs {
-        out.expr(expr);
+        encoder.expr(expr);
     }
-    out.out
+    encoder.out
 }
 
 struct Encoder {
@@ -68,31 +73,31 @@ impl Encoder {
             Expr::Drop => self.verdict(Verdict::Other(NF_DROP), None),
             Expr::Redirect(port) => {
                 self.immediate(port.to_be_bytes().to_vec());
-                self.other("redir", vec![number(REDIR_PORT_MIN, 1)]);
+                self.push("redir", &[number(REDIR_PORT_MIN, 1)]);
             }
             Expr::Tproxy { family, port } => {
                 let family = family.map_or(0, |family| u32::from(nfproto(family)));
                 self.immediate(port.to_be_bytes().to_vec());
-                self.other("tproxy", vec![number(TPROXY_FAMILY, family), number(TPROXY_PORT, 1)]);
+                self.push("tproxy", &[number(TPROXY_FAMILY, family), number(TPROXY_PORT, 1)]);
             }
             Expr::SetMark(mark) => {
                 self.immediate(mark.to_ne_bytes().to_vec());
-                self.push(Expressions::Meta(vec![Meta::Key(MetaKey::Mark), Meta::SourceRegister(Register::Reg1)]));
+                self.push("meta", &[Meta::Key(MetaKey::Mark), Meta::SourceRegister(Register::Reg1)]);
             }
             Expr::SaveMark => {
                 self.meta(MetaKey::Mark);
-                self.other("ct", vec![number(CT_KEY, CT_MARK), number(CT_SREG, 1)]);
+                self.push("ct", &[number(CT_KEY, CT_MARK), number(CT_SREG, 1)]);
             }
             Expr::RestoreMark => {
                 self.ct(CT_MARK);
-                self.push(Expressions::Meta(vec![Meta::Key(MetaKey::Mark), Meta::SourceRegister(Register::Reg1)]));
+                self.push("meta", &[Meta::Key(MetaKey::Mark), Meta::SourceRegister(Register::Reg1)]);
             }
             Expr::SetZone(zone) => {
                 self.immediate(zone.to_ne_bytes().to_vec());
-                self.other("ct", vec![number(CT_KEY, CT_ZONE), number(CT_SREG, 1)]);
+                self.push("ct", &[number(CT_KEY, CT_ZONE), number(CT_SREG, 1)]);
             }
             // Only what was read back has such an expression, and that is never written.
-            Expr::Other(name) => self.other(name, Vec::new()),
+            Expr::Other(name) => self.push::<DefaultNla>(name, &[]),
         }
     }
 
@@ -143,16 +148,16 @@ impl Encoder {
         }
     }
 
-    fn push(&mut self, expressions: Expressions) {
-        self.out.push(ListAttribute::from(expressions));
-    }
-
-    fn other(&mut self, name: &str, attributes: Vec<DefaultNla>) {
-        self.push(Expressions::Other { expression_type: name.to_owned(), attributes });
+    /// One kernel expression.
+    fn push<T: Nla>(&mut self, name: &str, attributes: &[T]) {
+        self.out.nest(LIST_ELEMENT, |expression| {
+            expression.text(EXPR_NAME, name);
+            expression.nest(EXPR_DATA, |data| attributes.iter().for_each(|attribute| data.put(attribute)));
+        });
     }
 
     fn meta(&mut self, key: MetaKey) {
-        self.push(Expressions::Meta(vec![Meta::Key(key), Meta::DestinationRegister(Register::Reg1)]));
+        self.push("meta", &[Meta::Key(key), Meta::DestinationRegister(Register::Reg1)]);
     }
 
     fn meta_is(&mut self, key: MetaKey, negated: bool, value: u32) {
@@ -169,16 +174,19 @@ impl Encoder {
     }
 
     fn ct(&mut self, key: u32) {
-        self.other("ct", vec![number(CT_DREG, 1), number(CT_KEY, key)]);
+        self.push("ct", &[number(CT_DREG, 1), number(CT_KEY, key)]);
     }
 
     fn payload(&mut self, base: u32, offset: u32, length: u32) {
-        self.push(Expressions::Payload(vec![
-            Payload::DestinationRegister(Register::Reg1),
-            Payload::Base(base),
-            Payload::Offset(offset),
-            Payload::Len(length),
-        ]));
+        self.push(
+            "payload",
+            &[
+                Payload::DestinationRegister(Register::Reg1),
+                Payload::Base(base),
+                Payload::Offset(offset),
+                Payload::Len(length),
+            ],
+        );
     }
 
     fn network(&mut self, offset: u32, net: &IpNet, negated: bool) {
@@ -196,21 +204,27 @@ impl Encoder {
     }
 
     fn mask(&mut self, mask: Vec<u8>) {
-        self.push(Expressions::Bitwise(vec![
-            Bitwise::SourceRegister(Register::Reg1),
-            Bitwise::DestinationRegister(Register::Reg1),
-            Bitwise::Length(u32::try_from(mask.len()).unwrap_or(u32::MAX)),
-            Bitwise::Xor(DataAttribute::Value(vec![0; mask.len()])),
-            Bitwise::Mask(DataAttribute::Value(mask)),
-        ]));
+        self.push(
+            "bitwise",
+            &[
+                Bitwise::SourceRegister(Register::Reg1),
+                Bitwise::DestinationRegister(Register::Reg1),
+                Bitwise::Length(u32::try_from(mask.len()).unwrap_or(u32::MAX)),
+                Bitwise::Xor(DataAttribute::Value(vec![0; mask.len()])),
+                Bitwise::Mask(DataAttribute::Value(mask)),
+            ],
+        );
     }
 
     fn compare(&mut self, negated: bool, value: Vec<u8>) {
-        self.push(Expressions::Cmp(vec![
-            Cmp::SourceRegister(Register::Reg1),
-            Cmp::Op(if negated { Operator::NotEqual } else { Operator::Equal }),
-            Cmp::Data(DataAttribute::Value(value)),
-        ]));
+        self.push(
+            "cmp",
+            &[
+                Cmp::SourceRegister(Register::Reg1),
+                Cmp::Op(if negated { Operator::NotEqual } else { Operator::Equal }),
+                Cmp::Data(DataAttribute::Value(value)),
+            ],
+        );
     }
 
     fn lookup(&mut self, set: &str, negated: bool) {
@@ -218,28 +232,28 @@ impl Encoder {
         if negated {
             attributes.push(Lookup::Flags(LOOKUP_INVERTED));
         }
-        self.push(Expressions::Lookup(attributes));
+        self.push("lookup", &attributes);
     }
 
     fn immediate(&mut self, value: Vec<u8>) {
-        self.push(Expressions::Immediate(vec![
-            Immediate::DestinationRegister(Register::Reg1),
-            Immediate::Data(DataAttribute::Value(value)),
-        ]));
+        self.push(
+            "immediate",
+            &[Immediate::DestinationRegister(Register::Reg1), Immediate::Data(DataAttribute::Value(value))],
+        );
     }
 
     fn verdict(&mut self, verdict: Verdict, chain: Option<&str>) {
         let mut attributes = vec![VerdictAttribute::Code(verdict)];
         attributes.extend(chain.map(|chain| VerdictAttribute::Chain(chain.to_owned())));
-        self.push(Expressions::Immediate(vec![
-            Immediate::DestinationRegister(Register::Verdict),
-            Immediate::Data(DataAttribute::Verdict(attributes)),
-        ]));
+        self.push(
+            "immediate",
+            &[Immediate::DestinationRegister(Register::Verdict), Immediate::Data(DataAttribute::Verdict(attributes))],
+        );
     }
 }
 
 /// The tests and effects that a list of kernel expressions stands for.
-pub(super) fn decode(attributes: &Attributes) -> RuleDef {
+pub(super) fn decode(attributes: &[ListAttribute<ExpressionAttribute>]) -> RuleDef {
     let steps: Vec<Step<'_>> = attributes.iter().map(step).collect();
     let mut exprs = Vec::new();
     let mut rest = steps.as_slice();
