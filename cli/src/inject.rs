@@ -144,7 +144,8 @@ fn inject_pod(document: &Document<'_>, holder: &mut PodHolder<'_>, settings: &Se
             }
             changed
         }
-        Ok(Outcome::Skipped(reason)) => {
+        Ok(Outcome::Skipped { reason, warnings }) => {
+            out.notices.extend(warnings.iter().map(|warning| format!("weir: warning: {place}: {warning}")));
             out.notices.push(skip_notice(&holder.name, reason));
             false
         }

@@ -88,7 +88,12 @@ pub enum Outcome {
         warnings: Vec<String>,
     },
     /// Left alone.
-    Skipped(SkipReason),
+    Skipped {
+        /// Why.
+        reason: SkipReason,
+        /// What the user should hear besides, such as a wish that could not be understood.
+        warnings: Vec<String>,
+    },
 }
 
 /// Why a pod is left alone.
@@ -165,7 +170,7 @@ pub fn inject(request: &InjectRequest, settings: &Settings) -> Result<Outcome, I
     };
     let Decided { decision, mut warnings } = decide(pod, request.namespace.as_deref(), wishes);
     if let Decision::Skip(reason) = decision {
-        return Ok(Outcome::Skipped(reason));
+        return Ok(Outcome::Skipped { reason, warnings });
     }
     let Prepared { previous, proxy_config, templates } = prepare(pod, settings)?;
     let workload = request.workload.clone().unwrap_or_else(|| workload_of_pod(pod, request.namespace.as_deref()));

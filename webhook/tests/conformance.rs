@@ -93,7 +93,7 @@ fn inject_object(suite: &Suite, settings: &Settings, object: &Value) -> Result<V
     let request = suite.request(pod.clone(), &namespace, workload);
     match inject(&request, settings).map_err(|error| error.to_string())? {
         Outcome::Injected { pod: injected, .. } => *pod = injected,
-        Outcome::Skipped(_) => {}
+        Outcome::Skipped { .. } => {}
     }
     Ok(object)
 }
@@ -190,7 +190,7 @@ fn every_admitted_pod_comes_out_as_expected() {
                     continue;
                 }
                 Ok(Outcome::Injected { pod, .. }) => pod,
-                Ok(Outcome::Skipped(_)) => pod,
+                Ok(Outcome::Skipped { .. }) => pod,
             };
             let without_status = |mut pod: Value| {
                 if let Some(annotations) = pod["metadata"]["annotations"].as_object_mut() {
@@ -258,7 +258,7 @@ fn an_injected_pod_changes_its_kind_of_sidecar_without_a_trace() {
                 let inject =
                     |pod: Value, settings: &Settings| match inject(&suite.request(pod, namespace, None), settings) {
                         Ok(Outcome::Injected { pod, .. }) => Some(pod),
-                        Ok(Outcome::Skipped(_)) => None,
+                        Ok(Outcome::Skipped { .. }) => None,
                         Err(error) => panic!("{}: {error}", case.name()),
                     };
                 let (from, to) = (settings_of(from), settings_of(to));

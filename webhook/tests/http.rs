@@ -23,8 +23,10 @@ use weir_webhook::settings::Settings;
 fn obey(request: &InjectRequest, _: &Settings) -> Result<Outcome, InjectError> {
     match request.pod["metadata"]["annotations"]["want"].as_str() {
         Some("deny") => Err(InjectError::Invalid(vec!["a: bad".to_owned(), "b: worse".to_owned()])),
-        Some("off") => Ok(Outcome::Skipped(SkipReason::ExplicitlyOff)),
-        Some("host") => Ok(Outcome::Skipped(SkipReason::HostNetwork)),
+        Some("off") => Ok(Outcome::Skipped { reason: SkipReason::ExplicitlyOff, warnings: Vec::new() }),
+        Some("host") => {
+            Ok(Outcome::Skipped { reason: SkipReason::HostNetwork, warnings: vec!["a label is odd".to_owned()] })
+        }
         Some("panic") => panic!("asked for"),
         _ => {
             let mut pod = request.pod.clone();
@@ -136,6 +138,7 @@ async fn tells_why_a_pod_is_skipped_unless_its_author_asked_for_it() {
     let host = post(&app, review("v1", "host").to_string()).await.json()["response"].clone();
     assert_eq!((&host["allowed"], &host["patch"]), (&json!(true), &Value::Null));
     assert!(host["warnings"][0].as_str().unwrap().contains("host network"), "{host}");
+    assert_eq!(host["warnings"][1], "a label is odd");
     assert_eq!(host["auditAnnotations"], json!({"decision": "skipped", "reason": "host_network"}));
 
     let off = post(&app, review("v1", "off").to_string()).await.json()["response"].clone();

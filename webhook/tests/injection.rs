@@ -38,7 +38,7 @@ fn request(pod: Value) -> InjectRequest {
 fn injected(pod: Value, settings: &Settings) -> (Value, Vec<String>) {
     match inject(&request(pod), settings).unwrap() {
         Outcome::Injected { pod, warnings, .. } => (pod, warnings),
-        Outcome::Skipped(reason) => panic!("skipped: {reason:?}"),
+        Outcome::Skipped { reason, .. } => panic!("skipped: {reason:?}"),
     }
 }
 
@@ -196,7 +196,7 @@ fn variables_of_the_url_reach_the_proxy_and_the_label_wins_over_them() {
 fn pods_are_left_alone_with_a_reason() {
     let settings = settings(true, NativeSidecars::On);
     let skipped = |pod: Value| match inject(&request(pod), &settings).unwrap() {
-        Outcome::Skipped(reason) => reason,
+        Outcome::Skipped { reason, .. } => reason,
         Outcome::Injected { .. } => panic!("injected"),
     };
     assert_eq!(skipped(pod(json!({}), json!({"hostNetwork": true}))), SkipReason::HostNetwork);

@@ -103,7 +103,7 @@ pub(crate) fn from_holder(holder: &PodHolder<'_>, settings: &Settings) -> Result
     }
     let capture = match inject(&request, settings) {
         Ok(Outcome::Injected { pod, .. }) => of_pod(&pod, true)?,
-        Ok(Outcome::Skipped(reason)) => Capture::Nothing(reason),
+        Ok(Outcome::Skipped { reason, .. }) => Capture::Nothing(reason),
         Err(error) => return Err(denials(error)),
     };
     Ok(Subject { name, capture })

@@ -134,6 +134,14 @@ fn a_pod_that_is_left_alone_passes_byte_for_byte_with_a_reason() {
 }
 
 #[test]
+fn a_word_that_is_not_understood_is_told_also_for_a_pod_that_is_left_alone() {
+    let text = DEPLOYMENT.replace("app: web", "sidecar.istio.io/inject: \"no\"").replace(": shop", ": kube-system");
+    let run = inject(&[], &text);
+    assert!(run.stderr.contains("label 'sidecar.istio.io/inject' is ignored: \"no\" is neither"), "{}", run.stderr);
+    assert!(run.stderr.contains("===> Skipping injection"), "{}", run.stderr);
+}
+
+#[test]
 fn the_output_of_an_injection_is_a_fixed_point() {
     let cron_job = "apiVersion: batch/v1\nkind: CronJob\nmetadata: {name: c}\nspec: {jobTemplate: {spec: {template: {spec: {containers: [{name: a}]}}}}}\n";
     let pod = "apiVersion: v1\nkind: Pod\nmetadata:\n  name: p\nspec:\n  initContainers:\n  - name: first\n  containers:\n  - name: app\n    readinessProbe:\n      httpGet: {port: 80, path: /ready}\n";

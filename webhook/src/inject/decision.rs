@@ -51,9 +51,11 @@ const STATUS: &str = "sidecar.istio.io/status";
 /// Decides about a pod. `namespace` is that of the request, for pods that do not name one.
 pub fn decide(pod: &Value, namespace: Option<&str>, settings: DecisionSettings<'_>) -> Decided {
     let mut warnings = Vec::new();
+    // Read first: what cannot be understood is told whatever decides.
+    let wish = explicit(pod, &mut warnings);
     let mut decision = match local_reason(pod, namespace) {
         Some(reason) => Decision::Skip(reason),
-        None => by_wish(pod, settings, &mut warnings),
+        None => by_wish(pod, wish, settings, &mut warnings),
     };
     if decision == Decision::Inject && carries_unrecorded_sidecar(pod) {
         decision = Decision::Skip(SkipReason::UnrecordedSidecar);
@@ -89,11 +91,11 @@ fn carries_unrecorded_sidecar(pod: &Value) -> bool {
 }
 
 /// What the pod, the selectors and the policy say, in this order.
-fn by_wish(pod: &Value, settings: DecisionSettings<'_>, warnings: &mut Vec<String>) -> Decision {
+fn by_wish(pod: &Value, wish: Option<bool>, settings: DecisionSettings<'_>, warnings: &mut Vec<String>) -> Decision {
     if !matches!(settings.policy, "enabled" | "disabled") {
         return Decision::Skip(SkipReason::UnknownPolicy);
     }
-    match explicit(pod, warnings) {
+    match wish {
         Some(true) => return Decision::Inject,
         Some(false) => return Decision::Skip(SkipReason::ExplicitlyOff),
         None => {}
@@ -208,6 +210,9 @@ mod tests {
             assert!(decided.warnings[0].contains(&format!("\"{word}\"")), "{:?}", decided.warnings);
         }
         assert_eq!(decide(&asking(""), None, DISABLED).warnings, Vec::<String>::new());
+        let system = decide(&asking("yes"), Some("kube-system"), ENABLED);
+        assert_eq!(system.decision, Decision::Skip(SkipReason::SystemNamespace));
+        assert_eq!(system.warnings.len(), 1, "told whatever decides: {:?}", system.warnings);
     }
 
     #[test]

@@ -178,12 +178,10 @@ fn decide_about(
                 Decision::Injected { templates: templates.join(","), patch_bytes: patch.as_ref().map_or(0, Vec::len) };
             (allowed(api_version, &uid, patch, warnings, &decision), decision)
         }
-        Ok(Outcome::Skipped(reason)) => {
-            let warnings = if needs_warning(reason) {
-                vec![format!("weir: no sidecar is injected: {}", reason.explain())]
-            } else {
-                Vec::new()
-            };
+        Ok(Outcome::Skipped { reason, mut warnings }) => {
+            if needs_warning(reason) {
+                warnings.insert(0, format!("weir: no sidecar is injected: {}", reason.explain()));
+            }
             let decision = Decision::Skipped(reason);
             (allowed(api_version, &uid, None, warnings, &decision), decision)
         }
