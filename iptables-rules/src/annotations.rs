@@ -9,9 +9,11 @@ use crate::CaptureConfig;
 use crate::config::OwnerGroups;
 use crate::names::{self, annotation, variable};
 
+mod proxy_spec;
 mod settings;
 
 pub use crate::capture_annotation::CAPTURE_MAX_BYTES;
+pub use proxy_spec::ProxySpec;
 pub use settings::{SETTINGS, Setting};
 
 /// A value that cannot be taken.
@@ -60,17 +62,6 @@ impl AnnotationError {
     fn new(source_kind: Source, name: &str, value: &str, reason: impl Into<String>) -> Self {
         Self { source_kind, name: name.to_owned(), value: shorten(value), reason: reason.into() }
     }
-}
-
-/// What the pod spec says beyond annotations: read by those who see the spec (webhook, CLI, agent), defaults for others.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ProxySpec {
-    /// `runAsUser` of the proxy container; `None` or 0 mean 1337.
-    pub uid: Option<u32>,
-    /// `runAsGroup` of the proxy container; `None` or 0 mean 1337.
-    pub gid: Option<u32>,
-    /// Literal environment of the proxy container: `ISTIO_META_DNS_CAPTURE`, `INVALID_DROP`, owner groups ...
-    pub env: BTreeMap<String, String>,
 }
 
 impl CaptureConfig {

@@ -262,3 +262,24 @@ fn handlers_of_a_container_that_a_template_shares_with_the_user_are_sent_through
     let (twice, _) = injected(once.clone(), &settings);
     assert_eq!(twice, once);
 }
+
+#[test]
+fn a_capture_that_the_plugin_would_refuse_is_denied_in_cni_mode() {
+    let with_proxy = |security: Value| json!({"containers": [{"name": "app", "image": "a"}, {"name": "istio-proxy", "securityContext": security}]});
+    let groups = |list: &str| json!({"proxy.istio.io/config": format!("proxyMetadata: {{ISTIO_OUTBOUND_OWNER_GROUPS: \"{list}\"}}")});
+    let ports: Vec<String> = (1..60_000).map(|port: u16| port.to_string()).collect();
+    let many = json!({"traffic.sidecar.istio.io/excludeOutboundPorts": ports.join(",")});
+    for (pod, reason) in [
+        (pod(json!({}), with_proxy(json!({"runAsUser": -1}))), "securityContext.runAsUser must be an id"),
+        (pod(json!({}), with_proxy(json!({"runAsGroup": "7"}))), "securityContext.runAsGroup must be an id"),
+        (pod(json!({}), with_proxy(json!({"runAsUser": u32::MAX}))), "proxy uid: 4294967295 is no user"),
+        (pod(groups("202,java"), json!({})), "'ISTIO_OUTBOUND_OWNER_GROUPS': group 'java' is given by name"),
+        (pod(many, json!({})), "the lists of ports and addresses are too long: annotation 'weir.dev/capture'"),
+    ] {
+        let error = inject(&request(pod), &settings(true, NativeSidecars::On)).unwrap_err().to_string();
+        assert!(error.contains(reason), "{reason}: {error}");
+    }
+    // Where the pod programs its rules itself, the names are those of its own image.
+    let own = pod(groups("202,java"), json!({}));
+    assert!(matches!(inject(&request(own), &settings(false, NativeSidecars::On)), Ok(Outcome::Injected { .. })));
+}

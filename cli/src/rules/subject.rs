@@ -144,7 +144,9 @@ fn strings(path: &str, map: &serde_json::Map<String, Value>) -> Result<BTreeMap<
 }
 
 fn of_pod(pod: &Value, injected_now: bool) -> Result<Capture, Vec<String>> {
-    let (origin, config) = configuration(&pod_annotations(pod), proxy_spec(pod)?)?;
+    let proxy = containers(pod).find(|container| container.get("name").is_some_and(|name| name == PROXY));
+    let proxy = proxy.map(ProxySpec::of_container).transpose()?;
+    let (origin, config) = configuration(&pod_annotations(pod), proxy)?;
     let init_container = containers(pod).any(|container| container.get("name").is_some_and(|name| name == INIT));
     Ok(Capture::Configured { origin, injected_now, init_container, config: Box::new(config) })
 }
@@ -180,34 +182,6 @@ fn containers(pod: &Value) -> impl Iterator<Item = &Value> {
         .into_iter()
         .filter_map(|path| pod.pointer(path).and_then(Value::as_array))
         .flatten()
-}
-
-/// What the proxy container says, where there is one.
-fn proxy_spec(pod: &Value) -> Result<Option<ProxySpec>, Vec<String>> {
-    let Some(proxy) = containers(pod).find(|container| container.get("name").is_some_and(|name| name == PROXY)) else {
-        return Ok(None);
-    };
-    let mut errors = Vec::new();
-    let mut id = |field: &str| {
-        let value = proxy.pointer(&format!("/securityContext/{field}")).filter(|value| !value.is_null())?;
-        let id = value.as_u64().and_then(|id| u32::try_from(id).ok());
-        if id.is_none() {
-            errors.push(format!(
-                "container {PROXY}: securityContext.{field} must be an id from 0 to 4294967295, found {value}"
-            ));
-        }
-        id
-    };
-    let (uid, gid) = (id("runAsUser"), id("runAsGroup"));
-    let env = proxy.get("env").and_then(Value::as_array).into_iter().flatten();
-    let env = env
-        .filter_map(|entry| {
-            let text = |key: &str| entry.get(key).and_then(Value::as_str);
-            // A value from elsewhere (`valueFrom`) is not known here, nor to the plugin.
-            Some((text("name")?.to_owned(), text("value")?.to_owned()))
-        })
-        .collect();
-    if errors.is_empty() { Ok(Some(ProxySpec { uid, gid, env })) } else { Err(errors) }
 }
 
 #[cfg(test)]
@@ -264,21 +238,20 @@ mod tests {
             "env": [{"name": "INVALID_DROP", "value": "true"}, {"name": "POD_NAME", "valueFrom": {}}]});
         let native = json!({"spec": {"initContainers": [proxy], "containers": [{"name": "app"}]}});
         let classic = json!({"spec": {"containers": [{"name": "app"}, proxy]}});
-        let want = ProxySpec {
-            uid: Some(1400),
-            gid: Some(0),
-            env: BTreeMap::from([("INVALID_DROP".to_owned(), "true".to_owned())]),
-        };
-        assert_eq!(proxy_spec(&native).unwrap().as_ref(), Some(&want));
-        assert_eq!(proxy_spec(&classic).unwrap(), Some(want));
-        assert_eq!(proxy_spec(&json!({"spec": {}})).unwrap(), None);
+        for pod in [native, classic] {
+            let Capture::Configured { origin, config, .. } = of_pod(&pod, false).unwrap() else { panic!("{pod}") };
+            assert_eq!(origin, Origin::IstioAnnotationsAndProxy);
+            assert_eq!((config.proxy_uids, config.proxy_gids, config.drop_invalid), (vec![1400], vec![1337], true));
+        }
+        let Capture::Configured { origin, .. } = of_pod(&json!({"spec": {}}), false).unwrap() else { panic!() };
+        assert_eq!(origin, Origin::IstioAnnotations);
     }
 
     #[test]
     fn ids_that_are_none_are_refused_both_at_once() {
         let context = json!({"runAsUser": "me", "runAsGroup": -1});
         let pod = json!({"spec": {"containers": [{"name": "istio-proxy", "securityContext": context}]}});
-        let errors = proxy_spec(&pod).unwrap_err();
+        let errors = of_pod(&pod, false).unwrap_err();
         assert_eq!(errors.len(), 2, "{errors:?}");
         assert!(
             errors[1].ends_with("securityContext.runAsGroup must be an id from 0 to 4294967295, found -1"),

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use iptables_rules::CaptureConfig;
-use iptables_rules::annotations::ProxySpec;
+use iptables_rules::annotations::{CAPTURE_MAX_BYTES, ProxySpec};
+use iptables_rules::config::{Group, InterceptionMode, OwnerGroups};
+use iptables_rules::names::variable;
 use serde_json::Value;
 
 use super::annotations::{self as name, Texts};
@@ -13,29 +15,55 @@ use super::context::PROXY;
 /// The effective capture configuration of an injected pod, from its final annotations and its final proxy.
 ///
 /// # Errors
-/// Everything in them that cannot be carried out.
+/// Everything in them that cannot be carried out: a pod that the plugin would refuse could not start, and nobody sees why
+/// as soon as here.
 pub(super) fn annotation(pod: &Value) -> Result<String, Vec<String>> {
     let annotations: BTreeMap<String, String> = Texts::of(pod, "annotations")
         .iter()
         .filter(|(key, _)| *key != name::CAPTURE)
         .map(|(key, value)| (key.to_owned(), value.to_owned()))
         .collect();
-    let proxy = containers::find(pod, PROXY).map(proxy_spec).unwrap_or_default();
-    CaptureConfig::from_annotations(&annotations, &proxy)
-        .map(|config| config.to_capture_annotation())
-        .map_err(|errors| errors.iter().map(ToString::to_string).collect())
+    let proxy = containers::find(pod, PROXY).map(ProxySpec::of_container).transpose();
+    let (proxy, mut findings) = match proxy {
+        Ok(proxy) => (proxy.unwrap_or_default(), Vec::new()),
+        Err(findings) => (ProxySpec::default(), findings),
+    };
+    match CaptureConfig::from_annotations(&annotations, &proxy) {
+        Err(errors) => findings.extend(errors.iter().map(ToString::to_string)),
+        Ok(config) => {
+            findings.extend(beyond_the_plugin(&config));
+            let text = config.to_capture_annotation();
+            if text.len() > CAPTURE_MAX_BYTES {
+                findings.push(format!(
+                    "the lists of ports and addresses are too long: annotation '{}' would have {} bytes, at most \
+                     {CAPTURE_MAX_BYTES} can be handed to the CNI plugin",
+                    name::CAPTURE,
+                    text.len()
+                ));
+            }
+            if findings.is_empty() {
+                return Ok(text);
+            }
+        }
+    }
+    Err(findings)
 }
 
-fn proxy_spec(proxy: &Value) -> ProxySpec {
-    let id = |field: &str| proxy["securityContext"][field].as_u64().and_then(|id| u32::try_from(id).ok());
-    let env = proxy["env"].as_array().into_iter().flatten();
-    ProxySpec {
-        uid: id("runAsUser"),
-        gid: id("runAsGroup"),
-        env: env
-            .filter_map(|variable| {
-                Some((variable["name"].as_str()?.to_owned(), variable["value"].as_str()?.to_owned()))
-            })
-            .collect(),
+/// What can be written down, but not programmed by the plugin.
+fn beyond_the_plugin(config: &CaptureConfig) -> Vec<String> {
+    let mut findings: Vec<String> = match iptables_rules::plan(config) {
+        Ok(_) => Vec::new(),
+        Err(unsupported) => unsupported.iter().map(ToString::to_string).collect(),
+    };
+    let (setting, groups) = match &config.owner_groups {
+        OwnerGroups::Only(groups) => (variable::OWNER_GROUPS, groups),
+        OwnerGroups::AllBut(groups) => (variable::OWNER_GROUPS_EXCLUDE, groups),
+    };
+    if config.mode != InterceptionMode::None {
+        let named = groups.iter().filter(|group| matches!(group, Group::Name(_)));
+        findings.extend(named.map(|group| {
+            format!("variable '{setting}': group '{group}' is given by name, which only the pod's image knows; give its number")
+        }));
     }
+    findings
 }

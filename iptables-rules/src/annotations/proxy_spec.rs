@@ -1,0 +1,78 @@
+//! What a pod's specification says about the proxy: the one reader of it.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+/// What the pod spec says beyond annotations: read by those who see the spec (webhook, CLI, agent), defaults for others.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ProxySpec {
+    /// `runAsUser` of the proxy container; `None` or 0 mean 1337.
+    pub uid: Option<u32>,
+    /// `runAsGroup` of the proxy container; `None` or 0 mean 1337.
+    pub gid: Option<u32>,
+    /// Literal environment of the proxy container: `ISTIO_META_DNS_CAPTURE`, `INVALID_DROP`, owner groups ...
+    pub env: BTreeMap<String, String>,
+}
+
+impl ProxySpec {
+    /// Reads the proxy's container. A variable whose value comes from elsewhere (`valueFrom`) is not known here, nor to a plugin.
+    ///
+    /// # Errors
+    /// Every user or group that is no id: passing over it would exempt another user from capture than the one that the proxy runs as.
+    pub fn of_container(container: &Value) -> Result<Self, Vec<String>> {
+        let mut errors = Vec::new();
+        let mut id = |field: &str| {
+            let value = container.get("securityContext")?.get(field).filter(|value| !value.is_null())?;
+            let id = value.as_u64().and_then(|id| u32::try_from(id).ok());
+            if id.is_none() {
+                let name = container.get("name").and_then(Value::as_str).unwrap_or_default();
+                errors.push(format!(
+                    "container {name}: securityContext.{field} must be an id from 0 to 4294967295, found {value}"
+                ));
+            }
+            id
+        };
+        let (uid, gid) = (id("runAsUser"), id("runAsGroup"));
+        let env = container.get("env").and_then(Value::as_array).into_iter().flatten();
+        let env = env
+            .filter_map(|entry| {
+                let text = |key: &str| entry.get(key).and_then(Value::as_str);
+                Some((text("name")?.to_owned(), text("value")?.to_owned()))
+            })
+            .collect();
+        if errors.is_empty() { Ok(Self { uid, gid, env }) } else { Err(errors) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn reads_ids_and_literal_variables() {
+        let container = json!({
+            "name": "istio-proxy", "securityContext": {"runAsUser": 0, "runAsGroup": 2000},
+            "env": [{"name": "A", "value": "1"}, {"name": "B", "valueFrom": {}}, {"name": "A", "value": "2"}, null],
+        });
+        let spec = ProxySpec::of_container(&container).unwrap();
+        let env = BTreeMap::from([("A".to_owned(), "2".to_owned())]);
+        assert_eq!(spec, ProxySpec { uid: Some(0), gid: Some(2000), env });
+        let nothing = json!({"securityContext": {"runAsUser": null}, "env": null});
+        assert_eq!(ProxySpec::of_container(&nothing), Ok(ProxySpec::default()));
+    }
+
+    #[test]
+    fn names_every_id_that_is_none() {
+        let container = json!({"name": "istio-proxy", "securityContext": {"runAsUser": -1, "runAsGroup": "2000"}});
+        assert_eq!(
+            ProxySpec::of_container(&container).unwrap_err(),
+            [
+                "container istio-proxy: securityContext.runAsUser must be an id from 0 to 4294967295, found -1",
+                "container istio-proxy: securityContext.runAsGroup must be an id from 0 to 4294967295, found \"2000\"",
+            ]
+        );
+    }
+}
