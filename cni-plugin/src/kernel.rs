@@ -1,4 +1,5 @@
-//! The effect: rules and addresses in the pod's network namespace, all of them or none.
+//! The effect: rules and addresses in the pod's network namespace, all of them or none. The process has one thread and ends with the
+//! call, so that thread enters the namespace and stays.
 
 use std::fs;
 use std::io;
@@ -62,19 +63,18 @@ pub enum KernelError {
     Route(#[from] route::RouteError),
 }
 
-/// Makes the rules and what they rely on hold in the namespace at `path`.
+/// Makes the rules and what they rely on hold in the namespace at `path`. The calling thread stays there.
 ///
 /// # Errors
 /// See [`KernelError`]; rules that this call added are gone then.
 pub fn install(path: &Path, rules: &RuleSet, backend: Backend) -> Result<(Applied, Routed), KernelError> {
     refuse_own_namespace(path)?;
-    netns::within(path, || {
-        all_or_nothing(
-            || with_backend(backend, || nft::apply(rules), || apply_iptables(rules)),
-            || Ok(route::apply(&rules.routing)?),
-            || with_backend(backend, nft::remove, restore::remove).map(drop),
-        )
-    })?
+    netns::enter(path)?;
+    all_or_nothing(
+        || with_backend(backend, || nft::apply(rules), || restore::apply(rules)),
+        || Ok(route::apply(&rules.routing)?),
+        || with_backend(backend, nft::remove, restore::remove).map(drop),
+    )
 }
 
 /// Applies, then does the rest; when that fails, undoes what was applied. Rules that were there before this call stay: a pod of the
@@ -96,21 +96,21 @@ fn all_or_nothing<T>(
     }
 }
 
-/// What differs between the namespace and the plan, one line each: rules, and addresses that they rely on.
+/// What differs between the namespace and the plan, one line each: rules, and addresses that they rely on. The calling thread stays
+/// in the namespace.
 ///
 /// # Errors
 /// See [`KernelError`].
 pub fn differences(path: &Path, rules: &RuleSet, backend: Backend) -> Result<Vec<String>, KernelError> {
     refuse_own_namespace(path)?;
-    netns::within(path, || {
-        let mut differences = with_backend(backend, || nft::verify(rules), || restore::verify(rules))?;
-        let mut routing = rules.routing.clone();
-        if ipv6_is_off() {
-            routing.lo_addresses.retain(|net| net.addr().is_ipv4());
-        }
-        differences.extend(route::verify(&routing)?);
-        Ok(differences)
-    })?
+    netns::enter(path)?;
+    let mut differences = with_backend(backend, || nft::verify(rules), || restore::verify(rules))?;
+    let mut routing = rules.routing.clone();
+    if ipv6_is_off() {
+        routing.lo_addresses.retain(|net| net.addr().is_ipv4());
+    }
+    differences.extend(route::verify(&routing)?);
+    Ok(differences)
 }
 
 /// Whether `lo` takes no IPv6 address in this namespace (`/proc/sys/net` is that of the reading thread); ADD then leaves IPv6 out.
@@ -146,14 +146,6 @@ fn with_backend<T>(
             result => Ok(result?),
         },
     }
-}
-
-/// One call per family is not atomic: what the first one did goes when the second one fails.
-fn apply_iptables(rules: &RuleSet) -> Result<Applied, RestoreError> {
-    restore::apply(rules).inspect_err(|_| {
-        // The first error says what is wrong; a second one would only hide it.
-        let _ = restore::remove();
-    })
 }
 
 /// Two paths are one namespace when device and inode agree (`namespaces(7)`). A path that does not exist is reported by who enters it.

@@ -46,15 +46,15 @@ fn parse_list(text: &str, star: &str) -> Result<Vec<IpNet>, Vec<String>> {
 /// # Errors
 /// The reason why it is none, as a half sentence that names it.
 pub fn parse_one(element: &str) -> Result<IpNet, String> {
-    let shown = super::annotations::shorten(element);
+    let shown = || super::annotations::shorten(element);
     if element.contains(char::is_whitespace) {
-        return Err(format!("'{shown}' has a space in it"));
+        return Err(format!("'{}' has a space in it", shown()));
     }
     let Some((address, prefix)) = element.split_once('/') else {
-        return Err(format!("'{shown}' has no prefix length (a single address is ADDRESS/32 or ADDRESS/128)"));
+        return Err(format!("'{}' has no prefix length (a single address is ADDRESS/32 or ADDRESS/128)", shown()));
     };
     let Ok(address) = address.parse::<IpAddr>() else {
-        return Err(format!("'{shown}' does not start with an IP address"));
+        return Err(format!("'{}' does not start with an IP address", shown()));
     };
     // Digits only, no leading zero: neither a sign nor a number that somebody may read as octal.
     let plain = prefix.bytes().all(|b| b.is_ascii_digit()) && (prefix.len() == 1 || !prefix.starts_with('0'));
@@ -64,7 +64,7 @@ pub fn parse_one(element: &str) -> Result<IpNet, String> {
         .ok()
         .filter(|_| plain)
         .and_then(|length| IpNet::new(address, length).ok())
-        .ok_or_else(|| format!("'{shown}' does not end with a prefix length (0 to {longest})"))
+        .ok_or_else(|| format!("'{}' does not end with a prefix length (0 to {longest})", shown()))
 }
 
 /// Writes a list of networks; [`parse`] reads it back.

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Everything up to `RuleSet` and the text is a pure function of plain values. The feature `apply` (default) adds what touches a
-//! namespace: `netns.rs` enters it on a thread of its own, `nft.rs` programs it, `route.rs` adds the `::6` address.
+//! namespace: `netns.rs` enters it, `nft.rs` programs it, `route.rs` adds the `::6` address.
 //! No tokio, no kube: the CNI plugin links this crate and nothing heavier.
 
 pub mod annotations;

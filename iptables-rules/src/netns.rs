@@ -1,7 +1,8 @@
-//! Entering a network namespace on a thread of its own, so that no other thread ever finds itself in a pod.
+//! Entering a network namespace: on a thread of its own, so that no other thread ever finds itself in a pod, or for good, in a process
+//! that does nothing else.
 
 use std::any::Any;
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -40,22 +41,24 @@ pub enum NetnsError {
     },
 }
 
+/// Takes the calling thread into the namespace at `path`, for good: there is no way back. For a process that has one thread and ends
+/// with its work, where starting a thread would be a tenth of that; all others want [`within`].
+///
+/// # Errors
+/// When the namespace cannot be opened or entered; the thread is where it was then.
+pub fn enter(path: &Path) -> Result<(), NetnsError> {
+    join(&open(path)?, path)
+}
+
 /// Runs a closure inside the namespace at `path`.
 ///
 /// # Errors
 /// When the namespace cannot be opened or entered, and when the closure panics (in builds that unwind).
 pub fn within<T: Send>(path: &Path, work: impl FnOnce() -> T + Send) -> Result<T, NetnsError> {
     let name = || path.display().to_string();
-    // Reading only, close on exec: the standard library sets O_CLOEXEC always.
-    let namespace =
-        OpenOptions::new().read(true).open(path).map_err(|source| NetnsError::Open { path: name(), source })?;
-    let enter = |source: io::Error| NetnsError::Enter { path: name(), source };
-    let kind = fstatfs(&namespace).map_err(|errno| enter(errno.into()))?.filesystem_type();
-    if !is_namespace_filesystem(kind) {
-        return Err(enter(io::Error::other("a plain file or directory, not a namespace; was it unmounted?")));
-    }
+    let namespace = open(path)?;
     let inside = || {
-        setns(&namespace, CloneFlags::CLONE_NEWNET).map_err(|errno| enter(explain(errno)))?;
+        join(&namespace, path)?;
         catch_unwind(AssertUnwindSafe(work))
             .map_err(|panic| NetnsError::Thread { path: name(), reason: in_words(panic.as_ref()) })
     };
@@ -68,6 +71,24 @@ pub fn within<T: Send>(path: &Path, work: impl FnOnce() -> T + Send) -> Result<T
             Err(error) => Err(NetnsError::Thread { path: name(), reason: format!("no thread: {error}") }),
         }
     })
+}
+
+fn open(path: &Path) -> Result<File, NetnsError> {
+    let name = || path.display().to_string();
+    // Reading only, close on exec: the standard library sets O_CLOEXEC always.
+    let namespace =
+        OpenOptions::new().read(true).open(path).map_err(|source| NetnsError::Open { path: name(), source })?;
+    let enter = |source: io::Error| NetnsError::Enter { path: name(), source };
+    let kind = fstatfs(&namespace).map_err(|errno| enter(errno.into()))?.filesystem_type();
+    if !is_namespace_filesystem(kind) {
+        return Err(enter(io::Error::other("a plain file or directory, not a namespace; was it unmounted?")));
+    }
+    Ok(namespace)
+}
+
+fn join(namespace: &File, path: &Path) -> Result<(), NetnsError> {
+    setns(namespace, CloneFlags::CLONE_NEWNET)
+        .map_err(|errno| NetnsError::Enter { path: path.display().to_string(), source: explain(errno) })
 }
 
 /// Namespaces are files of nsfs; before Linux 3.19 they were files of procfs.
@@ -107,6 +128,18 @@ mod tests {
             assert_ne!(here, there);
             assert_eq!(within(path, current).unwrap(), there);
             assert_eq!(current(), here);
+        });
+    }
+
+    #[test]
+    fn enters_for_good() {
+        in_namespace(|| {
+            let there = std::fs::read_link("/proc/self/ns/net").unwrap();
+            assert_ne!(current(), there);
+            enter(Path::new("/proc/self/ns/net")).unwrap();
+            assert_eq!(current(), there);
+            assert!(enter(Path::new("/proc/self/ns/uts")).is_err());
+            assert_eq!(current(), there);
         });
     }
 
