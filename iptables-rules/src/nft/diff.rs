@@ -71,8 +71,8 @@ fn chains(expected: &ChainDef, found: &ChainDef, lines: &mut Vec<String>) {
 
 fn elements(name: &str, expected: &Elements, found: &Elements) -> String {
     /// Lists may have thousands of elements; a message has room for a few.
-    fn some<T: PartialEq + Clone>(a: &[T], b: &[T], wrap: fn(Vec<T>) -> Elements) -> (String, usize) {
-        let only: Vec<T> = a.iter().filter(|item| !b.contains(item)).cloned().collect();
+    fn some<T: Ord + Clone>(a: &[T], b: &[T], wrap: fn(Vec<T>) -> Elements) -> (String, usize) {
+        let only: Vec<T> = a.iter().filter(|item| b.binary_search(item).is_err()).cloned().collect();
         let count = only.len();
         (wrap(only.into_iter().take(5).collect()).to_string(), count)
     }

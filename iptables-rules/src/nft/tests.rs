@@ -239,6 +239,28 @@ fn reports_drift_in_words() {
 }
 
 #[test]
+fn mends_what_somebody_changed_although_the_fingerprint_stands() {
+    in_namespace(|| {
+        let rules = rules(&varied()[2]);
+        apply(&rules).unwrap();
+        for change in [
+            "flush table inet weir",
+            "flush chain inet weir ISTIO_OUTPUT",
+            "insert rule inet weir nat-output accept",
+            "delete element inet weir excluded-outbound-ipv4 { 10.0.0.0/8 }",
+            "add chain inet weir nat-output { policy drop; }",
+            "add chain inet weir mine",
+            "add table inet weir { flags dormant; }",
+        ] {
+            nft(change);
+            assert_eq!(apply(&rules).unwrap(), Applied::Replaced, "{change}");
+            assert_eq!(verify(&rules).unwrap(), Vec::<String>::new(), "{change}");
+            assert_eq!(apply(&rules).unwrap(), Applied::Unchanged, "{change}");
+        }
+    });
+}
+
+#[test]
 fn installs_five_thousand_networks() {
     in_namespace(|| {
         let v4 = (0..5000_u32).map(|n| format!("10.{}.{}.{}/28", n >> 8, n & 0xff, (n % 8) * 32));
