@@ -272,26 +272,16 @@ impl RuleSet {
         self.rules.is_empty()
     }
 
-    /// Rules of one chain in the order in which a packet meets them, inserts resolved.
-    ///
-    /// With an address, the rules that packets of its family see. With `None`, the rules of both families in one order that
-    /// agrees with both: an insert counts, for each family it is for, the rules that this family sees.
-    pub fn chain_rules(&self, table: Table, chain: &str, packet: Option<IpAddr>) -> Vec<&Rule> {
-        let counted: &[Family] = match (packet, self.families) {
-            (Some(IpAddr::V4(_)), _) | (None, Families::V4) => &[Family::V4],
-            (Some(IpAddr::V6(_)), _) => &[Family::V6],
-            (None, Families::V4AndV6) => &[Family::V4, Family::V6],
-        };
+    /// Rules of one chain in the order in which a packet meets them, inserts resolved; of the family of `packet`, which is any address
+    /// of it. There is no such order for both families together: an insert that counts the rules of one family may have to stand
+    /// before a rule for both there, and behind it for the other.
+    pub fn chain_rules(&self, table: Table, chain: &str, packet: IpAddr) -> Vec<&Rule> {
         let mut ordered: Vec<&Rule> = Vec::new();
-        for rule in self.rules.iter().filter(|rule| rule.table == table && rule.chain == chain) {
+        let in_chain = self.rules.iter().filter(|rule| rule.table == table && rule.chain == chain);
+        for rule in in_chain.filter(|rule| rule.family.sees(packet)) {
             match rule.position {
-                _ if packet.is_some_and(|address| !rule.family.sees(address)) => {}
                 Position::Append => ordered.push(rule),
-                Position::Insert(at) => {
-                    let families = counted.iter().filter(|&&family| rule.family.covers(family));
-                    let index = families.map(|&family| insert_index(&ordered, family, at)).max();
-                    ordered.insert(index.unwrap_or_default(), rule);
-                }
+                Position::Insert(at) => ordered.insert(at.saturating_sub(1).min(ordered.len()), rule),
             }
         }
         ordered
@@ -301,26 +291,12 @@ impl RuleSet {
 impl Family {
     /// Whether a rule for this family sees packets to or from `address`.
     pub const fn sees(self, address: IpAddr) -> bool {
-        self.covers(if address.is_ipv4() { Self::V4 } else { Self::V6 })
-    }
-
-    /// Whether a rule for this family sees the packets of `one`, which is a single family.
-    const fn covers(self, one: Self) -> bool {
-        matches!((self, one), (Self::Any, _) | (Self::V4, Self::V4) | (Self::V6, Self::V6))
-    }
-}
-
-/// First index that leaves `at - 1` rules of a family in front; the end where there are fewer.
-fn insert_index(ordered: &[&Rule], family: Family, at: usize) -> usize {
-    let mut left = at.saturating_sub(1);
-    let mut rules = ordered.iter();
-    while left > 0 {
-        match rules.next() {
-            Some(rule) => left -= usize::from(rule.family.covers(family)),
-            None => break,
+        match self {
+            Self::Any => true,
+            Self::V4 => address.is_ipv4(),
+            Self::V6 => address.is_ipv6(),
         }
     }
-    ordered.len() - rules.len()
 }
 
 #[cfg(test)]
@@ -341,7 +317,7 @@ mod tests {
         }
     }
 
-    fn order(rules: &[Rule], packet: Option<IpAddr>) -> Vec<u16> {
+    fn order(rules: &[Rule], packet: IpAddr) -> Vec<u16> {
         let set = RuleSet { rules: rules.to_vec(), ..RuleSet::default() };
         set.chain_rules(Table::Nat, "PREROUTING", packet)
             .iter()
@@ -359,8 +335,7 @@ mod tests {
             rule(Position::Insert(3), Family::Any, 3),
             rule(Position::Insert(99), Family::V6, 99),
         ];
-        assert_eq!(order(&rules, Some(Ipv4Addr::LOCALHOST.into())), [1, 24, 3, 9]);
-        assert_eq!(order(&rules, Some(Ipv6Addr::LOCALHOST.into())), [1, 26, 3, 9, 99]);
-        assert_eq!(order(&rules, None), [1, 26, 24, 3, 9, 99]);
+        assert_eq!(order(&rules, Ipv4Addr::LOCALHOST.into()), [1, 24, 3, 9]);
+        assert_eq!(order(&rules, Ipv6Addr::LOCALHOST.into()), [1, 26, 3, 9, 99]);
     }
 }

@@ -233,7 +233,7 @@ fn ordered<'a>(rules: &'a RuleSet, view: View, table: Table, chain: &str) -> Vec
             IpFamily::V4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             IpFamily::V6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
         };
-        rules.chain_rules(table, chain, Some(packet))
+        rules.chain_rules(table, chain, packet)
     };
     match view {
         View::One(family) => of(family).into_iter().map(|rule| (None, rule)).collect(),
