@@ -2,8 +2,8 @@
 //! calling thread, which child processes inherit.
 //!
 //! Rules in built-in chains carry the comment [`OWNER`], so that ours can be told from foreign ones when they are replaced or removed;
-//! apart from that the text is [`restore_text`](super::restore_text)'s. One call per family is atomic per table, no more: where the
-//! second family fails, the first one stays, and the caller has to fail or call [`remove`].
+//! apart from that the text is [`restore_text`](super::restore_text)'s. One call per family is atomic per table, no more; where one
+//! fails, rules go that were not there before, and rules that took the place of older ones stay.
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -24,11 +24,24 @@ pub const OWNER: &str = "weir";
 /// How long one call may take; `--wait` bounds the wait for the lock of the legacy variant.
 const LIMIT: Duration = Duration::from_secs(10);
 const LOCK_WAIT: &str = "--wait=5";
+
 /// Installs the rules of both families; nothing is sent for a family whose rules are in place.
 ///
 /// # Errors
-/// See [`RestoreError`].
+/// See [`RestoreError`]. A family that had no rules of ours has none then; another one has its old or its new ones: a pod of the mesh
+/// is never without.
 pub fn apply(rules: &RuleSet) -> Result<Applied, RestoreError> {
+    let mut created = Vec::new();
+    apply_families(rules, &mut created).inspect_err(|_| {
+        for family in created {
+            // The first error says what is wrong; a second one would only hide it.
+            let _ = withdraw(family);
+        }
+    })
+}
+
+/// Notes the families in which there was nothing of ours before it touches them: a call that fails may have done a table already.
+fn apply_families(rules: &RuleSet, created: &mut Vec<RestoreFamily>) -> Result<Applied, RestoreError> {
     let mut done = Applied::Unchanged;
     for family in [RestoreFamily::V4, RestoreFamily::V6] {
         let Some(saved) = saved_for(rules, family)? else { continue };
@@ -41,9 +54,21 @@ pub fn apply(rules: &RuleSet) -> Result<Applied, RestoreError> {
             (true, Applied::Unchanged | Applied::Created) => Applied::Created,
             _ => Applied::Replaced,
         };
+        if fresh {
+            created.push(family);
+        }
         restore(family, change(&current, rules, family))?;
     }
     Ok(done)
+}
+
+/// Removes our rules and chains of one family.
+fn withdraw(family: RestoreFamily) -> Result<(), RestoreError> {
+    let nothing = RuleSet::default();
+    match saved_for(&nothing, family)? {
+        Some(saved) => restore(family, change(&parse::parse(&saved), &nothing, family)),
+        None => Ok(()),
+    }
 }
 
 /// Removes our rules and chains of both families; `false` if there were none.
@@ -135,7 +160,7 @@ fn differences(current: &Text<'_>, rules: &RuleSet, family: RestoreFamily) -> Ve
                 continue;
             }
             let wanted: Vec<_> = rules
-                .chain_rules(table, name, Some(any_address(family)))
+                .chain_rules(table, name, any_address(family))
                 .into_iter()
                 .filter(|_| family.is_in(rules.families))
                 .map(|rule| Some(canonical(&rule.matches, rule.action)))
@@ -290,6 +315,31 @@ mod tests {
             assert_eq!(verify(&rules).unwrap(), Vec::<String>::new());
             assert!(remove().unwrap());
             assert_eq!(kernel(), Vec::<String>::new());
+        });
+    }
+
+    #[test]
+    fn a_family_that_fails_leaves_neither_halves_nor_a_pod_without_rules() {
+        use crate::ruleset::{Family, Position, Reason};
+        in_fresh_namespace(|| {
+            let good = planned(&CaptureConfig::default());
+            let mut bad = good.clone();
+            bad.rules.push(Rule {
+                table: Table::Nat,
+                chain: chain::PREROUTING,
+                position: Position::Append,
+                family: Family::V6,
+                matches: Vec::new(),
+                action: Action::Jump("NOWHERE"),
+                reason: Reason::Hook,
+            });
+            assert!(apply(&bad).is_err());
+            assert_eq!(kernel(), Vec::<String>::new());
+
+            apply(&good).unwrap();
+            let before = kernel();
+            assert!(apply(&bad).is_err());
+            assert_eq!(kernel(), before);
         });
     }
 
