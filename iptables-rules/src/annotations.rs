@@ -135,7 +135,8 @@ pub(crate) fn shorten(value: &str) -> String {
     text + dots
 }
 
-fn in_one_line(faults: &[String]) -> String {
+/// Faults of one value in one text; many are counted.
+pub(crate) fn in_one_line(faults: &[String]) -> String {
     let shown = faults.iter().take(SHOWN_FAULTS).map(String::as_str).collect::<Vec<_>>().join(", ");
     match faults.len().saturating_sub(SHOWN_FAULTS) {
         0 => shown,

@@ -269,11 +269,17 @@ fn interface(value: &Value) -> Result<InterfaceName, String> {
     InterfaceName::new(value.as_str().unwrap_or_default()).map_err(|reason| quoted(value, reason))
 }
 
-/// Every element of a list, or the first fault and where it is.
+/// Every element of a list, or all faults and where they are.
 fn list<T>(value: &Value, read: impl Fn(&Value) -> Result<T, String>) -> Result<Vec<T>, String> {
     let elements = value.as_array().ok_or_else(|| "is not a list".to_owned())?;
-    let one = |(index, element)| read(element).map_err(|fault| format!("element {index}: {fault}"));
-    elements.iter().enumerate().map(one).collect()
+    let (mut values, mut faults) = (Vec::with_capacity(elements.len()), Vec::new());
+    for (index, element) in elements.iter().enumerate() {
+        match read(element) {
+            Ok(value) => values.push(value),
+            Err(fault) => faults.push(format!("element {index}: {fault}")),
+        }
+    }
+    if faults.is_empty() { Ok(values) } else { Err(crate::annotations::in_one_line(&faults)) }
 }
 
 fn quoted(value: &Value, reason: &str) -> String {
@@ -379,7 +385,7 @@ mod tests {
 
     #[test]
     fn names_every_bad_field_at_once() {
-        let value = r#"{"v":1,"mode":"tproxy","ipv6":true,"proxyPort":65536,"inboundPort":-1,"tunnelPort":"15008","proxyUids":[1,4294967296],
+        let value = r#"{"v":1,"mode":"tproxy","ipv6":true,"proxyPort":65536,"inboundPort":-1,"tunnelPort":"15008","proxyUids":[1,4294967296,1.0,"7"],
             "inboundPorts":"all","outboundCidrs":["10.0.0.0/8","10.0.0.1"],"excludeInterfaces":["-j"],"ownerGroups":{"only":[1],"allBut":[]},
             "dns":["resolver"],"dropInvalid":"yes","loopback":"::1/128","mirror":1,"dns":"off"}"#;
         insta::assert_snapshot!(faults(value), @r#"
@@ -388,7 +394,7 @@ mod tests {
         invalid value '65536' for annotation 'weir.dev/capture': field 'proxyPort': 65536 is not a number from 0 to 65535
         invalid value '-1' for annotation 'weir.dev/capture': field 'inboundPort': -1 is not a number from 0 to 65535
         invalid value '"15008"' for annotation 'weir.dev/capture': field 'tunnelPort': "15008" is not a number from 0 to 65535
-        invalid value '[1,4294967296]' for annotation 'weir.dev/capture': field 'proxyUids': element 1: 4294967296 is not a number from 0 to 4294967295
+        invalid value '[1,4294967296,1.0,"7"]' for annotation 'weir.dev/capture': field 'proxyUids': element 1: 4294967296 is not a number from 0 to 4294967295, element 2: 1.0 is not a number from 0 to 4294967295, element 3: "7" is not a number from 0 to 4294967295
         invalid value '"all"' for annotation 'weir.dev/capture': field 'inboundPorts': is not a list
         invalid value '["10.0.0.0/8","10.0.0.1"]' for annotation 'weir.dev/capture': field 'outboundCidrs': element 1: '10.0.0.1' has no prefix length (a single address is ADDRESS/32 or ADDRESS/128)
         invalid value '["-j"]' for annotation 'weir.dev/capture': field 'excludeInterfaces': element 0: "-j" does not start with a letter
