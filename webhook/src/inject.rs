@@ -297,7 +297,7 @@ fn finish(pod: &mut Value, overlay: &Value, context: &Context<'_>) -> Result<Vec
 fn write_capture(pod: &mut Value, templates: &[(String, Template)], settings: &Settings) -> Result<(), InjectError> {
     let captured = templates.iter().any(|(_, template)| *template == Template::Sidecar);
     let annotation = if captured && settings.values.pilot.cni_enabled {
-        Some(capture::annotation(pod).map_err(InjectError::Invalid)?)
+        Some(capture::annotation(pod, &settings.mesh).map_err(InjectError::Invalid)?)
     } else {
         None
     };

@@ -283,3 +283,15 @@ fn a_capture_that_the_plugin_would_refuse_is_denied_in_cni_mode() {
     let own = pod(groups("202,java"), json!({}));
     assert!(matches!(inject(&request(own), &settings(false, NativeSidecars::On)), Ok(Outcome::Injected { .. })));
 }
+
+#[test]
+fn the_plugin_is_told_the_ports_of_the_mesh() {
+    let mesh = json!({"proxyListenPort": 15101, "proxyInboundListenPort": 15106});
+    let values = json!({"pilot": {"cni": {"enabled": true}}});
+    let settings = Settings::from_documents(Some(&values), Some(&mesh)).unwrap();
+    let (pod, _) = injected(pod(json!({}), json!({})), &settings);
+    let capture: Value =
+        serde_json::from_str(pod["metadata"]["annotations"]["weir.dev/capture"].as_str().unwrap()).unwrap();
+    assert_eq!(capture, json!({"v": 1, "proxyPort": 15101, "inboundPort": 15106}));
+    assert_eq!(args(container(&pod, "initContainers", "istio-validation"))[1..5], ["-p", "15101", "-z", "15106"]);
+}

@@ -11,13 +11,15 @@ use serde_json::Value;
 use super::annotations::{self as name, Texts};
 use super::containers;
 use super::context::PROXY;
+use crate::settings::Mesh;
 
-/// The effective capture configuration of an injected pod, from its final annotations and its final proxy.
+/// The effective capture configuration of an injected pod, from its final annotations and its final proxy. The
+/// ports on which the proxy listens are those of the mesh.
 ///
 /// # Errors
 /// Everything in them that cannot be carried out: a pod that the plugin would refuse could not start, and nobody sees why
 /// as soon as here.
-pub(super) fn annotation(pod: &Value) -> Result<String, Vec<String>> {
+pub(super) fn annotation(pod: &Value, mesh: &Mesh) -> Result<String, Vec<String>> {
     let annotations: BTreeMap<String, String> = Texts::of(pod, "annotations")
         .iter()
         .filter(|(key, _)| *key != name::CAPTURE)
@@ -31,6 +33,7 @@ pub(super) fn annotation(pod: &Value) -> Result<String, Vec<String>> {
     match CaptureConfig::from_annotations(&annotations, &proxy) {
         Err(errors) => findings.extend(errors.iter().map(ToString::to_string)),
         Ok(config) => {
+            let config = CaptureConfig { proxy_port: mesh.proxy_port, inbound_port: mesh.inbound_port, ..config };
             findings.extend(beyond_the_plugin(&config));
             let text = config.to_capture_annotation();
             if text.len() > CAPTURE_MAX_BYTES {
