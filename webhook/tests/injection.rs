@@ -295,3 +295,15 @@ fn the_plugin_is_told_the_ports_of_the_mesh() {
     assert_eq!(capture, json!({"v": 1, "proxyPort": 15101, "inboundPort": 15106}));
     assert_eq!(args(container(&pod, "initContainers", "istio-validation"))[1..5], ["-p", "15101", "-z", "15106"]);
 }
+
+#[test]
+fn stored_containers_count_where_the_record_of_the_injection_is_lost() {
+    let stored = json!({"proxy.istio.io/overrides": r#"{"containers":[{"name":"istio-proxy","securityContext":{"runAsUser":5000}}]}"#});
+    for cni in [true, false] {
+        let settings = settings(cni, NativeSidecars::On);
+        let (once, _) = injected(pod(stored.clone(), json!({})), &settings);
+        assert_eq!(container(&once, "initContainers", "istio-proxy")["securityContext"]["runAsUser"], 5000);
+        let (twice, _) = injected(once.clone(), &settings);
+        assert_eq!(twice, once);
+    }
+}

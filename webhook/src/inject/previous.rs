@@ -31,15 +31,13 @@ struct Overrides {
 }
 
 impl Previous {
-    /// Reads the record of a pod. A status that is no JSON counts as a record of nothing, as in Istio.
+    /// Reads the record of a pod. A status that is no JSON counts as a record of nothing, as in Istio; and as there, stored
+    /// containers count where the status is lost.
     ///
     /// # Errors
     /// The stored containers cannot be read: injecting without them would lose what the user wrote.
     pub(crate) fn read(annotations: Texts<'_>) -> Result<Self, String> {
-        let Some(status) = annotations.get(STATUS) else {
-            return Ok(Self::default());
-        };
-        let status = serde_json::from_str(status).unwrap_or_default();
+        let status = annotations.get(STATUS);
         let stored = match annotations.get(OVERRIDES) {
             None => Overrides::default(),
             Some(text) => serde_json::from_str(text).map_err(|error| {
@@ -47,7 +45,9 @@ impl Previous {
                 format!("invalid value '{text}' for annotation '{OVERRIDES}': {error}")
             })?,
         };
-        Ok(Self { injected: true, status, stored })
+        let injected = status.is_some();
+        let status = status.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+        Ok(Self { injected, status, stored })
     }
 
     /// The container came from a template, or was changed by one.
@@ -100,6 +100,8 @@ mod tests {
         let previous = Previous::read(Texts::of(&pod, "annotations")).unwrap();
         assert!(previous.injected && !previous.injected_container("istio-proxy"));
         let pod = json!({"metadata": {"annotations": {STATUS: "{}", OVERRIDES: "["}}});
+        assert!(Previous::read(Texts::of(&pod, "annotations")).unwrap_err().contains(OVERRIDES));
+        let pod = json!({"metadata": {"annotations": {OVERRIDES: "["}}});
         assert!(Previous::read(Texts::of(&pod, "annotations")).unwrap_err().contains(OVERRIDES));
     }
 }
