@@ -205,9 +205,7 @@ struct Prepared {
 fn prepare(pod: &Value, settings: &Settings) -> Result<Prepared, InjectError> {
     let annotations = Texts::of(pod, "annotations");
     let mut findings = validate::findings(annotations);
-    if !pod["spec"].is_object() {
-        findings.push("the pod has no spec".to_owned());
-    }
+    findings.extend(validate::shape(pod));
     let previous = Previous::read(annotations).unwrap_or_else(|finding| {
         findings.push(finding);
         Previous::default()

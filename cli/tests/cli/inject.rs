@@ -142,6 +142,15 @@ fn a_word_that_is_not_understood_is_told_also_for_a_pod_that_is_left_alone() {
 }
 
 #[test]
+fn lists_of_another_type_are_refused_and_not_written_over() {
+    let run =
+        inject(&[], &DEPLOYMENT.replace("    spec:\n", "    spec:\n      volumes: mine\n      initContainers: {}\n"));
+    assert_eq!((run.code, run.stdout.as_str()), (1, ""));
+    assert!(run.stderr.contains("spec.volumes must be a list, found a string"), "{}", run.stderr);
+    assert!(run.stderr.contains("spec.initContainers must be a list, found an object"), "{}", run.stderr);
+}
+
+#[test]
 fn the_output_of_an_injection_is_a_fixed_point() {
     let cron_job = "apiVersion: batch/v1\nkind: CronJob\nmetadata: {name: c}\nspec: {jobTemplate: {spec: {template: {spec: {containers: [{name: a}]}}}}}\n";
     let pod = "apiVersion: v1\nkind: Pod\nmetadata:\n  name: p\nspec:\n  initContainers:\n  - name: first\n  containers:\n  - name: app\n    readinessProbe:\n      httpGet: {port: 80, path: /ready}\n";

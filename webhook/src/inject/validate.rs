@@ -45,6 +45,50 @@ pub(crate) fn findings(annotations: Texts<'_>) -> Vec<String> {
     findings
 }
 
+/// What in a pod is not of the type that the sidecar is merged into. Merging takes a template's value over one of another type,
+/// which would hide the mistake from the API server.
+pub(crate) fn shape(pod: &Value) -> Vec<String> {
+    let mut findings = Vec::new();
+    for path in ["metadata", "metadata.labels", "metadata.annotations"] {
+        let value = path.split('.').fold(pod, |at, key| &at[key]);
+        if !value.is_null() && !value.is_object() {
+            findings.push(format!("{path} must be an object, found {}", type_name(value)));
+        }
+    }
+    let spec = &pod["spec"];
+    if !spec.is_object() {
+        findings.push(if spec.is_null() {
+            "the pod has no spec".to_owned()
+        } else {
+            format!("spec must be an object, found {}", type_name(spec))
+        });
+    }
+    for field in ["containers", "initContainers", "volumes", "imagePullSecrets"] {
+        match &spec[field] {
+            Value::Null => {}
+            Value::Array(items) => {
+                let bad = items.iter().enumerate().find(|(_, item)| !item.is_object());
+                findings.extend(bad.map(|(index, item)| {
+                    format!("spec.{field}[{index}] must be an object, found {}", type_name(item))
+                }));
+            }
+            other => findings.push(format!("spec.{field} must be a list, found {}", type_name(other))),
+        }
+    }
+    findings
+}
+
+const fn type_name(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}
+
 /// The traffic annotations: the grammar is that of the rules, so that what is admitted can be programmed.
 fn traffic(annotations: Texts<'_>) -> Vec<String> {
     let annotations: BTreeMap<String, String> =
@@ -196,6 +240,29 @@ mod tests {
             let start = format!("invalid value '{value}' for annotation '{key}': ");
             assert!(findings.iter().any(|found| found.starts_with(&start)), "{start}: {findings:#?}");
         }
+    }
+
+    #[test]
+    fn names_every_part_of_a_pod_that_is_of_another_type() {
+        let pod = json!({
+            "metadata": {"labels": [], "annotations": null},
+            "spec": {"containers": [{}, null], "initContainers": 7, "volumes": "x", "imagePullSecrets": null},
+        });
+        assert_eq!(
+            shape(&pod),
+            [
+                "metadata.labels must be an object, found a list",
+                "spec.containers[1] must be an object, found null",
+                "spec.initContainers must be a list, found a number",
+                "spec.volumes must be a list, found a string",
+            ]
+        );
+        assert_eq!(
+            shape(&json!({"metadata": 1})),
+            ["metadata must be an object, found a number", "the pod has no spec"]
+        );
+        assert_eq!(shape(&json!({"spec": []})), ["spec must be an object, found a list"]);
+        assert_eq!(shape(&json!({"spec": {}})), Vec::<String>::new());
     }
 
     #[test]
