@@ -143,8 +143,8 @@ fn a_word_that_is_not_understood_is_told_also_for_a_pod_that_is_left_alone() {
 
 #[test]
 fn lists_of_another_type_are_refused_and_not_written_over() {
-    let run =
-        inject(&[], &DEPLOYMENT.replace("    spec:\n", "    spec:\n      volumes: mine\n      initContainers: {}\n"));
+    let text = DEPLOYMENT.replace("    spec:\n", "    spec:\n      volumes: mine\n      initContainers: {}\n");
+    let run = weir(&["inject", "-f", "-"], &text);
     assert_eq!((run.code, run.stdout.as_str()), (1, ""));
     assert!(run.stderr.contains("spec.volumes must be a list, found a string"), "{}", run.stderr);
     assert!(run.stderr.contains("spec.initContainers must be a list, found an object"), "{}", run.stderr);
