@@ -4,11 +4,13 @@
 use std::any::Any;
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::thread;
 
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::statfs::{FsType, NSFS_MAGIC, PROC_SUPER_MAGIC, fstatfs};
 
@@ -75,9 +77,12 @@ pub fn within<T: Send>(path: &Path, work: impl FnOnce() -> T + Send) -> Result<T
 
 fn open(path: &Path) -> Result<File, NetnsError> {
     let name = || path.display().to_string();
-    // Reading only, close on exec: the standard library sets O_CLOEXEC always.
-    let namespace =
-        OpenOptions::new().read(true).open(path).map_err(|source| NetnsError::Open { path: name(), source })?;
+    // Reading only, close on exec (the standard library sets O_CLOEXEC always), and without waiting for the writer of a pipe.
+    let namespace = OpenOptions::new()
+        .read(true)
+        .custom_flags(OFlag::O_NONBLOCK.bits())
+        .open(path)
+        .map_err(|source| NetnsError::Open { path: name(), source })?;
     let enter = |source: io::Error| NetnsError::Enter { path: name(), source };
     let kind = fstatfs(&namespace).map_err(|errno| enter(errno.into()))?.filesystem_type();
     if !is_namespace_filesystem(kind) {
@@ -154,6 +159,15 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         let error = within(file.path(), || ()).unwrap_err().to_string();
         assert!(error.contains("cannot enter: a plain file or directory, not a namespace"), "{error}");
+    }
+
+    #[test]
+    fn does_not_wait_for_the_writer_of_a_pipe() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pipe");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let error = within(&path, || ()).unwrap_err().to_string();
+        assert!(error.contains("not a namespace"), "{error}");
     }
 
     #[test]
