@@ -6,7 +6,7 @@ use std::io;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NetlinkDeserializable};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType};
@@ -14,7 +14,7 @@ use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use nix::errno::Errno;
 
-use self::message::Message;
+use self::message::{ListedRoute, Message};
 use crate::netlink::{Answer, DUMPS_AT_MOST, Dumped, Netlink, append};
 use crate::ruleset::{LocalDelivery, Routing};
 
@@ -220,23 +220,17 @@ fn has_rule(netlink: &Netlink, family: AddressFamily, delivery: LocalDelivery) -
 fn has_route(netlink: &Netlink, family: AddressFamily, table: u32) -> Result<bool, RouteError> {
     let mut request = RouteMessage::default();
     request.header.address_family = family;
-    let found = list(netlink, "routes", Message::GetRoute(request), |answer| match answer {
-        Message::NewRoute(message) => {
-            let has = |wanted: &RouteAttribute| message.attributes.contains(wanted);
-            let header = &message.header;
-            let ours = header.kind == RouteType::Local && header.destination_prefix_length == 0;
-            (ours && has(&RouteAttribute::Table(table)) && has(&RouteAttribute::Oif(LO))).then_some(())
-        }
-        _ => None,
-    })?;
+    let wanted = ListedRoute { kind: RouteType::Local.into(), prefix: 0, table, interface: Some(LO) };
+    let found =
+        list(netlink, "routes", Message::GetRoute(request), |route: ListedRoute| (route == wanted).then_some(()))?;
     Ok(!found.is_empty())
 }
 
-fn list<T>(
+fn list<M: NetlinkDeserializable, T>(
     netlink: &Netlink,
     what: &str,
     request: Message,
-    mut decode: impl FnMut(Message) -> Option<T>,
+    mut decode: impl FnMut(M) -> Option<T>,
 ) -> Result<Vec<T>, RouteError> {
     let failed = |source: io::Error| RouteError { what: format!("listing {what}"), source };
     let mut bytes = Vec::with_capacity(64);
