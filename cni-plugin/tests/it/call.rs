@@ -1,7 +1,9 @@
 //! One call of the binary, as a runtime makes it.
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -82,6 +84,24 @@ impl Call {
             stdout: String::from_utf8(output.stdout).unwrap(),
             stderr: String::from_utf8(output.stderr).unwrap(),
         }
+    }
+}
+
+impl Call {
+    /// Starts the call and kills it after this time, if it is not done by then.
+    pub(crate) fn run_and_kill(&self, after: Duration) {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_weir-cni"))
+            .env_clear()
+            .envs(&self.env)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(&self.stdin).unwrap();
+        std::thread::sleep(after);
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::process::Command;
 use std::thread;
+use std::time::Duration;
 
 use serde_json::json;
 use weir_lab::{Netns, privilege};
@@ -52,6 +53,41 @@ fn goes_through_its_life() {
         drop(pod);
         Call::new("DEL").netns(&path).conf(&conf).run().assert_success("");
     }
+}
+
+#[test]
+fn an_add_that_is_killed_leaves_nothing_or_everything() {
+    if !privilege::available_or_skip() {
+        return;
+    }
+    let conf = conf("1.0.0", &[STATUS]);
+    let pod = Netns::new("whole").unwrap();
+    Call::new("ADD").netns(&pod.path()).conf(&conf).run().assert_success(&prev_result(&conf));
+    let complete = ruleset(&pod);
+    // Over the whole run of a call, also on a slow machine and in a debug build.
+    for step in 0..40 {
+        let pod = Netns::new("killed").unwrap();
+        let call = |verb: &str| Call::new(verb).netns(&pod.path()).conf(&conf);
+        call("ADD").run_and_kill(Duration::from_micros(150 * step));
+        let left = ruleset(&pod);
+        assert!(left.is_empty() || left == complete, "{left}");
+        call("ADD").run().assert_success(&prev_result(&conf));
+        call("CHECK").run().assert_success("");
+    }
+}
+
+#[test]
+fn add_mends_rules_that_somebody_flushed() {
+    if !privilege::available_or_skip() {
+        return;
+    }
+    let pod = Netns::new("mended").unwrap();
+    let conf = conf("1.0.0", &[STATUS]);
+    let call = |verb: &str| Call::new(verb).netns(&pod.path()).conf(&conf);
+    call("ADD").run().assert_success(&prev_result(&conf));
+    inside(&pod, "nft", &["flush", "table", "inet", "weir"]);
+    call("ADD").run().assert_success(&prev_result(&conf));
+    call("CHECK").run().assert_success("");
 }
 
 #[test]
