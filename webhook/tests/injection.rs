@@ -307,3 +307,27 @@ fn stored_containers_count_where_the_record_of_the_injection_is_lost() {
         assert_eq!(twice, once);
     }
 }
+
+#[test]
+fn an_application_that_speaks_xds_itself_gets_its_bootstrap_file_and_no_proxy() {
+    let settings = settings(true, NativeSidecars::On);
+    let asking = pod(
+        json!({"inject.istio.io/templates": "grpc-simple"}),
+        json!({"containers": [{"name": "app", "image": "app:1", "readinessProbe": {"grpc": {"port": 1}}}]}),
+    );
+    let (once, _) = injected(asking, &settings);
+    assert_eq!(names(&once, "initContainers"), ["grpc-bootstrap-init"]);
+    assert_eq!(names(&once, "containers"), ["app"]);
+    assert_eq!(names(&once, "volumes"), ["grpc-io-proxyless-bootstrap"]);
+    let app = container(&once, "containers", "app");
+    assert_eq!(app["env"][0], json!({"name": "GRPC_XDS_BOOTSTRAP", "value": "/var/lib/grpc/data/bootstrap.json"}));
+    let mount = json!({"name": "grpc-io-proxyless-bootstrap", "mountPath": "/var/lib/grpc/data/"});
+    assert_eq!(app["volumeMounts"], json!([mount]));
+    assert_eq!(app["readinessProbe"], json!({"grpc": {"port": 1}}), "there is no agent to ask");
+    let annotations = &once["metadata"]["annotations"];
+    assert_eq!(annotations["sidecar.istio.io/rewriteAppHTTPProbers"], "false");
+    assert_eq!(annotations["prometheus.io/port"], "15020", "as Istio has it");
+    assert_eq!(annotations.get("weir.dev/capture"), None);
+    let (twice, _) = injected(once.clone(), &settings);
+    assert_eq!(twice, once);
+}

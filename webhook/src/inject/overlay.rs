@@ -6,6 +6,7 @@ mod capture;
 mod env;
 mod gateway;
 mod grpc;
+mod grpc_simple;
 mod metadata;
 mod proxy;
 mod sidecar;
@@ -24,12 +25,18 @@ pub(crate) enum Template {
     Gateway,
     /// An agent beside an application that speaks xDS itself.
     GrpcAgent,
+    /// An application that speaks xDS itself, without an agent.
+    GrpcSimple,
 }
 
 impl Template {
     /// All of them, by name.
-    const ALL: [(&'static str, Self); 3] =
-        [("sidecar", Self::Sidecar), ("gateway", Self::Gateway), ("grpc-agent", Self::GrpcAgent)];
+    const ALL: [(&'static str, Self); 4] = [
+        ("sidecar", Self::Sidecar),
+        ("gateway", Self::Gateway),
+        ("grpc-agent", Self::GrpcAgent),
+        ("grpc-simple", Self::GrpcSimple),
+    ];
 
     /// The template of that name.
     pub(crate) fn named(name: &str) -> Option<Self> {
@@ -47,6 +54,7 @@ impl Template {
             Self::Sidecar => sidecar::render(context),
             Self::Gateway => gateway::render(context),
             Self::GrpcAgent => grpc::render(context),
+            Self::GrpcSimple => grpc_simple::render(context),
         }
     }
 }

@@ -11,7 +11,8 @@ pub(super) fn variable(name: &str, value: &str) -> Value {
     Value::Object(Map::from_iter(fields))
 }
 
-fn field(name: &str, path: &str) -> Value {
+/// A variable with a value from the pod itself.
+pub(super) fn field(name: &str, path: &str) -> Value {
     json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}})
 }
 
