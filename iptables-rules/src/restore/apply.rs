@@ -42,24 +42,26 @@ pub fn apply(rules: &RuleSet) -> Result<Applied, RestoreError> {
 
 /// Notes the families in which there was nothing of ours before it touches them: a call that fails may have done a table already.
 fn apply_families(rules: &RuleSet, created: &mut Vec<RestoreFamily>) -> Result<Applied, RestoreError> {
-    let mut done = Applied::Unchanged;
+    let (mut sent, mut had_some) = (false, false);
     for family in [RestoreFamily::V4, RestoreFamily::V6] {
         let Some(saved) = saved_for(rules, family)? else { continue };
         let current = parse::parse(&saved);
+        let fresh = !current.lines.iter().any(is_ours) && own_chains(&current).next().is_none();
+        had_some |= !fresh;
         if differences(&current, rules, family).is_empty() {
             continue;
         }
-        let fresh = !current.lines.iter().any(is_ours) && own_chains(&current).next().is_none();
-        done = match (fresh, done) {
-            (true, Applied::Unchanged | Applied::Created) => Applied::Created,
-            _ => Applied::Replaced,
-        };
         if fresh {
             created.push(family);
         }
         restore(family, change(&current, rules, family))?;
+        sent = true;
     }
-    Ok(done)
+    Ok(match (sent, had_some) {
+        (false, _) => Applied::Unchanged,
+        (true, false) => Applied::Created,
+        (true, true) => Applied::Replaced,
+    })
 }
 
 /// Removes our rules and chains of one family.
@@ -340,6 +342,16 @@ mod tests {
             let before = kernel();
             assert!(apply(&bad).is_err());
             assert_eq!(kernel(), before);
+        });
+    }
+
+    #[test]
+    fn a_family_that_joins_the_other_replaces() {
+        in_fresh_namespace(|| {
+            let v4 = planned(&CaptureConfig { ipv6: Ipv6Policy::Leave, ..CaptureConfig::default() });
+            assert_eq!(apply(&v4).unwrap(), Applied::Created);
+            // Not `Created`, which would let a caller who fails later remove everything.
+            assert_eq!(apply(&planned(&CaptureConfig::default())).unwrap(), Applied::Replaced);
         });
     }
 
