@@ -40,7 +40,7 @@ manifests: ## render the manifests and validate them offline
 
 .PHONY: deny
 deny: ## licences, sources and duplicates of the dependencies (installs cargo-deny)
-	command -v cargo-deny >/dev/null || cargo install --locked --quiet cargo-deny
+	command -v cargo-deny >/dev/null || cargo install --locked --quiet cargo-deny@0.20.2
 	cargo deny check licenses bans sources
 
 .PHONY: dist
