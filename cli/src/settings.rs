@@ -67,8 +67,8 @@ impl InjectorArgs {
             Some(_) => Err(Failure::usage("--injectConfigFile: templates of your own are not carried out yet")),
             None => Ok(()),
         };
-        let values = document("values", "istio-sidecar-injector", self.values_file.as_ref());
-        let mesh = document("mesh", "istio", self.mesh_config_file.as_ref());
+        let values = document(self.values_file.as_ref());
+        let mesh = document(self.mesh_config_file.as_ref());
         let ((values, mesh), ()) = both(both(values, mesh), refused)?;
         let mut settings = Settings::from_documents(values.as_ref(), mesh.as_ref())
             .map_err(|errors| Failure::refused(errors.iter().map(ToString::to_string).collect()))?;
@@ -93,18 +93,10 @@ impl InjectorArgs {
 }
 
 /// Reads a settings document.
-fn document(key: &str, config_map: &str, path: Option<&PathBuf>) -> Result<Option<Value>, Failure> {
+fn document(path: Option<&PathBuf>) -> Result<Option<Value>, Failure> {
     let Some(path) = path else { return Ok(None) };
     let source = Source::File(path.clone());
     let value = yaml::from_str(&source.read()?)
         .map_err(|error| Failure::refused(vec![format!("{}: {error}", source.name())]))?;
-    // A whole ConfigMap has none of the keys, and every default would hold without a word.
-    if value.get("apiVersion").is_some() && value.get("kind").is_some() {
-        return Err(Failure::refused(vec![format!(
-            "{}: this is a Kubernetes object, not what it carries; take the document out of it: \
-             kubectl -n istio-system get configmap {config_map} -o jsonpath='{{.data.{key}}}'",
-            source.name()
-        )]));
-    }
     Ok(Some(value))
 }

@@ -97,6 +97,8 @@ impl Settings {
         let values_root = Node::root(Some(values), &value_findings);
         let mesh_findings = Findings::new("mesh");
         let mesh_root = Node::root(mesh, &mesh_findings);
+        refuse_whole_object(&values_root, "istio-sidecar-injector", "values");
+        refuse_whole_object(&mesh_root, "istio", "mesh");
         let values = Values::read(&values_root);
         let settings = Self {
             revision: values.revision.clone(),
@@ -114,6 +116,16 @@ impl Settings {
         errors.sort_by(|a, b| (b.document, &a.path).cmp(&(a.document, &b.path)));
         errors.dedup_by(|a, b| (a.document, &a.path) == (b.document, &b.path));
         if errors.is_empty() { Ok(settings) } else { Err(errors) }
+    }
+}
+
+/// A whole ConfigMap has none of the keys, and every default would hold without a word.
+fn refuse_whole_object(root: &Node<'_>, config_map: &str, key: &str) {
+    if root.raw().is_some_and(|document| document.get("apiVersion").is_some() && document.get("kind").is_some()) {
+        root.refuse(format!(
+            "this is a Kubernetes object, not what it carries; take the document out of it: \
+             kubectl -n istio-system get configmap {config_map} -o jsonpath='{{.data.{key}}}'"
+        ));
     }
 }
 
@@ -177,5 +189,15 @@ mod tests {
         let errors = Settings::from_documents(Some(&json!([])), None).unwrap_err();
         assert_eq!(errors.len(), 1, "{errors:?}");
         assert_eq!(errors[0].to_string(), "values: .: must be an object, found a list");
+    }
+
+    #[test]
+    fn whole_objects_are_refused_with_the_way_to_what_they_carry() {
+        let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "data": {"values": "{}"}});
+        let errors = Settings::from_documents(Some(&object), Some(&object)).unwrap_err();
+        let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        assert_eq!(texts.len(), 2, "{texts:?}");
+        assert!(texts[0].contains("get configmap istio-sidecar-injector -o jsonpath='{.data.values}'"), "{texts:?}");
+        assert!(texts[1].contains("get configmap istio -o jsonpath='{.data.mesh}'"), "{texts:?}");
     }
 }
