@@ -45,6 +45,10 @@ pub(crate) fn findings(annotations: Texts<'_>) -> Vec<String> {
     findings
 }
 
+/// Most containers that a pod may have in one of its lists. No node runs as many. Templates that change every container
+/// take time with the square of their number, and one pod must not keep the injector from all others.
+const MAX_CONTAINERS: usize = 1000;
+
 /// What in a pod is not of the type that the sidecar is merged into. Merging takes a template's value over one of another type,
 /// which would hide the mistake from the API server.
 pub(crate) fn shape(pod: &Value) -> Vec<String> {
@@ -67,6 +71,11 @@ pub(crate) fn shape(pod: &Value) -> Vec<String> {
         match &spec[field] {
             Value::Null => {}
             Value::Array(items) => {
+                if field.ends_with("ontainers") && items.len() > MAX_CONTAINERS {
+                    let number = items.len();
+                    findings
+                        .push(format!("spec.{field} has {number} containers, at most {MAX_CONTAINERS} are injected"));
+                }
                 let bad = items.iter().enumerate().find(|(_, item)| !item.is_object());
                 findings.extend(bad.map(|(index, item)| {
                     format!("spec.{field}[{index}] must be an object, found {}", type_name(item))
@@ -263,6 +272,14 @@ mod tests {
         );
         assert_eq!(shape(&json!({"spec": []})), ["spec must be an object, found a list"]);
         assert_eq!(shape(&json!({"spec": {}})), Vec::<String>::new());
+    }
+
+    #[test]
+    fn bounds_the_number_of_containers() {
+        let of =
+            |number: usize| json!({"spec": {"containers": vec![json!({}); number], "volumes": vec![json!({}); 5000]}});
+        assert_eq!(shape(&of(MAX_CONTAINERS)), Vec::<String>::new());
+        assert_eq!(shape(&of(1001)), ["spec.containers has 1001 containers, at most 1000 are injected"]);
     }
 
     #[test]
