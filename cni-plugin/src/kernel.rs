@@ -61,6 +61,14 @@ pub enum KernelError {
     /// An address or a route was refused.
     #[error(transparent)]
     Route(#[from] route::RouteError),
+    /// A later step failed, and the rules could not be taken away again.
+    #[error("{cause}; the rules that were added before it could not be removed: {undo}")]
+    NotUndone {
+        /// What failed first.
+        cause: Box<KernelError>,
+        /// Why they are still there.
+        undo: Box<KernelError>,
+    },
 }
 
 /// Makes the rules and what they rely on hold in the namespace at `path`. The calling thread stays there.
@@ -87,12 +95,11 @@ fn all_or_nothing<T>(
     let applied = apply()?;
     match rest() {
         Ok(rest) => Ok((applied, rest)),
-        Err(error) => {
-            if applied == Applied::Created {
-                undo()?;
-            }
-            Err(error)
-        }
+        Err(cause) if applied == Applied::Created => match undo() {
+            Ok(()) => Err(cause),
+            Err(undo) => Err(KernelError::NotUndone { cause: Box::new(cause), undo: Box::new(undo) }),
+        },
+        Err(cause) => Err(cause),
     }
 }
 
@@ -201,6 +208,15 @@ mod tests {
         assert!(
             all_or_nothing(|| Ok(Applied::Created), || Ok(7), never).is_ok_and(|done| done == (Applied::Created, 7))
         );
+    }
+
+    #[test]
+    fn tells_what_failed_first_when_the_undoing_fails_too() {
+        let fails = || Err::<(), _>(KernelError::Nft(NftError::NotCommitted));
+        let error = all_or_nothing(|| Ok(Applied::Created), fails, || Err(NftError::Contended.into())).unwrap_err();
+        let (first, second) = (NftError::NotCommitted.to_string(), NftError::Contended.to_string());
+        let text = error.to_string();
+        assert!(text.starts_with(&first) && text.ends_with(&second), "{text}");
     }
 
     #[test]
