@@ -53,7 +53,7 @@ dist: ## weir, weir-webhook and the static weir-cni in dist/
 .PHONY: bench
 bench: tools dist ## measurements beside the alternatives, in the same run (root)
 	RUSTFLAGS="-C target-feature=+crt-static" cargo build --profile dist-plugin --target $(STATIC_TARGET) -p weir-benches --bin netns-floor
-	WEIR_CNI=$(DIST)/weir-cni NETNS_FLOOR=$(abspath $(STATIC_DIR))/netns-floor cargo bench -p weir-benches
+	WEIR_CNI=$(DIST)/weir-cni NETNS_FLOOR=$(abspath $(STATIC_DIR))/netns-floor WEIR_WEBHOOK=$(DIST)/weir-webhook cargo bench -p weir-benches
 
 .PHONY: tools
 tools: ## install what the demo and the tests need

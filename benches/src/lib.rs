@@ -3,6 +3,7 @@
 //! ```text
 //! benches/add.rs ─── processes: weir-cni ADD, iptables-restore, nft -f, and the floor (src/bin/netns-floor.rs)
 //! benches/inject.rs ─ one pod through the injector, in process
+//! benches/serve.rs ── the webhook over TLS, asked by several clients at once
 //! ```
 
 use std::time::Duration;
@@ -19,10 +20,21 @@ impl Samples {
 
     /// The value below which `percent` of the samples lie, in microseconds; 0 without samples.
     pub fn percentile_us(&self, percent: usize) -> u128 {
+        self.permille_us(percent * 10)
+    }
+
+    /// The same in thousandths.
+    pub fn permille_us(&self, permille: usize) -> u128 {
         let mut sorted = self.0.clone();
         sorted.sort_unstable();
         let last = sorted.len().saturating_sub(1);
-        sorted.get(last * percent.min(100) / 100).map_or(0, Duration::as_micros)
+        sorted.get(last * permille.min(1000) / 1000).map_or(0, Duration::as_micros)
+    }
+}
+
+impl FromIterator<Samples> for Samples {
+    fn from_iter<I: IntoIterator<Item = Self>>(several: I) -> Self {
+        Self(several.into_iter().flat_map(|samples| samples.0).collect())
     }
 }
 

@@ -19,7 +19,7 @@ const START: Duration = Duration::from_secs(10);
 /// A running `weir-webhook` with a certificate it made for itself; ends with the value.
 #[derive(Debug)]
 pub struct Webhook {
-    _process: Guarded,
+    process: Guarded,
     client: Client,
 }
 
@@ -64,7 +64,12 @@ impl Webhook {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        Ok(Self { _process: process, client: Client::new(&format!("https://{https}/inject"), &ca)? })
+        Ok(Self { process, client: Client::new(&format!("https://{https}/inject"), &ca)? })
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.process.0.id()
     }
 
     /// Where it answers.
