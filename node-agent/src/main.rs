@@ -1,0 +1,3 @@
+//! The node agent `weir-agent`.
+
+fn main() {}
