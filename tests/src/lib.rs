@@ -4,9 +4,11 @@
 //! containerd.rs ── a daemon of its own, in its own namespaces ──▶ cri.rs ── what a kubelet would ask of it
 //! image.rs ────── the images it runs, made from files of this machine
 //! webhook.rs ──── the real admission webhook, asked as an API server asks it
+//! apiserver.rs ── a Kubernetes API server that keeps objects, and misbehaves when told to
 //! conformance.rs ─ Istio's injector cases, read and compared
 //! ```
 
+pub mod apiserver;
 pub mod conformance;
 pub mod containerd;
 pub mod cri;

@@ -1,0 +1,283 @@
+//! Objects, their versions, and what happened to them.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value, json};
+
+/// An error with its HTTP status and the reason that clients look at.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Refusal {
+    pub(super) code: u16,
+    pub(super) reason: &'static str,
+    pub(super) message: String,
+}
+
+impl Refusal {
+    pub(super) fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
+        Self { code, reason, message: message.into() }
+    }
+}
+
+/// One change; `before` and `after` tell whether a selector gains or loses the object.
+#[derive(Debug, Clone)]
+pub(super) struct Change {
+    pub(super) version: u64,
+    pub(super) resource: String,
+    pub(super) before: Option<Value>,
+    pub(super) after: Option<Value>,
+}
+
+/// Everything there is.
+#[derive(Debug, Default)]
+pub(super) struct Store {
+    objects: BTreeMap<[String; 3], Value>,
+    history: Vec<Change>,
+    version: u64,
+    /// Up to here the history is forgotten.
+    compacted: u64,
+}
+
+impl Store {
+    pub(super) fn version(&self) -> u64 {
+        self.version
+    }
+
+    pub(super) fn get(&self, resource: &str, namespace: &str, name: &str) -> Option<&Value> {
+        self.objects.get(&[resource, namespace, name].map(str::to_owned))
+    }
+
+    pub(super) fn list(&self, resource: &str) -> impl Iterator<Item = &Value> {
+        self.objects.iter().filter(move |([of, _, _], _)| of == resource).map(|(_, object)| object)
+    }
+
+    /// Stores an object under its own name; uid and creation time stay those of the one it replaces.
+    pub(super) fn put(&mut self, resource: &str, mut object: Value) -> Value {
+        self.version += 1;
+        let version = self.version;
+        if !object["metadata"].is_object() {
+            object["metadata"] = json!({});
+        }
+        let text = |object: &Value, key: &str| object["metadata"][key].as_str().unwrap_or_default().to_owned();
+        if text(&object, "name").is_empty() {
+            object["metadata"]["name"] = format!("{}{version:05}", text(&object, "generateName")).into();
+        }
+        let key = [resource.to_owned(), text(&object, "namespace"), text(&object, "name")];
+        let before = self.objects.get(&key).cloned();
+        let old = |field: &str| before.as_ref().map(|before| before["metadata"][field].clone());
+        if object["metadata"]["uid"].is_null() {
+            object["metadata"]["uid"] =
+                old("uid").unwrap_or_else(|| format!("00000000-0000-4000-8000-{version:012}").into());
+        }
+        if object["metadata"]["creationTimestamp"].is_null() {
+            object["metadata"]["creationTimestamp"] =
+                old("creationTimestamp").unwrap_or_else(|| "2026-01-01T00:00:00Z".into());
+        }
+        object["metadata"]["resourceVersion"] = version.to_string().into();
+        self.objects.insert(key, object.clone());
+        self.history.push(Change { version, resource: resource.to_owned(), before, after: Some(object.clone()) });
+        object
+    }
+
+    pub(super) fn remove(&mut self, resource: &str, namespace: &str, name: &str) -> Option<Value> {
+        let before = self.objects.remove(&[resource, namespace, name].map(str::to_owned))?;
+        self.version += 1;
+        let mut last = before.clone();
+        last["metadata"]["resourceVersion"] = self.version.to_string().into();
+        let change = Change { version: self.version, resource: resource.to_owned(), before: Some(last), after: None };
+        self.history.push(change);
+        Some(before)
+    }
+
+    /// A create by a client.
+    pub(super) fn create(&mut self, resource: &str, namespace: &str, mut object: Value) -> Result<Value, Refusal> {
+        if !namespace.is_empty() {
+            object["metadata"]["namespace"] = namespace.into();
+        }
+        let name = object["metadata"]["name"].as_str().unwrap_or_default();
+        if !name.is_empty() && self.get(resource, namespace, name).is_some() {
+            return Err(Refusal::new(409, "AlreadyExists", format!("{resource} \"{name}\" already exists")));
+        }
+        if let Some(metadata) = object["metadata"].as_object_mut() {
+            metadata.remove("uid");
+        }
+        Ok(self.put(resource, object))
+    }
+
+    /// A change by a client: `new` replaces the object, within the bounds of the subresource.
+    pub(super) fn update(
+        &mut self,
+        resource: &str,
+        old: &Value,
+        mut new: Value,
+        status: bool,
+    ) -> Result<Value, Refusal> {
+        let name = old["metadata"]["name"].as_str().unwrap_or_default();
+        for (key, reason) in
+            [("resourceVersion", "the object has been modified"), ("uid", "another object has that name")]
+        {
+            let given = &new["metadata"][key];
+            if !given.is_null() && *given != old["metadata"][key] {
+                return Err(Refusal::new(409, "Conflict", format!("{resource} \"{name}\": {reason}")));
+            }
+        }
+        // The main resource does not touch the status, and the status nothing but itself and metadata.
+        let kept: &[&str] = if status { &["spec", "data"] } else { &["status"] };
+        if let Some(new) = new.as_object_mut() {
+            for key in kept {
+                match old.get(*key) {
+                    Some(value) => drop(new.insert((*key).to_owned(), value.clone())),
+                    None => drop(new.remove(*key)),
+                }
+            }
+        }
+        if new == *old {
+            return Ok(new);
+        }
+        Ok(self.put(resource, new))
+    }
+
+    /// A delete by a client.
+    pub(super) fn delete(&mut self, resource: &str, object: &Value, options: &Value) -> Result<Value, Refusal> {
+        let text = |key: &str| object["metadata"][key].as_str().unwrap_or_default();
+        for key in ["uid", "resourceVersion"] {
+            let wanted = &options["preconditions"][key];
+            if !wanted.is_null() && *wanted != object["metadata"][key] {
+                let message = format!("{resource} \"{}\": precondition failed: {key}", text("name"));
+                return Err(Refusal::new(409, "Conflict", message));
+            }
+        }
+        Ok(self.remove(resource, text("namespace"), text("name")).unwrap_or_default())
+    }
+
+    /// What happened after a version; `None` where that is forgotten.
+    pub(super) fn since(&self, version: u64) -> Option<&[Change]> {
+        if version < self.compacted {
+            return None;
+        }
+        let start = self.history.partition_point(|change| change.version <= version);
+        Some(&self.history[start..])
+    }
+
+    /// Forgets what happened so far, and that the present version is one a client may have seen.
+    pub(super) fn compact(&mut self) {
+        self.version += 1;
+        self.compacted = self.version;
+        self.history.clear();
+    }
+}
+
+/// RFC 7386.
+pub(super) fn merge(target: &mut Value, patch: &Value) {
+    let Value::Object(patch) = patch else {
+        *target = patch.clone();
+        return;
+    };
+    if !target.is_object() {
+        *target = Value::Object(Map::new());
+    }
+    let Value::Object(target) = target else { return };
+    for (key, value) in patch {
+        if value.is_null() {
+            target.remove(key);
+        } else {
+            merge(target.entry(key.clone()).or_insert(Value::Null), value);
+        }
+    }
+}
+
+/// Whether an object is meant by `fieldSelector` and `labelSelector`: terms `key=value`, `key==value`, `key!=value`, `key`, `!key`.
+pub(super) fn selected(object: &Value, namespace: &str, fields: &str, labels: &str) -> bool {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let in_namespace = namespace.is_empty() || object["metadata"]["namespace"] == namespace;
+    let field = |path: &str| text(path.split('.').fold(object, |value, key| &value[key]));
+    let label = |key: &str| object["metadata"]["labels"].get(key).map(text);
+    in_namespace
+        && terms(fields).all(|term| match operator(term) {
+            (path, Some((equal, value))) => (field(path) == value) == equal,
+            (path, None) => !field(path).is_empty(),
+        })
+        && terms(labels).all(|term| match (operator(term), term.strip_prefix('!')) {
+            ((key, Some((equal, value))), _) => (label(key).as_deref() == Some(value)) == equal,
+            (_, Some(absent)) => label(absent).is_none(),
+            ((key, None), None) => label(key).is_some(),
+        })
+}
+
+fn terms(selector: &str) -> impl Iterator<Item = &str> {
+    selector.split(',').map(str::trim).filter(|term| !term.is_empty())
+}
+
+fn operator(term: &str) -> (&str, Option<(bool, &str)>) {
+    for (sign, equal) in [("!=", false), ("==", true), ("=", true)] {
+        if let Some((key, value)) = term.split_once(sign) {
+            return (key.trim(), Some((equal, value.trim())));
+        }
+    }
+    (term, None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(node: &str) -> Value {
+        json!({"metadata": {"namespace": "shop", "name": "web", "labels": {"app": "web"}}, "spec": {"nodeName": node}})
+    }
+
+    #[test]
+    fn selects_by_fields_labels_and_namespace() {
+        let pod = pod("n1");
+        for (namespace, fields, labels, expected) in [
+            ("", "", "", true),
+            ("shop", "spec.nodeName=n1", "app=web", true),
+            ("other", "", "", false),
+            ("", "spec.nodeName=n2", "", false),
+            ("", "spec.nodeName!=n2,metadata.name==web", "", true),
+            ("", "", "app,!gone", true),
+            ("", "", "app!=web", false),
+            ("", "", "gone", false),
+        ] {
+            assert_eq!(selected(&pod, namespace, fields, labels), expected, "{namespace} {fields} {labels}");
+        }
+    }
+
+    #[test]
+    fn an_update_needs_the_version_it_saw_and_stays_in_its_part() {
+        let mut store = Store::default();
+        let first = store.put("pods", pod("n1"));
+        let mut stale = first.clone();
+        store.put("pods", pod("n1"));
+        let now = store.get("pods", "shop", "web").unwrap().clone();
+        assert_eq!(store.update("pods", &now, stale.clone(), false).unwrap_err().code, 409);
+        stale["metadata"]["resourceVersion"] = Value::Null;
+        stale["status"] = json!({"phase": "Running"});
+        stale["spec"]["nodeName"] = "n2".into();
+        let main = store.update("pods", &now, stale.clone(), false).unwrap();
+        assert_eq!((&main["spec"]["nodeName"], &main["status"]), (&json!("n2"), &Value::Null));
+        stale["spec"]["nodeName"] = "n3".into();
+        let status = store.update("pods", &main, stale, true).unwrap();
+        assert_eq!((&status["spec"]["nodeName"], &status["status"]["phase"]), (&json!("n2"), &json!("Running")));
+    }
+
+    #[test]
+    fn a_delete_holds_to_its_preconditions() {
+        let mut store = Store::default();
+        let pod = store.put("pods", pod("n1"));
+        for key in ["uid", "resourceVersion"] {
+            assert_eq!(store.delete("pods", &pod, &json!({"preconditions": {key: "x"}})).unwrap_err().code, 409);
+        }
+        let right = json!({"preconditions": {"uid": pod["metadata"]["uid"]}});
+        store.delete("pods", &pod, &right).unwrap();
+        assert!(store.get("pods", "shop", "web").is_none());
+    }
+
+    #[test]
+    fn history_that_is_forgotten_is_said_to_be() {
+        let mut store = Store::default();
+        store.put("pods", pod("n1"));
+        assert_eq!(store.since(0).map(<[Change]>::len), Some(1));
+        store.compact();
+        assert!(store.since(1).is_none());
+        assert_eq!(store.since(store.version()).map(<[Change]>::len), Some(0));
+    }
+}

@@ -1,0 +1,86 @@
+//! What a request is about, from its path.
+
+/// An object, or all objects of a resource.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Target {
+    /// `pods`, `nodes`, ...
+    pub(super) resource: String,
+    /// Empty for what belongs to the cluster, and for all namespaces.
+    pub(super) namespace: String,
+    /// Empty for all objects.
+    pub(super) name: String,
+    /// `status` or empty.
+    pub(super) subresource: String,
+    /// `v1` or `group/version`.
+    pub(super) api_version: String,
+}
+
+impl Target {
+    /// `/api/v1/...` and `/apis/GROUP/VERSION/...`, then `namespaces/NAMESPACE/` or nothing, then `RESOURCE[/NAME[/SUBRESOURCE]]`.
+    pub(super) fn parse(path: &str) -> Option<Self> {
+        let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
+        let (api_version, rest) = match parts.as_slice() {
+            ["api", version, rest @ ..] => ((*version).to_owned(), rest),
+            ["apis", group, version, rest @ ..] => (format!("{group}/{version}"), rest),
+            _ => return None,
+        };
+        let (namespace, rest) = match rest {
+            // `namespaces/NAME` and `namespaces/NAME/status` are the object itself.
+            ["namespaces", namespace, rest @ ..] if !rest.is_empty() && rest != ["status"] => (*namespace, rest),
+            rest => ("", rest),
+        };
+        let (resource, name, subresource) = match rest {
+            [resource] => (*resource, "", ""),
+            [resource, name] => (*resource, *name, ""),
+            [resource, name, subresource] => (*resource, *name, *subresource),
+            _ => return None,
+        };
+        let [resource, namespace, name, subresource] = [resource, namespace, name, subresource].map(str::to_owned);
+        Some(Self { resource, namespace, name, subresource, api_version })
+    }
+
+    /// Kind of the objects: the resource in the singular, as far as it is needed here.
+    pub(super) fn kind(&self) -> String {
+        match self.resource.as_str() {
+            "configmaps" => "ConfigMap".to_owned(),
+            "serviceaccounts" => "ServiceAccount".to_owned(),
+            "daemonsets" => "DaemonSet".to_owned(),
+            "replicasets" => "ReplicaSet".to_owned(),
+            "mutatingwebhookconfigurations" => "MutatingWebhookConfiguration".to_owned(),
+            other => {
+                let singular = other.strip_suffix('s').unwrap_or(other);
+                let mut letters = singular.chars();
+                letters
+                    .next()
+                    .map_or_else(String::new, |first| first.to_ascii_uppercase().to_string() + letters.as_str())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_the_paths_of_the_api() {
+        for (path, expected) in [
+            ("/api/v1/pods", Some(["v1", "", "pods", "", ""])),
+            ("/api/v1/nodes/n1", Some(["v1", "", "nodes", "n1", ""])),
+            ("/api/v1/namespaces", Some(["v1", "", "namespaces", "", ""])),
+            ("/api/v1/namespaces/shop", Some(["v1", "", "namespaces", "shop", ""])),
+            ("/api/v1/namespaces/shop/pods", Some(["v1", "shop", "pods", "", ""])),
+            ("/api/v1/namespaces/shop/pods/web/status", Some(["v1", "shop", "pods", "web", "status"])),
+            ("/apis/events.k8s.io/v1/namespaces/shop/events", Some(["events.k8s.io/v1", "shop", "events", "", ""])),
+            ("/metrics", None),
+            ("/api/v1/pods/a/b/c", None),
+        ] {
+            let target = Target::parse(path);
+            let found =
+                target.as_ref().map(|t| [&*t.api_version, &*t.namespace, &*t.resource, &*t.name, &*t.subresource]);
+            assert_eq!(found, expected, "{path}");
+        }
+        assert_eq!(Target::parse("/api/v1/configmaps").unwrap().kind(), "ConfigMap");
+        assert_eq!(Target::parse("/api/v1/pods").unwrap().kind(), "Pod");
+    }
+}
