@@ -22,12 +22,13 @@ demo: tools dist ## inject a real manifest, program a real namespace, show captu
 	$(DIST)/weir demo $(DEMO_ARGS)
 
 .PHONY: test
-test: tools lint doc manifests ## everything CI checks
+test: tools lint doc manifests fuzz-smoke ## everything CI checks
 	cargo test --workspace --no-fail-fast
 
 .PHONY: lint
 lint: ## formatting and lints
 	cargo fmt --all --check
+	cargo fmt --check --manifest-path fuzz/Cargo.toml
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 
 .PHONY: doc
@@ -37,6 +38,10 @@ doc: ## documentation, without warnings
 .PHONY: manifests
 manifests: ## render the manifests and validate them offline
 	manifests/validate.sh
+
+.PHONY: fuzz-smoke
+fuzz-smoke: ## fuzz targets, a bounded number of inputs each (FUZZ_RUNS)
+	scripts/fuzz-smoke
 
 .PHONY: deny
 deny: ## licences, sources and duplicates of the dependencies (installs cargo-deny)

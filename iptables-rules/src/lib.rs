@@ -8,6 +8,7 @@
 //!
 //! Everything up to `RuleSet` and the text is a pure function of plain values. The feature `apply` (default) adds what touches a
 //! namespace: `netns.rs` enters it, `nft.rs` programs it, `route.rs` adds the `::6` address.
+//! `fuzzing.rs` (feature of that name) opens private parts to the fuzz targets.
 //! No tokio, no kube: the CNI plugin links this crate and nothing heavier.
 
 pub mod annotations;
@@ -22,6 +23,8 @@ pub mod ports;
 pub mod restore;
 pub mod ruleset;
 
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 #[cfg(feature = "apply")]
 mod netlink;
 #[cfg(feature = "apply")]

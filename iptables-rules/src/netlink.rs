@@ -125,7 +125,7 @@ impl Netlink {
         Err(Errno::EINTR.into())
     }
 
-    /// Reads until nothing is left, and hands over message by message: header, and the message whole.
+    /// Reads until nothing is left, and hands over message by message.
     fn drain(&self, mut each: impl FnMut(&NetlinkBuffer<&[u8]>, &[u8]) -> io::Result<()>) -> io::Result<()> {
         let mut buffer: Vec<u8> = Vec::with_capacity(DATAGRAM);
         let flags = (MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC).bits();
@@ -144,20 +144,29 @@ impl Netlink {
             if sender.port_number() != 0 {
                 continue; // not the kernel: any process of the namespace may write to us
             }
-            let mut rest = buffer.as_slice();
-            while rest.len() >= HEADER {
-                let header = NetlinkBuffer::new(rest);
-                let length = header.length() as usize;
-                // A refusal repeats the message refused, which may be longer than our buffer; its head is all we need.
-                let whole = if header.message_type() == NLMSG_ERROR { length.min(rest.len()) } else { length };
-                if !(HEADER..=rest.len()).contains(&whole) {
-                    return Err(io::Error::other("an answer is cut off"));
-                }
-                each(&header, &rest[..whole])?;
-                rest = &rest[whole.next_multiple_of(4).min(rest.len())..];
-            }
+            messages(&buffer, &mut each)?;
         }
     }
+}
+
+/// Hands over the messages of a datagram: header, and the message whole.
+pub(crate) fn messages(
+    datagram: &[u8],
+    mut each: impl FnMut(&NetlinkBuffer<&[u8]>, &[u8]) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut rest = datagram;
+    while rest.len() >= HEADER {
+        let header = NetlinkBuffer::new(rest);
+        let length = header.length() as usize;
+        // A refusal repeats the message refused, which may be longer than our buffer; its head is all we need.
+        let whole = if header.message_type() == NLMSG_ERROR { length.min(rest.len()) } else { length };
+        if !(HEADER..=rest.len()).contains(&whole) {
+            return Err(io::Error::other("an answer is cut off"));
+        }
+        each(&header, &rest[..whole])?;
+        rest = &rest[whole.next_multiple_of(4).min(rest.len())..];
+    }
+    Ok(())
 }
 
 /// Appends one message in wire format.
@@ -184,7 +193,7 @@ fn code(message: &[u8]) -> io::Result<Option<Errno>> {
     Ok((code != 0).then(|| Errno::from_raw(-code)))
 }
 
-fn object<M: NetlinkDeserializable>(message: &[u8]) -> io::Result<Option<M>> {
+pub(crate) fn object<M: NetlinkDeserializable>(message: &[u8]) -> io::Result<Option<M>> {
     let decoded = NetlinkMessage::<M>::deserialize(message).map_err(io::Error::other)?;
     Ok(match decoded.payload {
         NetlinkPayload::InnerMessage(inner) => Some(inner),

@@ -194,5 +194,25 @@ fn apply_as(rules: &RuleSet, layout: Layout) -> Result<Applied, NftError> {
     Err(NftError::Contended)
 }
 
+/// Reads bytes as the kernel's answer to a listing of elements, for sets of every kind.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzz(answer: &[u8]) {
+    let _ = crate::netlink::messages(answer, |_, message| {
+        let Some(listed) = crate::netlink::object(message)? else { return Ok(()) };
+        for elements in [Elements::V4(Vec::new()), Elements::V6(Vec::new()), Elements::Ports(Vec::new())] {
+            let mut set = SetDef { name: "set".into(), elements };
+            decode::fill(&mut set, decode::keys(&listed).into_iter());
+            assert!(!set.to_string().is_empty());
+        }
+        Ok(())
+    });
+}
+
+/// The messages of the transaction that installs some rules.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzz_messages(rules: &RuleSet) -> Result<Vec<u8>, NftError> {
+    Ok(Batch::create(&lower(rules, Layout::Inet)?).0.bytes)
+}
+
 #[cfg(test)]
 mod tests;

@@ -167,3 +167,24 @@ impl fmt::Display for Network {
         }
     }
 }
+
+/// Reads a text, and whatever is taken for a rule of ours a second time from its own spelling.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzz(text: &str, all_ours: bool) {
+    for line in parse::parse(text).lines {
+        assert!(line.rule.is_some() || !all_ours, "{line:?}");
+        let Some(read) = line.rule else { continue };
+        let rule = Rule {
+            table: line.table,
+            chain: chain::OUTPUT,
+            position: line.position,
+            family: Family::Any,
+            matches: read.matches.clone(),
+            action: read.action,
+            reason: crate::ruleset::Reason::Hook,
+        };
+        let written = format!("*{}\n{}\n", line.table.name(), rule_line(&rule));
+        let again = parse::parse(&written).lines;
+        assert!(matches!(&again[..], [one] if one.rule.as_ref() == Some(&read)), "{written} of {read:?}");
+    }
+}

@@ -1,0 +1,31 @@
+//! Annotations and variables of a pod: what is accepted can be planned and carried in `weir.dev/capture`; what is refused is named.
+#![no_main]
+
+use std::collections::BTreeMap;
+
+use iptables_rules::annotations::{ProxySpec, SETTINGS, Source};
+use iptables_rules::{CaptureConfig, plan};
+use libfuzzer_sys::fuzz_target;
+
+// One line for each setting, in their order.
+fuzz_target!(|text: &str| {
+    let given = |source| -> BTreeMap<String, String> {
+        let lines = SETTINGS.iter().zip(text.split('\n'));
+        lines.filter(|(setting, _)| setting.source == source).map(|(s, v)| (s.name.to_owned(), v.to_owned())).collect()
+    };
+    let proxy = ProxySpec { env: given(Source::Variable), ..ProxySpec::default() };
+    match CaptureConfig::from_annotations(&given(Source::Annotation), &proxy) {
+        Ok(config) => {
+            plan(&config).expect("what annotations can ask for can be planned");
+            let carried = config.to_capture_annotation();
+            assert_eq!(CaptureConfig::from_capture_annotation(&carried), Ok(config));
+        }
+        Err(errors) => {
+            assert!(!errors.is_empty());
+            for error in errors {
+                assert!(SETTINGS.iter().any(|setting| setting.name == error.name), "{error}");
+                assert!(!error.to_string().contains(char::is_control), "{error:?}");
+            }
+        }
+    }
+});

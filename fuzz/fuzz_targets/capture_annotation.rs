@@ -1,0 +1,18 @@
+//! `weir.dev/capture`: what is accepted is written as something that means the same, and its rules can be read back from their text.
+#![no_main]
+
+use iptables_rules::{CaptureConfig, plan};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|text: &str| {
+    match CaptureConfig::from_capture_annotation(text) {
+        Ok(config) => {
+            let written = config.to_capture_annotation();
+            assert_eq!(CaptureConfig::from_capture_annotation(&written).as_ref(), Ok(&config));
+            if let Ok(rules) = plan(&config) {
+                iptables_rules::fuzzing::text_of(&rules);
+            }
+        }
+        Err(errors) => assert!(errors.iter().all(|error| !error.reason.is_empty()) && !errors.is_empty()),
+    }
+});
