@@ -22,7 +22,7 @@ demo: tools dist ## inject a real manifest, program a real namespace, show captu
 	$(DIST)/weir demo $(DEMO_ARGS)
 
 .PHONY: test
-test: tools lint doc manifests fuzz-smoke ## everything CI checks
+test: test-tools lint doc manifests fuzz-smoke ## everything CI checks
 	cargo test --workspace --no-fail-fast
 
 .PHONY: lint
@@ -61,8 +61,12 @@ bench: tools dist ## measurements beside the alternatives, in the same run (root
 	WEIR_CNI=$(DIST)/weir-cni NETNS_FLOOR=$(abspath $(STATIC_DIR))/netns-floor WEIR_WEBHOOK=$(DIST)/weir-webhook cargo bench -p weir-benches
 
 .PHONY: tools
-tools: ## install what the demo and the tests need
+tools: ## install what the demo needs
 	scripts/install-tools
+
+.PHONY: test-tools
+test-tools: ## install what the demo and the tests need: also newer containerds and buildah
+	scripts/install-tools tests
 
 .PHONY: clean
 clean: ## remove what was built

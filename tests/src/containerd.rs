@@ -1,18 +1,29 @@
 //! A containerd of its own: in network, mount and process namespaces of its own, with its state below a temporary folder.
 //!
+//! ```text
+//! release.rs ── which containerd ──▶ Containerd (net.d, cni-bin, root, state) ◀── machine.rs: its namespaces, on and off
+//! ```
+//!
 //! Bridges, rules, mounts and sandboxes never touch the machine, and killing one process ends all of it. Only empty cgroup folders
-//! stay; they are removed on drop.
+//! stay; they are removed on drop. The daemon can be killed, and the whole machine rebooted, with what a disk keeps kept.
+
+mod machine;
+mod release;
 
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
 
 use crate::cri;
 use crate::image::Image;
+use machine::Machine;
+pub use machine::children;
+pub use release::Release;
 
 /// Reference of the image that every daemon starts with: busybox, also as pause container.
 pub const BUSYBOX: &str = "test.local/busybox:1";
@@ -23,9 +34,11 @@ const START: Duration = Duration::from_secs(20);
 /// A running daemon.
 #[derive(Debug)]
 pub struct Containerd {
-    daemon: Child,
-    init: u32,
+    release: Release,
+    // `None` only while the power is off.
+    machine: Mutex<Option<Machine>>,
     dir: tempfile::TempDir,
+    cgroup: String,
     /// Its runtime interface.
     pub cri: cri::Client,
 }
@@ -45,87 +58,64 @@ impl Folders {
 }
 
 impl Containerd {
-    /// Starts a daemon whose chain is the given conflist, with Debian's CNI plugins and `plugin` in its folder.
+    /// Starts the machine's daemon whose chain is the given conflist, with its CNI plugins and `plugin` in its folder.
     ///
     /// # Errors
     /// When something is not installed or the daemon does not become ready; its log is in the text.
     pub fn start(conflist: &str, plugin: &Path) -> anyhow::Result<Self> {
+        Self::start_release(Release::Installed, &[("10-test.conflist", conflist)], Some(plugin))
+    }
+
+    /// Starts a daemon with these files in its configuration folder, and its CNI plugins, and `plugin` as `weir-cni`, in its folder.
+    ///
+    /// # Errors
+    /// When something is not installed or the daemon does not become ready; its log is in the text.
+    pub fn start_release(release: Release, conf: &[(&str, &str)], plugin: Option<&Path>) -> anyhow::Result<Self> {
         let dir = tempfile::Builder::new().prefix("weir-containerd-").tempdir()?;
         let folders = Folders::below(dir.path());
         for folder in [&folders.conf, &folders.bin] {
             fs::create_dir(folder)?;
         }
-        let theirs =
-            ["/usr/lib/cni", "/opt/cni/bin"].map(Path::new).into_iter().find(|folder| folder.join("bridge").exists());
-        for entry in fs::read_dir(theirs.context("no CNI plugins: install containernetworking-plugins")?)? {
+        let theirs = release.plugins().context("no CNI plugins: install containernetworking-plugins")?;
+        for entry in fs::read_dir(theirs)? {
             let entry = entry?;
             symlink(entry.path(), folders.bin.join(entry.file_name()))?;
         }
-        symlink(plugin, folders.bin.join("weir-cni"))?;
-        fs::write(folders.conf.join("10-test.conflist"), conflist)?;
-        let config = dir.path().join("config.toml");
-        fs::write(&config, toml(dir.path(), &folders))?;
-        let log = fs::File::create(&folders.log)?;
-        // The shell is process 1 of the namespace and reaps what the shims leave.
-        let script = format!(
-            "ip link set lo up && mount -t tmpfs none /run && mkdir -p /var/lib/cni && mount -t tmpfs none /var/lib/cni && \
-             env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root containerd -c {}; wait",
-            config.display()
-        );
-        let daemon = Command::new("unshare")
-            .args([
-                "--net",
-                "--mount",
-                "--propagation",
-                "private",
-                "--pid",
-                "--fork",
-                "--kill-child=KILL",
-                "--mount-proc",
-                "sh",
-                "-c",
-            ])
-            .arg(script)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()
-            .context("unshare")?;
-        Self::ready(daemon, dir, &folders)
-    }
-
-    fn ready(mut daemon: Child, dir: tempfile::TempDir, folders: &Folders) -> anyhow::Result<Self> {
-        let started = Instant::now();
-        let mut why = String::new();
-        while started.elapsed() < START {
-            if let Some(status) = daemon.try_wait()? {
-                bail!("containerd ended ({status}): {}", tail(&folders.log));
-            }
-            match Self::try_connect(&daemon, &folders.socket) {
-                Ok((init, cri)) => {
-                    let this = Self { daemon, init, dir, cri };
-                    let busybox = Image::default()
-                        .file("/bin/busybox", "/bin/busybox")
-                        .links(&["bin/sh", "bin/sleep", "bin/wget", "bin/httpd", "bin/nc", "bin/cat"], "/bin/busybox");
-                    this.import(&busybox, BUSYBOX)?;
-                    return Ok(this);
-                }
-                Err(error) => why = format!("{error:#}"),
-            }
-            std::thread::sleep(Duration::from_millis(50));
+        if let Some(plugin) = plugin {
+            symlink(plugin, folders.bin.join("weir-cni"))?;
         }
-        // Errors on the way out would hide the reason.
-        let _ = daemon.kill().and_then(|()| daemon.wait());
-        bail!("containerd is not ready after {START:?}: {why}: {}", tail(&folders.log))
+        for (name, content) in conf {
+            fs::write(folders.conf.join(name), content)?;
+        }
+        fs::write(dir.path().join("config.toml"), toml(dir.path(), &folders))?;
+        let machine = Machine::power_on(dir.path(), &daemon(release, dir.path()))?;
+        let cri = connect(&folders)?;
+        let cgroup = format!("/weir-test-{}", machine.init());
+        let this = Self { release, machine: Mutex::new(Some(machine)), dir, cgroup, cri };
+        let busybox = Image::default()
+            .file("/bin/busybox", "/bin/busybox")
+            .links(&["bin/sh", "bin/sleep", "bin/wget", "bin/httpd", "bin/nc", "bin/cat"], "/bin/busybox");
+        this.import(&busybox, BUSYBOX)?;
+        if !conf.is_empty() {
+            this.wait_for_network()?;
+        }
+        Ok(this)
     }
 
-    fn try_connect(daemon: &Child, socket: &Path) -> anyhow::Result<(u32, cri::Client)> {
-        let children = format!("/proc/{0}/task/{0}/children", daemon.id());
-        let init = fs::read_to_string(&children)?.split_whitespace().next().context("no child yet")?.parse()?;
-        let cri = cri::Client::connect(socket)?;
-        match cri.network_not_ready()? {
-            None => Ok((init, cri)),
-            Some(why) => bail!("network not ready: {why}"),
+    /// Waits until the runtime calls its network ready.
+    ///
+    /// # Errors
+    /// When it does not; its reason and its log are in the text.
+    pub fn wait_for_network(&self) -> anyhow::Result<()> {
+        let started = Instant::now();
+        loop {
+            let why = match self.cri.network_not_ready() {
+                Ok(None) => return Ok(()),
+                Ok(Some(why)) => why,
+                Err(error) => format!("{error:#}"),
+            };
+            ensure!(started.elapsed() < START, "network not ready after {START:?}: {why}: {}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
         }
     }
 
@@ -136,16 +126,34 @@ impl Containerd {
     pub fn import(&self, image: &Image, reference: &str) -> anyhow::Result<()> {
         let tar = self.dir.path().join("image.tar");
         image.write(reference, &tar)?;
+        let imported = self.import_archive(&tar);
+        fs::remove_file(&tar)?;
+        imported
+    }
+
+    /// Imports the images of an archive, of OCI or of docker.
+    ///
+    /// # Errors
+    /// When the daemon refuses it.
+    pub fn import_archive(&self, tar: &Path) -> anyhow::Result<()> {
         let output = Command::new("ctr")
+            .env("PATH", self.release.path())
             .arg("--address")
             .arg(Folders::below(self.dir.path()).socket)
             .args(["--namespace", "k8s.io", "images", "import"])
-            .arg(&tar)
+            .arg(tar)
             .output()
             .context("ctr")?;
-        fs::remove_file(&tar)?;
         ensure!(output.status.success(), "ctr images import: {}", String::from_utf8_lossy(&output.stderr));
         Ok(())
+    }
+
+    /// Another connection to the runtime, for another thread.
+    ///
+    /// # Errors
+    /// When nobody listens.
+    pub fn connect(&self) -> anyhow::Result<cri::Client> {
+        connect(&Folders::below(self.dir.path()))
     }
 
     /// A folder that containers may be given files from.
@@ -153,14 +161,88 @@ impl Containerd {
         self.dir.path()
     }
 
+    /// The folder of the daemon's CNI configuration.
+    pub fn conf_dir(&self) -> PathBuf {
+        Folders::below(self.dir.path()).conf
+    }
+
+    /// The folder of its CNI plugins.
+    pub fn bin_dir(&self) -> PathBuf {
+        Folders::below(self.dir.path()).bin
+    }
+
     /// The daemon's own network namespace: the "node" of its pods.
     pub fn node_netns(&self) -> PathBuf {
-        PathBuf::from(format!("/proc/{}/ns/net", self.init))
+        self.process_one().join("ns/net")
     }
 
     /// A path as the daemon sees it, reachable from here.
     pub fn path_from_here(&self, path: &str) -> PathBuf {
-        PathBuf::from(format!("/proc/{}/root{path}", self.init))
+        self.process_one().join(format!("root{path}"))
+    }
+
+    /// `/proc/PID` of the machine's first process; of none while the power is off.
+    fn process_one(&self) -> PathBuf {
+        let init = self.machine().as_ref().map(Machine::init);
+        init.map_or_else(|| PathBuf::from("/nonexistent"), |init| PathBuf::from(format!("/proc/{init}")))
+    }
+
+    /// A command on the node: in its namespaces, as root, and killed with it. Its child is the program itself (see [`children`]).
+    ///
+    /// # Errors
+    /// While the power is off.
+    pub fn command(&self, program: &Path) -> anyhow::Result<Command> {
+        Ok(self.machine().as_ref().context("the power is off")?.command(program))
+    }
+
+    /// Kills the daemon; the pods go on, and the machine starts it again, at once or when it is no longer held.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn kill_daemon(&self) -> anyhow::Result<()> {
+        self.machine().as_ref().context("the power is off")?.kill_daemon("containerd")
+    }
+
+    /// Keeps the daemon from being started (again), or lets it. Works while the power is off, too.
+    ///
+    /// # Errors
+    /// When the folder cannot be written.
+    pub fn hold_daemon(&self, hold: bool) -> anyhow::Result<()> {
+        Machine::hold(self.dir.path(), hold)
+    }
+
+    /// Ends every process at once and forgets what only memory keeps: namespaces, mounts, `/run` and the daemon's state folder.
+    ///
+    /// # Errors
+    /// When something stays busy.
+    pub fn power_off(&self) -> anyhow::Result<()> {
+        drop(self.machine().take());
+        let started = Instant::now();
+        while let Err(error) = fs::remove_dir_all(self.dir.path().join("state")) {
+            if error.kind() == std::io::ErrorKind::NotFound {
+                break;
+            }
+            ensure!(started.elapsed() < START, "the state folder: {error}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        // A socket nobody listens on: connecting to it has to fail as on a machine that boots.
+        match fs::remove_file(Folders::below(self.dir.path()).socket) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Boots again, with the same disk. The daemon starts by itself, unless it is held.
+    ///
+    /// # Errors
+    /// When the namespaces cannot be made.
+    pub fn power_on(&self) -> anyhow::Result<()> {
+        *self.machine() = Some(Machine::power_on(self.dir.path(), &daemon(self.release, self.dir.path()))?);
+        Ok(())
+    }
+
+    fn machine(&self) -> MutexGuard<'_, Option<Machine>> {
+        self.machine.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A sandbox configuration with what these machines need.
@@ -173,12 +255,8 @@ impl Containerd {
             }),
             hostname: name.to_owned(),
             annotations: annotations.into_iter().collect(),
-            linux: Some(cri::LinuxPodSandboxConfig { cgroup_parent: self.cgroup() }),
+            linux: Some(cri::LinuxPodSandboxConfig { cgroup_parent: self.cgroup.clone() }),
         }
-    }
-
-    fn cgroup(&self) -> String {
-        format!("/weir-test-{}", self.daemon.id())
     }
 
     /// The end of the daemon's log, for failures.
@@ -187,15 +265,35 @@ impl Containerd {
     }
 }
 
+fn connect(folders: &Folders) -> anyhow::Result<cri::Client> {
+    let started = Instant::now();
+    loop {
+        // The socket is there before the runtime interface is.
+        let error = match cri::Client::connect(&folders.socket).map(|client| client.network_not_ready().map(|_| client))
+        {
+            Ok(Ok(client)) => return Ok(client),
+            Ok(Err(error)) | Err(error) => error,
+        };
+        if started.elapsed() > START {
+            bail!("containerd is not ready after {START:?}: {error:#}: {}", tail(&folders.log));
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// The command line of the daemon.
+fn daemon(release: Release, dir: &Path) -> String {
+    format!("env -i PATH={} HOME=/root containerd -c {}/config.toml", release.path(), dir.display())
+}
+
 impl Drop for Containerd {
     fn drop(&mut self) {
-        // A daemon that is gone already is what is wanted.
-        let _ = self.daemon.kill().and_then(|()| self.daemon.wait());
+        drop(self.machine().take());
         let deadline = Instant::now() + Duration::from_secs(5);
         let roots = || fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten().map(|entry| entry.path());
-        let name = self.cgroup();
+        let name = &self.cgroup[1..];
         let cgroups: Vec<PathBuf> =
-            roots().map(|root| root.join(&name[1..])).chain([Path::new("/sys/fs/cgroup").join(&name[1..])]).collect();
+            roots().map(|root| root.join(name)).chain([Path::new("/sys/fs/cgroup").join(name)]).collect();
         while Instant::now() < deadline && cgroups.iter().any(|cgroup| cgroup.exists() && !remove_cgroups(cgroup)) {
             std::thread::sleep(Duration::from_millis(20));
         }

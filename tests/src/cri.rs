@@ -194,9 +194,17 @@ struct ListPodSandboxResponse {
 }
 
 #[derive(Clone, PartialEq, Message)]
+struct StatusRequest {
+    #[prost(bool, tag = "1")]
+    verbose: bool,
+}
+
+#[derive(Clone, PartialEq, Message)]
 struct StatusResponse {
     #[prost(message, optional, tag = "1")]
     status: Option<RuntimeStatus>,
+    #[prost(map = "string, string", tag = "2")]
+    info: HashMap<String, String>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -288,10 +296,25 @@ impl Client {
     /// # Errors
     /// When the call fails.
     pub fn network_not_ready(&self) -> anyhow::Result<Option<String>> {
-        let answer: StatusResponse = self.call("/runtime.v1.RuntimeService/Status", Empty {})?;
+        let answer: StatusResponse =
+            self.call("/runtime.v1.RuntimeService/Status", StatusRequest { verbose: false })?;
         let conditions = answer.status.unwrap_or_default().conditions;
         let network = conditions.into_iter().find(|c| c.kind == "NetworkReady").context("no condition NetworkReady")?;
         Ok((!network.status).then_some(network.message))
+    }
+
+    /// Types of the CNI plugins that the runtime would call now, in order: what it has in memory, not what its folder holds.
+    ///
+    /// # Errors
+    /// When the call fails, or the answer lacks what is asked for.
+    pub fn loaded_plugins(&self) -> anyhow::Result<Vec<String>> {
+        let answer: StatusResponse = self.call("/runtime.v1.RuntimeService/Status", StatusRequest { verbose: true })?;
+        let config: serde_json::Value = serde_json::from_str(answer.info.get("cniconfig").context("no cniconfig")?)?;
+        // The first network is loopback, of the runtime's own making.
+        let networks = config["Networks"].as_array().into_iter().flatten();
+        let plugins = networks.filter_map(|network| network.pointer("/Config/Plugins")?.as_array()).flatten();
+        let types = plugins.filter_map(|plugin| plugin.pointer("/Network/type")?.as_str());
+        Ok(types.filter(|kind| *kind != "loopback").map(str::to_owned).collect())
     }
 
     /// Creates a sandbox: network namespace and CNI ADD. Returns its id.

@@ -1,0 +1,49 @@
+//! The daemon under test itself: every release starts, restarts and reboots with the pods that it should have then.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests may panic like tests")]
+
+use weir_tests::containerd::{Containerd, Release};
+
+fn survives_a_kill_and_a_reboot(release: Release) {
+    if !release.available_or_skip() {
+        return;
+    }
+    let conflist = serde_json::json!({ "cniVersion": release.cni_version(), "name": "test", "plugins": [
+        { "type": "bridge", "bridge": "cni0", "ipam": { "type": "host-local", "subnet": "10.77.0.0/24" } },
+    ] });
+    let runtime = Containerd::start_release(release, &[("10-test.conflist", &conflist.to_string())], None).unwrap();
+    assert_eq!(runtime.cri.loaded_plugins().unwrap(), ["bridge"]);
+    let id = runtime.cri.run_pod_sandbox(&runtime.pod("before", [])).unwrap();
+    let path = runtime.cri.sandbox_status(&id).unwrap().netns;
+    let netns = || runtime.path_from_here(&path);
+
+    runtime.kill_daemon().unwrap();
+    runtime.wait_for_network().unwrap();
+    assert!(iptables_rules::netns::within(&netns(), || ()).is_ok(), "a pod goes on without the daemon");
+
+    runtime.power_off().unwrap();
+    runtime.power_on().unwrap();
+    runtime.wait_for_network().unwrap();
+    assert_eq!(runtime.cri.sandboxes().unwrap(), std::slice::from_ref(&id), "the daemon remembers the pod");
+    assert!(iptables_rules::netns::within(&netns(), || ()).is_err(), "but its namespace is gone");
+    let second = runtime.cri.run_pod_sandbox(&runtime.pod("after", [])).unwrap();
+    for id in [id, second] {
+        runtime.cri.stop_pod_sandbox(&id).unwrap();
+        runtime.cri.remove_pod_sandbox(&id).unwrap();
+    }
+}
+
+#[test]
+fn the_machines_containerd_survives_a_kill_and_a_reboot() {
+    survives_a_kill_and_a_reboot(Release::Installed);
+}
+
+#[test]
+fn containerd_1_7_survives_a_kill_and_a_reboot() {
+    survives_a_kill_and_a_reboot(Release::V1_7);
+}
+
+#[test]
+fn containerd_2_1_survives_a_kill_and_a_reboot() {
+    survives_a_kill_and_a_reboot(Release::V2_1);
+}
