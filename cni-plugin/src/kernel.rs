@@ -31,7 +31,12 @@ impl Backend {
 
     /// The backend of that name.
     pub fn parse(name: &str) -> Option<Self> {
-        [Self::Auto, Self::Nft, Self::Iptables].into_iter().find(|backend| Self::NAMES[*backend as usize] == name)
+        [Self::Auto, Self::Nft, Self::Iptables].into_iter().find(|backend| backend.name() == name)
+    }
+
+    /// As it stands in the configuration.
+    pub const fn name(self) -> &'static str {
+        Self::NAMES[self as usize]
     }
 }
 

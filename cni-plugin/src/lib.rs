@@ -10,6 +10,7 @@
 //! broken, a pod that is in the mesh starts only with its rules in place. No file is read, nothing is waited for, and no
 //! process is started unless the kernel has no nf_tables.
 
+pub mod entry;
 pub mod failure;
 pub mod kernel;
 pub mod log;

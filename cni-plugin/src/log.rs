@@ -30,7 +30,8 @@ impl Level {
         [Self::Debug, Self::Info, Self::Warn, Self::Error, Self::None].into_iter().find(|level| level.name() == name)
     }
 
-    const fn name(self) -> &'static str {
+    /// As it stands in the configuration.
+    pub const fn name(self) -> &'static str {
         Self::NAMES[self as usize]
     }
 }

@@ -1,1 +1,19 @@
-//! The node agent.
+//! The node agent `weir-agent`.
+//!
+//! ```text
+//! flags ──args──▶ run ──▶ parts, each a task with a `Context`
+//!                  │
+//!                  ├── http ◀── health (named conditions), metrics (registry): every part registers its own
+//!                  └── notices ◀── what the administrator should hear
+//! ```
+//!
+//! SIGTERM removes nothing: the plugin works without an agent, and taking it off a node is an act of its own.
+
+pub mod args;
+pub mod health;
+pub mod http;
+pub mod logging;
+pub mod metrics;
+pub mod notice;
+pub mod run;
+pub mod stop;

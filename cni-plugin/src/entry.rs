@@ -1,0 +1,119 @@
+//! The plugin's own entry in a network configuration, as the node agent writes it. The one place that knows its keys from the writing side;
+//! [`crate::netconf`] is the reading side.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+
+use crate::kernel::Backend;
+use crate::log::Level;
+use crate::netconf::CAPABILITY;
+use crate::version::CniVersion;
+
+/// Name of the binary, and so the `type` of the entry: runtimes look for a file of that name in their plugin folders.
+pub const PLUGIN_TYPE: &str = "weir-cni";
+
+/// Where the agent answers the plugin, on the host.
+pub const DEFAULT_AGENT_SOCKET: &str = "/var/run/weir/agent.sock";
+
+/// Longest time that the plugin waits for the agent, all in all.
+pub const DEFAULT_AGENT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What the entry says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PluginEntry {
+    /// Namespaces that are left alone.
+    pub exclude_namespaces: Vec<String>,
+    /// What the plugin logs.
+    pub log_level: Level,
+    /// How rules get into the kernel.
+    pub backend: Backend,
+    /// Socket of the agent, as the host sees it.
+    pub agent_socket: PathBuf,
+    /// See [`DEFAULT_AGENT_TIMEOUT`]; counted in whole milliseconds.
+    pub agent_timeout: Duration,
+}
+
+impl Default for PluginEntry {
+    fn default() -> Self {
+        Self {
+            exclude_namespaces: Vec::new(),
+            log_level: Level::default(),
+            backend: Backend::default(),
+            agent_socket: PathBuf::from(DEFAULT_AGENT_SOCKET),
+            agent_timeout: DEFAULT_AGENT_TIMEOUT,
+        }
+    }
+}
+
+impl PluginEntry {
+    /// The entry as an element of `plugins`. Keys that would say what the plugin does anyway are left out, so that an entry means the same
+    /// to an older plugin for as long as nobody asks for more.
+    pub fn to_map(&self) -> Map<String, Value> {
+        let mut map = Map::new();
+        map.insert("type".to_owned(), json!(PLUGIN_TYPE));
+        map.insert("capabilities".to_owned(), json!({ CAPABILITY: true }));
+        map.insert("exclude_namespaces".to_owned(), json!(self.exclude_namespaces));
+        map.insert("plugin_log_level".to_owned(), json!(self.log_level.name()));
+        if self.backend != Backend::default() {
+            map.insert("backend".to_owned(), json!(self.backend.name()));
+        }
+        if self.agent_socket != Path::new(DEFAULT_AGENT_SOCKET) {
+            map.insert("agent_socket".to_owned(), json!(self.agent_socket.to_string_lossy()));
+        }
+        if self.agent_timeout != DEFAULT_AGENT_TIMEOUT {
+            let millis = u64::try_from(self.agent_timeout.as_millis()).unwrap_or(u64::MAX);
+            map.insert("agent_timeout_ms".to_owned(), json!(millis));
+        }
+        map
+    }
+
+    /// A configuration of its own, for a meta plugin such as Multus that calls the plugin by the network's name.
+    pub fn to_standalone(&self, name: &str, version: CniVersion) -> Map<String, Value> {
+        let mut map = Map::new();
+        map.insert("cniVersion".to_owned(), json!(version.as_str()));
+        map.insert("name".to_owned(), json!(name));
+        map.extend(self.to_map());
+        map
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::netconf::{NetConf, PodAnnotations};
+    use crate::version::Verb;
+
+    #[test]
+    fn the_plugin_reads_what_is_written() {
+        let entry = PluginEntry {
+            exclude_namespaces: vec!["kube-system".to_owned()],
+            log_level: Level::Debug,
+            backend: Backend::Nft,
+            ..PluginEntry::default()
+        };
+        let text = serde_json::to_string(&entry.to_standalone("weir-cni", CniVersion::V1_0_0)).unwrap();
+        let conf = NetConf::parse(text.as_bytes(), Verb::Add).unwrap();
+        assert_eq!(conf.findings, Vec::<String>::new());
+        assert_eq!(conf.exclude_namespaces, entry.exclude_namespaces);
+        assert_eq!(conf.log_level, entry.log_level);
+        assert_eq!(conf.backend, entry.backend);
+        assert_eq!(conf.annotations().unwrap(), PodAnnotations::NotPassed, "the capability is declared");
+    }
+
+    #[test]
+    fn says_nothing_that_goes_without_saying() {
+        assert_eq!(
+            serde_json::to_string(&PluginEntry::default().to_map()).unwrap(),
+            r#"{"type":"weir-cni","capabilities":{"io.kubernetes.cri.pod-annotations":true},"exclude_namespaces":[],"plugin_log_level":"info"}"#
+        );
+        let entry = PluginEntry {
+            agent_socket: "/run/a.sock".into(),
+            agent_timeout: Duration::from_millis(500),
+            ..PluginEntry::default()
+        };
+        let text = serde_json::to_string(&entry.to_map()).unwrap();
+        assert!(text.ends_with(r#""agent_socket":"/run/a.sock","agent_timeout_ms":500}"#), "{text}");
+    }
+}
