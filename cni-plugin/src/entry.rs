@@ -1,7 +1,7 @@
 //! The plugin's own entry in a network configuration, as the node agent writes it. The one place that knows its keys from the writing side;
 //! [`crate::netconf`] is the reading side.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
@@ -48,8 +48,7 @@ impl Default for PluginEntry {
 }
 
 impl PluginEntry {
-    /// The entry as an element of `plugins`. Keys that would say what the plugin does anyway are left out, so that an entry means the same
-    /// to an older plugin for as long as nobody asks for more.
+    /// The entry as an element of `plugins`. Keys that would say what the plugin does anyway are left out.
     pub fn to_map(&self) -> Map<String, Value> {
         let mut map = Map::new();
         map.insert("type".to_owned(), json!(PLUGIN_TYPE));
@@ -59,9 +58,8 @@ impl PluginEntry {
         if self.backend != Backend::default() {
             map.insert("backend".to_owned(), json!(self.backend.name()));
         }
-        if self.agent_socket != Path::new(DEFAULT_AGENT_SOCKET) {
-            map.insert("agent_socket".to_owned(), json!(self.agent_socket.to_string_lossy()));
-        }
+        // Always: without the key the plugin takes it that there is no agent.
+        map.insert("agent_socket".to_owned(), json!(self.agent_socket.to_string_lossy()));
         if self.agent_timeout != DEFAULT_AGENT_TIMEOUT {
             let millis = u64::try_from(self.agent_timeout.as_millis()).unwrap_or(u64::MAX);
             map.insert("agent_timeout_ms".to_owned(), json!(millis));
@@ -82,6 +80,7 @@ impl PluginEntry {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::Agent;
     use crate::netconf::{NetConf, PodAnnotations};
     use crate::version::Verb;
 
@@ -99,6 +98,7 @@ mod tests {
         assert_eq!(conf.exclude_namespaces, entry.exclude_namespaces);
         assert_eq!(conf.log_level, entry.log_level);
         assert_eq!(conf.backend, entry.backend);
+        assert_eq!(conf.agent, Some(Agent { socket: entry.agent_socket, timeout: entry.agent_timeout }));
         assert_eq!(conf.annotations().unwrap(), PodAnnotations::NotPassed, "the capability is declared");
     }
 
@@ -106,7 +106,7 @@ mod tests {
     fn says_nothing_that_goes_without_saying() {
         assert_eq!(
             serde_json::to_string(&PluginEntry::default().to_map()).unwrap(),
-            r#"{"type":"weir-cni","capabilities":{"io.kubernetes.cri.pod-annotations":true},"exclude_namespaces":[],"plugin_log_level":"info"}"#
+            r#"{"type":"weir-cni","capabilities":{"io.kubernetes.cri.pod-annotations":true},"exclude_namespaces":[],"plugin_log_level":"info","agent_socket":"/var/run/weir/agent.sock"}"#
         );
         let entry = PluginEntry {
             agent_socket: "/run/a.sock".into(),

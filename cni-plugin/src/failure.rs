@@ -56,6 +56,27 @@ pub enum Failure {
         /// What points at it.
         hints: Vec<String>,
     },
+    /// Only the agent could tell, and it did not.
+    #[error("{}: {reason}", match undecided {
+        Undecided::Membership => format!("cannot tell whether pod {pod} is in the mesh: the container runtime passed no pod annotations"),
+        Undecided::Specification => format!("pod {pod} is in the mesh, and what to capture stands in its specification"),
+    })]
+    Agent {
+        /// `namespace/name`.
+        pod: String,
+        /// What it was asked.
+        undecided: Undecided,
+        /// Why there is no answer.
+        reason: String,
+    },
+    /// A specification that cannot be taken: all findings, one line each.
+    #[error("pod {pod} is in the mesh, but cannot be taken as it is: {}", several(findings))]
+    Specification {
+        /// `namespace/name`.
+        pod: String,
+        /// All of them.
+        findings: Vec<String>,
+    },
     /// The kernel did not take the rules.
     #[error("pod {pod} is in the mesh, but its capture rules could not be installed: {reason}")]
     Install {
@@ -107,6 +128,15 @@ pub enum Failure {
     Internal(String),
 }
 
+/// What the agent was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Undecided {
+    /// Whether the pod is in the mesh.
+    Membership,
+    /// What its specification says; that it is in the mesh is known.
+    Specification,
+}
+
 impl Failure {
     /// Code of the error object.
     pub const fn code(&self) -> u32 {
@@ -117,9 +147,9 @@ impl Failure {
             Self::Decode(_) => 6,
             Self::Config(_) => 7,
             Self::Netns(_) => 8,
-            Self::NoAnnotations(_) | Self::NeedsSpec { .. } | Self::Install { .. } => 11,
+            Self::NoAnnotations(_) | Self::NeedsSpec { .. } | Self::Agent { .. } | Self::Install { .. } => 11,
             Self::NotAvailable(_) => 50,
-            Self::Annotations { .. } => 100,
+            Self::Annotations { .. } | Self::Specification { .. } => 100,
             Self::Unsupported { .. } | Self::Backend(_) => 101,
             Self::Differs { .. } => 102,
             Self::Unreadable { .. } => 103,
@@ -140,11 +170,18 @@ impl Failure {
             Self::Config(_) => "mend the weir-cni entry of the conflist; docs/cni-plugin.md lists the keys".to_owned(),
             Self::Netns(_) => "CNI_NETNS has to be the path of the pod's own network namespace".to_owned(),
             Self::NoAnnotations(_) => format!(
-                "the runtime has to support the capability {} (containerd 1.5, CRI-O 1.29 or newer); until it does, list namespaces without a mesh in exclude_namespaces",
+                "the runtime has to support the capability {} (containerd 1.5, CRI-O 1.29 or newer); until it does, run weir-agent and name its agent_socket in the weir-cni entry, and list namespaces without a mesh in exclude_namespaces",
                 crate::netconf::CAPABILITY
             ),
+            Self::Agent { undecided, .. } => format!(
+                "the kubelet tries again; see that weir-agent runs on this node and that its log names no trouble with the API server; {}",
+                match undecided {
+                    Undecided::Membership => "namespaces without a mesh can be listed in exclude_namespaces",
+                    Undecided::Specification => "pods injected by Weir's webhook carry weir.dev/capture and need no agent",
+                }
+            ),
             Self::NeedsSpec { .. } => {
-                "have the pod injected by Weir's webhook, which writes weir.dev/capture, or remove the setting".to_owned()
+                "run weir-agent and name its agent_socket in the weir-cni entry, have the pod injected by Weir's webhook, which writes weir.dev/capture, or remove the setting".to_owned()
             }
             Self::Install { .. } => {
                 "the pod is held back until its rules are in place; it needs a kernel with nf_tables (nf_tables, nft_redir, nft_chain_nat) and the plugin needs CAP_SYS_ADMIN and CAP_NET_ADMIN".to_owned()
@@ -152,7 +189,7 @@ impl Failure {
             Self::NotAvailable(_) => {
                 "load the kernel modules nf_tables, nft_redir and nft_chain_nat; the plugin needs CAP_NET_ADMIN".to_owned()
             }
-            Self::Annotations { .. } => "correct the annotations and create the pod again".to_owned(),
+            Self::Annotations { .. } | Self::Specification { .. } => "correct the annotations and create the pod again".to_owned(),
             Self::Unsupported { .. } | Self::Backend(_) => "remove the setting and create the pod again".to_owned(),
             Self::Differs { .. } => "something else changed them; create the pod again".to_owned(),
             Self::Unreadable { .. } => "the plugin needs CAP_SYS_ADMIN and CAP_NET_ADMIN".to_owned(),

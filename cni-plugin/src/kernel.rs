@@ -83,6 +83,14 @@ pub enum KernelError {
 pub fn install(path: &Path, rules: &RuleSet, backend: Backend) -> Result<(Applied, Routed), KernelError> {
     refuse_own_namespace(path)?;
     netns::enter(path)?;
+    install_here(rules, backend)
+}
+
+/// [`install`] in the namespace of the calling thread, for callers that know where they are.
+///
+/// # Errors
+/// As [`install`].
+pub fn install_here(rules: &RuleSet, backend: Backend) -> Result<(Applied, Routed), KernelError> {
     all_or_nothing(
         || with_backend(backend, || nft::apply(rules), || restore::apply(rules)),
         || Ok(route::apply(&rules.routing)?),
@@ -116,6 +124,14 @@ fn all_or_nothing<T>(
 pub fn differences(path: &Path, rules: &RuleSet, backend: Backend) -> Result<Vec<String>, KernelError> {
     refuse_own_namespace(path)?;
     netns::enter(path)?;
+    differences_here(rules, backend)
+}
+
+/// [`differences`] in the namespace of the calling thread.
+///
+/// # Errors
+/// As [`differences`].
+pub fn differences_here(rules: &RuleSet, backend: Backend) -> Result<Vec<String>, KernelError> {
     let mut differences = with_backend(backend, || nft::verify(rules), || restore::verify(rules))?;
     let mut routing = rules.routing.clone();
     if ipv6_is_off() {

@@ -5,9 +5,14 @@
 
 use std::collections::BTreeMap;
 
+use std::path::PathBuf;
+use std::time::Duration;
+
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use crate::agent::Agent;
+use crate::entry::DEFAULT_AGENT_TIMEOUT;
 use crate::failure::Failure;
 use crate::kernel::Backend;
 use crate::log::Level;
@@ -17,12 +22,16 @@ use crate::version::{CniVersion, Verb};
 pub const CAPABILITY: &str = "io.kubernetes.cri.pod-annotations";
 
 /// Our own keys.
-const OWN_KEYS: [&str; 3] = ["exclude_namespaces", "plugin_log_level", "backend"];
+const OWN_KEYS: [&str; 5] = ["exclude_namespaces", "plugin_log_level", "backend", "agent_socket", "agent_timeout_ms"];
 /// Keys of the specification and of the reference library that may stand in any plugin's configuration.
 const STANDARD_KEYS: [&str; 8] =
     ["cniVersion", "name", "type", "args", "capabilities", "runtimeConfig", "prevResult", "ipMasq"];
 /// Standard keys that have no meaning for a chained plugin, but that configuration generators write.
 const IDLE_KEYS: [&str; 2] = ["ipam", "dns"];
+/// Longest `agent_timeout_ms`: runtimes give up on a sandbox after some minutes, and the kubelet tries again anyway.
+const AGENT_TIMEOUT_MAX: u64 = 60_000;
+/// Key in which a runtime lists the attachments that there are (CNI specification 1.1.0, GC).
+const VALID_ATTACHMENTS: &str = "cni.dev/valid-attachments";
 /// Keys of the specification's own name space: `cni.dev/valid-attachments` and what is still to come.
 const SPEC_PREFIX: &str = "cni.dev/";
 
@@ -39,10 +48,20 @@ pub struct NetConf<'a> {
     pub log_level: Level,
     /// How rules get into the kernel.
     pub backend: Backend,
+    /// The node agent, where the entry names one.
+    pub agent: Option<Agent>,
     /// What is wrong with keys that only a pod of the mesh needs, one line each.
     pub findings: Vec<String>,
     capabilities: Option<&'a RawValue>,
     runtime_config: Option<&'a RawValue>,
+    valid_attachments: Option<&'a RawValue>,
+}
+
+/// One element of `cni.dev/valid-attachments`.
+#[derive(Debug, Deserialize)]
+struct Attachment {
+    #[serde(rename = "containerID")]
+    container_id: String,
 }
 
 /// Annotations as the runtime passed them.
@@ -87,6 +106,7 @@ impl<'a> NetConf<'a> {
         let exclude_namespaces = own_key(&keys, "exclude_namespaces", "a list of strings", &mut findings);
         let log_level = choice(&keys, "plugin_log_level", &Level::NAMES, Level::parse, &mut findings);
         let backend = choice(&keys, "backend", &Backend::NAMES, Backend::parse, &mut findings);
+        let agent = agent(&keys, &mut findings);
         for key in keys.keys() {
             let known = OWN_KEYS.contains(&key.as_str())
                 || STANDARD_KEYS.contains(&key.as_str())
@@ -103,9 +123,11 @@ impl<'a> NetConf<'a> {
             exclude_namespaces: exclude_namespaces.unwrap_or_default(),
             log_level,
             backend,
+            agent,
             findings,
             capabilities: keys.get("capabilities").copied(),
             runtime_config: present("runtimeConfig"),
+            valid_attachments: present(VALID_ATTACHMENTS),
         })
     }
 
@@ -153,6 +175,12 @@ impl<'a> NetConf<'a> {
         Ok(if declared { PodAnnotations::NotPassed } else { PodAnnotations::NotDeclared })
     }
 
+    /// GC: ids of the sandboxes that there are; `None` where the runtime lists none, or nothing that could be read.
+    pub fn valid_sandboxes(&self) -> Option<Vec<String>> {
+        let attachments: Vec<Attachment> = serde_json::from_str(self.valid_attachments?.get()).ok()?;
+        Some(attachments.into_iter().map(|attachment| attachment.container_id).collect())
+    }
+
     /// [`findings`](Self::findings) as an error.
     ///
     /// # Errors
@@ -191,6 +219,23 @@ fn choice<T: Default>(
             T::default()
         }),
     }
+}
+
+/// The agent: there is one where `agent_socket` names its socket.
+fn agent(keys: &Keys<'_>, findings: &mut Vec<String>) -> Option<Agent> {
+    let socket = own_key::<String>(keys, "agent_socket", "a string", findings).filter(|path| !path.is_empty());
+    let millis = own_key::<u64>(keys, "agent_timeout_ms", "a number of milliseconds", findings);
+    if let Some(millis) = millis.filter(|millis| !(1..=AGENT_TIMEOUT_MAX).contains(millis)) {
+        findings.push(format!("key agent_timeout_ms: {millis} is not from 1 to {AGENT_TIMEOUT_MAX}"));
+    }
+    let socket = PathBuf::from(socket?);
+    if !socket.is_absolute() {
+        findings.push(format!("key agent_socket: '{}' is no absolute path", shorten(&socket.to_string_lossy())));
+        return None;
+    }
+    let timeout =
+        millis.map_or(DEFAULT_AGENT_TIMEOUT, |millis| Duration::from_millis(millis.clamp(1, AGENT_TIMEOUT_MAX)));
+    Some(Agent { socket, timeout })
 }
 
 /// The beginning of a value, for messages.
@@ -278,10 +323,50 @@ mod tests {
                 r#"key exclude_namespaces: "kube-system" is not a list of strings"#,
                 "key plugin_log_level: 'loud' is none of debug, info, warn, error, none",
                 "key backend: 7 is not a string",
-                "key 'exclude_namespace' is unknown (own keys: exclude_namespaces, plugin_log_level, backend)",
+                "key 'exclude_namespace' is unknown (own keys: exclude_namespaces, plugin_log_level, backend, agent_socket, agent_timeout_ms)",
             ]
         );
         assert_eq!(conf.require_sound().unwrap_err().code(), 7);
+    }
+
+    #[test]
+    fn an_agent_is_there_where_the_entry_names_it() {
+        let agent_of = |rest: &str| {
+            let text = format!(r#"{{"cniVersion":"1.0.0"{rest}}}"#);
+            let conf = add(&text).unwrap();
+            (
+                conf.agent.map(|agent| (agent.socket.display().to_string(), agent.timeout.as_millis())),
+                conf.findings.join("; "),
+            )
+        };
+        let at = |millis| Some(("/run/a.sock".to_owned(), millis));
+        assert_eq!(agent_of(""), (None, String::new()));
+        assert_eq!(agent_of(r#","agent_socket":"","agent_timeout_ms":null"#), (None, String::new()));
+        assert_eq!(agent_of(r#","agent_socket":"/run/a.sock""#), (at(2000), String::new()));
+        assert_eq!(agent_of(r#","agent_socket":"/run/a.sock","agent_timeout_ms":1"#), (at(1), String::new()));
+        let (agent, findings) = agent_of(r#","agent_socket":"a.sock","agent_timeout_ms":"2s""#);
+        assert_eq!(agent, None);
+        assert_eq!(
+            findings,
+            "key agent_timeout_ms: \"2s\" is not a number of milliseconds; key agent_socket: 'a.sock' is no absolute path"
+        );
+        let (_, findings) = agent_of(r#","agent_socket":"/run/a.sock","agent_timeout_ms":0"#);
+        assert_eq!(findings, "key agent_timeout_ms: 0 is not from 1 to 60000");
+    }
+
+    #[test]
+    fn reads_which_sandboxes_there_are() {
+        let valid = |list: &str| {
+            let text = format!(r#"{{"cniVersion":"1.1.0","cni.dev/valid-attachments":{list}}}"#);
+            NetConf::parse(text.as_bytes(), Verb::Gc).unwrap().valid_sandboxes()
+        };
+        assert_eq!(
+            valid(r#"[{"containerID":"a","ifname":"eth0"},{"containerID":"b","ifname":"eth0"}]"#),
+            Some(vec!["a".to_owned(), "b".to_owned()])
+        );
+        assert_eq!(valid("[]"), Some(Vec::new()));
+        assert_eq!(valid("null"), None);
+        assert_eq!(valid(r#"[{"ifname":"eth0"}]"#), None);
     }
 
     #[test]

@@ -26,6 +26,8 @@ pub struct PodArgs {
     pub namespace: String,
     /// `K8S_POD_NAME`, empty where there is none.
     pub name: String,
+    /// `K8S_POD_UID`, empty where there is none.
+    pub uid: String,
 }
 
 impl PodArgs {
@@ -44,7 +46,7 @@ impl PodArgs {
 pub type Lookup<'a> = dyn Fn(&str) -> Option<OsString> + 'a;
 
 /// Keys of `CNI_ARGS` that a kubelet's runtime sends.
-const POD_ARGS: [&str; 4] = ["K8S_POD_NAMESPACE", "K8S_POD_NAME", "K8S_POD_INFRA_CONTAINER_ID", "K8S_POD_UID"];
+const POD_ARGS: [&str; 4] = ["K8S_POD_NAMESPACE", "K8S_POD_NAME", "K8S_POD_UID", "K8S_POD_INFRA_CONTAINER_ID"];
 
 impl Request {
     /// Reads and checks the environment.
@@ -132,6 +134,7 @@ fn parse_args(args: &str, findings: &mut Vec<String>) -> PodArgs {
         match (key, value) {
             ("K8S_POD_NAMESPACE", _) => value.clone_into(&mut pod.namespace),
             ("K8S_POD_NAME", _) => value.clone_into(&mut pod.name),
+            ("K8S_POD_UID", _) => value.clone_into(&mut pod.uid),
             ("IgnoreUnknown", "1" | "true" | "TRUE" | "True") => ignore_unknown = true,
             ("IgnoreUnknown", "0" | "false" | "FALSE" | "False") => ignore_unknown = false,
             ("IgnoreUnknown", _) => findings.push(format!("CNI_ARGS: IgnoreUnknown '{value}' is neither 1 nor 0")),

@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn the_default_entry_says_nothing_about_the_agent() {
+    fn the_default_entry_has_the_defaults() {
         let entry = run(&[]).install.entry();
         assert_eq!(entry, PluginEntry { exclude_namespaces: vec!["kube-system".into()], ..PluginEntry::default() });
     }
