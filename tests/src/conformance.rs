@@ -57,6 +57,10 @@ pub struct Case {
     mesh_patch: Value,
     /// Whether the sidecar is native.
     pub native_sidecar: bool,
+    /// `auto` where the nodes decide about that.
+    pub native_sidecar_mode: String,
+    /// Kubelets of the cluster.
+    pub node_versions: Vec<String>,
     /// Compliance policy of the control plane; empty for none.
     #[serde(default)]
     pub compliance_policy: String,

@@ -62,6 +62,14 @@ pub struct InjectRequest {
     pub workload: Option<Workload>,
 }
 
+impl InjectRequest {
+    /// Namespace of the pod: its own, else that of the request, else Kubernetes' default.
+    fn namespace_of_pod(&self) -> &str {
+        let own = self.pod["metadata"]["namespace"].as_str().filter(|own| !own.is_empty());
+        own.or(self.namespace.as_deref()).unwrap_or("default")
+    }
+}
+
 /// What a pod belongs to.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Workload {
@@ -172,7 +180,7 @@ pub fn inject(request: &InjectRequest, settings: &Settings) -> Result<Outcome, I
     if let Decision::Skip(reason) = decision {
         return Ok(Outcome::Skipped { reason, warnings });
     }
-    let Prepared { previous, proxy_config, templates } = prepare(pod, settings)?;
+    let Prepared { previous, proxy_config, templates } = prepare(request, settings)?;
     let workload = request.workload.clone().unwrap_or_else(|| workload_of_pod(pod, request.namespace.as_deref()));
     let context = Context::new(request, pod, settings, &previous, proxy_config, workload);
 
@@ -202,7 +210,8 @@ struct Prepared {
 }
 
 /// Reads and checks everything that the pod says, and denies it with all findings at once.
-fn prepare(pod: &Value, settings: &Settings) -> Result<Prepared, InjectError> {
+fn prepare(request: &InjectRequest, settings: &Settings) -> Result<Prepared, InjectError> {
+    let pod = &request.pod;
     let annotations = Texts::of(pod, "annotations");
     let mut findings = validate::findings(annotations);
     findings.extend(validate::shape(pod));
@@ -210,12 +219,12 @@ fn prepare(pod: &Value, settings: &Settings) -> Result<Prepared, InjectError> {
         findings.push(finding);
         Previous::default()
     });
-    let proxy_config = match annotations.get(annotations::PROXY_CONFIG) {
-        None => Ok(settings.mesh.default_config.clone()),
-        Some(text) => settings.mesh.default_config.with_annotation(text).map_err(|reasons| (text, reasons)),
-    };
-    let proxy_config = proxy_config.unwrap_or_else(|(text, reasons)| {
-        findings.push(validate::finding(annotations::PROXY_CONFIG, text, &reasons.join(", ")));
+    let written = annotations.get(annotations::PROXY_CONFIG);
+    let labels = Texts::of(pod, "labels");
+    let namespace = request.namespace_of_pod();
+    let proxy_config = settings.proxy_configs.effective(&settings.mesh, namespace, |key| labels.get(key), written);
+    let proxy_config = proxy_config.unwrap_or_else(|reasons| {
+        findings.push(validate::finding(annotations::PROXY_CONFIG, written.unwrap_or_default(), &reasons.join(", ")));
         ProxyConfig::default()
     });
     let templates = select_templates(annotations, settings).unwrap_or_else(|mut unknown| {

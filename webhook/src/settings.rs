@@ -5,7 +5,9 @@
 //! understand are refused, all of them at once.
 
 mod mesh;
+mod nodes;
 mod proxy_config;
+mod proxy_resources;
 mod reader;
 mod schema;
 mod values;
@@ -15,7 +17,9 @@ use serde_json::Value;
 use reader::{Findings, Node};
 
 pub use mesh::Mesh;
+pub use nodes::Nodes;
 pub use proxy_config::ProxyConfig;
+pub use proxy_resources::ProxyConfigResources;
 pub use values::{Global, InjectionConfig, Pilot, Proxy, ProxyInit, Values};
 
 /// Why a settings document was refused.
@@ -45,6 +49,8 @@ pub enum NativeSidecars {
     On,
     /// An ordinary container.
     Off,
+    /// Native where the nodes of the cluster can run it, by [`Settings::nodes`].
+    ByNodes,
 }
 
 /// The kind of cluster, where it makes a difference to the pod.
@@ -64,6 +70,8 @@ pub struct Settings {
     pub revision: String,
     /// Default for pods that do not say it themselves.
     pub native_sidecars: NativeSidecars,
+    /// Nodes of the cluster, for [`NativeSidecars::ByNodes`].
+    pub nodes: Nodes,
     /// Kind of cluster.
     pub platform: Platform,
     /// Compliance policy of the control plane (`fips-140-2`, `fips-140-3`, ...), handed on to the proxy; empty for none.
@@ -72,6 +80,8 @@ pub struct Settings {
     pub values: Values,
     /// The `mesh` document.
     pub mesh: Mesh,
+    /// `ProxyConfig` resources of the cluster.
+    pub proxy_configs: ProxyConfigResources,
     /// Who is injected, and with what.
     pub injection: InjectionConfig,
 }
@@ -80,8 +90,8 @@ impl Settings {
     /// Settings from documents; `None` takes the built-in defaults (Istio's, with CNI mode on).
     ///
     /// A document that is given is followed as Istio follows it; in particular it does not turn CNI mode on by itself.
-    /// The revision is that of the values; process settings (`native_sidecars`, `platform`, `compliance_policy`) start at
-    /// their defaults and are the caller's to set.
+    /// The revision is that of the values; what is no document (`native_sidecars`, `nodes`, `platform`,
+    /// `compliance_policy`, `proxy_configs`) starts at its default and is the caller's to set.
     ///
     /// # Errors
     /// Every field that is ill-typed, with its path.
@@ -103,11 +113,13 @@ impl Settings {
         let settings = Self {
             revision: values.revision.clone(),
             native_sidecars: NativeSidecars::default(),
+            nodes: Nodes::default(),
             platform: Platform::default(),
             compliance_policy: String::new(),
             injection: InjectionConfig::read(&values_root),
             values,
             mesh: Mesh::read(&mesh_root),
+            proxy_configs: ProxyConfigResources::default(),
         };
         drop((values_root, mesh_root));
         let mut errors = value_findings.into_errors();
@@ -116,6 +128,17 @@ impl Settings {
         errors.sort_by(|a, b| (b.document, &a.path).cmp(&(a.document, &b.path)));
         errors.dedup_by(|a, b| (a.document, &a.path) == (b.document, &b.path));
         if errors.is_empty() { Ok(settings) } else { Err(errors) }
+    }
+}
+
+impl Settings {
+    /// Whether the sidecar of a pod that does not say it itself is native; `node` is the node that the pod names.
+    pub fn native_for(&self, node: Option<&str>) -> bool {
+        match self.native_sidecars {
+            NativeSidecars::On => true,
+            NativeSidecars::Off => false,
+            NativeSidecars::ByNodes => self.nodes.run_native_sidecars(node),
+        }
     }
 }
 

@@ -29,7 +29,10 @@ impl ForLibrary for Suite {
         let mut settings = Settings::from_documents(Some(&self.values(case)), Some(&self.mesh(case)))
             .expect("documents of the suite are good");
         revision.clone_into(&mut settings.revision);
-        settings.native_sidecars = if case.native_sidecar { NativeSidecars::On } else { NativeSidecars::Off };
+        settings.nodes = case.node_versions.iter().enumerate().map(|(n, version)| (n.to_string(), version)).collect();
+        settings.native_sidecars =
+            if case.native_sidecar_mode == "auto" { NativeSidecars::ByNodes } else { NativeSidecars::Off };
+        assert_eq!(settings.native_for(None), case.native_sidecar, "{}", case.name());
         if case.platform == "openshift" {
             settings.platform = Platform::OpenShift;
         }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 use weir_webhook::inject::{InjectRequest, Outcome, SkipReason, inject};
-use weir_webhook::settings::{NativeSidecars, Settings};
+use weir_webhook::settings::{NativeSidecars, ProxyConfigResources, Settings};
 
 fn settings(cni: bool, native: NativeSidecars) -> Settings {
     let values = json!({
@@ -330,4 +330,42 @@ fn an_application_that_speaks_xds_itself_gets_its_bootstrap_file_and_no_proxy() 
     assert_eq!(annotations.get("weir.dev/capture"), None);
     let (twice, _) = injected(once.clone(), &settings);
     assert_eq!(twice, once);
+}
+
+#[test]
+fn nodes_decide_about_native_sidecars_where_the_pod_does_not() {
+    let mut settings = settings(true, NativeSidecars::ByNodes);
+    settings.nodes = [("old", "v1.28.3"), ("new", "v1.33.0")].into_iter().collect();
+    let of = |annotations: Value, spec: Value| {
+        let (pod, _) = injected(pod(annotations, spec), &settings);
+        names(&pod, "initContainers").contains(&"istio-proxy")
+    };
+    assert!(!of(json!({}), json!({})), "one node cannot");
+    assert!(of(json!({}), json!({"nodeName": "new"})));
+    assert!(!of(json!({}), json!({"nodeName": "old"})));
+    assert!(of(json!({"sidecar.istio.io/nativeSidecar": "true"}), json!({"nodeName": "old"})));
+}
+
+#[test]
+fn proxy_config_resources_configure_the_proxies_of_their_place() {
+    let mut settings = settings(false, NativeSidecars::Off);
+    let resource = |namespace: &str, spec: Value| {
+        json!({"apiVersion": "networking.istio.io/v1beta1", "kind": "ProxyConfig",
+        "metadata": {"name": "c", "namespace": namespace}, "spec": spec})
+    };
+    let objects = [
+        resource("istio-system", json!({"concurrency": 3, "image": {"imageType": "debug"}})),
+        resource("shop", json!({"selector": {"matchLabels": {"app": "web"}}, "environmentVariables": {"HELLO": "x"}})),
+        resource("elsewhere", json!({"concurrency": 9})),
+    ];
+    settings.proxy_configs = ProxyConfigResources::from_objects(&objects).unwrap();
+    let mut asked = pod(json!({"proxy.istio.io/config": "proxyMetadata: {HELLO: other}"}), json!({}));
+    asked["metadata"]["labels"]["app"] = "web".into();
+    let (pod, _) = injected(asked, &settings);
+    let proxy = container(&pod, "containers", "istio-proxy");
+    assert_eq!(proxy["image"], "h/proxyv2:t-debug");
+    let env = |name: &str| proxy["env"].as_array().unwrap().iter().find(|variable| variable["name"] == name).unwrap();
+    let printed = "{\"concurrency\":3,\"proxyMetadata\":{\"HELLO\":\"x\"},\"image\":{\"imageType\":\"debug\"}}\n";
+    assert_eq!(env("PROXY_CONFIG")["value"], printed);
+    assert_eq!(env("HELLO")["value"], "x");
 }

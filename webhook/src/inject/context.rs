@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::annotations::{self as name, Texts};
 use super::previous::Previous;
 use super::{InjectRequest, Workload};
-use crate::settings::{NativeSidecars, Platform, ProxyConfig, Settings};
+use crate::settings::{Platform, ProxyConfig, Settings};
 
 /// Name of the proxy's container.
 pub(crate) const PROXY: &str = "istio-proxy";
@@ -73,7 +73,7 @@ impl<'a> Context<'a> {
         let wants_native = match annotations.get(name::NATIVE_SIDECAR) {
             Some("true") => true,
             Some("false") => false,
-            _ => settings.native_sidecars == NativeSidecars::On,
+            _ => settings.native_for(pod["spec"]["nodeName"].as_str()),
         };
         let mode = annotations.get(name::INTERCEPTION_MODE).unwrap_or(match proxy_config.interception_mode() {
             "TPROXY" => "TPROXY",
@@ -138,9 +138,9 @@ impl<'a> Context<'a> {
     }
 
     fn image(&self, configured: &str, kind: &str) -> String {
-        let name = self.annotation_or(name::PROXY_IMAGE, configured);
-        if name.contains('/') {
-            return name.to_owned();
+        let whole = |image: &&str| image.contains('/');
+        if let Some(image) = self.annotations.get(name::PROXY_IMAGE).filter(whole).or(Some(configured).filter(whole)) {
+            return image.to_owned();
         }
         let global = &self.settings.values.global;
         image(&global.hub, configured, &global.tag, kind)

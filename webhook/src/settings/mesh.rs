@@ -10,6 +10,8 @@ use super::reader::Node;
 pub struct Mesh {
     /// `trustDomain`; empty for none.
     pub trust_domain: String,
+    /// `rootNamespace`: where configuration for the whole mesh lives.
+    pub root_namespace: String,
     /// `enablePrometheusMerge`: whether the agent merges the application's metrics into its own.
     pub prometheus_merge: bool,
     /// `proxyListenPort`: port for captured outbound traffic.
@@ -30,6 +32,8 @@ impl Mesh {
         default_config.check(root.findings());
         Self {
             trust_domain: root.at("trustDomain").text().unwrap_or_else(|| "cluster.local".to_owned()),
+            root_namespace: (root.at("rootNamespace").text().filter(|namespace| !namespace.is_empty()))
+                .unwrap_or_else(|| "istio-system".to_owned()),
             prometheus_merge: root.at("enablePrometheusMerge").flag().unwrap_or(true),
             proxy_port: nonzero(&root.at("proxyListenPort"), 15001),
             inbound_port: nonzero(&root.at("proxyInboundListenPort"), 15006),

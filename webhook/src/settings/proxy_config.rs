@@ -94,7 +94,7 @@ impl ProxyConfig {
 
     /// Puts `upper` over this configuration: each field replaces the lower one whole, but the variables of `proxyMetadata`
     /// and the parts of `proxyHeaders` replace one by one.
-    fn overlay(&mut self, upper: Map<String, Value>) {
+    pub(super) fn overlay(&mut self, upper: Map<String, Value>) {
         // The two ways to name the cluster are a `oneof`: the later one wins.
         if upper.contains_key("tracingServiceName") {
             self.fields.remove("serviceCluster");
@@ -281,7 +281,8 @@ static STATS_MATCHER: [Field; 3] = [
     field("inclusionSuffixes", Kind::List(&Kind::Text)),
     field("inclusionRegexps", Kind::List(&Kind::Text)),
 ];
-static IMAGE: [Field; 1] = [field("imageType", Kind::Text)];
+/// Type `ProxyImage` of both the message and the resource.
+pub(super) static IMAGE: [Field; 1] = [field("imageType", Kind::Text)];
 static CERT_DETAILS: [Field; 5] = [
     field("subject", Kind::FlagValue),
     field("cert", Kind::FlagValue),
@@ -305,8 +306,8 @@ static PROXY_HEADERS: [Field; 10] = [
     field("xForwardedPort", Kind::Opaque),
 ];
 
-/// The message in declaration order; the order of `PROXY_CONFIG`.
-static PROXY_CONFIG: [Field; 34] = [
+/// The message in declaration order, fields that Istio has deprecated included; the order of `PROXY_CONFIG`.
+static PROXY_CONFIG: [Field; 38] = [
     field("configPath", Kind::Text),
     field("binaryPath", Kind::Text),
     field("serviceCluster", Kind::Text),
@@ -316,8 +317,12 @@ static PROXY_CONFIG: [Field; 34] = [
     ),
     field("drainDuration", Kind::Duration),
     field("discoveryAddress", Kind::Text),
+    field("discoveryRefreshDelay", Kind::Duration),
+    field("zipkinAddress", Kind::Text),
     field("statsdUdpAddress", Kind::Text),
+    field("envoyMetricsServiceAddress", Kind::Text),
     field("proxyAdminPort", Kind::Int),
+    field("availabilityZone", Kind::Text),
     field("controlPlaneAuthPolicy", Kind::Choice(&["NONE", "MUTUAL_TLS", "INHERIT"])),
     field("customConfigFile", Kind::Text),
     field("statNameLength", Kind::Int),
