@@ -10,12 +10,16 @@
 //! injection, and everything else is computed from that again.
 
 mod annotations;
+mod api_rules;
 mod capture;
+mod conflicts;
 mod containers;
 mod context;
+mod names;
 mod overlay;
 mod overrides;
 mod previous;
+mod quantity;
 mod validate;
 mod warnings;
 
@@ -32,6 +36,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use annotations::Texts;
+use conflicts::Conflicts;
 use context::Context;
 use decision::{Decided, Decision, DecisionSettings, decide};
 use finish::env::{override_env, withdraw_env};
@@ -111,6 +116,10 @@ pub enum SkipReason {
     HostNetwork,
     /// A namespace of the system.
     SystemNamespace,
+    /// The image of a static pod in the API server: the kubelet runs it from a file.
+    StaticPod,
+    /// A pod for nodes with Windows.
+    Windows,
     /// `sidecar.istio.io/inject: "false"`.
     ExplicitlyOff,
     /// A `neverInjectSelector` matches.
@@ -129,6 +138,8 @@ impl SkipReason {
         match self {
             Self::HostNetwork => "host_network",
             Self::SystemNamespace => "system_namespace",
+            Self::StaticPod => "static_pod",
+            Self::Windows => "windows",
             Self::ExplicitlyOff => "explicitly_off",
             Self::NeverSelector => "never_selector",
             Self::PolicyDisabled => "policy_disabled",
@@ -142,6 +153,10 @@ impl SkipReason {
         match self {
             Self::HostNetwork => "the pod uses the host network; capture rules would take the node's own traffic",
             Self::SystemNamespace => "pods of this system namespace are never injected",
+            Self::StaticPod => {
+                "the kubelet runs this static pod from a file of its node; what is added here would never run"
+            }
+            Self::Windows => "the pod is for Windows nodes, and the sidecar needs Linux",
             Self::ExplicitlyOff => "sidecar.istio.io/inject is \"false\"",
             Self::NeverSelector => "a neverInjectSelector of the injector matches the pod's labels",
             Self::PolicyDisabled => "the injector's policy is \"disabled\" and the pod does not ask for injection",
@@ -196,9 +211,20 @@ pub fn inject(request: &InjectRequest, settings: &Settings) -> Result<Outcome, I
     {
         annotate(&mut injected, annotations::OVERRIDES, &record);
     }
-    warnings.extend(warnings::of(pod, &context));
-    warnings.extend(finish(&mut injected, &overlay, &context)?);
-    write_capture(&mut injected, &templates, settings)?;
+    warnings.extend(warnings::of(pod, &injected, &templates, &context));
+    let mut findings = Vec::new();
+    match finish(&mut injected, &overlay, &context) {
+        Ok(more) => warnings.extend(more),
+        Err(mut denials) => findings.append(&mut denials),
+    }
+    findings.extend(write_capture(&mut injected, &templates, settings).err().into_iter().flatten());
+    let Conflicts { mut denials, warnings: conflicts } = conflicts::of(&injected, &templates, &context);
+    findings.append(&mut denials);
+    warnings.extend(conflicts);
+    findings.extend(api_rules::findings(&injected, pod, &overlay));
+    if !findings.is_empty() {
+        return Err(InjectError::Invalid(findings));
+    }
     Ok(Outcome::Injected { pod: injected, templates: templates.into_iter().map(|(name, _)| name).collect(), warnings })
 }
 
@@ -231,6 +257,10 @@ fn prepare(request: &InjectRequest, settings: &Settings) -> Result<Prepared, Inj
         findings.append(&mut unknown);
         Vec::new()
     });
+    if !findings.is_empty() {
+        // Asked again below, where a template has had its say; here so that nothing is left to find.
+        findings.extend(merge_metrics(&mut pod.clone(), metrics(settings)).err().into_iter().flatten());
+    }
     if findings.is_empty() {
         Ok(Prepared { previous, proxy_config, templates })
     } else {
@@ -275,14 +305,20 @@ fn lay_over(pod: &mut Value, templates: &[(String, Template)], context: &Context
     Ok(outline)
 }
 
-/// What depends on the injected pod as a whole; gives back warnings.
-fn finish(pod: &mut Value, overlay: &Value, context: &Context<'_>) -> Result<Vec<String>, InjectError> {
+fn metrics(settings: &Settings) -> PrometheusSettings {
+    PrometheusSettings {
+        enabled: settings.mesh.prometheus_merge,
+        status_port: settings.mesh.default_config.status_port(),
+    }
+}
+
+/// What depends on the injected pod as a whole; gives back warnings, or what makes the pod be denied.
+fn finish(pod: &mut Value, overlay: &Value, context: &Context<'_>) -> Result<Vec<String>, Vec<String>> {
     let settings = context.settings;
     let status_port = settings.mesh.default_config.status_port();
     let injected_before = context.previous.injected;
     override_env(pod, &context.env_overrides);
-    let metrics = PrometheusSettings { enabled: settings.mesh.prometheus_merge, status_port };
-    let mut warnings = merge_metrics(pod, metrics).map_err(InjectError::Invalid)?;
+    let mut warnings = merge_metrics(pod, metrics(settings))?;
     announce_secure_port(pod);
     let probes = ProbeSettings { enabled: settings.values.rewrite_probes, status_port, injected_before };
     warnings.extend(rewrite_probes(pod, probes));
@@ -301,10 +337,10 @@ fn finish(pod: &mut Value, overlay: &Value, context: &Context<'_>) -> Result<Vec
 }
 
 /// Writes the effective capture configuration, always over what the author wrote; without a plugin there is none.
-fn write_capture(pod: &mut Value, templates: &[(String, Template)], settings: &Settings) -> Result<(), InjectError> {
+fn write_capture(pod: &mut Value, templates: &[(String, Template)], settings: &Settings) -> Result<(), Vec<String>> {
     let captured = templates.iter().any(|(_, template)| *template == Template::Sidecar);
     let annotation = if captured && settings.values.pilot.cni_enabled {
-        Some(capture::annotation(pod, &settings.mesh).map_err(InjectError::Invalid)?)
+        Some(capture::annotation(pod, &settings.mesh)?)
     } else {
         None
     };

@@ -63,6 +63,8 @@ fn container(name: String) -> impl Strategy<Value = Value> {
                 container["env"] = env;
             }
             if let Some(user) = user {
+                // A proxy and an application of one user are refused.
+                let user = if name == "istio-proxy" { user + 1000 } else { user };
                 container["securityContext"]["runAsUser"] = user.into();
             }
             if port {

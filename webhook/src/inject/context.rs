@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::annotations::{self as name, Texts};
 use super::previous::Previous;
@@ -28,6 +28,8 @@ pub(crate) struct Context<'a> {
     pub(crate) own_proxy: Option<&'a Value>,
     /// `spec.serviceAccountName`.
     pub(crate) service_account: Option<&'a str>,
+    /// `spec.resources`: what the containers of the pod may use together.
+    pub(crate) budget: Option<&'a Map<String, Value>>,
     /// What an earlier injection left.
     pub(crate) previous: &'a Previous,
     /// Whose pod it is.
@@ -102,6 +104,7 @@ impl<'a> Context<'a> {
             applications,
             own_proxy,
             service_account: pod["spec"]["serviceAccountName"].as_str(),
+            budget: pod["spec"]["resources"].as_object(),
             previous,
             workload,
             proxy_config,
@@ -122,6 +125,12 @@ impl<'a> Context<'a> {
         'a: 'b,
     {
         self.annotations.get(key).unwrap_or(default)
+    }
+
+    /// The pod says itself what its sidecar may use.
+    pub(crate) fn asks_for_resources(&self) -> bool {
+        let annotations = [name::PROXY_CPU, name::PROXY_MEMORY, name::PROXY_CPU_LIMIT, name::PROXY_MEMORY_LIMIT];
+        annotations.iter().any(|key| self.annotations.get(key).is_some())
     }
 
     /// Image of the proxy.

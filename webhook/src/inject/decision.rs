@@ -1,6 +1,6 @@
 //! Whether a pod is injected: what the handler decides, after the API server's selectors have let the pod through.
 //!
-//! The first rule that decides wins: host network, system namespace, the pod's own word, never-selectors, always-selectors,
+//! The first rule that decides wins: host network, system namespace, static pod, Windows, the pod's own word, never-selectors, always-selectors,
 //! policy. A pod that would be injected is left alone if it carries a sidecar that nobody recorded.
 
 use serde_json::Value;
@@ -40,6 +40,11 @@ pub struct Decided {
 /// Label (or, as Istio knew it before, annotation) by which a pod asks for a sidecar or refuses it.
 pub const INJECT: &str = "sidecar.istio.io/inject";
 
+/// Annotation of the object by which the API server shows a static pod (`k8s.io/api/core/v1`, `MirrorPodAnnotationKey`).
+const STATIC_POD: &str = "kubernetes.io/config.mirror";
+/// Label of nodes that names their operating system.
+const NODE_SYSTEM: &str = "kubernetes.io/os";
+
 /// Namespaces whose pods the cluster needs before it can have a mesh.
 const SYSTEM_NAMESPACES: [&str; 4] = ["kube-system", "kube-public", "kube-node-lease", "local-path-storage"];
 
@@ -69,8 +74,15 @@ fn local_reason(pod: &Value, namespace: Option<&str>) -> Option<SkipReason> {
         return Some(SkipReason::HostNetwork);
     }
     let own = pod["metadata"]["namespace"].as_str().filter(|own| !own.is_empty());
-    let system = own.or(namespace).is_some_and(|namespace| SYSTEM_NAMESPACES.contains(&namespace));
-    system.then_some(SkipReason::SystemNamespace)
+    if own.or(namespace).is_some_and(|namespace| SYSTEM_NAMESPACES.contains(&namespace)) {
+        return Some(SkipReason::SystemNamespace);
+    }
+    if pod["metadata"]["annotations"].get(STATIC_POD).is_some() {
+        return Some(SkipReason::StaticPod);
+    }
+    let system = &pod["spec"]["os"]["name"];
+    let windows = system == "windows" || (system.is_null() && pod["spec"]["nodeSelector"][NODE_SYSTEM] == "windows");
+    windows.then_some(SkipReason::Windows)
 }
 
 /// The pod has both a proxy and an init container that runs the mesh's own program, but no record of an injection: a tool
@@ -175,6 +187,24 @@ mod tests {
         let pod = json!({"metadata": {"namespace": "mine"}});
         assert_eq!(decide(&pod, Some("kube-system"), ENABLED).decision, Decision::Inject);
         assert_eq!(decide(&json!({}), None, ENABLED).decision, Decision::Inject);
+    }
+
+    #[test]
+    fn pods_that_no_sidecar_can_run_in_are_left_alone_whatever_they_ask_for() {
+        let mut static_pod = asking("true");
+        static_pod["metadata"]["annotations"]["kubernetes.io/config.mirror"] = "0f3a".into();
+        assert_eq!(decision(&static_pod, ENABLED), Decision::Skip(SkipReason::StaticPod));
+        for (spec, windows) in [
+            (json!({"os": {"name": "windows"}}), true),
+            (json!({"nodeSelector": {"kubernetes.io/os": "windows"}}), true),
+            (json!({"os": {"name": "linux"}, "nodeSelector": {"kubernetes.io/os": "windows"}}), false),
+            (json!({"nodeSelector": {"kubernetes.io/os": "linux"}}), false),
+        ] {
+            let mut pod = asking("true");
+            pod["spec"] = spec;
+            let expected = if windows { Decision::Skip(SkipReason::Windows) } else { Decision::Inject };
+            assert_eq!(decision(&pod, ENABLED), expected, "{pod}");
+        }
     }
 
     #[test]

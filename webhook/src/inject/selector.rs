@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::names::{is_key, is_label_value};
+
 /// A selector that was understood.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Selector {
@@ -98,21 +100,8 @@ impl Selector {
     }
 }
 
-/// A qualified name: an optional DNS subdomain and `/`, then a name like a label's value that is not empty.
 fn check_key(key: &str, findings: &mut Vec<String>) {
-    let (prefix, name) = match key.split_once('/') {
-        Some((prefix, name)) => (Some(prefix), name),
-        None => (None, key),
-    };
-    let dns = |prefix: &str| {
-        prefix.len() <= 253
-            && prefix.split('.').all(|part| {
-                part.starts_with(|first: char| first.is_ascii_lowercase() || first.is_ascii_digit())
-                    && !part.ends_with('-')
-                    && part.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
-            })
-    };
-    if name.is_empty() || !is_label_value(name) || !prefix.is_none_or(dns) {
+    if !is_key(key) {
         findings.push(format!("`{key}` is no key of a label"));
     }
 }
@@ -121,16 +110,6 @@ fn check_value(key: &str, value: &str, findings: &mut Vec<String>) {
     if !is_label_value(value) {
         findings.push(format!("`{key}`: `{value}` is no value of a label"));
     }
-}
-
-/// At most 63 letters, digits, `-`, `_` and `.`, with a letter or digit at both ends; or nothing.
-fn is_label_value(text: &str) -> bool {
-    let ends = |edge: Option<&u8>| edge.is_none_or(u8::is_ascii_alphanumeric);
-    let bytes = text.as_bytes();
-    bytes.len() <= 63
-        && ends(bytes.first())
-        && ends(bytes.last())
-        && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
 }
 
 #[cfg(test)]

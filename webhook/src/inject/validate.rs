@@ -7,13 +7,16 @@ use iptables_rules::annotations::ProxySpec;
 use serde_json::{Map, Value};
 
 use super::annotations::{self as name, Texts};
+use super::names::{is_dns_label, is_dns_subdomain, is_variable};
+use super::quantity::Quantity;
 
 /// Checks the value of one annotation; the error is the reason in a half sentence.
 type Check = fn(&str) -> Result<(), String>;
 
 /// Every annotation that has to have a certain form, but for those that choose the captured traffic.
-const CHECKS: [(&str, Check); 16] = [
+const CHECKS: [(&str, Check); 17] = [
     (name::STATUS_PORT, port),
+    (name::BOOTSTRAP_OVERRIDE, object_name),
     (name::READINESS_INITIAL_DELAY, unsigned),
     (name::READINESS_PERIOD, unsigned),
     (name::READINESS_FAILURES, unsigned),
@@ -22,9 +25,9 @@ const CHECKS: [(&str, Check); 16] = [
     (name::PROXY_CPU_LIMIT, quantity),
     (name::PROXY_MEMORY_LIMIT, quantity),
     (name::MERGE_METRICS, boolean),
-    (name::USER_VOLUME, object_of_objects),
-    (name::USER_VOLUME_MOUNT, object_of_objects),
-    (name::DATADOG_ENV, object),
+    (name::USER_VOLUME, volumes),
+    (name::USER_VOLUME_MOUNT, mounts),
+    (name::DATADOG_ENV, variables),
     (name::LOG_LEVEL, no_control_characters),
     (name::COMPONENT_LOG_LEVEL, no_control_characters),
     (name::AGENT_LOG_LEVEL, no_control_characters),
@@ -124,7 +127,7 @@ pub(crate) fn finding(key: &str, value: &str, reason: &str) -> String {
 }
 
 fn port(value: &str) -> Result<(), String> {
-    if is_port(value) { Ok(()) } else { Err("is not a port (0 to 65535)".to_owned()) }
+    if is_port(value.trim()) { Ok(()) } else { Err("is not a port (0 to 65535)".to_owned()) }
 }
 
 fn is_port(text: &str) -> bool {
@@ -153,38 +156,50 @@ pub(crate) fn parse_bool(text: &str) -> Option<bool> {
     }
 }
 
-/// A Kubernetes quantity: a decimal number and one suffix (`resource.Quantity` of apimachinery).
 fn quantity(value: &str) -> Result<(), String> {
-    let unsigned = value.strip_prefix(['+', '-']).unwrap_or(value);
-    let end = unsigned.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(unsigned.len());
-    let (number, suffix) = unsigned.split_at(end);
-    let number_ok = number.bytes().any(|byte| byte.is_ascii_digit()) && number.matches('.').count() <= 1;
-    let exponent = |text: &str| {
-        let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
-        !digits.is_empty() && digits.len() <= 3 && digits.bytes().all(|byte| byte.is_ascii_digit())
-    };
-    let suffix_ok = match suffix {
-        "" | "n" | "u" | "m" | "k" | "M" | "G" | "T" | "P" | "E" | "Ki" | "Mi" | "Gi" | "Ti" | "Pi" | "Ei" => true,
-        _ => suffix.strip_prefix(['e', 'E']).is_some_and(exponent),
-    };
-    if number_ok && suffix_ok { Ok(()) } else { Err("is not a quantity such as 100m or 128Mi".to_owned()) }
+    match Quantity::parse(value) {
+        None => Err("is not a quantity such as 100m or 128Mi".to_owned()),
+        Some(amount) if amount.is_negative() => Err("is less than nothing".to_owned()),
+        Some(_) => Ok(()),
+    }
+}
+
+/// Name of a ConfigMap.
+fn object_name(value: &str) -> Result<(), String> {
+    if is_dns_subdomain(value) { Ok(()) } else { Err("is no name of a ConfigMap".to_owned()) }
 }
 
 fn no_control_characters(value: &str) -> Result<(), String> {
     if value.chars().any(char::is_control) { Err("has control characters".to_owned()) } else { Ok(()) }
 }
 
-fn object(value: &str) -> Result<(), String> {
-    serde_json::from_str::<Map<String, Value>>(value)
-        .map(drop)
-        .map_err(|error| format!("is not a JSON object: {error}"))
+fn object(value: &str) -> Result<Map<String, Value>, String> {
+    serde_json::from_str(value).map_err(|error| format!("is not a JSON object: {error}"))
 }
 
-fn object_of_objects(value: &str) -> Result<(), String> {
-    let object: Map<String, Value> =
-        serde_json::from_str(value).map_err(|error| format!("is not a JSON object: {error}"))?;
-    let bad: Vec<&str> = object.iter().filter(|(_, value)| !value.is_object()).map(|(key, _)| key.as_str()).collect();
-    if bad.is_empty() { Ok(()) } else { Err(format!("{} is not a JSON object", quoted(&bad))) }
+/// A JSON object of entries that all pass; `what` says what each has to be.
+fn entries(value: &str, passes: impl Fn(&str, &Value) -> bool, what: &str) -> Result<(), String> {
+    let object = object(value)?;
+    let bad: Vec<&str> =
+        object.iter().filter(|(key, value)| !passes(key, value)).map(|(key, _)| key.as_str()).collect();
+    if bad.is_empty() { Ok(()) } else { Err(format!("{} is not {what}", quoted(&bad))) }
+}
+
+fn volumes(value: &str) -> Result<(), String> {
+    entries(value, |name, source| is_dns_label(name) && source.is_object(), "the name of a volume with a JSON object")
+}
+
+fn mounts(value: &str) -> Result<(), String> {
+    let is_mount = |mount: &Value| mount["mountPath"].as_str().is_some_and(|path| !path.is_empty());
+    entries(
+        value,
+        |name, mount| is_dns_label(name) && is_mount(mount),
+        "the name of a volume with a JSON object that has a mountPath",
+    )
+}
+
+fn variables(value: &str) -> Result<(), String> {
+    entries(value, |name, _| is_variable(name), "a name for a variable")
 }
 
 fn quoted(entries: &[&str]) -> String {

@@ -20,9 +20,11 @@ const BUCKETS: [f64; 14] =
     [0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0];
 
 /// Every reason, so that each series is there from the start.
-const SKIP_REASONS: [SkipReason; 7] = [
+const SKIP_REASONS: [SkipReason; 9] = [
     SkipReason::HostNetwork,
     SkipReason::SystemNamespace,
+    SkipReason::StaticPod,
+    SkipReason::Windows,
     SkipReason::ExplicitlyOff,
     SkipReason::NeverSelector,
     SkipReason::PolicyDisabled,
@@ -293,13 +295,15 @@ mod tests {
         let index = |reason| match reason {
             SkipReason::HostNetwork => 0,
             SkipReason::SystemNamespace => 1,
-            SkipReason::ExplicitlyOff => 2,
-            SkipReason::NeverSelector => 3,
-            SkipReason::PolicyDisabled => 4,
-            SkipReason::UnknownPolicy => 5,
-            SkipReason::UnrecordedSidecar => 6,
+            SkipReason::StaticPod => 2,
+            SkipReason::Windows => 3,
+            SkipReason::ExplicitlyOff => 4,
+            SkipReason::NeverSelector => 5,
+            SkipReason::PolicyDisabled => 6,
+            SkipReason::UnknownPolicy => 7,
+            SkipReason::UnrecordedSidecar => 8,
         };
-        assert_eq!(SKIP_REASONS.map(index), [0, 1, 2, 3, 4, 5, 6]);
+        assert_eq!(SKIP_REASONS.map(index), [0, 1, 2, 3, 4, 5, 6, 7, 8]);
     }
 
     #[test]

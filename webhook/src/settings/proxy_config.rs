@@ -194,6 +194,12 @@ impl ProxyConfig {
         self.fields.get("statusPort").and_then(Value::as_u64).and_then(|port| u16::try_from(port).ok()).unwrap_or(15020)
     }
 
+    /// `proxyAdminPort`: port at which Envoy is administrated.
+    pub fn admin_port(&self) -> u16 {
+        let port = self.fields.get("proxyAdminPort").and_then(Value::as_u64);
+        port.and_then(|port| u16::try_from(port).ok()).unwrap_or(15000)
+    }
+
     /// `tracing.tlsSettings.caCertificates`, where the tracer is reached by TLS.
     pub fn tracing_ca(&self) -> Option<&str> {
         self.fields.get("tracing")?.get("tlsSettings")?.get("caCertificates")?.as_str()

@@ -4,6 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::super::annotations as name;
 use super::super::context::{Context, PROXY};
+use super::super::quantity::Quantity;
 use super::{env, object, volumes};
 
 /// Port of Envoy's health endpoint.
@@ -104,14 +105,32 @@ pub(super) fn resources(context: &Context<'_>) -> Option<Value> {
         let pair = [("cpu", context.annotations.get(cpu)), ("memory", context.annotations.get(memory))];
         pair.into_iter().filter_map(|(key, value)| Some((key.to_owned(), Value::from(value?)))).collect::<Map<_, _>>()
     };
-    let requests = pair(name::PROXY_CPU, name::PROXY_MEMORY);
-    let limits = pair(name::PROXY_CPU_LIMIT, name::PROXY_MEMORY_LIMIT);
-    if requests.is_empty() && limits.is_empty() {
-        let configured = &context.settings.values.proxy.resources;
-        return (!configured.is_empty()).then(|| Value::Object(configured.clone()));
+    if context.asks_for_resources() {
+        let requests = pair(name::PROXY_CPU, name::PROXY_MEMORY);
+        let limits = pair(name::PROXY_CPU_LIMIT, name::PROXY_MEMORY_LIMIT);
+        let blocks = [("requests", requests), ("limits", limits)].into_iter().filter(|(_, block)| !block.is_empty());
+        return Some(Value::Object(blocks.map(|(key, block)| (key.to_owned(), Value::Object(block))).collect()));
     }
-    let blocks = [("requests", requests), ("limits", limits)].into_iter().filter(|(_, block)| !block.is_empty());
-    Some(Value::Object(blocks.map(|(key, block)| (key.to_owned(), Value::Object(block))).collect()))
+    let mut configured = context.settings.values.proxy.resources.clone();
+    if let Some(budget) = context.budget {
+        keep_within(&mut configured, budget);
+    }
+    (!configured.is_empty()).then_some(Value::Object(configured))
+}
+
+/// Makes resources live from the budget of the whole pod: what that guarantees is not requested a second time (0, since a
+/// container that only has a limit requests as much), and no limit is above the pod's.
+fn keep_within(resources: &mut Map<String, Value>, budget: &Map<String, Value>) {
+    let of_pod = |block: &str, resource: &str| budget.get(block)?.get(resource).filter(|amount| !amount.is_null());
+    for (block, amounts) in resources {
+        for (resource, amount) in amounts.as_object_mut().into_iter().flatten() {
+            match (block.as_str(), of_pod(block, resource)) {
+                ("requests", Some(_)) => *amount = "0".into(),
+                ("limits", Some(most)) if Quantity::of(most) < Quantity::of(amount) => *amount = most.clone(),
+                _ => {}
+            }
+        }
+    }
 }
 
 fn startup_probe(context: &Context<'_>) -> Option<Value> {
