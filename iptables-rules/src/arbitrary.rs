@@ -12,6 +12,7 @@ use crate::config::{
     PortSelection,
 };
 use crate::names;
+use crate::trace::{Entry, Owner, Packet, State, Transport};
 
 /// Any configuration that [`plan`](crate::plan()) takes. Group names are such as every machine has.
 pub(crate) fn config() -> impl Strategy<Value = CaptureConfig> {
@@ -146,4 +147,112 @@ fn places() -> impl Strategy<Value = CaptureConfig> {
             ..CaptureConfig::default()
         },
     )
+}
+
+/// A packet before it is aimed at a configuration.
+#[derive(Debug, Clone)]
+pub(crate) struct AnyPacket {
+    sent: bool,
+    loopback: bool,
+    owner: Option<(u32, u32)>,
+    transport: Transport,
+    addresses: (IpAddr, IpAddr),
+    ports: (u16, u16),
+    marks: (u32, u32),
+    state: State,
+    /// Chooses among the values that the configuration mentions.
+    aim: [u8; 8],
+}
+
+/// Any packet.
+pub(crate) fn packet() -> impl Strategy<Value = AnyPacket> {
+    let transport = prop_oneof![4 => Just(Transport::Tcp), 3 => Just(Transport::Udp), 1 => Just(Transport::Other(1))];
+    let state = prop_oneof![6 => Just(State::New), 1 => Just(State::Established), 1 => Just(State::Related), 1 => Just(State::Invalid)];
+    let owner = proptest::option::weighted(0.9, (any::<u32>(), any::<u32>()));
+    (
+        (any::<bool>(), any::<bool>(), owner, transport),
+        any::<(IpAddr, IpAddr)>(),
+        any::<((u16, u16), (u32, u32))>(),
+        state,
+        any::<[u8; 8]>(),
+    )
+        .prop_map(|((sent, loopback, owner, transport), addresses, (ports, marks), state, aim)| AnyPacket {
+            sent,
+            loopback,
+            owner,
+            transport,
+            addresses,
+            ports,
+            marks,
+            state,
+            aim,
+        })
+}
+
+impl AnyPacket {
+    /// The packet with most of its fields taken from what the configuration mentions; values at random would never meet a rule.
+    pub(crate) fn towards(&self, config: &CaptureConfig) -> Packet {
+        fn pick<T: Clone>(from: &[T], by: u8, or: T) -> T {
+            if by.is_multiple_of(4) || from.is_empty() { or } else { from[usize::from(by / 4) % from.len()].clone() }
+        }
+        let mut nets: Vec<IpAddr> = config.outbound_cidrs_exclude.iter().map(IpNet::addr).collect();
+        if let CidrSelection::Only(included) = &config.outbound_cidrs {
+            nets.extend(included.iter().map(IpNet::addr));
+        }
+        if let DnsCapture::Servers(servers) = &config.dns {
+            nets.extend(servers);
+        }
+        nets.extend([
+            IpAddr::from([127, 0, 0, 1]),
+            config.loopback.addr().into(),
+            IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1]),
+        ]);
+        let destination = pick(&nets, self.aim[0], self.addresses.0);
+        let same_family = |address: &IpAddr| address.is_ipv4() == destination.is_ipv4();
+        let mut sources = vec![IpAddr::V4(names::address::PASSTHROUGH_V4), IpAddr::V6(names::address::PASSTHROUGH_V6)];
+        sources.extend(&nets);
+        sources.retain(same_family);
+        let other = if destination.is_ipv4() {
+            IpAddr::from([10, 0, 0, 2])
+        } else {
+            IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, 2])
+        };
+        let mut ports = vec![53, 15053, config.tunnel_port, config.proxy_port];
+        ports.extend(
+            config.inbound_ports_exclude.iter().chain(&config.outbound_ports).chain(&config.outbound_ports_exclude),
+        );
+        if let PortSelection::Only(included) = &config.inbound_ports {
+            ports.extend(included);
+        }
+        let (OwnerGroups::AllBut(groups) | OwnerGroups::Only(groups)) = &config.owner_groups;
+        let gids = groups.iter().filter_map(|group| if let Group::Id(id) = group { Some(id) } else { None });
+        let gids: Vec<u32> = gids.chain(&config.proxy_gids).copied().collect();
+        let marks = [0, 0, config.tproxy_mark, names::TPROXY_OUTBOUND_MARK];
+        let interfaces: Vec<String> =
+            config.exclude_interfaces.iter().chain(&config.reroute_interfaces).map(ToString::to_string).collect();
+        let interface = if self.loopback { "lo".to_owned() } else { pick(&interfaces, self.aim[1], "eth0".to_owned()) };
+        let owner = self.owner.map(|(uid, gid)| Owner {
+            uid: pick(&config.proxy_uids, self.aim[2], uid),
+            gid: pick(&gids, self.aim[3], gid),
+        });
+        Packet {
+            // nf_tables compares owners only where there is one; see `nft/lower.rs` for the one kind of packet that can tell.
+            entry: match owner {
+                Some(_) if self.sent => Entry::Sent { interface, owner },
+                _ => Entry::Arrives { interface },
+            },
+            transport: self.transport,
+            source: pick(&sources, self.aim[4], other),
+            source_port: pick(&ports, self.aim[5], self.ports.0),
+            destination,
+            destination_port: pick(&ports, self.aim[6], self.ports.1),
+            mark: pick(&marks, self.aim[7], self.marks.0),
+            connection_mark: if self.state == State::New {
+                0
+            } else {
+                pick(&marks, self.aim[7].rotate_left(3), self.marks.1)
+            },
+            state: self.state,
+        }
+    }
 }

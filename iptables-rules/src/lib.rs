@@ -6,6 +6,8 @@
 //!    weir.dev/capture)
 //! ```
 //!
+//! What becomes of a packet under a rule set, or under rules read back from the kernel, is answered by `trace.rs`, without a kernel.
+//!
 //! Everything up to `RuleSet` and the text is a pure function of plain values. The feature `apply` (default) adds what touches a
 //! namespace: `netns.rs` enters it, `nft.rs` programs it, `route.rs` adds the `::6` address.
 //! `fuzzing.rs` (feature of that name) opens private parts to the fuzz targets.
@@ -22,6 +24,7 @@ pub mod plan;
 pub mod ports;
 pub mod restore;
 pub mod ruleset;
+pub mod trace;
 
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;

@@ -14,7 +14,7 @@ use crate::ruleset::{Action, Families, Family, Match, Position, Protocol, Rule, 
 #[cfg(feature = "apply")]
 pub mod apply;
 #[cfg(any(test, feature = "apply"))]
-mod parse;
+pub(crate) mod parse;
 #[cfg(feature = "apply")]
 mod process;
 
@@ -87,18 +87,22 @@ fn own_chains(rules: &[&Rule]) -> Vec<&'static str> {
 
 /// One rule as a line of the text.
 fn rule_line(rule: &Rule) -> String {
-    Line(rule).to_string()
+    match rule.position {
+        Position::Append => format!("-A {}{}", rule.chain, Spec(rule)),
+        Position::Insert(at) => format!("-I {} {at}{}", rule.chain, Spec(rule)),
+    }
 }
 
-struct Line<'a>(&'a Rule);
+/// What a rule says, without its place.
+pub(crate) fn rule_spec(rule: &Rule) -> String {
+    Spec(rule).to_string().trim_start().to_owned()
+}
 
-impl fmt::Display for Line<'_> {
+struct Spec<'a>(&'a Rule);
+
+impl fmt::Display for Spec<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(rule) = self;
-        match rule.position {
-            Position::Append => write!(f, "-A {}", rule.chain)?,
-            Position::Insert(at) => write!(f, "-I {} {at}", rule.chain)?,
-        }
         for condition in &rule.matches {
             write_match(f, condition)?;
         }

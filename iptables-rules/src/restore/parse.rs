@@ -13,31 +13,31 @@ use crate::ruleset::{Action, Match, Position, Protocol, Table};
 
 /// What a line of text says about a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Line<'a> {
+pub(crate) struct Line<'a> {
     /// Table whose section the line stands in.
-    pub(super) table: Table,
+    pub(crate) table: Table,
     /// Chain, whoever's it is.
-    pub(super) chain: &'a str,
+    pub(crate) chain: &'a str,
     /// Append or insert.
-    pub(super) position: Position,
+    pub(crate) position: Position,
     /// The words of the rule, as they stand there.
-    pub(super) spec: &'a str,
+    pub(crate) spec: &'a str,
     /// The rule; `None` where it is none of ours.
-    pub(super) rule: Option<Parsed>,
+    pub(crate) rule: Option<Parsed>,
 }
 
 /// Conditions and action of a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Parsed {
+pub(crate) struct Parsed {
     /// Conditions in the order of the text.
-    pub(super) matches: Vec<Match>,
+    pub(crate) matches: Vec<Match>,
     /// What happens then.
-    pub(super) action: Action,
+    pub(crate) action: Action,
 }
 
 impl Line<'_> {
     /// Whether a word of the rule is followed by another one.
-    pub(super) fn has(&self, word: &str, next: impl Fn(&str) -> bool) -> bool {
+    pub(crate) fn has(&self, word: &str, next: impl Fn(&str) -> bool) -> bool {
         let mut after = Words(self.spec).skip_while(|&found| found != word).skip(1);
         after.next().is_some_and(next)
     }
@@ -45,15 +45,15 @@ impl Line<'_> {
 
 /// A text as a whole.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Text<'a> {
+pub(crate) struct Text<'a> {
     /// Chains that exist or are created, built-in ones too.
-    pub(super) chains: Vec<(Table, &'a str)>,
+    pub(crate) chains: Vec<(Table, &'a str)>,
     /// Rules in the order of the text.
-    pub(super) lines: Vec<Line<'a>>,
+    pub(crate) lines: Vec<Line<'a>>,
 }
 
 /// Reads a text. What is in tables that we do not use is passed over.
-pub(super) fn parse(text: &str) -> Text<'_> {
+pub(crate) fn parse(text: &str) -> Text<'_> {
     let mut parsed = Text::default();
     let mut table = None;
     for line in text.lines().map(str::trim) {
@@ -83,7 +83,7 @@ fn rule_line<'a>(table: Table, chain: &'a str, position: Position, spec: &'a str
 }
 
 /// Words of a rule; a word in quotes may hold spaces.
-struct Words<'a>(&'a str);
+pub(crate) struct Words<'a>(pub(crate) &'a str);
 
 impl<'a> Iterator for Words<'a> {
     type Item = &'a str;
@@ -121,7 +121,8 @@ fn rule(spec: &str) -> Option<Parsed> {
     }
 }
 
-fn condition(option: &str, value: &str, module: &str, negated: bool) -> Option<Match> {
+/// A condition from its option and the module that was named before; `None` for one that plans do not use.
+pub(crate) fn condition(option: &str, value: &str, module: &str, negated: bool) -> Option<Match> {
     let plain = |condition: Match| (!negated).then_some(condition);
     match option {
         "-p" if value == "tcp" => plain(Match::Protocol(Protocol::Tcp)),
@@ -148,7 +149,8 @@ fn condition(option: &str, value: &str, module: &str, negated: bool) -> Option<M
     }
 }
 
-fn action(mut words: Words<'_>) -> Option<Action> {
+/// An action from the words behind `-j`; `None` for one that plans do not use.
+pub(crate) fn action<'a>(mut words: impl Iterator<Item = &'a str>) -> Option<Action> {
     let target = words.next()?;
     let options: Vec<&str> = words.collect();
     let action = match (target, options.as_slice()) {

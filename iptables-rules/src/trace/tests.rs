@@ -1,0 +1,212 @@
+use super::*;
+use crate::config::{CidrSelection, DnsCapture, InterceptionMode, Ipv6Policy};
+use crate::{CaptureConfig, RuleSet};
+
+const APP: Owner = Owner { uid: 2000, gid: 2000 };
+const PROXY: Owner = Owner { uid: 1337, gid: 1337 };
+
+fn planned(config: &CaptureConfig) -> RuleSet {
+    crate::plan(config).unwrap()
+}
+
+fn sent(owner: Owner, by: &str, to: &str) -> Packet {
+    let to: std::net::SocketAddr = to.parse().unwrap();
+    let source = if to.is_ipv4() { "10.0.0.2" } else { "fd00::2" };
+    Packet {
+        entry: Entry::Sent { interface: by.to_owned(), owner: Some(owner) },
+        transport: Transport::Tcp,
+        source: source.parse().unwrap(),
+        source_port: 40000,
+        destination: to.ip(),
+        destination_port: to.port(),
+        mark: 0,
+        connection_mark: 0,
+        state: State::New,
+    }
+}
+
+fn arriving(to: &str) -> Packet {
+    let entry = Entry::Arrives { interface: "eth0".to_owned() };
+    Packet { entry, source: "10.0.0.9".parse().unwrap(), ..sent(APP, "", to) }
+}
+
+fn fate(config: &CaptureConfig, packet: &Packet) -> Fate {
+    planned(config).trace(packet).fate
+}
+
+fn passes(interface: &str) -> Fate {
+    Fate::Passes { interface: Some(interface.to_owned()) }
+}
+
+#[test]
+fn the_default_rules_do_what_was_measured() {
+    let config = CaptureConfig::default();
+    let (outbound, inbound) = (Fate::Redirected { port: 15001 }, Fate::Redirected { port: 15006 });
+    for (packet, expected) in [
+        (sent(APP, "eth0", "192.0.2.1:443"), &outbound),
+        (sent(APP, "eth0", "[2001:db8::1]:443"), &outbound),
+        (sent(APP, "eth0", "192.0.2.1:15020"), &passes("eth0")),
+        (sent(PROXY, "eth0", "192.0.2.1:443"), &passes("eth0")),
+        (sent(Owner { uid: 2000, gid: 1337 }, "eth0", "192.0.2.1:443"), &passes("eth0")),
+        (sent(APP, "lo", "127.0.0.1:8080"), &passes("lo")),
+        (sent(APP, "lo", "10.0.0.2:8080"), &passes("lo")),
+        (sent(PROXY, "lo", "10.0.0.2:8080"), &inbound),
+        (sent(PROXY, "lo", "10.0.0.2:15008"), &passes("lo")),
+        (arriving("10.0.0.2:8080"), &inbound),
+        (arriving("10.0.0.2:15008"), &Fate::Passes { interface: None }),
+        (arriving("10.0.0.2:15090"), &Fate::Passes { interface: None }),
+        (Packet { transport: Transport::Udp, ..sent(APP, "eth0", "192.0.2.1:53") }, &passes("eth0")),
+    ] {
+        assert_eq!(fate(&config, &packet), *expected, "{packet:?}");
+    }
+}
+
+#[test]
+fn a_redirected_packet_comes_back_by_lo_and_is_not_translated_again() {
+    let trace = planned(&CaptureConfig::default()).trace(&sent(APP, "eth0", "192.0.2.1:443"));
+    let places: Vec<_> = trace.stages.iter().map(|stage| (stage.hook, &*stage.table, stage.skipped)).collect();
+    assert_eq!(
+        places,
+        [(Hook::Output, "nat", None), (Hook::Prerouting, "nat", Some("the connection has been redirected already"))]
+    );
+    let (stage, step) = trace.decided_by.unwrap();
+    let step = &trace.stages[stage].steps[step];
+    assert_eq!((&*step.chain, step.depth, step.reason), ("ISTIO_REDIRECT", 2, Some(Reason::Redirect)));
+    assert_eq!(step.verdict, Verdict::Match(vec![Effect::Redirect(15001)]));
+}
+
+#[test]
+fn a_packet_that_nothing_captured_in_output_is_not_captured_as_inbound() {
+    let trace = planned(&CaptureConfig::default()).trace(&sent(APP, "lo", "10.0.0.2:8080"));
+    assert_eq!(trace.fate, passes("lo"));
+    assert!(trace.stages.last().unwrap().skipped.unwrap().starts_with("OUTPUT decided"));
+    let (stage, step) = trace.decided_by.unwrap();
+    assert_eq!(trace.stages[stage].steps[step].reason, Some(Reason::AppLoopback));
+}
+
+#[test]
+fn only_first_packets_are_translated() {
+    let config = CaptureConfig::default();
+    for state in [State::Established, State::Invalid] {
+        let packet = Packet { state, ..arriving("10.0.0.2:8080") };
+        assert_eq!(fate(&config, &packet), Fate::Passes { interface: None }, "{state}");
+    }
+    let invalid = Packet { state: State::Invalid, ..arriving("10.0.0.2:8080") };
+    assert_eq!(fate(&CaptureConfig { drop_invalid: true, ..config }, &invalid), Fate::Dropped);
+}
+
+#[test]
+fn tproxy_assigns_marks_and_leaves_the_proxys_own_connections() {
+    let config = CaptureConfig { mode: InterceptionMode::Tproxy, ..CaptureConfig::default() };
+    let trace = planned(&config).trace(&arriving("10.0.0.2:8080"));
+    assert_eq!((trace.fate, trace.mark), (Fate::Tproxied { port: 15006 }, 1337));
+    // The proxy to the application, with the client's address and the mark: the connection remembers it.
+    let to_app = Packet { mark: 1337, source: "10.0.0.9".parse().unwrap(), ..sent(PROXY, "lo", "10.0.0.2:8080") };
+    let trace = planned(&config).trace(&to_app);
+    assert_eq!((trace.mark, trace.connection_mark), (1337, 1337));
+    // The answer of the application: routed to the pod by the mark of its connection.
+    let answer = Packet { connection_mark: 1337, state: State::Established, ..sent(APP, "eth0", "10.0.0.9:40000") };
+    let trace = planned(&config).trace(&answer);
+    assert_eq!((trace.fate, trace.mark), (passes("lo"), 1337));
+}
+
+#[test]
+fn the_first_zone_counts() {
+    let config = CaptureConfig { dns: DnsCapture::All, ..CaptureConfig::default() };
+    let dns = |owner| Packet { transport: Transport::Udp, ..sent(owner, "eth0", "192.0.2.1:53") };
+    let trace = planned(&config).trace(&dns(APP));
+    assert_eq!((trace.fate, trace.zone), (Fate::Redirected { port: 15053 }, 2));
+    let trace = planned(&config).trace(&dns(PROXY));
+    assert_eq!((trace.fate, trace.zone), (passes("eth0"), 1));
+}
+
+#[test]
+fn families_that_are_left_alone_meet_no_rule() {
+    let config = CaptureConfig { ipv6: Ipv6Policy::Leave, ..CaptureConfig::default() };
+    let trace = planned(&config).trace(&sent(APP, "eth0", "[2001:db8::1]:443"));
+    assert_eq!((trace.fate, trace.stages, trace.decided_by), (passes("eth0"), vec![], None));
+}
+
+#[test]
+fn says_why_a_rule_does_not_match() {
+    let config = CaptureConfig {
+        outbound_cidrs: CidrSelection::Only(vec!["10.0.0.0/8".parse().unwrap()]),
+        ..CaptureConfig::default()
+    };
+    let trace = planned(&config).trace(&sent(APP, "eth0", "192.0.2.1:443"));
+    assert_eq!((&trace.fate, trace.decided_by), (&passes("eth0"), None));
+    let last = trace.stages[0].steps.last().unwrap();
+    assert_eq!(last.verdict, Verdict::NoMatch("it goes to 192.0.2.1, not 10.0.0.0/8".to_owned()));
+}
+
+#[cfg(feature = "apply")]
+mod backends {
+    use super::*;
+    use crate::config::{Group, OwnerGroups};
+    use crate::restore::{RestoreFamily, restore_text};
+
+    /// Rules of somebody else, as `iptables-save` prints them.
+    const FOREIGN: &str = "*nat\n:PREROUTING ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n:KUBE - [0:0]\n\
+        -A PREROUTING -p icmp -j RETURN\n-A PREROUTING ! -p udp -m statistic --mode random --probability 0.5 -j KUBE\n\
+        -A OUTPUT -j KUBE\n-A KUBE -p tcp -m tcp --dport 80 -j DNAT --to-destination 10.0.0.1:80\nCOMMIT\n";
+
+    #[test]
+    fn what_is_not_understood_is_a_doubt() {
+        let chains = Chains::saved(FOREIGN);
+        let trace = chains.trace(&arriving("10.0.0.2:80"));
+        assert_eq!(trace.doubts.len(), 1, "{:?}", trace.doubts);
+        assert!(trace.doubts[0].contains("statistic --mode random"), "{:?}", trace.doubts);
+        assert_eq!(chains.trace(&Packet { transport: Transport::Udp, ..arriving("10.0.0.2:80") }).doubts, [""; 0]);
+        let trace = chains.trace(&sent(APP, "eth0", "192.0.2.1:80"));
+        assert_eq!(trace.doubts, ["DNAT --to-destination 10.0.0.1:80"]);
+    }
+
+    proptest::proptest! {
+        /// One meaning: the plan, its iptables text read back, and its nf_tables program send every packet the same way.
+        #[test]
+        fn plan_text_and_program_agree(
+            mut config in crate::arbitrary::config(),
+            packets in proptest::collection::vec(crate::arbitrary::packet(), 16),
+        ) {
+            let (OwnerGroups::AllBut(groups) | OwnerGroups::Only(groups)) = &mut config.owner_groups;
+            groups.retain(|group| matches!(group, Group::Id(_))); // nf_tables knows groups by number only
+            let rules = planned(&config);
+            let program = crate::nft::program(&rules).unwrap();
+            for packet in packets.iter().map(|packet| packet.towards(&config)) {
+                let planned = rules.trace(&packet);
+                let family = if packet.destination.is_ipv4() { RestoreFamily::V4 } else { RestoreFamily::V6 };
+                // Rules for appending and inserting, not a listing: put in order by the plan, so the text is read by its lines.
+                let text = saved_text(&rules, family, packet.destination);
+                let routing = Chains { local_delivery: rules.routing.local_delivery, ..Chains::default() };
+                for chains in [Chains::saved(&text), Chains::programmed(&program, packet.destination)] {
+                    let found = chains.with(routing.clone()).trace(&packet);
+                    proptest::prop_assert_eq!(&found.doubts, &Vec::<String>::new());
+                    proptest::prop_assert_eq!(
+                        (&found.fate, found.mark, found.connection_mark, found.zone),
+                        (&planned.fate, planned.mark, planned.connection_mark, planned.zone)
+                    );
+                }
+            }
+        }
+    }
+
+    /// The text as the kernel would list it: inserts carried out.
+    fn saved_text(rules: &RuleSet, family: RestoreFamily, packet: std::net::IpAddr) -> String {
+        let mut text = String::new();
+        for section in restore_text(rules, family).split("COMMIT\n") {
+            let Some((header, lines)) = section.split_once('\n') else { continue };
+            let table = crate::ruleset::Table::ALL.into_iter().find(|table| header == format!("* {}", table.name()));
+            let mut chains: Vec<&str> = vec!["PREROUTING", "OUTPUT"];
+            chains.extend(lines.lines().filter_map(|line| line.strip_prefix("-N ")));
+            let mut listed = vec![header.to_owned()];
+            listed.extend(chains.iter().map(|chain| format!(":{chain} - [0:0]")));
+            for chain in chains {
+                let ordered = rules.chain_rules(table.unwrap(), chain, packet);
+                listed.extend(ordered.iter().map(|rule| format!("-A {chain} {}", crate::restore::rule_spec(rule))));
+            }
+            listed.push("COMMIT\n".to_owned());
+            text += &listed.join("\n");
+        }
+        text
+    }
+}
