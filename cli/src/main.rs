@@ -2,13 +2,15 @@
 //!
 //! ```text
 //! main ─▶ args (what the user wrote) ─┬▶ inject ─┐
-//!                                     ├▶ rules ──┴▶ settings, files, manifest (streams and their pods), yaml_text
+//!                                     ├▶ rules ──┼▶ settings, files, manifest (streams and their pods), yaml_text
+//!                                     ├▶ explain ┘
 //!                                     └▶ demo
 //! failure: all that is wrong at once, and the exit code
 //! ```
 
 mod args;
 mod demo;
+mod explain;
 mod failure;
 mod files;
 mod inject;

@@ -5,9 +5,9 @@
 //! annotations ──────┴▶ subject: CaptureConfig ──plan──▶ RuleSet ──print──▶ iptables | nft | json
 //! ```
 
-mod json;
-mod print;
-mod subject;
+pub(crate) mod json;
+pub(crate) mod print;
+pub(crate) mod subject;
 
 use std::process::ExitCode;
 
@@ -18,6 +18,7 @@ use crate::failure::{Failure, both};
 use crate::files::{self, Source};
 use crate::manifest::{pods, stream};
 use crate::settings::InjectorArgs;
+use print::Planned;
 use subject::Subject;
 
 /// Options of `weir rules`.
@@ -66,40 +67,63 @@ enum Format {
 /// # Errors
 /// Everything that is wrong with the command line and the input.
 pub(crate) fn run(args: &RulesArgs) -> Result<ExitCode, Failure> {
-    let (source, subjects) = match (&args.filename, &args.annotations) {
+    let Named { name, planned } = load(args.filename.as_deref(), args.annotations.as_deref(), &args.injector)?;
+    for subject in &planned {
+        eprintln!("weir: {subject}");
+    }
+    if planned.is_empty() {
+        eprintln!("weir: {name}: no pod in it");
+    }
+    let text = match args.format {
+        Format::Iptables => print::iptables(&planned),
+        Format::Nft => print::nft(&planned).map_err(|messages| refused(&name, messages))?,
+        Format::Json => json::print(&planned),
+    };
+    files::write(None, &text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Planned rules, and what messages call the file they come from.
+#[derive(Debug)]
+pub(crate) struct Named {
+    /// Name of the file.
+    pub(crate) name: String,
+    /// The pods in it, or the annotations.
+    pub(crate) planned: Vec<Planned>,
+}
+
+/// Reads a manifest, or annotations where such a file is named, and plans the rules of everything in it.
+///
+/// # Errors
+/// Everything that is wrong with the file and the settings.
+pub(crate) fn load(
+    manifest: Option<&str>,
+    annotations: Option<&str>,
+    injector: &InjectorArgs,
+) -> Result<Named, Failure> {
+    let (source, subjects) = match (manifest, annotations) {
         (_, Some(file)) => {
-            if args.injector.any() {
+            if injector.any() {
                 return Err(Failure::usage("--annotations takes no injector settings: nothing is injected"));
             }
-            let source = Source::from(file.as_str());
+            let source = Source::from(file);
             let text = source.read()?;
             let subject = subject::from_annotations(&source.name(), &text);
             (source, subject.map(|subject| vec![subject]))
         }
         (file, None) => {
-            let source = Source::from(file.as_deref().unwrap_or("-"));
-            let (settings, text) = both(args.injector.load(), source.read().map_err(Failure::from))?;
+            let source = Source::from(file.unwrap_or("-"));
+            let (settings, text) = both(injector.load(), source.read().map_err(Failure::from))?;
             (source, of_manifests(&text, &settings))
         }
     };
-    let named = |messages: Vec<String>| {
-        Failure::refused(messages.into_iter().map(|message| format!("{}: {message}", source.name())).collect())
-    };
-    let subjects = subjects.map_err(named)?;
-    let planned = print::plan_all(subjects).map_err(named)?;
-    for subject in &planned {
-        eprintln!("weir: {subject}");
-    }
-    if planned.is_empty() {
-        eprintln!("weir: {}: no pod in it", source.name());
-    }
-    let text = match args.format {
-        Format::Iptables => print::iptables(&planned),
-        Format::Nft => print::nft(&planned).map_err(named)?,
-        Format::Json => json::print(&planned),
-    };
-    files::write(None, &text)?;
-    Ok(ExitCode::SUCCESS)
+    let name = source.name();
+    let planned = subjects.and_then(print::plan_all).map_err(|messages| refused(&name, messages))?;
+    Ok(Named { name, planned })
+}
+
+fn refused(name: &str, messages: Vec<String>) -> Failure {
+    Failure::refused(messages.into_iter().map(|message| format!("{name}: {message}")).collect())
 }
 
 /// All pods of a stream; or everything that is wrong with it.

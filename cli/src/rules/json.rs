@@ -99,7 +99,8 @@ fn action(action: Action) -> Value {
     }
 }
 
-const fn reason(reason: Reason) -> &'static str {
+/// Stable name of a reason.
+pub(crate) const fn reason(reason: Reason) -> &'static str {
     match reason {
         Reason::ExcludedInterface => "excluded-interface",
         Reason::ReroutedInterface => "rerouted-interface",

@@ -69,10 +69,15 @@ impl Origin {
 
 impl fmt::Display for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: ", self.name)?;
-        match &self.capture {
-            Capture::Nothing(reason) => write!(f, "no rules: {}", reason.explain()),
-            Capture::Configured { origin, injected_now, init_container, config: _ } => {
+        write!(f, "{}: {}", self.name, self.capture)
+    }
+}
+
+impl fmt::Display for Capture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nothing(reason) => write!(f, "no rules: {}", reason.explain()),
+            Self::Configured { origin, injected_now, init_container, config: _ } => {
                 if *injected_now {
                     f.write_str("not injected yet; these are the rules it would get, ")?;
                 }
