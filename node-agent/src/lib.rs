@@ -15,5 +15,7 @@ pub mod http;
 pub mod logging;
 pub mod metrics;
 pub mod notice;
+pub mod pods;
 pub mod run;
+pub mod socket;
 pub mod stop;

@@ -134,15 +134,22 @@ fn carry_out(
 fn list_of(shared: &Shared, target: &Target, query: &HashMap<String, String>) -> Value {
     let state = shared.state();
     let (fields, labels) = selectors(query);
-    let items: Vec<Value> = state
-        .store
-        .list(&target.resource)
+    let number = |key: &str| query.get(key).and_then(|text| text.parse::<usize>().ok());
+    let (start, limit) = (number("continue").unwrap_or(0), number("limit").filter(|limit| *limit > 0));
+    let objects = state.store.list(&target.resource);
+    let mut items: Vec<Value> = objects
         .filter(|object| selected(object, &target.namespace, &fields, &labels))
+        .skip(start)
+        .take(limit.map_or(usize::MAX, |limit| limit + 1))
         .cloned()
         .collect();
+    let mut metadata = json!({ "resourceVersion": state.store.version().to_string() });
+    if let Some(limit) = limit.filter(|limit| items.len() > *limit) {
+        items.truncate(limit);
+        metadata["continue"] = (start + limit).to_string().into();
+    }
     json!({
-        "apiVersion": target.api_version, "kind": format!("{}List", target.kind()),
-        "metadata": { "resourceVersion": state.store.version().to_string() }, "items": items,
+        "apiVersion": target.api_version, "kind": format!("{}List", target.kind()), "metadata": metadata, "items": items,
     })
 }
 
