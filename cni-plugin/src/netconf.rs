@@ -239,7 +239,7 @@ fn agent(keys: &Keys<'_>, findings: &mut Vec<String>) -> Option<Agent> {
 }
 
 /// The beginning of a value, for messages.
-pub(crate) fn shorten(value: &str) -> String {
+pub fn shorten(value: &str) -> String {
     const MAX: usize = 60;
     match value.char_indices().nth(MAX) {
         None => value.to_owned(),

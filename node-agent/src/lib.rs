@@ -12,6 +12,7 @@
 pub mod args;
 pub mod health;
 pub mod http;
+pub mod install;
 pub mod logging;
 pub mod metrics;
 pub mod notice;

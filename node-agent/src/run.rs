@@ -11,6 +11,9 @@ use tracing::{error, info, warn};
 use crate::args::RunArgs;
 use crate::health::Health;
 use crate::http;
+use crate::install::disk::RealDisk;
+use crate::install::keep;
+use crate::install::pass::Settings;
 use crate::logging::LevelHandle;
 use crate::metrics::Metrics;
 use crate::notice::{self, Notice, Notices};
@@ -55,7 +58,7 @@ pub enum RunError {
 ///
 /// # Errors
 /// See [`RunError`].
-pub async fn run(args: RunArgs, levels: Option<LevelHandle>) -> Result<(), RunError> {
+pub async fn run(args: RunArgs, settings: Settings, levels: Option<LevelHandle>) -> Result<(), RunError> {
     let mut signals = [SignalKind::terminate(), SignalKind::interrupt()]
         .into_iter()
         .map(signal)
@@ -66,7 +69,7 @@ pub async fn run(args: RunArgs, levels: Option<LevelHandle>) -> Result<(), RunEr
     let context = Context { health: Health::default(), metrics: Metrics::default(), notices, stop: stop.clone() };
 
     let mut parts = Parts::default();
-    let RunArgs { install: _, log: _, monitoring_port, health_port, check_interval: _ } = args;
+    let RunArgs { install: _, log: _, monitoring_port, health_port, check_interval } = args;
     for (name, port, router) in [
         ("health port", health_port, http::health(context.health.clone())),
         ("monitoring port", monitoring_port, http::monitoring(context.metrics.clone(), levels)),
@@ -76,6 +79,7 @@ pub async fn run(args: RunArgs, levels: Option<LevelHandle>) -> Result<(), RunEr
             parts.spawn(name, http::serve(listener, router, stop.clone()));
         }
     }
+    parts.spawn("install", keep::keep(settings, RealDisk, check_interval, context));
     parts.spawn("notices", log_notices(told, stop.clone()));
     info!(version = env!("CARGO_PKG_VERSION"), health_port, monitoring_port, "running");
 

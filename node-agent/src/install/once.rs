@@ -1,0 +1,57 @@
+//! The subcommands that act once and end.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::disk::RealDisk;
+use super::pass::{Installer, Mode, Outcome, Settings};
+use super::uninstall::{self, BinaryLeft, Uninstalled};
+
+/// Between two attempts.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// Installs, and waits up to `wait` for a network to install into. Says what was done.
+///
+/// # Errors
+/// Why it is not installed, all reasons.
+pub fn install(settings: Settings, wait: Duration) -> Result<String, Vec<String>> {
+    let end = Instant::now() + wait;
+    let mut installer = Installer::new(settings, RealDisk);
+    loop {
+        let report = installer.pass(Mode::Act);
+        let findings = || report.findings.iter().map(ToString::to_string);
+        let mut wrong: Vec<String> = match report.outcome {
+            Outcome::InPlace { file } => {
+                return Ok(["plugin and entry are in place: ".to_owned() + &file]
+                    .into_iter()
+                    .chain(findings())
+                    .collect::<Vec<_>>()
+                    .join("\n"));
+            }
+            Outcome::Yielded(why) => return Ok(why.to_string()),
+            Outcome::BinaryFailed(why) | Outcome::ConfigurationFailed(why) => vec![why],
+            Outcome::Waiting | Outcome::Pending(_) => Vec::new(),
+        };
+        if Instant::now() >= end {
+            wrong.extend(findings());
+            return Err(wrong);
+        }
+        thread::sleep(RETRY);
+    }
+}
+
+/// Takes everything off the node. Says what was done.
+///
+/// # Errors
+/// What could not be removed, all of it.
+pub fn uninstall(settings: &Settings, wait: Duration) -> Result<String, Vec<String>> {
+    let Uninstalled { files, binary } = uninstall::uninstall(settings, &RealDisk, wait)?;
+    let files =
+        if files.is_empty() { "no file had our entry".to_owned() } else { format!("put back: {}", files.join(", ")) };
+    let binary = match binary {
+        BinaryLeft::Removed => "plugin removed".to_owned(),
+        BinaryLeft::Absent => "no plugin was there".to_owned(),
+        BinaryLeft::Stays(why) => format!("plugin stays (it does nothing by itself): {why}"),
+    };
+    Ok(format!("{files}\n{binary}"))
+}

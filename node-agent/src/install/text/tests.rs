@@ -1,0 +1,129 @@
+use proptest::prelude::*;
+use serde_json::json;
+use weir_cni::entry::PluginEntry;
+
+use super::*;
+
+fn entry() -> Map<String, Value> {
+    PluginEntry { exclude_namespaces: vec!["kube-system".into()], ..PluginEntry::default() }.to_map()
+}
+
+fn value(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error} in\n{text}"))
+}
+
+#[test]
+fn writes_the_entry_the_way_the_others_are_written() {
+    let text = "{\n\t\"name\": \"n\",\n\t\"mtu\": 1.50e3,\n\t\"plugins\": [\n\t\t{\n\t\t\t\"type\": \"a\"\n\t\t},\n\t\t{\n\t\t\t\"type\": \"b\"\n\t\t}\n\t]\n}";
+    let edited = append(text, &entry()).unwrap();
+    let expected = text.replace(
+        "\"b\"\n\t\t}",
+        "\"b\"\n\t\t},\n\t\t{\n\t\t\t\"type\": \"weir-cni\",\n\t\t\t\"capabilities\": {\n\t\t\t\t\"io.kubernetes.cri.pod-annotations\": true\n\t\t\t},\n\
+         \t\t\t\"exclude_namespaces\": [\n\t\t\t\t\"kube-system\"\n\t\t\t],\n\t\t\t\"plugin_log_level\": \"info\"\n\t\t}",
+    );
+    assert_eq!(edited, expected);
+}
+
+#[test]
+fn keeps_one_line_files_in_one_line_and_line_ends_as_they_are() {
+    let edited = append(r#"{"name":"n","plugins":[{"type":"a"}],"x":1}"#, &entry()).unwrap();
+    assert!(edited.starts_with(r#"{"name":"n","plugins":[{"type":"a"},{"type":"weir-cni","#), "{edited}");
+    assert!(edited.ends_with(r#"}],"x":1}"#), "{edited}");
+    let edited = append("{\"plugins\": [\r\n {\r\n  \"type\": \"a\"\r\n }\r\n]}", &entry()).unwrap();
+    assert!(!edited.replace("\r\n", "").contains('\n'), "{edited:?}");
+    let same_line = append("{\"plugins\": [{\n  \"type\": \"a\"\n}, {\n  \"type\": \"b\"\n}]}", &entry()).unwrap();
+    assert!(same_line.contains("}, {\n  \"type\": \"weir-cni\""), "{same_line}");
+}
+
+#[test]
+fn takes_every_entry_of_ours_out() {
+    let text = r#"{"plugins":[{"type":"weir-cni"}, {"type":"a"},{"type":"weir-cni","x":[1]},{"type":"b"} , {"type":"weir-cni"}]}"#;
+    assert_eq!(strip(text).unwrap(), r#"{"plugins":[{"type":"a"},{"type":"b"}]}"#);
+    assert_eq!(strip(r#"{"plugins":[ {"type":"weir-cni"} ]}"#).unwrap(), r#"{"plugins":[  ]}"#);
+    assert_eq!(strip(r#"{"plugins":[{"type":"a"}]}"#), None);
+}
+
+#[test]
+fn there_has_to_be_somebody_to_stand_behind() {
+    for text in [r#"{"plugins":[]}"#, r#"{"plugins":{}}"#, r#"{"name":"n"}"#, "[]", "", "\"x\""] {
+        assert_eq!(append(text, &entry()), None, "{text}");
+        assert_eq!(strip(text), None, "{text}");
+    }
+}
+
+#[test]
+fn wraps_a_single_plugin_without_renaming_its_network() {
+    let text = "{\n  \"cniVersion\": \"0.4.0\",\n  \"name\": \"dbnet\",\n  \"type\": \"bridge\",\n  \"big\": 12345678901234567890123\n}\n";
+    let list = wrap(text).unwrap();
+    assert_eq!(value(&list)["name"], "dbnet");
+    assert_eq!(value(&list)["cniVersion"], "0.4.0");
+    assert!(list.contains("12345678901234567890123"), "{list}");
+    assert_eq!(value(&list)["plugins"][0]["type"], "bridge");
+    assert!(wrap(r#"{"name":"n","type":"t"}"#).unwrap().starts_with("{\n  \"name\": \"n\",\n  \"plugins\""));
+}
+
+#[test]
+fn sets_the_version_in_place_or_first() {
+    assert_eq!(
+        with_version(r#"{"name":"n","cniVersion":"0.2.0","plugins":[]}"#, "0.3.1").unwrap(),
+        r#"{"name":"n","cniVersion":"0.3.1","plugins":[]}"#
+    );
+    let text = with_version("{\n  \"name\": \"n\"\n}", "0.3.1").unwrap();
+    assert_eq!(text, "{\n  \"cniVersion\": \"0.3.1\",\n  \"name\": \"n\"\n}");
+}
+
+#[test]
+fn the_last_of_two_lists_counts() {
+    let text = r#"{"plugins":[{"type":"old"}],"plugins":[{"type":"new"}]}"#;
+    assert!(append(text, &entry()).unwrap().starts_with(r#"{"plugins":[{"type":"old"}],"plugins":[{"type":"new"},"#));
+}
+
+/// Any JSON value without our own entry in it.
+fn any_json() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        "[ -~é\\n\"]{0,12}".prop_map(Value::from),
+    ];
+    leaf.prop_recursive(3, 12, 4, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            prop::collection::btree_map("[a-z\"]{1,6}", inner, 0..4).prop_map(|map| json!(map)),
+        ]
+    })
+}
+
+/// A list with one plugin or more, written in one of several styles.
+fn any_list() -> impl Strategy<Value = String> {
+    let plugin = ("[a-z]{1,8}", any_json()).prop_map(|(kind, extra)| json!({"type": kind, "extra": extra}));
+    (prop::collection::vec(plugin, 1..4), any_json(), 0..5usize, "[ \n\t]{0,3}").prop_map(
+        |(plugins, extra, style, space)| {
+            let list = json!({"cniVersion": "1.0.0", "name": "n", "before": extra, "plugins": plugins, "after": extra});
+            let text = match style {
+                0 => serde_json::to_string(&list).unwrap(),
+                1 => serde_json::to_string_pretty(&list).unwrap(),
+                2 => serde_json::to_string_pretty(&list).unwrap().replace('\n', "\r\n"),
+                3 => serde_json::to_string(&list).unwrap().replace("},{", "} ,\n {"),
+                _ => pretty(list.as_object().unwrap(), "\t"),
+            };
+            format!("{space}{text}{space}")
+        },
+    )
+}
+
+proptest! {
+    #[test]
+    fn in_and_out_again_is_no_change(text in any_list()) {
+        let edited = append(&text, &entry()).unwrap();
+        let mut expected = value(&text);
+        expected["plugins"].as_array_mut().unwrap().push(Value::Object(entry()));
+        prop_assert_eq!(value(&edited), expected);
+        prop_assert_eq!(strip(&edited).unwrap(), text);
+    }
+
+    #[test]
+    fn never_panics(text in r#"[\[\]{}":,a-z0-9 \\.eE+-]{0,60}"#) {
+        let _ = (append(&text, &entry()), strip(&text), wrap(&text), with_version(&text, "1.0.0"));
+    }
+}
