@@ -160,7 +160,7 @@ fn inject_pod(document: &Document<'_>, holder: &mut PodHolder<'_>, settings: &Se
 pub(crate) fn denials(error: InjectError) -> Vec<String> {
     match error {
         InjectError::Invalid(messages) => messages,
-        InjectError::Merge(_) => vec![error.to_string()],
+        InjectError::Merge(_) | InjectError::Template(_) => vec![error.to_string()],
     }
 }
 

@@ -1,21 +1,6 @@
 //! Values as YAML that every reader takes for what it is, YAML 1.1 ones (kubectl) included.
 
-use serde_json::Value;
-
-/// Writes a value as one YAML document, keys in their order.
-///
-/// Strings that YAML 1.1 or 1.2 would read as something else (`yes`, `0644`, `1e3`, `12:30`) are quoted, several lines become a
-/// block, and a long line stays one line.
-///
-/// # Errors
-/// None is known for JSON values; the library's signature has one.
-pub(crate) fn to_string(value: &Value) -> anyhow::Result<String> {
-    // The width is that of the longest line we would ever fold, so: never.
-    let options = serde_saphyr::ser_options! { folded_wrap_chars: usize::MAX };
-    let mut text = String::new();
-    serde_saphyr::to_fmt_writer_with_options(&mut text, value, options)?;
-    Ok(text)
-}
+pub(crate) use weir_webhook::yaml::to_string;
 
 #[cfg(test)]
 mod tests {
@@ -23,7 +8,7 @@ mod tests {
     use std::process::{Command, Stdio};
 
     use proptest::prelude::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
     use weir_webhook::yaml;
 
     use super::*;

@@ -73,6 +73,9 @@ pub struct ServeArgs {
     /// Istio's injector values (key `values` of ConfigMap istio-sidecar-injector), JSON or YAML; re-read when it changes
     #[arg(long, env = "WEIR_VALUES", value_name = "FILE")]
     pub values: Option<PathBuf>,
+    /// Istio's injector configuration (key `config` of ConfigMap istio-sidecar-injector): policy, selectors and templates, YAML; re-read when it changes
+    #[arg(long, env = "WEIR_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
     /// Istio's mesh configuration (key `mesh` of ConfigMap istio), YAML; re-read when it changes
     #[arg(long, env = "WEIR_MESH", value_name = "FILE")]
     pub mesh: Option<PathBuf>,

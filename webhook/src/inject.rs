@@ -12,6 +12,7 @@
 mod annotations;
 mod api_rules;
 mod capture;
+mod chosen;
 mod conflicts;
 mod containers;
 mod context;
@@ -28,6 +29,7 @@ pub mod finish;
 pub mod merge;
 pub mod patch;
 pub mod selector;
+pub(crate) mod template;
 pub mod url;
 pub mod workload;
 
@@ -36,6 +38,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use annotations::Texts;
+use chosen::Chosen;
 use conflicts::Conflicts;
 use context::Context;
 use decision::{Decided, Decision, DecisionSettings, decide};
@@ -51,6 +54,8 @@ use previous::Previous;
 use workload::workload_of_pod;
 
 use crate::settings::{ProxyConfig, Settings};
+
+pub use template::RenderError;
 
 /// One pod to decide about.
 #[derive(Debug, Clone, Default)]
@@ -178,6 +183,9 @@ pub enum InjectError {
     /// Lists of the pod that cannot be merged with those of the sidecar.
     #[error("cannot merge the sidecar into the pod: {0}")]
     Merge(#[from] MergeError),
+    /// A template of the administrator that gives nothing for this pod.
+    #[error(transparent)]
+    Template(#[from] RenderError),
 }
 
 /// Decides about a pod and injects it.
@@ -203,7 +211,8 @@ pub fn inject(request: &InjectRequest, settings: &Settings) -> Result<Outcome, I
     if previous.injected {
         withdraw_env(&mut injected, &context.env_overrides);
     }
-    let overlay = lay_over(&mut injected, &templates, &context)?;
+    let overlay = lay_over(&mut injected, pod, &templates, &context)?;
+    let kinds = chosen::kinds(&templates, &injected);
     let recorded = overrides::reapply(&mut injected, pod, &overlay, &previous, settings.platform)?;
     overrides::fix_init_user(&mut injected, &recorded, &context);
     if !previous.injected
@@ -211,32 +220,32 @@ pub fn inject(request: &InjectRequest, settings: &Settings) -> Result<Outcome, I
     {
         annotate(&mut injected, annotations::OVERRIDES, &record);
     }
-    warnings.extend(warnings::of(pod, &injected, &templates, &context));
+    warnings.extend(warnings::of(pod, &injected, &kinds, &context));
     let mut findings = Vec::new();
     match finish(&mut injected, &overlay, &context) {
         Ok(more) => warnings.extend(more),
         Err(mut denials) => findings.append(&mut denials),
     }
-    findings.extend(write_capture(&mut injected, &templates, settings).err().into_iter().flatten());
-    let Conflicts { mut denials, warnings: conflicts } = conflicts::of(&injected, &templates, &context);
+    findings.extend(write_capture(&mut injected, &kinds, settings).err().into_iter().flatten());
+    let Conflicts { mut denials, warnings: conflicts } = conflicts::of(&injected, &kinds, &context);
     findings.append(&mut denials);
     warnings.extend(conflicts);
     findings.extend(api_rules::findings(&injected, pod, &overlay));
     if !findings.is_empty() {
         return Err(InjectError::Invalid(findings));
     }
-    Ok(Outcome::Injected { pod: injected, templates: templates.into_iter().map(|(name, _)| name).collect(), warnings })
+    Ok(Outcome::Injected { pod: injected, templates: chosen::names(&templates), warnings })
 }
 
 /// What can be read of a pod before anything is built.
-struct Prepared {
+struct Prepared<'a> {
     previous: Previous,
     proxy_config: ProxyConfig,
-    templates: Vec<(String, Template)>,
+    templates: Vec<Chosen<'a>>,
 }
 
 /// Reads and checks everything that the pod says, and denies it with all findings at once.
-fn prepare(request: &InjectRequest, settings: &Settings) -> Result<Prepared, InjectError> {
+fn prepare<'a>(request: &InjectRequest, settings: &'a Settings) -> Result<Prepared<'a>, InjectError> {
     let pod = &request.pod;
     let annotations = Texts::of(pod, "annotations");
     let mut findings = validate::findings(annotations);
@@ -253,7 +262,7 @@ fn prepare(request: &InjectRequest, settings: &Settings) -> Result<Prepared, Inj
         findings.push(validate::finding(annotations::PROXY_CONFIG, written.unwrap_or_default(), &reasons.join(", ")));
         ProxyConfig::default()
     });
-    let templates = select_templates(annotations, settings).unwrap_or_else(|mut unknown| {
+    let templates = chosen::select(annotations, settings).unwrap_or_else(|mut unknown| {
         findings.append(&mut unknown);
         Vec::new()
     });
@@ -268,39 +277,22 @@ fn prepare(request: &InjectRequest, settings: &Settings) -> Result<Prepared, Inj
     }
 }
 
-/// The templates that the pod asks for, else those of the configuration; aliases stand for several.
-fn select_templates(annotations: Texts<'_>, settings: &Settings) -> Result<Vec<(String, Template)>, Vec<String>> {
-    let asked: Vec<&str> = match annotations.get(annotations::TEMPLATES) {
-        Some(names) => names.split(',').map(str::trim).collect(),
-        None => settings.injection.default_templates.iter().map(String::as_str).collect(),
-    };
-    let expanded = asked.into_iter().flat_map(|name| match settings.injection.aliases.get(name) {
-        Some(names) => names.iter().map(String::as_str).collect(),
-        None => vec![name],
-    });
-    let (mut templates, mut unknown) = (Vec::new(), Vec::new());
-    for name in expanded {
-        if let Some(template) = Template::named(name) {
-            templates.push((name.to_owned(), template));
-        } else {
-            let known = Template::names().join(", ");
-            unknown.push(format!("requested template {name:?} not found; have {known}"));
-        }
-    }
-    if unknown.is_empty() { Ok(templates) } else { Err(unknown) }
-}
-
 /// Merges what the templates add into the pod, one after the other; gives back the outline of what they add together.
-fn lay_over(pod: &mut Value, templates: &[(String, Template)], context: &Context<'_>) -> Result<Value, InjectError> {
-    let mut rendered: Vec<Value> = templates.iter().map(|(_, template)| template.render(context)).collect();
+fn lay_over(
+    injected: &mut Value,
+    original: &Value,
+    templates: &[Chosen<'_>],
+    context: &Context<'_>,
+) -> Result<Value, InjectError> {
+    let mut rendered = chosen::render_all(templates, original, context)?;
     let mut outline = rendered.first().map_or_else(|| json!({}), containers::outline);
     for next in rendered.iter_mut().skip(1) {
         overrides::join_lists(next, &outline);
         merge(&mut outline, &containers::outline(next))?;
     }
-    overrides::prepare(pod, &outline, context.previous);
+    overrides::prepare(injected, &outline, context.previous);
     for next in rendered {
-        *pod = merge_pod(pod.take(), next)?;
+        *injected = merge_pod(injected.take(), next)?;
     }
     Ok(outline)
 }
@@ -337,8 +329,8 @@ fn finish(pod: &mut Value, overlay: &Value, context: &Context<'_>) -> Result<Vec
 }
 
 /// Writes the effective capture configuration, always over what the author wrote; without a plugin there is none.
-fn write_capture(pod: &mut Value, templates: &[(String, Template)], settings: &Settings) -> Result<(), Vec<String>> {
-    let captured = templates.iter().any(|(_, template)| *template == Template::Sidecar);
+fn write_capture(pod: &mut Value, kinds: &[Template], settings: &Settings) -> Result<(), Vec<String>> {
+    let captured = kinds.contains(&Template::Sidecar);
     let annotation = if captured && settings.values.pilot.cni_enabled {
         Some(capture::annotation(pod, &settings.mesh)?)
     } else {

@@ -10,16 +10,21 @@ mod proxy_config;
 mod proxy_resources;
 mod reader;
 mod schema;
+mod templates;
 mod values;
 
 use serde_json::Value;
 
 use reader::{Findings, Node};
 
+use crate::inject::template::data::Installation;
+
 pub use mesh::Mesh;
 pub use nodes::Nodes;
 pub use proxy_config::ProxyConfig;
 pub use proxy_resources::ProxyConfigResources;
+pub(crate) use templates::Source as TemplateSource;
+pub use templates::Templates;
 pub use values::{Global, InjectionConfig, Pilot, Proxy, ProxyInit, Values};
 
 /// Why a settings document was refused.
@@ -86,47 +91,74 @@ pub struct Settings {
     pub injection: InjectionConfig,
 }
 
+/// The documents of an installation.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Documents<'a> {
+    /// ConfigMap `istio-sidecar-injector`, key `values`.
+    pub values: Option<&'a Value>,
+    /// ConfigMap `istio`, key `mesh`.
+    pub mesh: Option<&'a Value>,
+    /// ConfigMap `istio-sidecar-injector`, key `config`: policy, selectors and templates. What it says wins over the values,
+    /// from which Istio's chart makes it.
+    pub config: Option<&'a Value>,
+}
+
 impl Settings {
-    /// Settings from documents; `None` takes the built-in defaults (Istio's, with CNI mode on).
+    /// Settings from `values` and `mesh` alone, see [`Self::from_all`].
+    ///
+    /// # Errors
+    /// Every field that is ill-typed, with its path.
+    pub fn from_documents(values: Option<&Value>, mesh: Option<&Value>) -> Result<Self, Vec<SettingsError>> {
+        Self::from_all(Documents { values, mesh, config: None })
+    }
+
+    /// Settings from documents; those that are missing take the built-in defaults (Istio's, with CNI mode on).
     ///
     /// A document that is given is followed as Istio follows it; in particular it does not turn CNI mode on by itself.
     /// The revision is that of the values; what is no document (`native_sidecars`, `nodes`, `platform`,
     /// `compliance_policy`, `proxy_configs`) starts at its default and is the caller's to set.
     ///
     /// # Errors
-    /// Every field that is ill-typed, with its path.
-    pub fn from_documents(values: Option<&Value>, mesh: Option<&Value>) -> Result<Self, Vec<SettingsError>> {
+    /// Every field that is ill-typed, with its path, and every template that cannot be rendered, with the line.
+    pub fn from_all(documents: Documents<'_>) -> Result<Self, Vec<SettingsError>> {
         let builtin;
-        let values = if let Some(values) = values {
+        let values = if let Some(values) = documents.values {
             values
         } else {
             builtin = values::builtin();
             &builtin
         };
+        let mesh_document = documents.mesh;
         let value_findings = Findings::new("values");
         let values_root = Node::root(Some(values), &value_findings);
         let mesh_findings = Findings::new("mesh");
-        let mesh_root = Node::root(mesh, &mesh_findings);
+        let mesh_root = Node::root(mesh_document, &mesh_findings);
+        let config_findings = Findings::new("config");
+        let config_root = Node::root(documents.config, &config_findings);
         refuse_whole_object(&values_root, "istio-sidecar-injector", "values");
         refuse_whole_object(&mesh_root, "istio", "mesh");
+        refuse_whole_object(&config_root, "istio-sidecar-injector", "config");
+        let raw_values = values;
         let values = Values::read(&values_root);
-        let settings = Self {
+        let mut settings = Self {
             revision: values.revision.clone(),
             native_sidecars: NativeSidecars::default(),
             nodes: Nodes::default(),
             platform: Platform::default(),
             compliance_policy: String::new(),
-            injection: InjectionConfig::read(&values_root),
+            injection: InjectionConfig::read(&values_root, &config_root),
             values,
             mesh: Mesh::read(&mesh_root),
             proxy_configs: ProxyConfigResources::default(),
         };
-        drop((values_root, mesh_root));
+        settings.injection.templates.set_installation(|| Installation::new(raw_values, mesh_document, &settings.mesh));
+        drop((values_root, mesh_root, config_root));
         let mut errors = value_findings.into_errors();
         errors.append(&mut mesh_findings.into_errors());
+        errors.append(&mut config_findings.into_errors());
         // Places that several readers pass (`global`) are named once.
         errors.sort_by(|a, b| (b.document, &a.path).cmp(&(a.document, &b.path)));
-        errors.dedup_by(|a, b| (a.document, &a.path) == (b.document, &b.path));
+        errors.dedup();
         if errors.is_empty() { Ok(settings) } else { Err(errors) }
     }
 }

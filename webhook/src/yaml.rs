@@ -1,4 +1,4 @@
-//! YAML into JSON values, with the scalar rules that Kubernetes tools use: the only place that reads YAML.
+//! YAML into JSON values and back, with the scalar rules that Kubernetes tools use: the only place that knows YAML.
 
 use serde_json::Value;
 
@@ -21,6 +21,22 @@ pub fn from_str(text: &str) -> Result<Value, YamlError> {
         with_snippet: false,
     };
     serde_saphyr::from_str_with_options(text, options).map_err(|error| YamlError(error.to_string()))
+}
+
+/// Writes a value as one YAML document, keys in their order.
+///
+/// Strings that YAML 1.1 or 1.2 would read as something else (`yes`, `0644`, `1e3`, `12:30`) are quoted, several lines become a
+/// block, and a long line stays one line.
+///
+/// # Errors
+/// None is known for JSON values; the library's signature has one.
+pub fn to_string(value: &Value) -> Result<String, YamlError> {
+    // The width is that of the longest line we would ever fold, so: never.
+    let options = serde_saphyr::ser_options! { folded_wrap_chars: usize::MAX };
+    let mut text = String::new();
+    serde_saphyr::to_fmt_writer_with_options(&mut text, value, options)
+        .map_err(|error| YamlError(error.to_string()))?;
+    Ok(text)
 }
 
 #[cfg(test)]

@@ -26,9 +26,9 @@ pub(super) struct Conflicts {
 }
 
 /// All conflicts in an injected pod.
-pub(super) fn of(pod: &Value, templates: &[(String, Template)], context: &Context<'_>) -> Conflicts {
+pub(super) fn of(pod: &Value, templates: &[Template], context: &Context<'_>) -> Conflicts {
     let mut conflicts = Conflicts::default();
-    let has = |wanted: Template| templates.iter().any(|(_, template)| *template == wanted);
+    let has = |wanted: Template| templates.contains(&wanted);
     if has(Template::Sidecar) && context.mode != "NONE" {
         users(pod, &mut conflicts);
     }

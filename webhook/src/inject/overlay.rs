@@ -16,6 +16,9 @@ use serde_json::{Map, Value, json};
 
 use super::context::Context;
 
+pub(crate) use capture::{with_network, with_port};
+pub(crate) use env::Service;
+
 /// A template that is built in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Template {

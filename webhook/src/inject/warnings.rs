@@ -12,13 +12,8 @@ use super::overlay::Template;
 const TOKENS: &str = "/var/run/secrets/tokens";
 
 /// All of them, each a whole sentence. `pod` is as the user wrote it, `injected` what became of it.
-pub(super) fn of(
-    pod: &Value,
-    injected: &Value,
-    templates: &[(String, Template)],
-    context: &Context<'_>,
-) -> Vec<String> {
-    let has = |wanted: Template| templates.iter().any(|(_, template)| *template == wanted);
+pub(super) fn of(pod: &Value, injected: &Value, templates: &[Template], context: &Context<'_>) -> Vec<String> {
+    let has = |wanted: Template| templates.contains(&wanted);
     let mut warnings = annotations(context);
     if let Some(policy) = pod["spec"]["dnsPolicy"].as_str().filter(|policy| !matches!(*policy, "ClusterFirst" | "")) {
         warnings.push(format!(

@@ -10,7 +10,7 @@ use super::listen::Limits;
 use super::tls::ServerCert;
 use super::watch::Watched;
 use crate::args::{ListenAddr, NativeSidecarsArg, ServeArgs};
-use crate::settings::{NativeSidecars, Settings};
+use crate::settings::{Documents, NativeSidecars, Settings};
 use crate::yaml;
 
 /// Validity of a certificate that is made at start. The process is replaced long before.
@@ -145,7 +145,8 @@ fn watch_pair(cert: PathBuf, key: PathBuf) -> Result<Watched<ServerCert>, Config
 fn settings(args: &ServeArgs) -> Result<Watched<Settings>, ConfigError> {
     let values = args.values.clone();
     let mesh = args.mesh.clone();
-    let files: Vec<_> = values.iter().chain(&mesh).cloned().collect();
+    let config = args.config.clone();
+    let files: Vec<_> = values.iter().chain(&mesh).chain(&config).cloned().collect();
     let revision = Some(args.revision.clone()).filter(|revision| !revision.is_empty());
     let native = match args.native_sidecars {
         NativeSidecarsArg::Auto => NativeSidecars::default(),
@@ -155,17 +156,21 @@ fn settings(args: &ServeArgs) -> Result<Watched<Settings>, ConfigError> {
     let build = move |bytes: &[Vec<u8>]| {
         let mut bytes = bytes.iter();
         let mut document = |path: &Option<PathBuf>| -> Result<Option<Value>, String> {
-            let (Some(path), Some(bytes)) = (path, bytes.next()) else { return Ok(None) };
+            // A document that is not named has no bytes to take.
+            let Some((path, bytes)) = path.as_ref().and_then(|path| Some((path, bytes.next()?))) else {
+                return Ok(None);
+            };
             parse(bytes).map(Some).map_err(|error| format!("{}: {error}", path.display()))
         };
-        let (values_document, mesh_document) = match (document(&values), document(&mesh)) {
-            (Ok(values), Ok(mesh)) => (values, mesh),
-            (values, mesh) => {
-                let findings: Vec<_> = [values.err(), mesh.err()].into_iter().flatten().collect();
+        let (values, mesh, config) = match (document(&values), document(&mesh), document(&config)) {
+            (Ok(values), Ok(mesh), Ok(config)) => (values, mesh, config),
+            (values, mesh, config) => {
+                let findings: Vec<_> = [values.err(), mesh.err(), config.err()].into_iter().flatten().collect();
                 return Err(findings.join("; "));
             }
         };
-        let mut settings = Settings::from_documents(values_document.as_ref(), mesh_document.as_ref())
+        let documents = Documents { values: values.as_ref(), mesh: mesh.as_ref(), config: config.as_ref() };
+        let mut settings = Settings::from_all(documents)
             .map_err(|findings| findings.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))?;
         if let Some(revision) = &revision {
             settings.revision.clone_from(revision);
@@ -213,6 +218,15 @@ mod tests {
     }
 
     #[test]
+    fn a_mesh_document_alone_is_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let mesh = dir.path().join("mesh");
+        fs::write(&mesh, "trustDomain: example.org").unwrap();
+        let config = resolve(&["--mesh", mesh.to_str().unwrap()]).unwrap();
+        assert_eq!(config.settings.current().load().mesh.trust_domain, "example.org");
+    }
+
+    #[test]
     fn process_flags_survive_a_change_of_the_files() {
         let dir = tempfile::tempdir().unwrap();
         let values = dir.path().join("values");
@@ -235,6 +249,19 @@ mod tests {
         let refused = resolve(&["--values", values.to_str().unwrap(), "--mesh", mesh.to_str().unwrap()]).unwrap_err();
         assert!(refused.contains(values.to_str().unwrap()), "{refused}");
         assert!(refused.contains("not UTF-8"), "{refused}");
+    }
+
+    #[test]
+    fn templates_of_the_configuration_are_read_again_and_a_bad_one_keeps_the_last() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = dir.path().join("config");
+        fs::write(&config, "policy: disabled\ntemplates: {mine: 'metadata: {}'}").unwrap();
+        let mut config_of = resolve(&["--config", config.to_str().unwrap()]).unwrap();
+        assert_eq!(config_of.settings.current().load().injection.policy, "disabled");
+        fs::write(&config, "templates: {mine: 'metadata: {{ nosuch }}'}").unwrap();
+        let Look::Refused(reason) = config_of.settings.look() else { panic!("taken") };
+        assert!(reason.contains("config: templates.mine: line 1: function \"nosuch\" is not known"), "{reason}");
+        assert_eq!(config_of.settings.current().load().injection.policy, "disabled");
     }
 
     #[test]

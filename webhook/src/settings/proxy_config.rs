@@ -207,26 +207,46 @@ impl ProxyConfig {
 
     /// Text of the variable `PROXY_CONFIG`: the message without what the agent takes by default, and a newline.
     pub fn to_env(&self) -> String {
-        let mut printed = Map::new();
-        for field in &PROXY_CONFIG {
-            let Some(value) = self.fields.get(field.name) else { continue };
-            if LEFT_OUT_BY_DEFAULT.contains(&field.name) && DEFAULTS.get(field.name) == Some(value) {
-                continue;
-            }
-            let mut value = value.clone();
-            if field.name == "proxyMetadata"
-                && let Value::Object(metadata) = &mut value
-            {
-                metadata.sort_keys();
-            }
-            printed.insert(field.name.to_owned(), value);
-        }
-        format!("{}\n", Value::Object(printed))
+        print(&self.fields)
+    }
+
+    /// The same text from a whole message such as [`Self::every_field`] gives; `None` where it is another one.
+    pub(crate) fn env_of(fields: &Map<String, Value>) -> Option<String> {
+        let whole = fields.contains_key("configPath") && fields.contains_key("discoveryAddress");
+        whole.then(|| print(&canonical(fields, &PROXY_CONFIG, "", &Findings::new("ProxyConfig"))))
+    }
+
+    /// Every field of the message, those that are not set at their zero value; wrappers and messages are null then.
+    pub(crate) fn every_field(&self) -> Map<String, Value> {
+        let fields = PROXY_CONFIG.iter();
+        fields
+            .map(|field| {
+                (field.name.to_owned(), self.fields.get(field.name).cloned().unwrap_or_else(|| field.kind.zero()))
+            })
+            .collect()
     }
 
     fn text(&self, name: &str) -> Option<&str> {
         self.fields.get(name)?.as_str()
     }
+}
+
+fn print(fields: &Map<String, Value>) -> String {
+    let mut printed = Map::new();
+    for field in &PROXY_CONFIG {
+        let Some(value) = fields.get(field.name) else { continue };
+        if LEFT_OUT_BY_DEFAULT.contains(&field.name) && DEFAULTS.get(field.name) == Some(value) {
+            continue;
+        }
+        let mut value = value.clone();
+        if field.name == "proxyMetadata"
+            && let Value::Object(metadata) = &mut value
+        {
+            metadata.sort_keys();
+        }
+        printed.insert(field.name.to_owned(), value);
+    }
+    format!("{}\n", Value::Object(printed))
 }
 
 /// `host:port`, the host a name, an address, or an IPv6 address in brackets.

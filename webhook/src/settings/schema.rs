@@ -104,6 +104,18 @@ impl Kind {
         taken.flatten()
     }
 
+    /// What proto3 takes where the field is not set.
+    pub(super) fn zero(&self) -> Value {
+        match self {
+            Self::Text => "".into(),
+            Self::Int | Self::Uint | Self::Double => 0.into(),
+            Self::Choice(names) => names.first().copied().into(),
+            Self::List(_) => Value::Array(Vec::new()),
+            Self::TextMap => Value::Object(Map::new()),
+            Self::IntValue | Self::FlagValue | Self::Duration | Self::Message(_) | Self::Opaque => Value::Null,
+        }
+    }
+
     fn describe(&self) -> String {
         match self {
             Self::Text => "a string".to_owned(),

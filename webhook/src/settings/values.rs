@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use super::reader::Node;
+use super::templates::Templates;
 
 /// Images of a public Istio release, for installations that name none.
 const HUB: &str = "docker.io/istio";
@@ -334,24 +335,30 @@ pub struct InjectionConfig {
     pub always_inject: Vec<Value>,
     /// Annotations that every injected pod gets.
     pub injected_annotations: BTreeMap<String, String>,
+    /// Templates that the documents bring along.
+    pub templates: Templates,
 }
 
 impl InjectionConfig {
-    pub(super) fn read(root: &Node<'_>) -> Self {
+    /// Istio's chart makes the document `config` of the values; where a key is in both, the document counts.
+    pub(super) fn read(root: &Node<'_>, config: &Node<'_>) -> Self {
         let webhook = root.at("sidecarInjectorWebhook");
-        let mut default_templates = webhook.at("defaultTemplates").texts();
+        let pick = |key: &str| if config.at(key).raw().is_some() { config.at(key) } else { webhook.at(key) };
+        let mut default_templates = pick("defaultTemplates").texts();
         if default_templates.is_empty() {
             default_templates.push("sidecar".to_owned());
         }
-        let aliases_node = webhook.at("aliases");
+        let aliases_node = pick("aliases");
         let aliases = aliases_node.object().into_iter().flatten();
+        let policy = config.at("policy").text();
         Self {
-            policy: text(&root.at("global").at("proxy"), "autoInject", "enabled"),
+            policy: policy.unwrap_or_else(|| text(&root.at("global").at("proxy"), "autoInject", "enabled")),
             default_templates,
             aliases: aliases.map(|(name, _)| (name.clone(), aliases_node.at(name).texts())).collect(),
-            never_inject: webhook.at("neverInjectSelector").list().to_vec(),
-            always_inject: webhook.at("alwaysInjectSelector").list().to_vec(),
-            injected_annotations: webhook.at("injectedAnnotations").text_map(),
+            never_inject: pick("neverInjectSelector").list().to_vec(),
+            always_inject: pick("alwaysInjectSelector").list().to_vec(),
+            injected_annotations: pick("injectedAnnotations").text_map(),
+            templates: Templates::read(&[webhook.at("templates"), config.at("templates")]),
         }
     }
 }

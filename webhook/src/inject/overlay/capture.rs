@@ -139,7 +139,8 @@ pub(super) fn annotations(context: &Context<'_>) -> Map<String, Value> {
     }
     if pilot.cni_provider == "multus" {
         let existing = context.annotations.get(name::MULTUS_NETWORKS).unwrap_or_default();
-        annotations.insert(name::MULTUS_NETWORKS.to_owned(), with_multus_network(existing).into());
+        let (namespace, network) = MULTUS_NETWORK;
+        annotations.insert(name::MULTUS_NETWORKS.to_owned(), with_network(existing, namespace, network).into());
     }
     let traffic = Traffic::of(context);
     let not_empty = |text: &'static str, value| (text, Some(value).filter(|value: &&str| !value.is_empty()));
@@ -165,7 +166,7 @@ pub(super) fn annotations(context: &Context<'_>) -> Map<String, Value> {
 }
 
 /// The list with the port at its end, unless it has it, or the port is none.
-fn with_port<'a>(list: &'a str, port: &str) -> Cow<'a, str> {
+pub(crate) fn with_port<'a>(list: &'a str, port: &str) -> Cow<'a, str> {
     let port = port.trim();
     let entries = || list.split(',').map(str::trim).filter(|entry| !entry.is_empty());
     if port.is_empty() || port == "0" || entries().any(|entry| entry == port) {
@@ -174,10 +175,9 @@ fn with_port<'a>(list: &'a str, port: &str) -> Cow<'a, str> {
     Cow::Owned(entries().chain([port]).collect::<Vec<_>>().join(","))
 }
 
-/// The value of Multus' annotation with the plugin's network in it.
-fn with_multus_network(existing: &str) -> String {
-    let (namespace, network) = MULTUS_NETWORK;
-    let flat = format!("{namespace}/{network}");
+/// The value of Multus' annotation with a network in it.
+pub(crate) fn with_network(existing: &str, namespace: &str, network: &str) -> String {
+    let flat = if namespace.is_empty() { network.to_owned() } else { format!("{namespace}/{network}") };
     if existing.trim().is_empty() {
         return flat;
     }
@@ -211,6 +211,7 @@ mod tests {
 
     #[test]
     fn adds_the_network_to_both_forms_of_the_annotation_of_multus() {
+        let with_multus_network = |existing| with_network(existing, MULTUS_NETWORK.0, MULTUS_NETWORK.1);
         assert_eq!(with_multus_network(""), "default/istio-cni");
         assert_eq!(with_multus_network("a"), "a, default/istio-cni");
         assert_eq!(with_multus_network("a, default/istio-cni"), "a, default/istio-cni");

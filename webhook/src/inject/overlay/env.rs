@@ -222,29 +222,51 @@ fn opentelemetry(context: &Context<'_>) -> Option<Value> {
     if !context.settings.mesh.otel_semantic_conventions {
         return None;
     }
-    let namespace = namespace(context);
-    let annotated =
-        |name: &str| context.annotations.get(&format!("resource.opentelemetry.io/{name}")).map(str::to_owned);
-    let image_version = || match context.applications.as_slice() {
-        [only] => version_of_image(only["image"].as_str()?),
-        _ => None,
+    let field = |name: &str| context.applications.first().and_then(|first| first[name].as_str()).map(str::to_owned);
+    let service = Service {
+        namespace: namespace(context),
+        annotated: &|key| context.annotations.get(key).map(str::to_owned),
+        version_label: context.labels.get("app.kubernetes.io/version").map(str::to_owned),
+        first_container: field("name"),
+        only_image: field("image").filter(|_| context.applications.len() == 1),
     };
-    let version = annotated("service.version")
-        .or_else(|| context.labels.get("app.kubernetes.io/version").map(str::to_owned))
-        .or_else(image_version);
-    let instance = annotated("service.instance.id").or_else(|| {
-        let first = context.applications.first()?["name"].as_str()?;
-        Some(format!("{namespace}.$(POD_NAME).{first}"))
-    });
-    let attributes = [
-        ("service.namespace", annotated("service.namespace").or_else(|| Some(namespace.to_owned()))),
-        ("service.version", version),
-        ("service.instance.id", instance),
-    ];
-    let attributes =
-        attributes.into_iter().filter_map(|(key, value)| Some((key, value.filter(|value| !value.is_empty())?)));
-    let text = attributes.map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",");
+    let text = service.attributes();
     (!text.is_empty()).then(|| variable("OTEL_RESOURCE_ATTRIBUTES", &text))
+}
+
+/// What OpenTelemetry's conventions want to know of a service.
+pub(crate) struct Service<'a> {
+    /// Namespace of the workload.
+    pub(crate) namespace: &'a str,
+    /// Annotations of the pod.
+    pub(crate) annotated: &'a dyn Fn(&str) -> Option<String>,
+    /// Label `app.kubernetes.io/version`.
+    pub(crate) version_label: Option<String>,
+    /// Name of the first container.
+    pub(crate) first_container: Option<String>,
+    /// Image of the container, where there is one only.
+    pub(crate) only_image: Option<String>,
+}
+
+impl Service<'_> {
+    /// `service.namespace`, `service.version` and `service.instance.id`, as far as they are known.
+    pub(crate) fn attributes(self) -> String {
+        let annotated = |name: &str| (self.annotated)(&format!("resource.opentelemetry.io/{name}"));
+        let namespace = self.namespace;
+        let version = annotated("service.version")
+            .or(self.version_label)
+            .or_else(|| self.only_image.as_deref().and_then(version_of_image));
+        let instance = annotated("service.instance.id")
+            .or_else(|| Some(format!("{namespace}.$(POD_NAME).{}", self.first_container?)));
+        let attributes = [
+            ("service.namespace", annotated("service.namespace").or_else(|| Some(namespace.to_owned()))),
+            ("service.version", version),
+            ("service.instance.id", instance),
+        ];
+        let known =
+            attributes.into_iter().filter_map(|(key, value)| Some((key, value.filter(|value| !value.is_empty())?)));
+        known.map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
+    }
 }
 
 /// `tag@digest`, or the one of the two that an image reference has.
