@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use crate::kernel::Backend;
+use crate::kernel::{Backend, Visibility};
 use crate::log::Level;
 use crate::netconf::CAPABILITY;
 use crate::version::CniVersion;
@@ -29,6 +29,8 @@ pub struct PluginEntry {
     pub log_level: Level,
     /// How rules get into the kernel.
     pub backend: Backend,
+    /// Who is meant to see them.
+    pub visibility: Visibility,
     /// Socket of the agent, as the host sees it.
     pub agent_socket: PathBuf,
     /// See [`DEFAULT_AGENT_TIMEOUT`]; counted in whole milliseconds.
@@ -41,6 +43,7 @@ impl Default for PluginEntry {
             exclude_namespaces: Vec::new(),
             log_level: Level::default(),
             backend: Backend::default(),
+            visibility: Visibility::default(),
             agent_socket: PathBuf::from(DEFAULT_AGENT_SOCKET),
             agent_timeout: DEFAULT_AGENT_TIMEOUT,
         }
@@ -57,6 +60,9 @@ impl PluginEntry {
         map.insert("plugin_log_level".to_owned(), json!(self.log_level.name()));
         if self.backend != Backend::default() {
             map.insert("backend".to_owned(), json!(self.backend.name()));
+        }
+        if self.visibility != Visibility::default() {
+            map.insert("visibility".to_owned(), json!(self.visibility.name()));
         }
         // Always: without the key the plugin takes it that there is no agent.
         map.insert("agent_socket".to_owned(), json!(self.agent_socket.to_string_lossy()));
@@ -90,6 +96,7 @@ mod tests {
             exclude_namespaces: vec!["kube-system".to_owned()],
             log_level: Level::Debug,
             backend: Backend::Nft,
+            visibility: Visibility::Iptables,
             ..PluginEntry::default()
         };
         let text = serde_json::to_string(&entry.to_standalone("weir-cni", CniVersion::V1_0_0)).unwrap();
@@ -98,6 +105,7 @@ mod tests {
         assert_eq!(conf.exclude_namespaces, entry.exclude_namespaces);
         assert_eq!(conf.log_level, entry.log_level);
         assert_eq!(conf.backend, entry.backend);
+        assert_eq!(conf.visibility, entry.visibility);
         assert_eq!(conf.agent, Some(Agent { socket: entry.agent_socket, timeout: entry.agent_timeout }));
         assert_eq!(conf.annotations().unwrap(), PodAnnotations::NotPassed, "the capability is declared");
     }

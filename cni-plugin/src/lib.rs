@@ -27,6 +27,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use iptables_rules::RuleSet;
+use iptables_rules::backend::BackendError;
 use iptables_rules::netns::NetnsError;
 use iptables_rules::nft::{Applied, NftError};
 use iptables_rules::route::Routed;
@@ -201,7 +202,7 @@ fn add(request: &Request, conf: &NetConf<'_>, call: &mut Call) -> Result<Vec<u8>
         }
         let path = netns_of(request)?;
         let (applied, routed) = call
-            .in_kernel(|| kernel::install(path, &rules, conf.backend))
+            .in_kernel(|| kernel::install(path, &rules, conf.method()))
             .map_err(|error| in_kernel(error, |reason| Failure::Install { pod: request.pod.full_name(), reason }))?;
         call.report.outcome = match applied {
             Applied::Created => agent::Outcome::Installed,
@@ -231,7 +232,7 @@ fn check(request: &Request, conf: &NetConf<'_>, call: &mut Call) -> Result<(), F
     if let Verdict::Capture { rules, .. } = call.judge(request, conf)? {
         let path = netns_of(request)?;
         let differences = call
-            .in_kernel(|| kernel::differences(path, &rules, conf.backend))
+            .in_kernel(|| kernel::differences(path, &rules, conf.method()))
             .map_err(|error| in_kernel(error, |reason| Failure::Unreadable { pod: request.pod.full_name(), reason }))?;
         if !differences.is_empty() {
             return Err(Failure::Differs { pod: request.pod.full_name(), differences });
@@ -270,7 +271,7 @@ fn able(conf: &NetConf<'_>) -> Result<(), Failure> {
         PodAnnotations::NotDeclared if conf.agent.is_none() => Err(pod::not_declared()),
         _ => Ok(()),
     })?;
-    kernel::available(conf.backend).map_err(|error| Failure::NotAvailable(error.to_string()))
+    kernel::available(conf.method()).map_err(|error| Failure::NotAvailable(error.to_string()))
 }
 
 /// A wrong namespace and a setting that the backend lacks are errors of their own; anything else is the kernel's answer.
@@ -279,7 +280,7 @@ fn in_kernel(error: KernelError, otherwise: impl FnOnce(String) -> Failure) -> F
         KernelError::Netns(NetnsError::Open { .. } | NetnsError::Enter { .. }) | KernelError::OwnNamespace(_) => {
             Failure::Netns(error.to_string())
         }
-        KernelError::Nft(NftError::Unsupported(what)) => Failure::Backend(what),
+        KernelError::Backend(BackendError::Nft(NftError::Unsupported(what))) => Failure::Backend(what),
         other => otherwise(other.to_string()),
     }
 }

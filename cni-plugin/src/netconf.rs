@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 use crate::agent::Agent;
 use crate::entry::DEFAULT_AGENT_TIMEOUT;
 use crate::failure::Failure;
-use crate::kernel::Backend;
+use crate::kernel::{Backend, Method, Visibility};
 use crate::log::Level;
 use crate::version::{CniVersion, Verb};
 
@@ -22,7 +22,8 @@ use crate::version::{CniVersion, Verb};
 pub const CAPABILITY: &str = "io.kubernetes.cri.pod-annotations";
 
 /// Our own keys.
-const OWN_KEYS: [&str; 5] = ["exclude_namespaces", "plugin_log_level", "backend", "agent_socket", "agent_timeout_ms"];
+const OWN_KEYS: [&str; 6] =
+    ["exclude_namespaces", "plugin_log_level", "backend", "agent_socket", "agent_timeout_ms", "visibility"];
 /// Keys of the specification and of the reference library that may stand in any plugin's configuration.
 const STANDARD_KEYS: [&str; 8] =
     ["cniVersion", "name", "type", "args", "capabilities", "runtimeConfig", "prevResult", "ipMasq"];
@@ -48,6 +49,8 @@ pub struct NetConf<'a> {
     pub log_level: Level,
     /// How rules get into the kernel.
     pub backend: Backend,
+    /// Who is meant to see them.
+    pub visibility: Visibility,
     /// The node agent, where the entry names one.
     pub agent: Option<Agent>,
     /// What is wrong with keys that only a pod of the mesh needs, one line each.
@@ -106,6 +109,7 @@ impl<'a> NetConf<'a> {
         let exclude_namespaces = own_key(&keys, "exclude_namespaces", "a list of strings", &mut findings);
         let log_level = choice(&keys, "plugin_log_level", &Level::NAMES, Level::parse, &mut findings);
         let backend = choice(&keys, "backend", &Backend::NAMES, Backend::parse, &mut findings);
+        let visibility = choice(&keys, "visibility", &Visibility::NAMES, Visibility::parse, &mut findings);
         let agent = agent(&keys, &mut findings);
         for key in keys.keys() {
             let known = OWN_KEYS.contains(&key.as_str())
@@ -123,6 +127,7 @@ impl<'a> NetConf<'a> {
             exclude_namespaces: exclude_namespaces.unwrap_or_default(),
             log_level,
             backend,
+            visibility,
             agent,
             findings,
             capabilities: keys.get("capabilities").copied(),
@@ -179,6 +184,11 @@ impl<'a> NetConf<'a> {
     pub fn valid_sandboxes(&self) -> Option<Vec<String>> {
         let attachments: Vec<Attachment> = serde_json::from_str(self.valid_attachments?.get()).ok()?;
         Some(attachments.into_iter().map(|attachment| attachment.container_id).collect())
+    }
+
+    /// Backend and visibility in one.
+    pub fn method(&self) -> Method {
+        Method { backend: self.backend, visibility: self.visibility, variant: None }
     }
 
     /// [`findings`](Self::findings) as an error.
@@ -260,7 +270,7 @@ mod tests {
     #[test]
     fn reads_a_complete_configuration() {
         let conf = add(r#"{"cniVersion":"1.0.0","name":"n","type":"weir-cni","ipam":{},"dns":{},"args":{"cni":1},
-            "capabilities":{"io.kubernetes.cri.pod-annotations":true},"exclude_namespaces":["kube-system"],"plugin_log_level":"debug","backend":"iptables",
+            "capabilities":{"io.kubernetes.cri.pod-annotations":true},"exclude_namespaces":["kube-system"],"plugin_log_level":"debug","backend":"iptables","visibility":"iptables",
             "cni.dev/valid-attachments":[],
             "runtimeConfig":{"io.kubernetes.cri.pod-annotations":{"a":"b"},"cgroupPath":"/x"},"prevResult":{"ips":[]}}"#)
         .unwrap();
@@ -268,6 +278,7 @@ mod tests {
         assert_eq!(conf.exclude_namespaces, ["kube-system"]);
         assert_eq!(conf.log_level, Level::Debug);
         assert_eq!(conf.backend, Backend::Iptables);
+        assert_eq!(conf.visibility, Visibility::Iptables);
         assert_eq!(conf.findings, Vec::<String>::new());
         assert_eq!(conf.require_prev_result().unwrap().get(), r#"{"ips":[]}"#);
         let expected = BTreeMap::from([("a".to_owned(), "b".to_owned())]);
@@ -315,7 +326,7 @@ mod tests {
     #[test]
     fn collects_what_is_wrong_with_own_keys() {
         let conf =
-            add(r#"{"cniVersion":"1.0.0","exclude_namespaces":"kube-system","plugin_log_level":"loud","exclude_namespace":[],"backend":7}"#)
+            add(r#"{"cniVersion":"1.0.0","exclude_namespaces":"kube-system","plugin_log_level":"loud","exclude_namespace":[],"backend":7,"visibility":"legacy"}"#)
                 .unwrap();
         assert_eq!(
             conf.findings,
@@ -323,7 +334,8 @@ mod tests {
                 r#"key exclude_namespaces: "kube-system" is not a list of strings"#,
                 "key plugin_log_level: 'loud' is none of debug, info, warn, error, none",
                 "key backend: 7 is not a string",
-                "key 'exclude_namespace' is unknown (own keys: exclude_namespaces, plugin_log_level, backend, agent_socket, agent_timeout_ms)",
+                "key visibility: 'legacy' is none of nft, iptables",
+                "key 'exclude_namespace' is unknown (own keys: exclude_namespaces, plugin_log_level, backend, agent_socket, agent_timeout_ms, visibility)",
             ]
         );
         assert_eq!(conf.require_sound().unwrap_err().code(), 7);

@@ -16,6 +16,8 @@
 pub mod annotations;
 #[cfg(test)]
 mod arbitrary;
+#[cfg(feature = "apply")]
+pub mod backend;
 mod capture_annotation;
 pub mod cidrs;
 pub mod config;

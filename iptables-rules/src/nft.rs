@@ -14,6 +14,8 @@
 //! failed, too. On the next call it says that the rules were the same once. Whether they still are takes a reading of all of them: a few
 //! hundred microseconds, which only a namespace that is programmed again has to pay, and without which somebody's `flush chain` would
 //! pass for a captured pod.
+//!
+//! [`visible`] is the other way to write the same rules over netlink: as iptables-nft writes them, for eyes that know `iptables-save`.
 
 mod attributes;
 mod decode;
@@ -25,6 +27,7 @@ mod lists;
 mod lower;
 mod program;
 mod text;
+pub mod visible;
 
 use std::io;
 
@@ -101,7 +104,20 @@ impl NftError {
 /// # Errors
 /// See [`NftError`]; in every case the kernel holds what it held before.
 pub fn apply(rules: &RuleSet) -> Result<Applied, NftError> {
-    apply_as(rules, layout())
+    apply_as(rules, layout(), false)
+}
+
+/// Installs the rules, also where exactly these are in place already.
+///
+/// # Errors
+/// As [`apply`].
+pub fn apply_anew(rules: &RuleSet) -> Result<Applied, NftError> {
+    apply_as(rules, layout(), true)
+}
+
+/// Whether the kernel has nf_tables, and lets us use it; nothing is changed.
+pub(crate) fn answers() -> bool {
+    Kernel::open().and_then(|kernel| kernel.generation()).is_ok()
 }
 
 /// Removes our tables; `false` if there was none.
@@ -163,7 +179,7 @@ fn layout() -> Layout {
     nix::sys::utsname::uname().map_or(Layout::Inet, |names| Layout::of_release(&names.release().to_string_lossy()))
 }
 
-fn apply_as(rules: &RuleSet, layout: Layout) -> Result<Applied, NftError> {
+fn apply_as(rules: &RuleSet, layout: Layout, anew: bool) -> Result<Applied, NftError> {
     let program = lower(rules, layout)?;
     if program.tables.is_empty() {
         return Ok(if remove()? { Applied::Replaced } else { Applied::Unchanged });
@@ -173,7 +189,7 @@ fn apply_as(rules: &RuleSet, layout: Layout) -> Result<Applied, NftError> {
     for _ in 0..ATTEMPTS {
         let found = kernel.probe(&program, &stamp)?;
         // What somebody changes while it is read is not the same; should it be his last word, the next look says so.
-        if found.same && kernel.read().is_ok_and(|held| held == program) {
+        if !anew && found.same && kernel.read().is_ok_and(|held| held == program) {
             return Ok(Applied::Unchanged);
         }
         let (sent, applied) = if found.tables.is_empty() {

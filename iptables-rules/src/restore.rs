@@ -4,6 +4,8 @@
 
 use std::fmt::{self, Write as _};
 use std::net::Ipv4Addr;
+#[cfg(feature = "apply")]
+use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::IpNet;
 
@@ -17,6 +19,8 @@ pub mod apply;
 pub(crate) mod parse;
 #[cfg(feature = "apply")]
 mod process;
+#[cfg(feature = "apply")]
+mod programs;
 
 /// Family of a restore text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,13 +32,33 @@ pub enum RestoreFamily {
 }
 
 impl RestoreFamily {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::V4, Self::V6];
+
+    /// Name of the family's program, and beginning of the names of the others.
+    pub const fn tool(self) -> &'static str {
+        match self {
+            Self::V4 => "iptables",
+            Self::V6 => "ip6tables",
+        }
+    }
+
+    /// The unspecified address, which stands for any packet of the family.
+    #[cfg(feature = "apply")]
+    pub(crate) const fn any_address(self) -> IpAddr {
+        match self {
+            Self::V4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            Self::V6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        }
+    }
+
     /// Whether a rule stands in the text of this family.
     const fn sees(self, family: Family) -> bool {
         matches!((self, family), (_, Family::Any) | (Self::V4, Family::V4) | (Self::V6, Family::V6))
     }
 
     /// Whether a rule set with these families has a text of this one.
-    const fn is_in(self, families: Families) -> bool {
+    pub(crate) const fn is_in(self, families: Families) -> bool {
         matches!((self, families), (Self::V4, _) | (Self::V6, Families::V4AndV6))
     }
 }
@@ -54,7 +78,7 @@ pub fn restore_text(rules: &RuleSet, family: RestoreFamily) -> String {
 }
 
 /// Rules of one table that stand in the text of a family, in program order.
-fn rules_of(rules: &RuleSet, table: Table, family: RestoreFamily) -> Vec<&Rule> {
+pub(crate) fn rules_of(rules: &RuleSet, table: Table, family: RestoreFamily) -> Vec<&Rule> {
     let all = rules.rules.iter().filter(|_| family.is_in(rules.families));
     all.filter(|rule| rule.table == table && family.sees(rule.family)).collect()
 }
@@ -70,7 +94,7 @@ fn write_rules(text: &mut String, rules: &[&Rule], line: fn(&Rule) -> String) {
 }
 
 /// Chains to create: those that have rules, in the order of their first one, then those that are only jumped to.
-fn own_chains(rules: &[&Rule]) -> Vec<&'static str> {
+pub(crate) fn own_chains(rules: &[&Rule]) -> Vec<&'static str> {
     let filled = rules.iter().map(|rule| rule.chain);
     let entered = rules.iter().filter_map(|rule| match rule.action {
         Action::Jump(chain) => Some(chain),
@@ -86,7 +110,7 @@ fn own_chains(rules: &[&Rule]) -> Vec<&'static str> {
 }
 
 /// One rule as a line of the text.
-fn rule_line(rule: &Rule) -> String {
+pub(crate) fn rule_line(rule: &Rule) -> String {
     match rule.position {
         Position::Append => format!("-A {}{}", rule.chain, Spec(rule)),
         Position::Insert(at) => format!("-I {} {at}{}", rule.chain, Spec(rule)),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use weir_cni::entry::{DEFAULT_AGENT_TIMEOUT, PluginEntry};
-use weir_cni::kernel::Backend;
+use weir_cni::kernel::{Backend, Visibility};
 use weir_cni::log::Level;
 
 use crate::logging::Levels;
@@ -159,6 +159,9 @@ pub struct InstallArgs {
     /// How the plugin gets rules into the kernel: auto, nft, iptables
     #[arg(long, env = "WEIR_BACKEND", value_name = "NAME", default_value = "auto", value_parser = backend)]
     pub backend: Backend,
+    /// Whose rules those of nf_tables look like: nft, or iptables, so that iptables-save in a pod shows them
+    #[arg(long, env = "WEIR_VISIBILITY", value_name = "NAME", default_value = "nft", value_parser = visibility)]
+    pub visibility: Visibility,
     /// Longest time that the plugin waits for the agent
     #[arg(long, env = "WEIR_AGENT_TIMEOUT", value_name = "TIME", default_value = "2s", value_parser = duration)]
     pub agent_timeout: Duration,
@@ -175,6 +178,7 @@ impl InstallArgs {
             exclude_namespaces: names.map(str::to_owned).collect(),
             log_level: self.plugin_log_level,
             backend: self.backend,
+            visibility: self.visibility,
             agent_socket: self.cni_agent_run_dir.join(SOCKET_NAME),
             agent_timeout: if self.agent_timeout.is_zero() { DEFAULT_AGENT_TIMEOUT } else { self.agent_timeout },
         }
@@ -221,6 +225,10 @@ fn plugin_log_level(text: &str) -> Result<Level, String> {
 
 fn backend(text: &str) -> Result<Backend, String> {
     Backend::parse(text).ok_or_else(|| format!("{text:?} is none of {}", Backend::NAMES.join(", ")))
+}
+
+fn visibility(text: &str) -> Result<Visibility, String> {
+    Visibility::parse(text).ok_or_else(|| format!("{text:?} is none of {}", Visibility::NAMES.join(", ")))
 }
 
 /// `90s`, `1500ms` or `2m`, as Go's tools and Kubernetes manifests write times.

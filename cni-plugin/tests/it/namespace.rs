@@ -233,7 +233,7 @@ fn iptables_does_the_same_where_it_is_asked_for() {
 
     let bare = Netns::new("bare").unwrap();
     let without = Call::new("ADD").env("PATH", "/nonexistent").netns(&bare.path()).conf(&conf).run();
-    without.assert_error(11, &["shop/web-1", "iptables-save"]);
+    without.assert_error(11, &["shop/web-1", "iptables-nft-restore"]);
     assert_eq!(ruleset(&bare), "");
 }
 
@@ -277,4 +277,27 @@ fn eight_pods_at_once_get_their_own_rules() {
         assert!(rules.contains(&(7000 + n).to_string()), "{rules}");
         assert!(!rules.contains(&(7000 + (n + 1) % 8).to_string()), "{rules}");
     }
+}
+
+#[test]
+fn iptables_shows_the_rules_where_that_is_asked_for() {
+    if !privilege::available_or_skip() {
+        return;
+    }
+    let pod = Netns::new("visible").unwrap();
+    let mut conf = conf("1.1.0", &[STATUS]);
+    conf["visibility"] = json!("iptables");
+    // No program of iptables is run for it.
+    let call = |verb: &str| Call::new(verb).env("PATH", "/nonexistent").netns(&pod.path()).conf(&conf);
+    call("STATUS").run().assert_success("");
+    call("CHECK").run().assert_error(102, &["shop/web-1", "ISTIO_OUTPUT"]);
+    call("ADD").run().assert_success(&prev_result(&conf));
+    for program in ["iptables-nft-save", "ip6tables-nft-save"] {
+        let rules = inside(&pod, program, &[]);
+        assert!(rules.contains("-A ISTIO_INBOUND -p tcp -m tcp --dport 15021 -j RETURN"), "{program}:\n{rules}");
+    }
+    call("CHECK").run().assert_success("");
+    assert!(call("ADD").run().stderr.contains("in place already"));
+    inside(&pod, "iptables-nft", &["-t", "nat", "-F", "ISTIO_OUTPUT"]);
+    call("CHECK").run().assert_error(102, &["iptables nat ISTIO_OUTPUT"]);
 }

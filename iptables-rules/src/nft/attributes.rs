@@ -6,7 +6,7 @@
 use netlink_packet_core::{DefaultNla, Emitable as _, NLA_F_NESTED, NLA_HEADER_SIZE, Nla};
 
 /// Attributes in wire format.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Attributes {
     bytes: Vec<u8>,
 }
@@ -44,6 +44,11 @@ impl Attributes {
         inner(self);
         let header = header(self.bytes.len() - start, kind | NLA_F_NESTED);
         self.bytes[start..start + NLA_HEADER_SIZE].copy_from_slice(&header);
+    }
+
+    /// All of them in wire format.
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        &self.bytes
     }
 
     /// All of them as the value of one attribute.

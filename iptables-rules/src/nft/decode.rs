@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use netlink_packet_core::{NetlinkDeserializable, NetlinkHeader, NlaBuffer, NlasIterator};
+use netlink_packet_core::{NLA_HEADER_SIZE, NetlinkDeserializable, NetlinkHeader, NlaBuffer, NlasIterator};
 use netlink_packet_netfilter::nftables::{
     ChainAttribute, ChainMessage, Hook as HookAttribute, HookNumber, RuleAttribute, RuleMessage, SetAttribute,
     SetFlags, SetMessage, TableAttribute, TableMessage,
@@ -91,8 +91,8 @@ pub(super) fn rule(message: &RuleMessage) -> Option<(String, RuleDef)> {
 /// Key of a set element, and whether it ends a range.
 pub(super) type Key = (Vec<u8>, bool);
 
-/// Message with elements of a set, as bytes: the library's parser formats, for each element, a text about the whole list, which makes
-/// thousands of them take seconds.
+/// A message as bytes, for what the library has no types for. For elements of a set it has, but its parser formats, for each element, a
+/// text about the whole list, which makes thousands of them take seconds.
 pub(super) struct RawMessage(Vec<u8>);
 
 impl NetlinkDeserializable for RawMessage {
@@ -103,24 +103,27 @@ impl NetlinkDeserializable for RawMessage {
     }
 }
 
+impl RawMessage {
+    /// The attributes of the message.
+    pub(super) fn attributes(&self) -> &[u8] {
+        self.0.get(NETFILTER_HEADER..).unwrap_or_default()
+    }
+}
+
 /// Bytes before the attributes (`struct nfgenmsg`, linux/netfilter/nfnetlink.h).
 const NETFILTER_HEADER: usize = 4;
 
 /// The keys in one message of a listing.
 pub(super) fn keys(message: &RawMessage) -> Vec<Key> {
     let mut keys = Vec::new();
-    let attributes = message.0.get(NETFILTER_HEADER..).unwrap_or_default();
-    for list in nested(attributes).filter(|attribute| attribute.kind() == ELEMENTS) {
-        for element in nested(list.value()) {
+    for (_, list) in nested(message.attributes()).filter(|&(kind, _)| kind == ELEMENTS) {
+        for (_, element) in nested(list) {
             let (mut key, mut end) = (Vec::new(), false);
-            for attribute in nested(element.value()) {
-                match attribute.kind() {
-                    KEY => {
-                        let value = nested(attribute.value()).find(|data| data.kind() == VALUE);
-                        key = value.map(|value| value.value().to_vec()).unwrap_or_default();
-                    }
+            for (kind, value) in nested(element) {
+                match kind {
+                    KEY => key = attribute(value, VALUE).map(<[u8]>::to_vec).unwrap_or_default(),
                     FLAGS => {
-                        let flags = attribute.value().try_into().map_or(0, u32::from_be_bytes);
+                        let flags = value.try_into().map_or(0, u32::from_be_bytes);
                         end = flags & INTERVAL_END != 0;
                     }
                     _ => {}
@@ -132,9 +135,17 @@ pub(super) fn keys(message: &RawMessage) -> Vec<Key> {
     keys
 }
 
-/// The attributes in `bytes`, up to the first one that is cut off.
-fn nested(bytes: &[u8]) -> impl Iterator<Item = NlaBuffer<&[u8]>> {
-    NlasIterator::new(bytes).map_while(Result::ok)
+/// Kinds and values of the attributes in `bytes`, up to the first one that is cut off.
+pub(super) fn nested(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    NlasIterator::new(bytes).map_while(Result::ok).filter_map(|attribute: NlaBuffer<&[u8]>| {
+        let (kind, length) = (attribute.kind(), attribute.value_length());
+        Some((kind, attribute.into_inner().get(NLA_HEADER_SIZE..NLA_HEADER_SIZE + length)?))
+    })
+}
+
+/// The value of the first attribute of a kind.
+pub(super) fn attribute(attributes: &[u8], kind: u16) -> Option<&[u8]> {
+    nested(attributes).find(|&(found, _)| found == kind).map(|(_, value)| value)
 }
 
 /// Puts the keys of a listing, which has no order, into a set.

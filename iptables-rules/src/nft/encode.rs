@@ -13,7 +13,7 @@ use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterMessa
 use super::TABLE;
 use super::attributes::Attributes;
 use super::expr;
-use super::program::{ChainDef, Elements, Name, Program, SetDef, TableDef, TableFamily};
+use super::program::{ChainDef, Elements, Hook, Name, Program, SetDef, TableDef, TableFamily};
 use crate::netlink::append;
 
 /// Data types of set keys, as nft numbers them (nft's datatype.h); the kernel only stores them.
@@ -21,11 +21,11 @@ const TYPE_IPV4_ADDR: u32 = 7;
 const TYPE_IPV6_ADDR: u32 = 8;
 const TYPE_INET_SERVICE: u32 = 13;
 /// `NFNL_SUBSYS_NFTABLES`, linux/netfilter/nfnetlink.h.
-const SUBSYSTEM: u16 = 10;
+pub(super) const SUBSYSTEM: u16 = 10;
 /// `NFNL_BATCH_GENID`, linux/netfilter/nfnetlink.h: commit only if nothing was committed since.
-const BATCH_GENID: u16 = 1;
+pub(super) const BATCH_GENID: u16 = 1;
 /// `NFNL_MSG_BATCH_BEGIN`, linux/netfilter/nfnetlink.h.
-const BATCH_BEGIN: u8 = 16;
+pub(super) const BATCH_BEGIN: u8 = 16;
 /// `enum nft_rule_attributes`, `nft_list_attributes`, `nft_set_elem_list_attributes`, `nft_set_elem_attributes`,
 /// `nft_data_attributes` and `nft_set_elem_flags`, linux/netfilter/nf_tables.h.
 pub(super) const RULE_EXPRESSIONS: u16 = 4;
@@ -324,8 +324,13 @@ impl From<TableFamily> for NetfilterProtoFamily {
 }
 
 fn new_chain(chain: &ChainDef) -> ChainMessage {
-    let mut attributes = vec![ChainAttribute::Table(TABLE.into()), ChainAttribute::Name(chain.name.to_string())];
-    if let Some(hook) = &chain.hook {
+    new_chain_in(TABLE, &chain.name, chain.hook.as_ref())
+}
+
+/// The message that creates a chain.
+pub(super) fn new_chain_in(table: &str, name: &str, hook: Option<&Hook>) -> ChainMessage {
+    let mut attributes = vec![ChainAttribute::Table(table.to_owned()), ChainAttribute::Name(name.to_owned())];
+    if let Some(hook) = hook {
         attributes.extend([
             ChainAttribute::Hook(vec![
                 HookAttribute::Number(HookNumber::Inet(InetHookNumber::from(hook.number))),

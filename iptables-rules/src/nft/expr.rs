@@ -19,11 +19,11 @@ use super::encode::{LIST_ELEMENT, address, whole_bytes};
 use super::program::{Expr, IpFamily, RuleDef, Test};
 
 /// `enum nft_expr_attributes`, linux/netfilter/nf_tables.h.
-const EXPR_NAME: u16 = 1;
-const EXPR_DATA: u16 = 2;
+pub(super) const EXPR_NAME: u16 = 1;
+pub(super) const EXPR_DATA: u16 = 2;
 /// `NF_DROP` and `NF_ACCEPT`, linux/netfilter.h.
-const NF_DROP: u32 = 0;
-const NF_ACCEPT: u32 = 1;
+pub(super) const NF_DROP: u32 = 0;
+pub(super) const NF_ACCEPT: u32 = 1;
 /// `NFT_PAYLOAD_NETWORK_HEADER` and `NFT_PAYLOAD_TRANSPORT_HEADER`, linux/netfilter/nf_tables.h.
 const NETWORK: u32 = 1;
 const TRANSPORT: u32 = 2;
@@ -51,18 +51,23 @@ const USUAL_BYTES: usize = 768;
 
 /// The kernel expressions of a rule.
 pub(super) fn encode(rule: &RuleDef) -> Attributes {
-    let mut encoder = Encoder { out: Attributes::with_capacity(USUAL_BYTES) };
+    let mut encoder = Encoder::new();
     for expr in &rule.exprs {
         encoder.expr(expr);
     }
     encoder.out
 }
 
-struct Encoder {
-    out: Attributes,
+/// Writes kernel expressions one behind the other.
+pub(super) struct Encoder {
+    pub(super) out: Attributes,
 }
 
 impl Encoder {
+    pub(super) fn new() -> Self {
+        Self { out: Attributes::with_capacity(USUAL_BYTES) }
+    }
+
     fn expr(&mut self, expr: &Expr) {
         match expr {
             Expr::Test { test, negated } => self.test(test, *negated),
@@ -101,7 +106,7 @@ impl Encoder {
         }
     }
 
-    fn test(&mut self, test: &Test, negated: bool) {
+    pub(super) fn test(&mut self, test: &Test, negated: bool) {
         match test {
             Test::Family(family) => {
                 self.meta(MetaKey::Nfproto);
@@ -149,14 +154,14 @@ impl Encoder {
     }
 
     /// One kernel expression.
-    fn push<T: Nla>(&mut self, name: &str, attributes: &[T]) {
+    pub(super) fn push<T: Nla>(&mut self, name: &str, attributes: &[T]) {
         self.out.nest(LIST_ELEMENT, |expression| {
             expression.text(EXPR_NAME, name);
             expression.nest(EXPR_DATA, |data| attributes.iter().for_each(|attribute| data.put(attribute)));
         });
     }
 
-    fn meta(&mut self, key: MetaKey) {
+    pub(super) fn meta(&mut self, key: MetaKey) {
         self.push("meta", &[Meta::Key(key), Meta::DestinationRegister(Register::Reg1)]);
     }
 
@@ -216,7 +221,7 @@ impl Encoder {
         );
     }
 
-    fn compare(&mut self, negated: bool, value: Vec<u8>) {
+    pub(super) fn compare(&mut self, negated: bool, value: Vec<u8>) {
         self.push(
             "cmp",
             &[
@@ -242,7 +247,7 @@ impl Encoder {
         );
     }
 
-    fn verdict(&mut self, verdict: Verdict, chain: Option<&str>) {
+    pub(super) fn verdict(&mut self, verdict: Verdict, chain: Option<&str>) {
         let mut attributes = vec![VerdictAttribute::Code(verdict)];
         attributes.extend(chain.map(|chain| VerdictAttribute::Chain(chain.to_owned())));
         self.push(

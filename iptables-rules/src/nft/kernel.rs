@@ -88,15 +88,7 @@ impl Kernel {
 
     /// Sends a transaction. Success means: nothing was refused; see [`Self::probe`] for the proof.
     pub(super) fn commit(&self, batch: &Batch, program: &Program) -> Result<(), Failure> {
-        let answers = self
-            .netlink
-            .exchange(&batch.bytes, |_: NetfilterMessage| None::<()>)
-            .map_err(|e| Failure::Error(NftError::from_io(e)))?;
-        let first = answers.into_iter().find_map(|answer| match answer {
-            Answer::Verdict { sequence, errno: Some(errno) } => Some((sequence, errno)),
-            _ => None,
-        });
-        match first {
+        match self.transact(&batch.bytes).map_err(|e| Failure::Error(NftError::from_io(e)))? {
             None => Ok(()),
             Some((_, Errno::ERESTART | Errno::EINTR | Errno::EAGAIN)) => Err(Failure::Overtaken),
             Some((sequence, Errno::EEXIST)) if batch.is_table(sequence) => Err(Failure::Overtaken),
@@ -107,6 +99,15 @@ impl Kernel {
                 Err(Failure::Error(NftError::Refused { what: batch.describe(sequence, program), source: errno.into() }))
             }
         }
+    }
+
+    /// Sends messages; the first that is refused, by its sequence number.
+    pub(super) fn transact(&self, messages: &[u8]) -> io::Result<Option<(u32, Errno)>> {
+        let answers = self.netlink.exchange(messages, |_: RawMessage| None::<()>)?;
+        Ok(answers.into_iter().find_map(|answer| match answer {
+            Answer::Verdict { sequence, errno: Some(errno) } => Some((sequence, errno)),
+            _ => None,
+        }))
     }
 
     /// Number of the last transaction that was committed in this namespace.
@@ -120,7 +121,7 @@ impl Kernel {
             NetfilterMessage::new(header, NfTablesMessage::GetGen(GenMessage { attributes: Vec::new() })),
         );
         let mut id = None;
-        self.netlink.exchange(&bytes, |answer: NetfilterMessage| {
+        let answers = self.netlink.exchange(&bytes, |answer: NetfilterMessage| {
             if let NetfilterMessageInner::NfTables(NfTablesMessage::NewGen(generation)) = answer.inner {
                 id = generation.attributes.iter().find_map(|a| match a {
                     GenAttribute::Id(id) => Some(*id),
@@ -129,7 +130,10 @@ impl Kernel {
             }
             None::<()>
         })?;
-        id.ok_or_else(|| NftError::Protocol("no generation number".to_owned()))
+        match answers.first() {
+            Some(refused @ Answer::Verdict { errno: Some(_), .. }) => Err(NftError::Unavailable(verdict(refused))),
+            _ => id.ok_or_else(|| NftError::Protocol("no generation number".to_owned())),
+        }
     }
 
     /// Our tables with their chains and sets, without rules and elements.
@@ -239,7 +243,7 @@ impl Kernel {
         })
     }
 
-    fn dump_as<M: NetlinkDeserializable, T>(
+    pub(super) fn dump_as<M: NetlinkDeserializable, T>(
         &self,
         family: TableFamily,
         request: NfTablesMessage,

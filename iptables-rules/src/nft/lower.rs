@@ -313,7 +313,7 @@ fn lower_match(condition: &Match, tests: &mut Vec<Expr>) -> Result<(), String> {
         Match::Uid { id, negated } => (Test::Uid(*id), *negated),
         Match::Gid { group: Group::Id(id), negated } => (Test::Gid(*id), *negated),
         Match::Gid { group: Group::Name(name), .. } => {
-            return Err(format!("group {name:?} is given by name; nf_tables knows numbers only"));
+            return Err(format!("group {name} is given by name; nf_tables knows numbers only"));
         }
         Match::StateInvalid => (Test::ConnectionState(1), false),
         Match::StateRelatedEstablished => (Test::ConnectionState(2 | 4), false),
@@ -385,7 +385,7 @@ fn is_custom(chain: &str) -> bool {
 }
 
 /// Where packets enter a built-in chain: the priorities of iptables (`NF_IP_PRI_*`, linux/netfilter_ipv4.h).
-fn hook(table: Table, chain: &str) -> Option<Hook> {
+pub(super) fn hook(table: Table, chain: &str) -> Option<Hook> {
     let number = match chain {
         "PREROUTING" => 0,
         "OUTPUT" => 3,

@@ -10,7 +10,7 @@ use crate::config::{
     CidrSelection, DnsCapture, InterceptionMode, InterfaceName, Ipv6Policy, OwnerGroups, PortSelection,
 };
 use crate::ruleset::Families;
-use crate::testing::{in_namespace, nft};
+use crate::testing::{in_foreign_user_namespace, in_namespace, nft};
 use crate::{CaptureConfig, plan};
 
 fn rules(config: &CaptureConfig) -> RuleSet {
@@ -66,9 +66,9 @@ fn creates_once_then_leaves_alone() {
         for layout in [Layout::Inet, Layout::PerFamily] {
             for config in varied() {
                 let rules = rules(&config);
-                assert_eq!(apply_as(&rules, layout).unwrap(), Applied::Created);
+                assert_eq!(apply_as(&rules, layout, false).unwrap(), Applied::Created);
                 assert_eq!(read_back().unwrap(), lower(&rules, layout).unwrap(), "{config:?}");
-                assert_eq!(apply_as(&rules, layout).unwrap(), Applied::Unchanged);
+                assert_eq!(apply_as(&rules, layout, false).unwrap(), Applied::Unchanged);
                 assert!(remove().unwrap());
                 assert!(!remove().unwrap());
             }
@@ -101,11 +101,11 @@ fn replaces_with_exactly_the_other_rules() {
             // Neighbours in a ring, and those at two steps: each is replaced by, and replaces, others of every kind.
             for (at, first) in all.iter().enumerate() {
                 for second in [&all[(at + 1) % all.len()], &all[(at + 2) % all.len()]] {
-                    apply_as(&rules(first), from).unwrap();
-                    assert_eq!(apply_as(&rules(second), to).unwrap(), Applied::Replaced);
+                    apply_as(&rules(first), from, false).unwrap();
+                    assert_eq!(apply_as(&rules(second), to, false).unwrap(), Applied::Replaced);
                     let expected = lower(&rules(second), to).unwrap();
                     assert_eq!(diff::differences(&expected, &read_back().unwrap()), Vec::<String>::new());
-                    assert_eq!(apply_as(&rules(second), to).unwrap(), Applied::Unchanged);
+                    assert_eq!(apply_as(&rules(second), to, false).unwrap(), Applied::Unchanged);
                     // Nothing else is in the namespace either: chains with fingerprints of the past, say.
                     let stamps = nft("list ruleset").lines().filter(|line| line.contains("chain rules-")).count();
                     assert_eq!(stamps, expected.tables.len());
@@ -269,15 +269,18 @@ fn installs_five_thousand_networks() {
         let config = CaptureConfig { outbound_cidrs_exclude, ..CaptureConfig::default() };
         for layout in [Layout::Inet, Layout::PerFamily] {
             let rules = rules(&config);
-            assert_eq!(apply_as(&rules, layout).unwrap(), Applied::Created);
+            assert_eq!(apply_as(&rules, layout, false).unwrap(), Applied::Created);
             let found = read_back().unwrap();
             assert_eq!(
                 found.tables.iter().flat_map(|table| &table.sets).map(|set| set.elements.len()).sum::<usize>(),
                 10_002 // with the loopback addresses, which neighbour the list and share its verdict
             );
             assert!(found == lower(&rules, layout).unwrap());
-            assert_eq!(apply_as(&super::tests::rules(&CaptureConfig::default()), layout).unwrap(), Applied::Replaced);
-            assert_eq!(apply_as(&rules, layout).unwrap(), Applied::Replaced);
+            assert_eq!(
+                apply_as(&super::tests::rules(&CaptureConfig::default()), layout, false).unwrap(),
+                Applied::Replaced
+            );
+            assert_eq!(apply_as(&rules, layout, false).unwrap(), Applied::Replaced);
             assert!(found == read_back().unwrap());
             remove().unwrap();
         }
@@ -287,24 +290,11 @@ fn installs_five_thousand_networks() {
 #[test]
 fn programs_a_namespace_of_a_child_user_namespace() {
     in_namespace(|| {
-        // hostUsers: false: the namespace belongs to a user namespace of the pod, and we are outside of it.
-        let mut pod = std::process::Command::new("unshare")
-            .args(["--user", "--map-root-user", "--net", "sh", "-c", "echo; read line"])
-            .stdin(std::process::Stdio::piped())
-            .stdout(std::process::Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut ready = [0];
-        std::io::Read::read_exact(pod.stdout.as_mut().unwrap(), &mut ready).unwrap();
-        let path = format!("/proc/{}/ns/net", pod.id());
         let rules = rules(&CaptureConfig::default());
-        let outcome = crate::netns::within(path.as_ref(), || {
+        let (applied, verified) = in_foreign_user_namespace(|| {
             let applied = apply(&rules);
             (applied, verify(&rules))
         });
-        drop(pod.stdin.take());
-        pod.wait().unwrap();
-        let (applied, verified) = outcome.unwrap();
         assert_eq!(applied.unwrap(), Applied::Created);
         assert_eq!(verified.unwrap(), Vec::<String>::new());
         assert_eq!(nft("list ruleset"), "", "the rules went to the pod, not here");
@@ -585,9 +575,9 @@ proptest! {
             for layout in [Layout::Inet, Layout::PerFamily] {
                 for rules in &plans {
                     let expected = lower(rules, layout).unwrap();
-                    apply_as(rules, layout).unwrap();
+                    apply_as(rules, layout, false).unwrap();
                     assert_eq!(read_back().unwrap(), expected);
-                    assert_eq!(apply_as(rules, layout).unwrap(), Applied::Unchanged);
+                    assert_eq!(apply_as(rules, layout, false).unwrap(), Applied::Unchanged);
                 }
                 remove().unwrap();
                 for rules in &plans {

@@ -4,14 +4,14 @@
 //! Rules in built-in chains carry the comment [`OWNER`], so that ours can be told from foreign ones when they are replaced or removed;
 //! apart from that the text is [`restore_text`](super::restore_text)'s. One call per family is atomic per table, no more; where one
 //! fails, rules go that were not there before, and rules that took the place of older ones stay.
+//! Which programs are run, and how that is found out, is in `programs.rs`.
 
 use std::fmt::Write as _;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::time::Duration;
 
 use super::parse::{self, Line, Text};
 pub use super::process::RestoreError;
-use super::process::run;
+use super::programs::Programs;
+pub use super::programs::Variant;
 use super::{RestoreFamily, rule_line, write_rules};
 use crate::RuleSet;
 use crate::names::chain;
@@ -21,41 +21,33 @@ use crate::ruleset::{Action, Families, Match, Rule, Table};
 /// Comment of our rules in built-in chains.
 pub const OWNER: &str = "weir";
 
-/// How long one call may take; `--wait` bounds the wait for the lock of the legacy variant.
-const LIMIT: Duration = Duration::from_secs(10);
-const LOCK_WAIT: &str = "--wait=5";
+/// Attempts of a change that somebody else's change or lock gets in the way of.
+const ATTEMPTS: usize = 5;
 
-/// Installs the rules of both families; nothing is sent for a family whose rules are in place.
+/// Installs the rules of both families; nothing is sent for a family whose rules are in place, unless they are to be written `anew`.
 ///
 /// # Errors
 /// See [`RestoreError`]. A family that had no rules of ours has none then; another one has its old or its new ones: a pod of the mesh
 /// is never without.
-pub fn apply(rules: &RuleSet) -> Result<Applied, RestoreError> {
+pub fn apply(rules: &RuleSet, variant: Option<Variant>, anew: bool) -> Result<Applied, RestoreError> {
+    let programs = Programs::find(variant)?;
+    // Families in which there was nothing of ours before they were touched: a call that fails may have done a table already.
     let mut created = Vec::new();
-    apply_families(rules, &mut created).inspect_err(|_| {
-        for family in created {
-            // The first error says what is wrong; a second one would only hide it.
-            let _ = withdraw(family);
-        }
-    })
-}
-
-/// Notes the families in which there was nothing of ours before it touches them: a call that fails may have done a table already.
-fn apply_families(rules: &RuleSet, created: &mut Vec<RestoreFamily>) -> Result<Applied, RestoreError> {
     let (mut sent, mut had_some) = (false, false);
-    for family in [RestoreFamily::V4, RestoreFamily::V6] {
-        let Some(saved) = saved_for(rules, family)? else { continue };
-        let current = parse::parse(&saved);
-        let fresh = !current.lines.iter().any(is_ours) && own_chains(&current).next().is_none();
-        had_some |= !fresh;
-        if differences(&current, rules, family).is_empty() {
-            continue;
+    for family in RestoreFamily::ALL {
+        match change_family(&programs, rules, family, anew, &mut created) {
+            Ok(changed) => {
+                had_some |= changed.had_some;
+                sent |= changed.sent;
+            }
+            Err(error) => {
+                for family in created {
+                    // The first error says what is wrong; a second one would only hide it.
+                    let _ = change_family(&programs, &RuleSet::default(), family, true, &mut Vec::new());
+                }
+                return Err(error);
+            }
         }
-        if fresh {
-            created.push(family);
-        }
-        restore(family, change(&current, rules, family))?;
-        sent = true;
     }
     Ok(match (sent, had_some) {
         (false, _) => Applied::Unchanged,
@@ -64,12 +56,41 @@ fn apply_families(rules: &RuleSet, created: &mut Vec<RestoreFamily>) -> Result<A
     })
 }
 
-/// Removes our rules and chains of one family.
-fn withdraw(family: RestoreFamily) -> Result<(), RestoreError> {
-    let nothing = RuleSet::default();
-    match saved_for(&nothing, family)? {
-        Some(saved) => restore(family, change(&parse::parse(&saved), &nothing, family)),
-        None => Ok(()),
+/// What a change of one family met and did.
+struct Changed {
+    /// Whether there was anything of ours before.
+    had_some: bool,
+    /// Whether a text was sent.
+    sent: bool,
+}
+
+/// Turns what one family has of ours into the rules, in one call. Somebody else's change or lock makes it look and try again.
+fn change_family(
+    programs: &Programs,
+    rules: &RuleSet,
+    family: RestoreFamily,
+    anew: bool,
+    created: &mut Vec<RestoreFamily>,
+) -> Result<Changed, RestoreError> {
+    let mut attempt = 1;
+    loop {
+        let Some(saved) = saved_for(programs, rules, family)? else {
+            return Ok(Changed { had_some: false, sent: false });
+        };
+        let current = parse::parse(&saved);
+        let had_some = current.lines.iter().any(is_ours) || own_chains(&current).next().is_some();
+        let text = change(&current, rules, family);
+        if text.is_empty() || (!anew && differences(&current, rules, family).is_empty()) {
+            return Ok(Changed { had_some, sent: false });
+        }
+        if !had_some {
+            created.push(family);
+        }
+        match programs.restore(family, text) {
+            Ok(()) => return Ok(Changed { had_some, sent: true }),
+            Err(error) if error.is_contention() && attempt < ATTEMPTS => attempt += 1,
+            Err(error) => return Err(error),
+        }
     }
 }
 
@@ -77,9 +98,9 @@ fn withdraw(family: RestoreFamily) -> Result<(), RestoreError> {
 ///
 /// # Errors
 /// See [`RestoreError`].
-pub fn remove() -> Result<bool, RestoreError> {
+pub fn remove(variant: Option<Variant>) -> Result<bool, RestoreError> {
     let none = RuleSet { families: Families::V4, ..RuleSet::default() };
-    Ok(apply(&none)? != Applied::Unchanged)
+    Ok(apply(&none, variant, false)? != Applied::Unchanged)
 }
 
 /// Compares the kernel's rules with the expected ones: one line per difference, empty when they are equal.
@@ -88,10 +109,11 @@ pub fn remove() -> Result<bool, RestoreError> {
 ///
 /// # Errors
 /// See [`RestoreError`].
-pub fn verify(expected: &RuleSet) -> Result<Vec<String>, RestoreError> {
+pub fn verify(expected: &RuleSet, variant: Option<Variant>) -> Result<Vec<String>, RestoreError> {
+    let programs = Programs::find(variant)?;
     let mut lines = Vec::new();
-    for family in [RestoreFamily::V4, RestoreFamily::V6] {
-        if let Some(saved) = saved_for(expected, family)? {
+    for family in RestoreFamily::ALL {
+        if let Some(saved) = saved_for(&programs, expected, family)? {
             lines.extend(differences(&parse::parse(&saved), expected, family));
         }
     }
@@ -99,12 +121,8 @@ pub fn verify(expected: &RuleSet) -> Result<Vec<String>, RestoreError> {
 }
 
 /// What the kernel has; `None` where IPv6 is not wanted and cannot be asked for, as on machines without it.
-fn saved_for(rules: &RuleSet, family: RestoreFamily) -> Result<Option<String>, RestoreError> {
-    let program = match family {
-        RestoreFamily::V4 => "iptables-save",
-        RestoreFamily::V6 => "ip6tables-save",
-    };
-    match run(program, &[], String::new(), LIMIT) {
+fn saved_for(programs: &Programs, rules: &RuleSet, family: RestoreFamily) -> Result<Option<String>, RestoreError> {
+    match programs.save(family) {
         Err(RestoreError::Missing { .. } | RestoreError::Failed { .. })
             if family == RestoreFamily::V6 && rules.families == Families::V4 =>
         {
@@ -112,14 +130,6 @@ fn saved_for(rules: &RuleSet, family: RestoreFamily) -> Result<Option<String>, R
         }
         other => other.map(Some),
     }
-}
-
-fn restore(family: RestoreFamily, text: String) -> Result<(), RestoreError> {
-    let program = match family {
-        RestoreFamily::V4 => "iptables-restore",
-        RestoreFamily::V6 => "ip6tables-restore",
-    };
-    run(program, &["--noflush", LOCK_WAIT], text, LIMIT).map(|_| ())
 }
 
 /// Whether a rule in a built-in chain is ours: by the comment, or because it leads to one of our chains.
@@ -132,27 +142,13 @@ fn own_chains<'t, 'a>(text: &'t Text<'a>) -> impl Iterator<Item = (Table, &'a st
     text.chains.iter().copied().filter(|(_, chain)| chain::ALL.contains(chain))
 }
 
-const fn tool(family: RestoreFamily) -> &'static str {
-    match family {
-        RestoreFamily::V4 => "iptables",
-        RestoreFamily::V6 => "ip6tables",
-    }
-}
-
-const fn any_address(family: RestoreFamily) -> IpAddr {
-    match family {
-        RestoreFamily::V4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-        RestoreFamily::V6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-    }
-}
-
 /// One line for each chain that is not as expected.
 fn differences(current: &Text<'_>, rules: &RuleSet, family: RestoreFamily) -> Vec<String> {
     let mut lines = Vec::new();
     for table in Table::ALL {
         let wanted_chains = super::own_chains(&super::rules_of(rules, table, family));
         for name in [chain::PREROUTING, chain::BUILTIN_OUTPUT].into_iter().chain(chain::ALL) {
-            let place = format!("{} {} {name}", tool(family), table.name());
+            let place = format!("{} {} {name}", family.tool(), table.name());
             let own = chain::ALL.contains(&name);
             if own && wanted_chains.contains(&name) != own_chains(current).any(|chain| chain == (table, name)) {
                 lines.push(format!(
@@ -162,7 +158,7 @@ fn differences(current: &Text<'_>, rules: &RuleSet, family: RestoreFamily) -> Ve
                 continue;
             }
             let wanted: Vec<_> = rules
-                .chain_rules(table, name, any_address(family))
+                .chain_rules(table, name, family.any_address())
                 .into_iter()
                 .filter(|_| family.is_in(rules.families))
                 .map(|rule| Some(canonical(&rule.matches, rule.action)))
@@ -233,186 +229,4 @@ fn line_with_owner(rule: &Rule) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::thread;
-
-    use proptest::prelude::*;
-    use proptest::test_runner::TestRunner;
-
-    use super::*;
-    use crate::CaptureConfig;
-    use crate::config::{Group, Ipv6Policy, OwnerGroups};
-
-    /// Rules that are none of ours, in tables and chains that we use too.
-    const FOREIGN: &str = "* nat\n-N KUBE\n-A PREROUTING -i cali0 -j RETURN\n-A PREROUTING -p tcp -m comment --comment \"not weir\" -j KUBE\n\
-        -A OUTPUT -j KUBE\nCOMMIT\n* filter\n-A INPUT -p tcp --dport 22 -j ACCEPT\nCOMMIT\n";
-
-    /// Runs a test in a network namespace of its own, which ends with its thread.
-    fn in_fresh_namespace(test: impl FnOnce() + Send) {
-        if !nix::unistd::geteuid().is_root() {
-            assert!(std::env::var_os("CI").is_none(), "this test needs root");
-            println!("skipped: needs root");
-            return;
-        }
-        let body = || {
-            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
-            test();
-        };
-        let ended = thread::scope(|scope| scope.spawn(body).join());
-        if let Err(panic) = ended {
-            std::panic::resume_unwind(panic);
-        }
-    }
-
-    fn planned(config: &CaptureConfig) -> RuleSet {
-        crate::plan(config).unwrap()
-    }
-
-    /// What the kernel has, without the lines that change by themselves and the order of chains.
-    fn kernel() -> Vec<String> {
-        let mut lines = Vec::new();
-        for program in ["iptables-save", "ip6tables-save"] {
-            let text = run(program, &[], String::new(), LIMIT).unwrap();
-            let rules = text.lines().filter(|line| line.starts_with("-A") || line.contains(" - "));
-            lines.extend(rules.map(|line| format!("{program} {line}")));
-        }
-        lines.sort();
-        lines
-    }
-
-    #[test]
-    fn applies_once_replaces_and_removes_without_touching_others() {
-        in_fresh_namespace(|| {
-            for family in [RestoreFamily::V4, RestoreFamily::V6] {
-                restore(family, FOREIGN.to_owned()).unwrap();
-            }
-            let before = kernel();
-            let first = planned(&CaptureConfig::default());
-            let left =
-                planned(&CaptureConfig { ipv6: Ipv6Policy::Leave, drop_invalid: true, ..CaptureConfig::default() });
-            assert!(!verify(&first).unwrap().is_empty());
-            assert!(!remove().unwrap());
-            assert_eq!(apply(&first).unwrap(), Applied::Created);
-            assert_eq!(verify(&first).unwrap(), Vec::<String>::new());
-            assert_eq!(apply(&first).unwrap(), Applied::Unchanged);
-            assert_eq!(
-                verify(&left).unwrap().first().map(String::as_str),
-                Some("iptables mangle PREROUTING: rule 1 is not the planned one")
-            );
-            assert_eq!(apply(&left).unwrap(), Applied::Replaced);
-            assert_eq!(verify(&left).unwrap(), Vec::<String>::new());
-            assert!(!kernel().iter().any(|line| line.starts_with("ip6") && line.contains("ISTIO")));
-            assert!(remove().unwrap());
-            assert_eq!(kernel(), before);
-        });
-    }
-
-    #[test]
-    fn replaces_what_istios_own_container_left() {
-        in_fresh_namespace(|| {
-            let rules = planned(&CaptureConfig::default());
-            restore(RestoreFamily::V4, super::super::restore_text(&rules, RestoreFamily::V4)).unwrap();
-            restore(RestoreFamily::V4, "* nat\n-A ISTIO_OUTPUT -p icmp -j RETURN\nCOMMIT\n".to_owned()).unwrap();
-            assert_eq!(apply(&rules).unwrap(), Applied::Replaced);
-            assert_eq!(verify(&rules).unwrap(), Vec::<String>::new());
-            assert!(remove().unwrap());
-            assert_eq!(kernel(), Vec::<String>::new());
-        });
-    }
-
-    #[test]
-    fn a_family_that_fails_leaves_neither_halves_nor_a_pod_without_rules() {
-        use crate::ruleset::{Family, Position, Reason};
-        in_fresh_namespace(|| {
-            let good = planned(&CaptureConfig::default());
-            let mut bad = good.clone();
-            bad.rules.push(Rule {
-                table: Table::Nat,
-                chain: chain::PREROUTING,
-                position: Position::Append,
-                family: Family::V6,
-                matches: Vec::new(),
-                action: Action::Jump("NOWHERE"),
-                reason: Reason::Hook,
-            });
-            assert!(apply(&bad).is_err());
-            assert_eq!(kernel(), Vec::<String>::new());
-
-            apply(&good).unwrap();
-            let before = kernel();
-            assert!(apply(&bad).is_err());
-            assert_eq!(kernel(), before);
-        });
-    }
-
-    #[test]
-    fn a_family_that_joins_the_other_replaces() {
-        in_fresh_namespace(|| {
-            let v4 = planned(&CaptureConfig { ipv6: Ipv6Policy::Leave, ..CaptureConfig::default() });
-            assert_eq!(apply(&v4).unwrap(), Applied::Created);
-            // Not `Created`, which would let a caller who fails later remove everything.
-            assert_eq!(apply(&planned(&CaptureConfig::default())).unwrap(), Applied::Replaced);
-        });
-    }
-
-    #[test]
-    fn a_refused_text_names_the_program_and_its_words() {
-        in_fresh_namespace(|| {
-            let error = restore(RestoreFamily::V6, "* nat\n-A PREROUTING -j NOWHERE\nCOMMIT\n".to_owned())
-                .unwrap_err()
-                .to_string();
-            assert!(error.starts_with("ip6tables-restore failed (exit status: "), "{error}");
-            assert!(error.contains("line"), "{error}");
-        });
-    }
-
-    /// For any two configurations: the kernel takes each, has exactly it afterwards, and has nothing of either at the end.
-    #[test]
-    fn any_configuration_can_be_applied_replaced_and_removed() {
-        in_fresh_namespace(|| {
-            let mut runner =
-                TestRunner::new(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() });
-            let by_id = crate::arbitrary::config().prop_map(|mut config| {
-                // The kernel knows groups by id only, so a set with names never counts as equal.
-                let (OwnerGroups::AllBut(groups) | OwnerGroups::Only(groups)) = &mut config.owner_groups;
-                groups.retain(|group| matches!(group, Group::Id(_)));
-                config
-            });
-            let foreign = {
-                restore(RestoreFamily::V4, FOREIGN.to_owned()).unwrap();
-                kernel()
-            };
-            runner
-                .run(&proptest::collection::vec(by_id, 2), |configs| {
-                    for config in &configs {
-                        let rules = planned(config);
-                        apply(&rules).map_err(|error| TestCaseError::fail(error.to_string()))?;
-                        prop_assert_eq!(verify(&rules).unwrap(), Vec::<String>::new());
-                        prop_assert_eq!(apply(&rules).unwrap(), Applied::Unchanged);
-                    }
-                    remove().unwrap();
-                    prop_assert_eq!(&kernel(), &foreign);
-                    Ok(())
-                })
-                .unwrap();
-        });
-    }
-
-    #[test]
-    fn any_text_is_taken_by_the_kernel() {
-        in_fresh_namespace(|| {
-            let config = ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() };
-            TestRunner::new(config)
-                .run(&crate::arbitrary::config(), |config| {
-                    let rules = planned(&config);
-                    for family in [RestoreFamily::V4, RestoreFamily::V6] {
-                        let text = super::super::restore_text(&rules, family);
-                        restore(family, text).map_err(|error| TestCaseError::fail(error.to_string()))?;
-                    }
-                    prop_assert_eq!(remove().unwrap(), !rules.is_empty());
-                    Ok(())
-                })
-                .unwrap();
-        });
-    }
-}
+mod tests;

@@ -3,16 +3,22 @@
 use std::process::Command;
 use std::time::Duration;
 
-use iptables_rules::restore::{RestoreFamily, apply as fallback, restore_text};
-use iptables_rules::{CaptureConfig, RuleSet, nft, plan, route};
+use iptables_rules::backend::{self, Method, Visibility};
+use iptables_rules::restore::apply::Variant;
+use iptables_rules::restore::{RestoreFamily, restore_text};
+use iptables_rules::{CaptureConfig, RuleSet, plan, route};
 use weir_lab::{Netns, process};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Backend {
     /// Our own transaction over netlink.
     Nft,
-    /// Our own fallback: `iptables-restore`, whichever variant the machine has under that name.
+    /// The same over netlink, as iptables-nft would have written it.
+    Visible,
+    /// Our own fallback: the programs of iptables, the variant that is found.
     Fallback,
+    /// The same by the legacy variant.
+    FallbackLegacy,
     /// The printed text through iptables on nf_tables.
     TextNft,
     /// The printed text through iptables on x_tables.
@@ -23,9 +29,9 @@ impl Backend {
     /// Every backend that this machine can run. iptables-legacy needs a kernel with x_tables, which new ones leave out; where it is
     /// missing, this says so.
     pub(crate) fn all() -> Vec<Self> {
-        let mut all = vec![Self::Nft, Self::Fallback, Self::TextNft];
+        let mut all = vec![Self::Nft, Self::Visible, Self::Fallback, Self::TextNft];
         if x_tables_work() {
-            all.push(Self::TextLegacy);
+            all.extend([Self::FallbackLegacy, Self::TextLegacy]);
         } else {
             eprintln!("skipped: iptables-legacy does not work on this kernel");
         }
@@ -35,17 +41,29 @@ impl Backend {
     /// Installs the rules for `config`, with the addresses and routes they rely on.
     pub(crate) fn install(self, pod: &Netns, config: &CaptureConfig) {
         let rules = plan(config).unwrap_or_else(|refused| panic!("{refused:?}"));
-        match self {
-            Self::Nft => {
-                pod.run(|| nft::apply(&rules)).unwrap().unwrap_or_else(|error| panic!("nft: {error}"));
+        let method = match self {
+            Self::Nft => Method::default(),
+            Self::Visible => Method { visibility: Visibility::Iptables, ..Method::default() },
+            Self::Fallback => Method::from(iptables_rules::backend::Backend::Iptables),
+            Self::FallbackLegacy => Method {
+                backend: iptables_rules::backend::Backend::Iptables,
+                variant: Some(Variant::Legacy),
+                ..Method::default()
+            },
+            Self::TextNft | Self::TextLegacy => {
+                let variant = if self == Self::TextNft { "nft" } else { "legacy" };
+                restore_both(
+                    pod,
+                    &rules,
+                    &format!("iptables-{variant}-restore"),
+                    &format!("ip6tables-{variant}-restore"),
+                );
+                pod.run(|| route::apply(&rules.routing)).unwrap().unwrap_or_else(|error| panic!("routing: {error}"));
+                return;
             }
-            Self::Fallback => {
-                pod.run(|| fallback::apply(&rules)).unwrap().unwrap_or_else(|error| panic!("iptables: {error}"));
-            }
-            Self::TextNft => restore_both(pod, &rules, "iptables-nft-restore", "ip6tables-nft-restore"),
-            Self::TextLegacy => restore_both(pod, &rules, "iptables-legacy-restore", "ip6tables-legacy-restore"),
-        }
-        pod.run(|| route::apply(&rules.routing)).unwrap().unwrap_or_else(|error| panic!("routing: {error}"));
+        };
+        let installed = pod.run(|| backend::install(&rules, method, false)).unwrap();
+        installed.unwrap_or_else(|error| panic!("{self:?}: {error}"));
     }
 }
 
