@@ -200,6 +200,9 @@ pub enum Fate {
     Tproxied {
         /// The port.
         port: u16,
+        /// The port that NAT made of the destination's afterwards, where a rule asked for that too: the socket stays, and sees this
+        /// port.
+        redirected: Option<u16>,
     },
     /// Dropped.
     Dropped,

@@ -3,6 +3,7 @@
 //! ```text
 //! containerd.rs ── a daemon of its own, in its own namespaces ──▶ cri.rs ── what a kubelet would ask of it
 //! image.rs ────── the images it runs, made from files of this machine
+//! segment.rs ── TCP segments that no socket would send
 //! webhook.rs ──── the real admission webhook, asked as an API server asks it
 //! apiserver.rs ── a Kubernetes API server that keeps objects, and misbehaves when told to
 //! conformance.rs ─ Istio's injector cases, read and compared
@@ -13,6 +14,7 @@ pub mod conformance;
 pub mod containerd;
 pub mod cri;
 pub mod image;
+pub mod segment;
 pub mod webhook;
 
 use std::path::PathBuf;

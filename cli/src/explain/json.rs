@@ -62,7 +62,7 @@ fn packet(question: &Question) -> Value {
 
 fn trace(question: &Question, trace: &Trace) -> Value {
     let port = match &trace.fate {
-        Fate::Redirected { port } | Fate::Tproxied { port } => Some(*port),
+        Fate::Redirected { port } | Fate::Tproxied { port, redirected: _ } => Some(*port),
         Fate::Dropped | Fate::Passes { .. } => None,
     };
     json!({

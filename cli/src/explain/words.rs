@@ -59,9 +59,13 @@ pub(crate) fn outcome(question: &Question, trace: &Trace) -> String {
                 listener(*port, packet)
             )
         }
-        Fate::Tproxied { port } => {
+        Fate::Tproxied { port, redirected: None } => {
             format!("Captured: the proxy gets it on port {port} with both addresses unchanged, as if it were {to}")
         }
+        Fate::Tproxied { port, redirected: Some(other) } => format!(
+            "Captured: the proxy gets it on port {port}, but sees port {other} as its destination, which NAT changed too; it can still \
+             ask for the original destination {to}"
+        ),
         Fate::Dropped => "Dropped: it gets nowhere and nobody answers".to_owned(),
         Fate::Passes { interface } => match interface.as_deref() {
             Some(LOOPBACK_INTERFACE) => format!("Not captured: it stays in the pod and reaches {to} itself"),

@@ -99,7 +99,7 @@ fn only_first_packets_are_translated() {
 fn tproxy_assigns_marks_and_leaves_the_proxys_own_connections() {
     let config = CaptureConfig { mode: InterceptionMode::Tproxy, ..CaptureConfig::default() };
     let trace = planned(&config).trace(&arriving("10.0.0.2:8080"));
-    assert_eq!((trace.fate, trace.mark), (Fate::Tproxied { port: 15006 }, 1337));
+    assert_eq!((trace.fate, trace.mark), (Fate::Tproxied { port: 15006, redirected: None }, 1337));
     // The proxy to the application, with the client's address and the mark: the connection remembers it.
     let to_app = Packet { mark: 1337, source: "10.0.0.9".parse().unwrap(), ..sent(PROXY, "lo", "10.0.0.2:8080") };
     let trace = planned(&config).trace(&to_app);
@@ -108,6 +108,17 @@ fn tproxy_assigns_marks_and_leaves_the_proxys_own_connections() {
     let answer = Packet { connection_mark: 1337, state: State::Established, ..sent(APP, "eth0", "10.0.0.9:40000") };
     let trace = planned(&config).trace(&answer);
     assert_eq!((trace.fate, trace.mark), (passes("lo"), 1337));
+}
+
+#[test]
+fn a_packet_that_is_assigned_and_redirected_stays_with_the_socket() {
+    let config = CaptureConfig {
+        mode: InterceptionMode::Tproxy,
+        reroute_interfaces: vec![crate::config::InterfaceName::new("eth0").unwrap()],
+        ..CaptureConfig::default()
+    };
+    let expected = Fate::Tproxied { port: 15006, redirected: Some(15001) };
+    assert_eq!(fate(&config, &arriving("10.0.0.2:8080")), expected);
 }
 
 #[test]

@@ -106,7 +106,7 @@ impl<'a> Walk<'a> {
             }
         }
         match (self.assigned, self.redirected) {
-            (Some(port), _) => Fate::Tproxied { port },
+            (Some(port), redirected) => Fate::Tproxied { port, redirected },
             (None, Some(port)) => Fate::Redirected { port },
             (None, None) => Fate::Passes { interface: leaves_by },
         }
