@@ -46,7 +46,7 @@ impl Backend {
         let rules = rules.clone();
         let result = world.pod.run(move || match self {
             Self::Nft => nft::apply(&rules).map(drop).map_err(|error| error.to_string()),
-            Self::Iptables => restore::apply::apply(&rules).map(drop).map_err(|error| error.to_string()),
+            Self::Iptables => restore::apply::apply(&rules, None, false).map(drop).map_err(|error| error.to_string()),
         });
         result.unwrap().unwrap_or_else(|error| panic!("{self:?}: {error}"));
     }
@@ -54,7 +54,7 @@ impl Backend {
     fn remove(self, world: &World) {
         let result = world.pod.run(move || match self {
             Self::Nft => nft::remove().map(drop).map_err(|error| error.to_string()),
-            Self::Iptables => restore::apply::remove().map(drop).map_err(|error| error.to_string()),
+            Self::Iptables => restore::apply::remove(None).map(drop).map_err(|error| error.to_string()),
         });
         result.unwrap().unwrap_or_else(|error| panic!("{self:?}: {error}"));
     }
