@@ -1,5 +1,7 @@
 //! The lists of containers of a pod, by name.
 
+use std::collections::HashMap;
+
 use serde_json::{Value, json};
 
 /// Which list.
@@ -36,6 +38,17 @@ impl List {
         pod["spec"][self.field()].as_array().map_or(&[], Vec::as_slice)
     }
 
+    /// Positions of the containers by name; of two of one name the first.
+    pub(crate) fn positions(self, pod: &Value) -> HashMap<&str, usize> {
+        let names = self.of(pod).iter().enumerate().rev();
+        names.filter_map(|(position, container)| Some((container["name"].as_str()?, position))).collect()
+    }
+
+    /// The containers, to change them; `None` where the pod has no such list.
+    pub(crate) fn of_mut(self, pod: &mut Value) -> Option<&mut Vec<Value>> {
+        pod.get_mut("spec")?.get_mut(self.field())?.as_array_mut()
+    }
+
     /// The container of that name.
     pub(crate) fn find<'a>(self, pod: &'a Value, name: &str) -> Option<&'a Value> {
         self.of(pod).iter().find(|container| container["name"] == name)
@@ -43,13 +56,12 @@ impl List {
 
     /// The container of that name, to change it.
     pub(crate) fn find_mut<'a>(self, pod: &'a mut Value, name: &str) -> Option<&'a mut Value> {
-        let list = pod.get_mut("spec")?.get_mut(self.field())?.as_array_mut()?;
-        list.iter_mut().find(|container| container["name"] == name)
+        self.of_mut(pod)?.iter_mut().find(|container| container["name"] == name)
     }
 
     /// Takes the container of that name out.
     pub(crate) fn remove(self, pod: &mut Value, name: &str) -> Option<Value> {
-        let list = pod.get_mut("spec")?.get_mut(self.field())?.as_array_mut()?;
+        let list = self.of_mut(pod)?;
         let index = list.iter().position(|container| container["name"] == name)?;
         Some(list.remove(index))
     }

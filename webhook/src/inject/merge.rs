@@ -52,6 +52,24 @@ pub fn merge(pod: &mut Value, overlay: &Value) -> Result<(), MergeError> {
     merge_owned(pod, overlay.clone())
 }
 
+/// Merges a container over one of the pod's, in place: what [`merge`] does with a list of one, but without a look at the
+/// others. `list` is the field it stands in.
+///
+/// # Errors
+/// As [`merge_pod`].
+pub(crate) fn merge_container(container: &mut Value, patch: Value, list: &str) -> Result<(), MergeError> {
+    let mut merge = Merge::default();
+    let name = patch["name"].as_str().unwrap_or_default().to_owned();
+    let spec = At::Field(&At::Root, "spec");
+    let list = At::Field(&spec, list);
+    let at = At::Item(&list, &name);
+    match (container, patch) {
+        (Value::Object(container), Value::Object(patch)) => merge.map(container, patch, Kind::Container, &at),
+        _ => merge.refuse(&at, "a container must be an object".to_owned()),
+    }
+    if merge.findings.is_empty() { Ok(()) } else { Err(MergeError(merge.findings)) }
+}
+
 fn merge_owned(pod: &mut Value, overlay: Value) -> Result<(), MergeError> {
     let mut merge = Merge::default();
     match (pod, overlay) {

@@ -1,10 +1,12 @@
 //! What the user wrote about injected containers: it beats the templates, and it survives every further injection.
 
+use std::collections::HashMap;
+
 use serde_json::{Map, Value, json};
 
 use super::containers::{self, List};
 use super::context::{Context, PROXY};
-use super::merge::{MergeError, merge};
+use super::merge::{MergeError, merge_container};
 use super::previous::Previous;
 use crate::settings::Platform;
 
@@ -45,14 +47,18 @@ pub(super) fn prepare(pod: &mut Value, template: &Value, previous: &Previous) {
             List::Containers => previous.injected_container(name),
             List::InitContainers => previous.injected_init_container(name),
         };
-        let names = list.of(pod).iter().filter_map(|container| container["name"].as_str());
-        let stale = names.filter(|name| listed(name) && list.find(template, name).is_none());
-        let stale: Vec<String> = stale.map(str::to_owned).collect();
-        for name in stale {
-            let Some(container) = list.remove(pod, &name) else { continue };
-            if list.other().find(template, &name).is_some() {
-                list.other().push(pod, remains(&name, &container, previous));
-            } else if let Some(original) = previous.stored(&name) {
+        let (here, there) = (list.positions(template), list.other().positions(template));
+        let Some(containers) = list.of_mut(pod) else { continue };
+        let is_stale =
+            |container: &Value| container["name"].as_str().is_some_and(|name| listed(name) && !here.contains_key(name));
+        let (stale, kept) = std::mem::take(containers).into_iter().partition(is_stale);
+        *containers = kept;
+        let stale: Vec<Value> = stale;
+        for container in stale {
+            let name = container["name"].as_str().unwrap_or_default();
+            if there.contains_key(name) {
+                list.other().push(pod, remains(name, &container, previous));
+            } else if let Some(original) = previous.stored(name) {
                 list.push(pod, original.clone());
             }
         }
@@ -104,9 +110,15 @@ pub(super) fn reapply(
     platform: Platform,
 ) -> Result<Recorded, MergeError> {
     let mut recorded = Recorded::default();
+    let written = List::BOTH.map(|list| list.positions(original));
     for list in List::BOTH {
+        let positions: HashMap<String, usize> =
+            list.positions(injected).into_iter().map(|(name, position)| (name.to_owned(), position)).collect();
+        let Some(containers) = list.of_mut(injected) else { continue };
         for name in list.of(template).iter().filter_map(|container| container["name"].as_str()) {
-            let Some(own) = own_version(original, name, list, previous) else { continue };
+            let own = own_version(original, &written, name, list, previous);
+            let container = positions.get(name).and_then(|position| containers.get_mut(*position));
+            let (Some(own), Some(container)) = (own, container) else { continue };
             let mut own = own.clone();
             if let Some(fields) = own.as_object_mut() {
                 if fields.get("image").is_some_and(|image| image == "auto") {
@@ -119,14 +131,10 @@ pub(super) fn reapply(
             if platform == Platform::OpenShift && name == PROXY {
                 drop_assigned_user(&mut own, original);
             }
-            if previous.injected
-                && name != PROXY
-                && let Some(container) = list.find_mut(injected, name)
-            {
+            if previous.injected && name != PROXY {
                 take_back_handlers(container, &own);
             }
-            let patch = json!({"spec": {list.field(): [own]}});
-            merge(injected, &patch)?;
+            merge_container(container, own.clone(), list.field())?;
             match list {
                 List::Containers => recorded.containers.push(own),
                 List::InitContainers => recorded.init_containers.push(own),
@@ -149,16 +157,22 @@ fn take_back_handlers(container: &mut Value, own: &Value) {
 
 /// What the user wrote about a container of the template: as it was stored by the first injection, else as it stands in the
 /// pod, unless an earlier injection put it there.
-fn own_version<'a>(original: &'a Value, name: &str, list: List, previous: &'a Previous) -> Option<&'a Value> {
+fn own_version<'a>(
+    original: &'a Value,
+    [containers, init_containers]: &[HashMap<&str, usize>; 2],
+    name: &str,
+    list: List,
+    previous: &'a Previous,
+) -> Option<&'a Value> {
     if let Some(stored) = previous.stored(name) {
         return Some(stored);
     }
     if previous.injected_container(name) || previous.injected_init_container(name) {
         return None;
     }
-    let own = List::Containers.find(original, name);
+    let own = containers.get(name).map(|position| &List::Containers.of(original)[*position]);
     if list == List::InitContainers || name == PROXY {
-        return own.or_else(|| List::InitContainers.find(original, name));
+        return own.or_else(|| Some(&List::InitContainers.of(original)[*init_containers.get(name)?]));
     }
     own
 }

@@ -1,5 +1,7 @@
 //! What an earlier injection left in a pod: the record of what it added, and the containers as the user wrote them.
 
+use std::collections::{HashMap, HashSet};
+
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -10,8 +12,29 @@ use super::annotations::{OVERRIDES, STATUS, Texts};
 pub(crate) struct Previous {
     /// The pod carries a record, readable or not.
     pub(crate) injected: bool,
-    status: Status,
-    stored: Overrides,
+    containers: Names,
+    init_containers: Names,
+}
+
+/// What is recorded about one list of containers.
+#[derive(Debug, Default)]
+struct Names {
+    /// Those that a template brought or changed.
+    injected: HashSet<String>,
+    /// Those that the user had written, as he wrote them.
+    stored: HashMap<String, Value>,
+}
+
+impl Names {
+    fn new(injected: Option<Vec<String>>, stored: Vec<Value>) -> Self {
+        let mut names = Self { injected: injected.unwrap_or_default().into_iter().collect(), ..Self::default() };
+        for container in stored {
+            if let Some(name) = container["name"].as_str() {
+                names.stored.entry(name.to_owned()).or_insert(container);
+            }
+        }
+        names
+    }
 }
 
 /// The annotation `sidecar.istio.io/status`, as far as it is read.
@@ -46,28 +69,32 @@ impl Previous {
             })?,
         };
         let injected = status.is_some();
-        let status = status.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
-        Ok(Self { injected, status, stored })
+        let status: Status = status.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+        Ok(Self {
+            injected,
+            containers: Names::new(status.containers, stored.containers),
+            init_containers: Names::new(status.init_containers, stored.init_containers),
+        })
     }
 
     /// The container came from a template, or was changed by one.
     pub(crate) fn injected_container(&self, name: &str) -> bool {
-        self.status.containers.iter().flatten().any(|known| known == name)
+        self.containers.injected.contains(name)
     }
 
     /// The init container came from a template, or was changed by one.
     pub(crate) fn injected_init_container(&self, name: &str) -> bool {
-        self.status.init_containers.iter().flatten().any(|known| known == name)
+        self.init_containers.injected.contains(name)
     }
 
     /// The user's own version of a container.
     pub(crate) fn stored_container(&self, name: &str) -> Option<&Value> {
-        self.stored.containers.iter().find(|container| container["name"] == name)
+        self.containers.stored.get(name)
     }
 
     /// The user's own version of an init container.
     pub(crate) fn stored_init_container(&self, name: &str) -> Option<&Value> {
-        self.stored.init_containers.iter().find(|container| container["name"] == name)
+        self.init_containers.stored.get(name)
     }
 
     /// The user's own version of a container of either kind: a proxy that was an ordinary container may be native now.
