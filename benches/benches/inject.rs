@@ -1,17 +1,37 @@
 //! One pod through the webhook, in process: bytes of the review parsed, decided, injected, patched, bytes of the answer written.
-//! The cost has to grow with the pod, not with its square.
+//! The cost has to grow with the pod, not with its square. Times are the median and the 99th percentile of as many runs as fit into
+//! half a second; allocations are those of one run.
+
+#![allow(clippy::print_stdout, reason = "a bench prints its table")]
 
 use std::collections::BTreeMap;
 use std::hint::black_box;
+use std::time::{Duration, Instant};
 
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
-use weir_webhook::inject::inject;
+use weir_benches::Samples;
+use weir_webhook::inject::{InjectRequest, Outcome, inject};
 use weir_webhook::server::review::answer;
-use weir_webhook::settings::Settings;
+use weir_webhook::settings::{NativeSidecars, Settings};
 
-/// A review of a pod with so many containers, each with so many variables.
-fn review(containers: usize, env: usize) -> Vec<u8> {
+/// Containers, and variables of each.
+const SIZES: [(usize, usize); 6] = [(1, 0), (1, 10), (10, 10), (50, 10), (1, 2000), (50, 40)];
+const TIME: Duration = Duration::from_millis(500);
+
+/// What is measured: a name, the templates that the pod asks for, and whether it was injected before.
+const KINDS: [(&str, &str, NativeSidecars, bool); 7] = [
+    ("sidecar", "sidecar", NativeSidecars::On, false),
+    ("sidecar, ordinary", "sidecar", NativeSidecars::Off, false),
+    ("sidecar, again", "sidecar", NativeSidecars::On, true),
+    ("gateway", "gateway", NativeSidecars::On, false),
+    ("grpc-agent", "grpc-agent", NativeSidecars::On, false),
+    ("grpc-agent, again", "grpc-agent", NativeSidecars::On, true),
+    ("grpc-simple", "grpc-simple", NativeSidecars::On, false),
+];
+
+/// A pod with so many containers, each with so many variables.
+fn pod(template: &str, containers: usize, env: usize) -> Value {
     let env: Vec<Value> =
         (0..env).map(|n| json!({ "name": format!("SETTING_{n}"), "value": format!("value {n}") })).collect();
     let containers: Vec<Value> = (0..containers)
@@ -25,17 +45,21 @@ fn review(containers: usize, env: usize) -> Vec<u8> {
             })
         })
         .collect();
-    let pod = json!({
+    json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {
             "generateName": "web-6d4b75cb6d-", "namespace": "shop", "labels": { "app": "web", "version": "v1", "pod-template-hash": "6d4b75cb6d" },
+            "annotations": { "inject.istio.io/templates": template },
             "ownerReferences": [{ "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web-6d4b75cb6d", "uid": "5e2e", "controller": true }],
         },
         "spec": {
             "containers": containers, "serviceAccountName": "web", "restartPolicy": "Always",
             "volumes": [{ "name": "kube-api-access-x7k2p", "projected": { "defaultMode": 420, "sources": [{ "serviceAccountToken": { "expirationSeconds": 3607, "path": "token" } }] } }],
         },
-    });
+    })
+}
+
+fn review(pod: &Value) -> Vec<u8> {
     json!({
         "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview",
         "request": {
@@ -48,27 +72,48 @@ fn review(containers: usize, env: usize) -> Vec<u8> {
     .into_bytes()
 }
 
-#[expect(clippy::expect_used, reason = "a bench without settings has nothing to measure")]
-fn reviews(criterion: &mut Criterion) {
-    let settings = Settings::from_documents(None, None).expect("the built-in settings are sound");
-    let mut group = criterion.benchmark_group("review to response");
-    for (containers, env) in [(1, 10), (10, 10), (50, 10), (1, 200), (1, 2000)] {
-        let body = review(containers, env);
-        group.throughput(Throughput::Bytes(body.len() as u64));
-        group.bench_with_input(
-            BenchmarkId::from_parameter(format!("{containers} containers, {env} env each")),
-            &body,
-            |bencher, body| {
-                bencher.iter(|| {
-                    let answer = answer(black_box(body), BTreeMap::new(), &settings, inject);
-                    assert_eq!(answer.status, 200);
-                    black_box(answer.reply.to_json())
-                });
-            },
-        );
+fn injected(pod: Value, settings: &Settings) -> anyhow::Result<Value> {
+    let request = InjectRequest { pod, namespace: Some("shop".to_owned()), ..InjectRequest::default() };
+    match inject(&request, settings)? {
+        Outcome::Injected { pod, .. } => Ok(pod),
+        Outcome::Skipped { reason, .. } => anyhow::bail!("skipped: {reason:?}"),
     }
-    group.finish();
 }
 
-criterion_group!(benches, reviews);
-criterion_main!(benches);
+fn main() -> anyhow::Result<()> {
+    let quick = std::env::args().any(|arg| arg == "--test");
+    println!(
+        "\n| template | containers | variables each | review KiB | median us | p99 us | allocations | KiB at the peak |"
+    );
+    println!("|---|---:|---:|---:|---:|---:|---:|---:|");
+    for (name, template, native, again) in KINDS {
+        let mut settings = Settings::from_documents(None, None).ok().context("the built-in settings are sound")?;
+        settings.native_sidecars = native;
+        for (containers, env) in SIZES {
+            let mut pod = pod(template, containers, env);
+            if again {
+                pod = injected(pod, &settings)?;
+            }
+            let body = review(&pod);
+            let run = || answer(black_box(&body), BTreeMap::new(), &settings, inject);
+            let first = run();
+            ensure!(first.status == 200, "{name}: {:?}", first.reply);
+            ensure!(first.decision.name() == "injected", "{name}: {:?}", first.reply);
+            let allocated = allocation_counter::measure(|| drop(black_box(run().reply.to_json())));
+            let mut samples = Samples::default();
+            let started = Instant::now();
+            while started.elapsed() < TIME && !quick {
+                let asked = Instant::now();
+                drop(black_box(run().reply.to_json()));
+                samples.push(asked.elapsed());
+            }
+            let (median, p99) = (samples.percentile_us(50), samples.percentile_us(99));
+            let (kib, peak) = (body.len() / 1024, allocated.bytes_max / 1024);
+            println!(
+                "| {name} | {containers} | {env} | {kib} | {median} | {p99} | {} | {peak} |",
+                allocated.count_total
+            );
+        }
+    }
+    Ok(())
+}

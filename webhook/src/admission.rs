@@ -10,12 +10,16 @@
 //! is one set of types and the reply repeats the `apiVersion` of the request. The pod stays raw JSON: a typed pod would drop fields
 //! that are newer than its library. Source: Kubernetes `k8s.io/api/admission/v1/types.go`.
 
+mod address;
+
 use std::collections::BTreeMap;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+pub use address::Address;
 
 /// `apiVersion` of admission.k8s.io/v1.
 pub const V1: &str = "admission.k8s.io/v1";

@@ -178,7 +178,7 @@ impl SkipReason {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InjectError {
     /// What the pod asks for cannot be taken; all of it.
-    #[error("{}", .0.join("; "))]
+    #[error("{}", told(.0))]
     Invalid(Vec<String>),
     /// Lists of the pod that cannot be merged with those of the sidecar.
     #[error("cannot merge the sidecar into the pod: {0}")]
@@ -186,6 +186,18 @@ pub enum InjectError {
     /// A template of the administrator that gives nothing for this pod.
     #[error(transparent)]
     Template(#[from] RenderError),
+}
+
+/// Most findings that one text lists: it is read by people, and must not grow with what somebody sends.
+const TOLD: usize = 50;
+
+/// Findings as one text.
+fn told<T: ToString>(findings: &[T]) -> String {
+    let mut texts: Vec<String> = findings.iter().take(TOLD).map(ToString::to_string).collect();
+    if findings.len() > TOLD {
+        texts.push(format!("and {} more", findings.len() - TOLD));
+    }
+    texts.join("; ")
 }
 
 /// Decides about a pod and injects it.
@@ -248,8 +260,13 @@ struct Prepared<'a> {
 fn prepare<'a>(request: &InjectRequest, settings: &'a Settings) -> Result<Prepared<'a>, InjectError> {
     let pod = &request.pod;
     let annotations = Texts::of(pod, "annotations");
-    let mut findings = validate::findings(annotations);
-    findings.extend(validate::shape(pod));
+    let mut findings = validate::shape(pod);
+    if let Some(too_large) = api_rules::annotations_too_large(pod) {
+        // Nothing is read of what may be made to take time.
+        findings.push(too_large);
+        return Err(InjectError::Invalid(findings));
+    }
+    findings.extend(validate::findings(annotations));
     let previous = Previous::read(annotations).unwrap_or_else(|finding| {
         findings.push(finding);
         Previous::default()

@@ -162,15 +162,22 @@ fn metadata(pod: &Value, original: &Value, findings: &mut Vec<String>) {
     for (key, _) in changed("annotations").filter(|(key, _)| !is_key(key)) {
         findings.push(format!("'{key}' is no key of an annotation"));
     }
+    findings.extend(annotations_too_large(pod));
+}
+
+/// What is wrong with the size of all annotations of a pod together.
+pub(super) fn annotations_too_large(pod: &Value) -> Option<String> {
     let sizes = || Texts::of(pod, "annotations").iter().map(|(key, value)| (key.len() + value.len(), key));
     let total: usize = sizes().map(|(size, _)| size).sum();
-    if total > ANNOTATIONS_MAX_BYTES {
-        let (size, largest) = sizes().max().unwrap_or_default();
-        findings.push(format!(
-            "the pod's annotations would have {total} bytes with those of the sidecar, at most {ANNOTATIONS_MAX_BYTES} are allowed; \
-             the largest is '{largest}' with {size}"
-        ));
+    if total <= ANNOTATIONS_MAX_BYTES {
+        return None;
     }
+    let (size, largest) = sizes().max().unwrap_or_default();
+    let largest: String = largest.chars().take(100).collect();
+    Some(format!(
+        "the pod's annotations have {total} bytes with those of the sidecar, at most {ANNOTATIONS_MAX_BYTES} are allowed; \
+         the largest is '{largest}' with {size}"
+    ))
 }
 
 /// The pod's own budget (`spec.resources`): the containers' requests must fit into it all together, their limits one by one.

@@ -34,7 +34,6 @@ pub(super) fn annotation(pod: &Value, mesh: &Mesh) -> Result<String, Vec<String>
         Err(errors) => findings.extend(errors.iter().map(ToString::to_string)),
         Ok(config) => {
             let config = CaptureConfig { proxy_port: mesh.proxy_port, inbound_port: mesh.inbound_port, ..config };
-            findings.extend(beyond_the_plugin(&config));
             let text = config.to_capture_annotation();
             if text.len() > CAPTURE_MAX_BYTES {
                 findings.push(format!(
@@ -43,6 +42,8 @@ pub(super) fn annotation(pod: &Value, mesh: &Mesh) -> Result<String, Vec<String>
                     name::CAPTURE,
                     text.len()
                 ));
+            } else {
+                findings.extend(beyond_the_plugin(&config));
             }
             if findings.is_empty() {
                 return Ok(text);

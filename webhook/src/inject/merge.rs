@@ -22,7 +22,7 @@ use list::{Match, Placed, matches, weave};
 
 /// Why an overlay cannot be merged: everything that is wrong with it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+#[error("{}", super::told(.0))]
 pub struct MergeError(pub Vec<MergeFinding>);
 
 /// One thing that is wrong.

@@ -48,9 +48,11 @@ pub(crate) fn findings(annotations: Texts<'_>) -> Vec<String> {
     findings
 }
 
-/// Most containers that a pod may have in one of its lists. No node runs as many. Templates that change every container
-/// take time with the square of their number, and one pod must not keep the injector from all others.
+/// Most containers that a pod may have in one of its lists. No node runs as many, and a template that adds to every container
+/// makes many times of what was sent: one pod must not take the memory of all others.
 const MAX_CONTAINERS: usize = 1000;
+/// Longest name of a container or a volume (a DNS label), for the same reason: it stands in paths, variables and messages.
+const MAX_NAME: usize = 63;
 
 /// What in a pod is not of the type that the sidecar is merged into. Merging takes a template's value over one of another type,
 /// which would hide the mistake from the API server.
@@ -79,6 +81,13 @@ pub(crate) fn shape(pod: &Value) -> Vec<String> {
                     findings
                         .push(format!("spec.{field} has {number} containers, at most {MAX_CONTAINERS} are injected"));
                 }
+                let long = items.iter().enumerate().find_map(|(index, item)| {
+                    let length = item["name"].as_str().map_or(0, str::len);
+                    (length > MAX_NAME && field != "imagePullSecrets").then_some((index, length))
+                });
+                findings.extend(long.map(|(index, length)| {
+                    format!("spec.{field}[{index}].name has {length} bytes, at most {MAX_NAME} are allowed")
+                }));
                 let bad = items.iter().enumerate().find(|(_, item)| !item.is_object());
                 findings.extend(bad.map(|(index, item)| {
                     format!("spec.{field}[{index}] must be an object, found {}", type_name(item))

@@ -3,10 +3,8 @@
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use serde_json::Value;
-
 use super::metrics::Failure;
-use crate::admission::{DecodeError, Reply, Request, Review, V1, V1BETA1, Verdict};
+use crate::admission::{Address, DecodeError, Reply, Request, Review, V1, Verdict};
 use crate::inject::{InjectError, InjectRequest, Outcome, SkipReason, patch};
 use crate::settings::Settings;
 
@@ -124,13 +122,9 @@ pub fn refusal(status: u16, failure: Failure, message: String) -> Answer {
 /// The uid and the version are repeated where they can be found in what is not a review.
 fn undecodable(body: &[u8], error: &DecodeError) -> Answer {
     let mut answer = refusal(400, Failure::BadRequest, error.to_string());
-    let Ok(value) = serde_json::from_slice::<Value>(body) else { return answer };
-    if let Some(uid) = value["request"]["uid"].as_str() {
-        uid.clone_into(&mut answer.reply.uid);
-    }
-    if value["apiVersion"] == V1BETA1 {
-        answer.reply.api_version = V1BETA1;
-    }
+    let Address { api_version, uid } = Address::find(body);
+    answer.reply.api_version = api_version;
+    answer.reply.uid = uid;
     answer
 }
 
