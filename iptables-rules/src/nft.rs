@@ -39,7 +39,7 @@ use self::lower::{Layout, lower};
 pub use self::program::{
     ChainDef, Elements, Expr, Hook, IpFamily, Name, Program, RuleDef, SetDef, TableDef, TableFamily, Test,
 };
-use crate::RuleSet;
+use crate::{RuleSet, names};
 
 /// Name of our table.
 pub const TABLE: &str = "weir";
@@ -157,6 +157,15 @@ pub fn verify(expected: &RuleSet) -> Result<Vec<String>, NftError> {
 /// See [`NftError`].
 pub fn read_back() -> Result<Program, NftError> {
     Kernel::open()?.read()
+}
+
+/// Tables of others that hold chains by Istio's names, as `FAMILY NAME`: what Istio's own CNI plugin or init container left, by way of
+/// nf_tables. Rules in the legacy tables of iptables do not show here.
+///
+/// # Errors
+/// See [`NftError`].
+pub fn tables_of_others() -> Result<Vec<String>, NftError> {
+    Kernel::open()?.tables_with(|chain| names::chain::ALL.contains(&chain))
 }
 
 /// The tables, chains, sets and rules that [`apply`] installs on this kernel.

@@ -207,6 +207,34 @@ impl Kernel {
         Ok((chains, stamp))
     }
 
+    /// Tables, but for ours, that have a chain with such a name.
+    pub(super) fn tables_with(&self, named: impl Fn(&str) -> bool) -> Result<Vec<String>, NftError> {
+        let mut found = Vec::new();
+        for family in TableFamily::ALL {
+            let request = NfTablesMessage::GetChain(ChainMessage { attributes: Vec::new() });
+            let name = match family {
+                TableFamily::Inet => "inet",
+                TableFamily::Ip => "ip",
+                TableFamily::Ip6 => "ip6",
+            };
+            found.extend(self.dump(family, request, |answer| {
+                let NfTablesMessage::NewChain(chain) = answer else { return None };
+                let mut table = None;
+                let mut fits = false;
+                for attribute in &chain.attributes {
+                    match attribute {
+                        ChainAttribute::Table(name) => table = Some(name.clone()),
+                        ChainAttribute::Name(name) => fits = named(name),
+                        _ => {}
+                    }
+                }
+                table.filter(|table| fits && table != TABLE).map(|table| format!("{name} {table}"))
+            })?);
+        }
+        found.dedup();
+        Ok(found)
+    }
+
     fn sets(&self, family: TableFamily) -> Result<Vec<SetDef>, NftError> {
         let attributes = vec![SetAttribute::Table(TABLE.into())];
         self.dump(family, NfTablesMessage::GetSet(SetMessage { attributes }), |answer| match answer {
