@@ -1,5 +1,7 @@
 //! The command line of `weir-agent`. Names are those of Istio's `install-cni` where they mean the same, also in the environment.
 
+mod node;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,6 +10,7 @@ use weir_cni::entry::{DEFAULT_AGENT_TIMEOUT, PluginEntry};
 use weir_cni::kernel::{Backend, Visibility};
 use weir_cni::log::Level;
 
+pub use self::node::NodeArgs;
 use crate::logging::Levels;
 
 /// Keeps Weir's CNI plugin installed on a node, and answers it about pods.
@@ -44,7 +47,7 @@ pub struct RunArgs {
     /// The log.
     #[command(flatten)]
     pub log: LogArgs,
-    /// Port of /metrics and /logging; 0 for none
+    /// Port of /metrics, /pods and /logging; 0 for none
     #[arg(long, env = "MONITORING_PORT", value_name = "PORT", default_value_t = 15014)]
     pub monitoring_port: u16,
     /// Port of /healthz and /readyz; 0 for none
@@ -53,6 +56,9 @@ pub struct RunArgs {
     /// Look at folders and files so often, whether or not something was reported
     #[arg(long, env = "WEIR_CHECK_INTERVAL", value_name = "TIME", default_value = "30s", value_parser = duration)]
     pub check_interval: Duration,
+    /// The pods of the node.
+    #[command(flatten)]
+    pub node: NodeArgs,
 }
 
 /// Flags of `install` and `uninstall`.

@@ -38,7 +38,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Who is at the other end.
 #[derive(Debug, Clone, Copy)]
-struct Peer(SocketAddr);
+pub(crate) struct Peer(pub(crate) SocketAddr);
 
 /// Listens on all addresses: on those of both families, or on IPv4 alone where the kernel has no IPv6.
 ///

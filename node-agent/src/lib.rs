@@ -4,19 +4,24 @@
 //! flags ──args──▶ run ──▶ parts, each a task with a `Context`
 //!                  │
 //!                  ├── http ◀── health (named conditions), metrics (registry): every part registers its own
-//!                  └── notices ◀── what the administrator should hear
+//!                  ├── notices ◀── what the administrator should hear ──▶ log, events
+//!                  └── node: pods (cache) ──▶ socket (answers), repair (rules of every pod), taint
 //! ```
 //!
 //! SIGTERM removes nothing: the plugin works without an agent, and taking it off a node is an act of its own.
 
 pub mod args;
+pub mod events;
 pub mod health;
 pub mod http;
 pub mod install;
 pub mod logging;
 pub mod metrics;
+pub mod node;
 pub mod notice;
 pub mod pods;
+pub mod repair;
 pub mod run;
 pub mod socket;
 pub mod stop;
+pub mod taint;

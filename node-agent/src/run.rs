@@ -8,7 +8,8 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{error, info, warn};
 
-use crate::args::RunArgs;
+use crate::args::{NodeArgs, RunArgs};
+use crate::events::{self, Events, Told};
 use crate::health::Health;
 use crate::http;
 use crate::install::disk::RealDisk;
@@ -16,6 +17,7 @@ use crate::install::keep;
 use crate::install::pass::Settings;
 use crate::logging::LevelHandle;
 use crate::metrics::Metrics;
+use crate::node;
 use crate::notice::{self, Notice, Notices};
 use crate::stop::{self, Stop};
 
@@ -69,10 +71,14 @@ pub async fn run(args: RunArgs, settings: Settings, levels: Option<LevelHandle>)
     let context = Context { health: Health::default(), metrics: Metrics::default(), notices, stop: stop.clone() };
 
     let mut parts = Parts::default();
-    let RunArgs { install: _, log: _, monitoring_port, health_port, check_interval } = args;
+    let connect = node::connector().await;
+    let about_pods = node::node(&args, &connect, &context);
+    let RunArgs { install: _, log: _, node: NodeArgs { node_name, .. }, monitoring_port, health_port, check_interval } =
+        args;
+    let monitoring = http::monitoring(context.metrics.clone(), levels).merge(about_pods.router);
     for (name, port, router) in [
         ("health port", health_port, http::health(context.health.clone())),
-        ("monitoring port", monitoring_port, http::monitoring(context.metrics.clone(), levels)),
+        ("monitoring port", monitoring_port, monitoring),
     ] {
         if port != 0 {
             let listener = http::bind(port).await.map_err(|reason| RunError::Bind { port, reason })?;
@@ -80,7 +86,10 @@ pub async fn run(args: RunArgs, settings: Settings, levels: Option<LevelHandle>)
         }
     }
     parts.spawn("install", keep::keep(settings, RealDisk, check_interval, context));
-    parts.spawn("notices", log_notices(told, stop.clone()));
+    for (name, part) in about_pods.parts {
+        parts.spawn(name, part);
+    }
+    parts.spawn("notices", tell_notices(told, about_pods.events, node_name, stop.clone()));
     info!(version = env!("CARGO_PKG_VERSION"), health_port, monitoring_port, "running");
 
     let ended = tokio::select! {
@@ -102,8 +111,8 @@ async fn any(signals: &mut [Signal]) {
     .await;
 }
 
-/// Tells notices to the log.
-async fn log_notices(mut told: mpsc::Receiver<Notice>, stop: Stop) {
+/// Tells notices to the log, and as events on the node.
+async fn tell_notices(mut told: mpsc::Receiver<Notice>, events: Events, node: String, stop: Stop) {
     loop {
         let notice = tokio::select! {
             notice = told.recv() => notice,
@@ -115,6 +124,10 @@ async fn log_notices(mut told: mpsc::Receiver<Notice>, stop: Stop) {
             warn!(reason = reason.name(), "{message}");
         } else {
             info!(reason = reason.name(), "{message}");
+        }
+        if !node.is_empty() {
+            let about = events::node_reference(&node);
+            events.tell(Told { about, warning: reason.is_warning(), reason: reason.name(), note: message });
         }
     }
 }

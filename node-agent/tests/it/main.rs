@@ -3,3 +3,5 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking; helpers outside test functions too")]
 
 mod follow;
+mod repair;
+mod taint;

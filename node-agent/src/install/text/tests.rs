@@ -19,7 +19,8 @@ fn writes_the_entry_the_way_the_others_are_written() {
     let expected = text.replace(
         "\"b\"\n\t\t}",
         "\"b\"\n\t\t},\n\t\t{\n\t\t\t\"type\": \"weir-cni\",\n\t\t\t\"capabilities\": {\n\t\t\t\t\"io.kubernetes.cri.pod-annotations\": true\n\t\t\t},\n\
-         \t\t\t\"exclude_namespaces\": [\n\t\t\t\t\"kube-system\"\n\t\t\t],\n\t\t\t\"plugin_log_level\": \"info\"\n\t\t}",
+         \t\t\t\"exclude_namespaces\": [\n\t\t\t\t\"kube-system\"\n\t\t\t],\n\t\t\t\"plugin_log_level\": \"info\",\n\
+         \t\t\t\"agent_socket\": \"/var/run/weir/agent.sock\"\n\t\t}",
     );
     assert_eq!(edited, expected);
 }
