@@ -39,8 +39,19 @@ pub(crate) struct InjectArgs {
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
 
+    /// Namespace of objects that name none
+    #[arg(short, long, value_name = "NAME")]
+    namespace: Option<String>,
+
     #[command(flatten)]
     injector: InjectorArgs,
+}
+
+/// What manifests are injected with.
+struct Injector<'a> {
+    settings: Settings,
+    /// Namespace of objects that name none.
+    namespace: Option<&'a str>,
 }
 
 /// A stream after injection.
@@ -61,7 +72,7 @@ struct Injected {
 pub(crate) fn run(args: &InjectArgs) -> Result<ExitCode, Failure> {
     let source = Source::from(args.filename.as_str());
     let (settings, text) = both(args.injector.load(), source.read().map_err(Failure::from))?;
-    let injected = inject_stream(&text, &settings);
+    let injected = inject_stream(&text, &Injector { settings, namespace: args.namespace.as_deref() });
     for notice in &injected.notices {
         eprintln!("{notice}");
     }
@@ -72,7 +83,7 @@ pub(crate) fn run(args: &InjectArgs) -> Result<ExitCode, Failure> {
     Err(Failure::refused(injected.findings.iter().map(|finding| format!("{}: {finding}", source.name())).collect()))
 }
 
-fn inject_stream(text: &str, settings: &Settings) -> Injected {
+fn inject_stream(text: &str, injector: &Injector<'_>) -> Injected {
     let mut out = Injected::default();
     let documents = match stream::split(text) {
         Ok(documents) => documents,
@@ -82,7 +93,7 @@ fn inject_stream(text: &str, settings: &Settings) -> Injected {
         }
     };
     for document in documents {
-        let rewritten = inject_document(&document, settings, &mut out);
+        let rewritten = inject_document(&document, injector, &mut out);
         let text = rewritten.as_deref().unwrap_or(document.text);
         out.text.push_str(text);
         if !text.ends_with('\n') {
@@ -94,7 +105,7 @@ fn inject_stream(text: &str, settings: &Settings) -> Injected {
 }
 
 /// The new text of a document; `None` where it stays as it is.
-fn inject_document(document: &Document<'_>, settings: &Settings, out: &mut Injected) -> Option<String> {
+fn inject_document(document: &Document<'_>, injector: &Injector<'_>, out: &mut Injected) -> Option<String> {
     let mut value = match document.parse() {
         Ok(value) => value,
         Err(error) => {
@@ -111,7 +122,7 @@ fn inject_document(document: &Document<'_>, settings: &Settings, out: &mut Injec
     };
     let mut touched = false;
     for holder in &mut holders {
-        touched |= inject_pod(document, holder, settings, out);
+        touched |= inject_pod(document, holder, injector, out);
     }
     if !touched {
         return None;
@@ -126,16 +137,27 @@ fn inject_document(document: &Document<'_>, settings: &Settings, out: &mut Injec
 }
 
 /// Injects one pod in its place; whether that changed anything.
-fn inject_pod(document: &Document<'_>, holder: &mut PodHolder<'_>, settings: &Settings, out: &mut Injected) -> bool {
+fn inject_pod(
+    document: &Document<'_>,
+    holder: &mut PodHolder<'_>,
+    injector: &Injector<'_>,
+    out: &mut Injected,
+) -> bool {
     let place = holder.place(document);
-    let request = match holder.request() {
+    let mut request = match holder.request() {
         Ok(request) => request,
         Err(errors) => {
             out.findings.extend(errors.iter().map(|error| format!("{place}: {error}")));
             return false;
         }
     };
-    match inject(&request, settings) {
+    if let (None, Some(namespace)) = (&request.namespace, injector.namespace) {
+        request.namespace = Some(namespace.to_owned());
+        if let Some(workload) = &mut request.workload {
+            namespace.clone_into(&mut workload.namespace);
+        }
+    }
+    match inject(&request, &injector.settings) {
         Ok(Outcome::Injected { pod, warnings, .. }) => {
             out.notices.extend(warnings.iter().map(|warning| format!("weir: warning: {place}: {warning}")));
             let changed = pod != request.pod;

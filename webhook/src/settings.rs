@@ -104,6 +104,11 @@ pub struct Documents<'a> {
 }
 
 impl Settings {
+    /// The document `values` that stands in where none is given.
+    pub fn builtin_values() -> Value {
+        values::builtin()
+    }
+
     /// Settings from `values` and `mesh` alone, see [`Self::from_all`].
     ///
     /// # Errors

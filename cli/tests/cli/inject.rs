@@ -313,13 +313,6 @@ fn a_whole_config_map_is_not_taken_for_the_document_in_it() {
 }
 
 #[test]
-fn what_is_not_carried_out_is_refused_by_name() {
-    let run = weir(&["inject", "-f", "-", "--injectConfigFile", "config.yaml"], DEPLOYMENT);
-    assert_eq!((run.code, run.stdout.as_str()), (2, ""));
-    insta::assert_snapshot!(run.stderr, @"weir: --injectConfigFile: templates of your own are not carried out yet");
-}
-
-#[test]
 fn without_a_file_the_usage_is_shown() {
     let run = weir(&["inject"], "");
     assert_eq!(run.code, 2);

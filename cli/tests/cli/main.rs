@@ -7,3 +7,4 @@ mod inject;
 mod rules;
 mod run;
 mod samples;
+mod sources;

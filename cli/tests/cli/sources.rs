@@ -1,0 +1,209 @@
+//! Where the settings of `weir inject` come from: files, an operator's file, a cluster.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use weir_tests::apiserver::{ApiServer, Trouble, When};
+
+use crate::run::{documents, file, inject, weir};
+
+const POD: &str = "apiVersion: v1\nkind: Pod\nmetadata: {name: web, annotations: {note: kept}}\nspec: {containers: [{name: app, image: nginx}]}\n";
+
+fn pod(args: &[&str]) -> Value {
+    documents(&inject(args, POD).stdout).remove(0)
+}
+
+fn proxy_image(pod: &Value) -> &str {
+    let lists = [&pod["spec"]["initContainers"], &pod["spec"]["containers"]];
+    let mut containers = lists.into_iter().filter_map(Value::as_array).flatten();
+    containers
+        .find(|container| container["name"] == "istio-proxy")
+        .and_then(|proxy| proxy["image"].as_str())
+        .expect("a proxy")
+}
+
+fn config_map(name: &str, data: &Value) -> Value {
+    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": "istio-system"}, "data": data})
+}
+
+/// A cluster with a control plane, and one of revision `canary`.
+fn cluster(folder: &Path) -> (ApiServer, String) {
+    let server = ApiServer::start().expect("a port");
+    let values = |tag: &str| json!({"global": {"hub": "cluster", "tag": tag}}).to_string();
+    let config = "policy: disabled\ndefaultTemplates: [sidecar, mine]\ntemplates:\n  mine: |\n    metadata: {labels: {mine: \"{{ .Values.global.tag }}\"}}\n";
+    server.put("configmaps", config_map("istio-sidecar-injector", &json!({"values": values("one"), "config": config})));
+    server.put(
+        "configmaps",
+        config_map("istio-sidecar-injector-canary", &json!({"values": values("two"), "config": "{}"})),
+    );
+    server.put("configmaps", config_map("istio", &json!({"mesh": "trustDomain: of.cluster"})));
+    server.put("configmaps", config_map("istio-canary", &json!({"mesh": "{}"})));
+    for (name, version) in [("a", "v1.33.0"), ("b", "v1.34.1")] {
+        let status = json!({"nodeInfo": {"kubeletVersion": version, "architecture": "", "bootID": "", "containerRuntimeVersion": "", "kernelVersion": "",
+            "kubeProxyVersion": "", "machineID": "", "operatingSystem": "", "osImage": "", "systemUUID": ""}});
+        server.put("nodes", json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}, "status": status}));
+    }
+    let kubeconfig = server.kubeconfig(folder).expect("a kubeconfig");
+    (server, kubeconfig.to_str().expect("UTF-8").to_owned())
+}
+
+#[test]
+fn a_template_of_ones_own_is_rendered_from_a_configuration_or_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = "templates:\n  mine: |\n    metadata: {labels: {image: \"{{ base (index .Spec.Containers 0).Image }}\"}}\ndefaultTemplates: [mine]\n";
+    let config = file(folder.path(), "config.yaml", config);
+    let got = pod(&["--injectConfigFile", &config]);
+    assert_eq!(got["metadata"]["labels"], json!({"image": "nginx"}));
+    assert_eq!(got["spec"].get("initContainers"), None, "only the template that the configuration makes the default");
+
+    let bare = "metadata:\n  labels:\n{{- range .Spec.Containers }}\n    of: {{ .Name }}\n{{- end }}\n";
+    let bare = file(folder.path(), "sidecar.tmpl", bare);
+    assert_eq!(pod(&["--injectConfigFile", &bare])["metadata"]["labels"], json!({"of": "app"}));
+}
+
+#[test]
+fn templates_that_cannot_be_rendered_are_refused_with_their_lines() {
+    let folder = tempfile::tempdir().unwrap();
+    for (text, want) in [
+        ("a: 1\nb: {{ nosuch }}\n", "weir: config: templates.sidecar: line 2: function \"nosuch\" is not known\n"),
+        ("templates: {mine: '{{ if }}'}\n", "weir: config: templates.mine: line 1: "),
+        ("policy: enabled\n templates: [\n", "broken"),
+    ] {
+        let path = file(folder.path(), "broken", text);
+        let run = weir(&["inject", "-f", "-", "--injectConfigFile", &path], POD);
+        assert!(run.code == 1 && run.stdout.is_empty() && run.stderr.contains(want), "{run:?}");
+    }
+    let path = file(folder.path(), "fails", "templates: {sidecar: '{{ fail (print `not ` .ObjectMeta.Name) }}'}");
+    let run = weir(&["inject", "-f", "-", "--injectConfigFile", &path], POD);
+    assert_eq!((run.code, run.stdout.as_str()), (1, ""));
+    assert_eq!(
+        run.stderr,
+        "weir: standard input: document 1 (line 1): Pod \"web\": template \"sidecar\", line 1: not web\n"
+    );
+}
+
+#[test]
+fn an_operators_file_is_laid_over_the_other_documents() {
+    let folder = tempfile::tempdir().unwrap();
+    let operator = "kind: IstioOperator\nspec:\n  tag: of-operator\n  meshConfig: {trustDomain: of.operator}\n  values:\n    sidecarInjectorWebhook:\n      templates:\n        mine: |\n          metadata: {labels: {mine: \"yes\"}}\n      defaultTemplates: [sidecar, mine]\n";
+    let operator = file(folder.path(), "iop.yaml", operator);
+    let values = file(folder.path(), "values.yaml", "global: {hub: of-file, tag: of-file}");
+    let got = pod(&["--operatorFileName", &operator, "--valuesFile", &values]);
+    assert_eq!(proxy_image(&got), "of-file/proxyv2:of-operator");
+    assert_eq!(got["metadata"]["labels"]["mine"], "yes");
+    assert!(got.to_string().contains("of.operator"), "{got}");
+    // Alone it is laid over the chart's values, where istio-init captures the traffic.
+    assert_eq!(pod(&["--operatorFileName", &operator])["spec"]["initContainers"][0]["name"], "istio-init");
+
+    let run = weir(&["inject", "-f", "-", "--operatorFileName", &values], POD);
+    assert_eq!((run.code, run.stderr.as_str()), (1, "weir: --operatorFileName: this is no IstioOperator but null\n"));
+}
+
+#[test]
+fn objects_without_a_namespace_are_in_the_one_that_is_named() {
+    let got = pod(&["--namespace", "shop"]);
+    assert!(got.to_string().contains("kubernetes://apis/v1/namespaces/shop/pods/web"), "{got}");
+    assert_eq!(got["metadata"].get("namespace"), None, "it is not written");
+    assert!(inject(&["-n", "kube-system"], POD).stderr.contains("Skipping injection"));
+}
+
+#[test]
+fn what_no_file_gives_comes_from_the_cluster() {
+    let folder = tempfile::tempdir().unwrap();
+    let (server, kubeconfig) = cluster(folder.path());
+    let got = pod(&["--kubeconfig", &kubeconfig]);
+    assert_eq!(proxy_image(&got), "cluster/proxyv2:one");
+    assert_eq!(got["metadata"]["labels"]["mine"], "one", "the policy is not followed, the templates are");
+    assert!(got.to_string().contains("of.cluster"), "{got}");
+    assert_eq!(got["spec"]["initContainers"][1]["name"], "istio-proxy", "all nodes run native sidecars");
+
+    assert_eq!(proxy_image(&pod(&["-c", &kubeconfig, "-r", "canary"])), "cluster/proxyv2:two");
+    let by_name = pod(&[
+        "-c",
+        &kubeconfig,
+        "--injectConfigMapName",
+        "istio-sidecar-injector-canary",
+        "--meshConfigMapName",
+        "istio",
+    ]);
+    assert_eq!(proxy_image(&by_name), "cluster/proxyv2:two");
+
+    let old = json!({"nodeInfo": {"kubeletVersion": "v1.28.0", "architecture": "", "bootID": "", "containerRuntimeVersion": "", "kernelVersion": "",
+        "kubeProxyVersion": "", "machineID": "", "operatingSystem": "", "osImage": "", "systemUUID": ""}});
+    server.put("nodes", json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "old"}, "status": old}));
+    let classic = pod(&["-c", &kubeconfig]);
+    assert_eq!(classic["spec"]["containers"][1]["name"], "istio-proxy", "one node is too old");
+}
+
+#[test]
+fn nothing_is_asked_that_files_and_flags_give() {
+    let folder = tempfile::tempdir().unwrap();
+    let (server, kubeconfig) = cluster(folder.path());
+    let values = file(folder.path(), "values.yaml", "global: {hub: file, tag: t}");
+    let empty = file(folder.path(), "empty.yaml", "policy: enabled");
+    let got =
+        pod(&["-c", &kubeconfig, "--valuesFile", &values, "--injectConfigFile", &empty, "--native-sidecars", "true"]);
+    assert_eq!(proxy_image(&got), "file/proxyv2:t");
+    assert_eq!(server.asked(), ["GET /api/v1/namespaces/istio-system/configmaps/istio"].map(str::to_owned).to_vec());
+}
+
+#[test]
+fn what_a_cluster_does_not_give_is_told_with_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let (server, kubeconfig) = cluster(folder.path());
+    let refused = |args: &[&str]| {
+        let run = weir(&[&["inject", "-f", "-"], args].concat(), POD);
+        assert!(run.code == 2 && run.stdout.is_empty(), "{run:?}");
+        run.stderr
+    };
+    let stderr = refused(&["-c", &kubeconfig, "--context", "other"]);
+    assert!(stderr.contains("has no context \"other\"; it has fake"), "{stderr}");
+    let stderr = refused(&["-c", &kubeconfig, "-r", "nosuch"]);
+    assert!(stderr.contains("there is no ConfigMap istio-system/istio-sidecar-injector-nosuch"), "{stderr}");
+    assert!(
+        stderr.contains("has istio-sidecar-injector, istio-sidecar-injector-canary; --revision chooses"),
+        "{stderr}"
+    );
+    assert!(stderr.contains("there is no ConfigMap istio-system/istio-nosuch"), "both are told: {stderr}");
+    let stderr = refused(&["-c", &kubeconfig, "-i", "elsewhere"]);
+    assert!(
+        stderr.contains("namespace elsewhere has none of that kind; --istioNamespace names another one"),
+        "{stderr}"
+    );
+    let stderr = refused(&["-c", "/nonexistent/config"]);
+    assert!(stderr.contains("cannot read the kubeconfig (/nonexistent/config)"), "{stderr}");
+
+    server.misbehave(When::Always, Trouble::Status(403), 100);
+    let stderr = refused(&["-c", &kubeconfig]);
+    assert!(stderr.contains("you may not read ConfigMap istio-system/istio-sidecar-injector"), "{stderr}");
+    assert!(stderr.contains("give --valuesFile and --injectConfigFile instead"), "{stderr}");
+    assert!(stderr.contains("say --native-sidecars true or false instead"), "{stderr}");
+    server.behave();
+    server.misbehave(When::Always, Trouble::Status(401), 100);
+    assert!(refused(&["-c", &kubeconfig]).contains("the cluster does not know you"));
+    server.behave();
+    drop(server);
+    assert!(refused(&["-c", &kubeconfig]).contains("cannot read ConfigMap istio-system/istio"));
+}
+
+#[test]
+fn a_cluster_that_never_answers_is_given_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let (server, kubeconfig) = cluster(folder.path());
+    server.misbehave(When::Always, Trouble::Hang, 100);
+    let begun = std::time::Instant::now();
+    let run = weir(&["inject", "-f", "-", "-c", &kubeconfig], POD);
+    assert_eq!((run.code, run.stdout.as_str()), (2, ""));
+    assert!(begun.elapsed() < Duration::from_mins(2), "{run:?}");
+}
+
+#[test]
+fn a_key_that_a_config_map_does_not_have_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let (server, kubeconfig) = cluster(folder.path());
+    server.put("configmaps", config_map("istio", &json!({"meshNetworks": "", "other": ""})));
+    let run = weir(&["inject", "-f", "-", "-c", &kubeconfig], POD);
+    assert_eq!(run.code, 1);
+    assert_eq!(run.stderr, "weir: ConfigMap istio-system/istio has no key \"mesh\"; it has meshNetworks, other\n");
+}
