@@ -85,7 +85,7 @@ impl Binary {
         let Some((source, wanted)) = &self.source else { return Ok(()) };
         let bytes = &read_source(disk, source)?;
         let write = |reason| BinaryError::Write { folder: folder.display().to_string(), reason };
-        let versioned = folder.join(format!("{PLUGIN_TYPE}-{}", &wanted[..DIGITS]));
+        let versioned = folder.join(version_name(wanted));
         let right = |path: &Path| {
             disk.attributes(path).is_ok_and(|attributes| attributes.mode == PROGRAM.mode)
                 && disk.read(path, MAX_BINARY).is_ok_and(|found| hash(&found) == *wanted)
@@ -106,36 +106,54 @@ impl Binary {
         }
         // Renaming one name of a file over another of the same file does nothing and leaves both.
         disk.remove(&second).map_err(write)?;
-        remove_versions(disk, folder, Some(&versioned)).map_err(write)?;
         self.known = disk.stamp(&name).ok();
-        Ok(())
+        self.tidy(disk, folder).map_err(write)
+    }
+
+    /// Removes what earlier versions and attempts have left in the folder.
+    ///
+    /// # Errors
+    /// The kernel's reason.
+    pub fn tidy(&self, disk: &dyn Disk, folder: &Path) -> io::Result<()> {
+        let keep = self.source.as_ref().map(|(_, wanted)| folder.join(version_name(wanted)));
+        remove_versions(disk, folder, keep.as_deref())
     }
 }
 
-/// Removes the plugin and everything that was written on its behalf. Returns whether there was anything.
+/// Whether the folder has the plugin, or anything that was written on its behalf.
+pub fn is_there(disk: &dyn Disk, folder: &Path) -> bool {
+    disk.list(folder).is_ok_and(|names| names.iter().any(|name| name.name == PLUGIN_TYPE || is_trace(name)))
+}
+
+/// Removes the plugin and everything that was written on its behalf.
 ///
 /// # Errors
 /// The kernel's reason.
-pub fn uninstall(disk: &dyn Disk, folder: &Path) -> io::Result<bool> {
-    let names = disk.list(folder)?;
-    let there = names.iter().any(|name| name.name == PLUGIN_TYPE);
+pub fn uninstall(disk: &dyn Disk, folder: &Path) -> io::Result<()> {
     disk::remove(disk, &folder.join(PLUGIN_TYPE))?;
-    remove_versions(disk, folder, None)?;
-    Ok(there)
+    remove_versions(disk, folder, None)
 }
 
 /// Removes versions other than `keep`. A process that runs one goes on running it.
 fn remove_versions(disk: &dyn Disk, folder: &Path, keep: Option<&Path>) -> io::Result<()> {
-    for Name { name, is_folder } in disk.list(folder)? {
-        let path = folder.join(&name);
-        let version = name.strip_prefix(PLUGIN_TYPE).and_then(|rest| rest.strip_prefix('-'));
-        let is_version =
-            version.is_some_and(|hash| hash.len() == DIGITS && hash.chars().all(|c| c.is_ascii_hexdigit()));
-        if !is_folder && (is_version || name.starts_with(TEMPORARY)) && Some(path.as_path()) != keep {
+    for name in disk.list(folder)?.iter().filter(|name| is_trace(name)) {
+        let path = folder.join(&name.name);
+        if Some(path.as_path()) != keep {
             disk::remove(disk, &path)?;
         }
     }
     Ok(())
+}
+
+/// A version of the plugin, or what was left of writing one.
+fn is_trace(Name { name, is_folder }: &Name) -> bool {
+    let version = name.strip_prefix(PLUGIN_TYPE).and_then(|rest| rest.strip_prefix('-'));
+    let is_version = version.is_some_and(|hash| hash.len() == DIGITS && hash.chars().all(|c| c.is_ascii_hexdigit()));
+    !is_folder && (is_version || name.starts_with(TEMPORARY))
+}
+
+fn version_name(hash: &str) -> String {
+    format!("{PLUGIN_TYPE}-{}", &hash[..DIGITS])
 }
 
 fn read_source(disk: &dyn Disk, source: &Path) -> Result<Vec<u8>, BinaryError> {
@@ -190,8 +208,10 @@ mod tests {
             assert_eq!(names(&bin), now);
         }
         assert_ne!(versions[0], versions[1]);
-        assert!(uninstall(&RealDisk, &bin).unwrap());
-        assert!(!uninstall(&RealDisk, &bin).unwrap());
+        for there in [true, false] {
+            assert_eq!(is_there(&RealDisk, &bin), there);
+            uninstall(&RealDisk, &bin).unwrap();
+        }
         assert_eq!(names(&bin), ["bridge"]);
     }
 

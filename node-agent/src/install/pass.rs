@@ -13,7 +13,7 @@ use super::disk::{self, Attributes, Disk, MAX_FILE, Name};
 use super::finding::Finding;
 use super::lease::{Lease, Yield};
 use super::network::{ending, is_network_name};
-use super::plan::{self, BACKUP_ENDING, Change, Facts, File, Listing, Placement, Plan, Step, Wanted};
+use super::plan::{self, BACKUP_ENDING, Change, Facts, File, Listing, Placement, Plan, Said, Step, Wanted};
 use super::runtime::Scanner;
 use super::versions;
 use crate::args::{InstallArgs, PlacementArg};
@@ -223,6 +223,10 @@ impl<D: Disk> Installer<D> {
         let Some(bin) = places.bins.first() else { return Ok(()) };
         check_folder(bin, true, &mut report.findings);
         if self.binary.is_installed(&self.disk, &bin.here) {
+            if mode == Mode::Act {
+                // What cannot be removed is in nobody's way.
+                let _ = self.binary.tidy(&self.disk, &bin.here);
+            }
             return Ok(());
         }
         if mode == Mode::Look {
@@ -249,8 +253,8 @@ impl<D: Disk> Installer<D> {
         }
         for kind in &plan.ask {
             let said = match find_plugin(&self.disk, kind, places) {
-                Ok(path) => versions::ask(&path),
-                Err(why) => Err(why),
+                Ok(path) => versions::ask(&path).map_or_else(Said::Nothing, Said::Speaks),
+                Err(_) => Said::Absent,
             };
             facts.versions.insert(kind.clone(), said);
         }

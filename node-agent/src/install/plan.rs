@@ -80,8 +80,19 @@ pub struct Wanted {
 pub struct Facts {
     /// Whether the runtime reads drop-ins, or why they cannot be counted on.
     pub drop_ins: Result<(), String>,
-    /// Versions that a plugin says it speaks, by type.
-    pub versions: BTreeMap<String, Result<Vec<String>, String>>,
+    /// What plugins said about versions, by type.
+    pub versions: BTreeMap<String, Said>,
+}
+
+/// What a plugin said when it was asked for the versions that it speaks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Said {
+    /// These.
+    Speaks(Vec<String>),
+    /// It is not there. No pod of the network can start until it is, and every plugin written since 2017 speaks the oldest version of ours.
+    Absent,
+    /// Nothing that could be understood, and why.
+    Nothing(String),
 }
 
 /// Why a file is written or removed.
@@ -193,10 +204,12 @@ struct View<'a> {
 }
 
 impl<'a> View<'a> {
-    fn new(listing: &'a Listing, pinned: Option<&str>) -> Self {
+    /// `named`: files that count whatever their names end in, because somebody named them to us. So do files that we have edited.
+    fn new(listing: &'a Listing, named: &[&str]) -> Self {
         let mut view = Self { listing, networks: BTreeMap::new(), invalid: BTreeMap::new() };
         for (name, file) in listing {
-            if name.contains('/') || !(is_configuration(name) || Some(name.as_str()) == pinned) {
+            let counts = is_configuration(name) || named.contains(&name.as_str()) || view.backup_of(name).is_some();
+            if name.contains('/') || !counts {
                 continue;
             }
             let parsed = match file {
@@ -275,7 +288,7 @@ pub fn decide(listing: &Listing, wanted: &Wanted, facts: &Facts) -> Plan {
         Placement::Standalone => None,
         _ => wanted.pinned.as_deref(),
     };
-    let view = View::new(listing, wanted.pinned.as_deref());
+    let view = View::new(listing, &wanted.pinned.as_deref().into_iter().collect::<Vec<_>>());
     let mut draft = Draft { view: &view, facts, entry: wanted.entry.to_map(), plan: Plan::default() };
     let owned_name = wanted.owned_name.as_str();
     let is_own = |name: &str| view.is_all_ours(name) || view.is_owned(name, owned_name);
@@ -570,10 +583,13 @@ impl Draft<'_> {
         for kind in others {
             match self.facts.versions.get(kind) {
                 None => drop(self.plan.ask.insert(kind.clone())),
-                Some(Err(why)) => {
+                Some(Said::Absent) => {}
+                Some(Said::Nothing(why)) => {
                     return refuse(format!("the plugin {kind} does not say which versions it speaks: {why}"));
                 }
-                Some(Ok(spoken)) => candidates.retain(|version| spoken.iter().any(|name| name == version.as_str())),
+                Some(Said::Speaks(spoken)) => {
+                    candidates.retain(|version| spoken.iter().any(|name| name == version.as_str()))
+                }
             }
         }
         if !self.plan.ask.is_empty() {

@@ -110,8 +110,7 @@ fn remove_binaries(
     wait: Duration,
     wrong: &mut Vec<String>,
 ) -> BinaryLeft {
-    let there = places.bins.iter().any(|bin| disk.stamp(&bin.here.join(PLUGIN_TYPE)).is_ok());
-    if !there {
+    if !places.bins.iter().any(|bin| binary::is_there(disk, &bin.here)) {
         return BinaryLeft::Absent;
     }
     let results = discover::below(&settings.args().host_root, RESULTS);

@@ -317,14 +317,14 @@ fn a_version_is_raised_only_where_every_plugin_speaks_the_new_one() {
     let ask = decide(&listing, &wanted(Placement::Chained), &facts());
     assert_eq!((ask.steps.len(), ask.ask), (0, BTreeSet::from(["bridge".to_owned(), "portmap".to_owned()])));
 
-    let says = |bridge: Result<Vec<String>, String>| Facts {
+    let says = |bridge: Said| Facts {
         versions: BTreeMap::from([
             ("bridge".to_owned(), bridge),
-            ("portmap".to_owned(), Ok(vec!["0.3.1".into(), "0.4.0".into()])),
+            ("portmap".to_owned(), Said::Speaks(vec!["0.3.1".into(), "0.4.0".into()])),
         ]),
         ..facts()
     };
-    let both = says(Ok(vec!["0.4.0".into(), "1.0.0".into()]));
+    let both = says(Said::Speaks(vec!["0.4.0".into(), "1.0.0".into()]));
     let mut raised = listing.clone();
     let plan = decide(&listing, &wanted(Placement::Chained), &both);
     carry_out(&mut raised, &plan.steps);
@@ -333,7 +333,9 @@ fn a_version_is_raised_only_where_every_plugin_speaks_the_new_one() {
     put_back(&mut raised);
     assert_eq!(raised, listing);
 
-    for (bridge, why) in [(Err("exit 127".to_owned()), "exit 127"), (Ok(vec!["0.2.0".to_owned()]), "in common")] {
+    for (bridge, why) in
+        [(Said::Nothing("exit 127".to_owned()), "exit 127"), (Said::Speaks(vec!["0.2.0".to_owned()]), "in common")]
+    {
         let plan = decide(&listing, &wanted(Placement::Chained), &says(bridge));
         assert_eq!((plan.steps.len(), &plan.placed), (0, &None));
         assert!(
@@ -404,7 +406,7 @@ fn any_placement() -> impl Strategy<Value = Placement> {
 
 /// What a runtime would use: the first file that is a network.
 fn first_network(listing: &Listing) -> Option<&str> {
-    View::new(listing, None).networks.keys().copied().next()
+    View::new(listing, &[]).networks.keys().copied().next()
 }
 
 proptest! {
@@ -444,7 +446,7 @@ proptest! {
         carry_out(&mut listing, &rest);
         prop_assert_eq!(undo(&whole, "00-weir.conflist").steps, []);
         prop_assert_eq!(&listing, &whole);
-        let ours = View::new(&whole, None).networks.values().map(Network::ours).sum::<usize>();
+        let ours = View::new(&whole, &[]).networks.values().map(Network::ours).sum::<usize>();
         prop_assert_eq!(ours, 0);
     }
 }

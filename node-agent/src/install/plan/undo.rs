@@ -8,7 +8,7 @@ use crate::install::text;
 
 /// What takes every trace of ours out of the folder. Sound wherever an earlier attempt was cut off.
 pub fn undo(listing: &Listing, owned_name: &str) -> Plan {
-    let view = View::new(listing, None);
+    let view = View::new(listing, &[owned_name]);
     let mut plan = Plan::default();
     for (name, network) in &view.networks {
         if network.ours() == 0 {

@@ -1,0 +1,260 @@
+//! Every operation on the disk fails once, in every way: afterwards the node's network is whole, and the next attempt ends where an undisturbed one ends.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use nix::libc::{EIO, ENOSPC, EROFS};
+use weir_agent::install::disk::{Attributes, Disk, Name, RealDisk, Stamp, TEMPORARY};
+use weir_agent::install::pass::{Installer, Mode, Outcome};
+use weir_agent::install::uninstall;
+
+use crate::node::{LIST, Node, SINGLE, types};
+
+/// What happens to the operation whose turn it is.
+#[derive(Debug, Clone, Copy)]
+enum Fault {
+    /// The disk is full: a part is written.
+    Full,
+    /// The disk turns read-only, and stays so.
+    ReadOnly,
+    /// This one fails, the next works.
+    Once,
+    /// The process is killed before it.
+    KilledBefore,
+    /// The process is killed after it.
+    KilledAfter,
+    /// The process is killed while it writes.
+    Torn,
+}
+
+const FAULTS: [Fault; 6] =
+    [Fault::Full, Fault::ReadOnly, Fault::Once, Fault::KilledBefore, Fault::KilledAfter, Fault::Torn];
+
+/// A disk on which the operation number `turn` goes wrong.
+#[derive(Clone)]
+struct FaultyDisk {
+    fault: Fault,
+    turn: usize,
+    done: Arc<AtomicUsize>,
+}
+
+impl FaultyDisk {
+    fn new(fault: Fault, turn: usize) -> Self {
+        Self { fault, turn, done: Arc::default() }
+    }
+
+    /// Whether the fault has happened.
+    fn struck(&self) -> bool {
+        self.done.load(Ordering::Relaxed) > self.turn
+    }
+
+    fn change(&self, torn: impl FnOnce(), act: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        let number = self.done.fetch_add(1, Ordering::Relaxed);
+        let error = |errno| Err(io::Error::from_raw_os_error(errno));
+        if number < self.turn {
+            return act();
+        }
+        match (self.fault, number == self.turn) {
+            (Fault::Full, true) => {
+                torn();
+                error(ENOSPC)
+            }
+            (Fault::ReadOnly, _) => error(EROFS),
+            (Fault::Once, true) => error(EIO),
+            (Fault::Full | Fault::Once, false) => act(),
+            (Fault::KilledAfter, true) => act().and(error(EIO)),
+            (Fault::Torn, true) => {
+                torn();
+                error(EIO)
+            }
+            // A dead process does nothing any more.
+            (Fault::KilledBefore | Fault::KilledAfter | Fault::Torn, _) => error(EIO),
+        }
+    }
+}
+
+impl Disk for FaultyDisk {
+    fn list(&self, folder: &Path) -> io::Result<Vec<Name>> {
+        RealDisk.list(folder)
+    }
+    fn read(&self, path: &Path, max: u64) -> io::Result<Vec<u8>> {
+        RealDisk.read(path, max)
+    }
+    fn attributes(&self, path: &Path) -> io::Result<Attributes> {
+        RealDisk.attributes(path)
+    }
+    fn stamp(&self, path: &Path) -> io::Result<Stamp> {
+        RealDisk.stamp(path)
+    }
+    fn resolve(&self, path: &Path) -> io::Result<PathBuf> {
+        RealDisk.resolve(path)
+    }
+    fn create(&self, path: &Path, bytes: &[u8], attributes: Attributes) -> io::Result<()> {
+        let half = &bytes[..bytes.len() / 2];
+        self.change(|| drop(RealDisk.create(path, half, attributes)), || RealDisk.create(path, bytes, attributes))
+    }
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.change(|| (), || RealDisk.link(from, to))
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.change(|| (), || RealDisk.rename(from, to))
+    }
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.change(|| (), || RealDisk.remove(path))
+    }
+    fn make_folder(&self, path: &Path) -> io::Result<()> {
+        self.change(|| (), || RealDisk.make_folder(path))
+    }
+    fn remove_folder(&self, path: &Path) -> io::Result<()> {
+        self.change(|| (), || RealDisk.remove_folder(path))
+    }
+    fn sync_folder(&self, path: &Path) -> io::Result<()> {
+        self.change(|| (), || RealDisk.sync_folder(path))
+    }
+}
+
+/// A node before the attempt, and the flags of the attempt.
+struct Start {
+    what: &'static str,
+    flags: &'static [&'static str],
+    original: (&'static str, &'static str),
+    /// Flags of an earlier installation by another version, where there was one.
+    before: Option<&'static [&'static str]>,
+}
+
+const STARTS: [Start; 6] = [
+    Start { what: "a list", flags: &[], original: ("10-a.conflist", LIST), before: None },
+    Start { what: "a single plugin", flags: &[], original: ("10-a.conf", SINGLE), before: None },
+    Start {
+        what: "an update",
+        flags: &["--exclude-namespaces=kube-system,infra"],
+        original: ("10-a.conflist", LIST),
+        before: Some(&[]),
+    },
+    Start { what: "our own list", flags: &["--cni-placement=owned"], original: ("10-a.conflist", LIST), before: None },
+    Start {
+        what: "from chained to our own list",
+        flags: &["--cni-placement=owned"],
+        original: ("10-a.conf", SINGLE),
+        before: Some(&[]),
+    },
+    Start {
+        what: "a configuration of our own",
+        flags: &["--chained-cni-plugin=false"],
+        original: ("10-a.conflist", LIST),
+        before: None,
+    },
+];
+
+impl Start {
+    fn node(&self) -> Node {
+        let node = Node::new();
+        node.write(self.original.0, self.original.1);
+        if let Some(flags) = self.before {
+            let report = Installer::new(node.settings(flags), RealDisk).pass(Mode::Act);
+            assert!(matches!(report.outcome, Outcome::InPlace { .. }), "{report:?}");
+            node.image("plugin 2, which is longer");
+        }
+        node
+    }
+}
+
+/// What runtimes need of the node at any moment: a network that parses, and a whole binary wherever an entry names it.
+fn assert_whole(node: &Node, context: &str) {
+    let files = Node::files(&node.conf());
+    let read: Vec<_> =
+        files.iter().filter(|(name, _)| name.ends_with(".conf") || name.ends_with(".conflist")).collect();
+    let networks: Vec<_> = read.iter().map(|(name, text)| (name, types(text))).collect();
+    let first = networks.iter().find(|(_, types)| types.iter().any(|kind| kind == "bridge"));
+    assert!(first.is_some(), "{context}: the node's network is gone: {:?}", files.keys());
+    if networks.iter().any(|(_, types)| types.iter().any(|kind| kind == "weir-cni")) {
+        let binary = std::fs::read_to_string(node.bin().join("weir-cni")).unwrap_or_default();
+        let whole = ["plugin 1", "plugin 2, which is longer"].contains(&binary.as_str());
+        assert!(whole, "{context}: an entry names a binary that is {binary:?}");
+    }
+}
+
+fn assert_installed(node: &Node, start: &Start, context: &str) {
+    let report = Installer::new(node.settings(start.flags), RealDisk).pass(Mode::Act);
+    assert!(matches!(report.outcome, Outcome::InPlace { .. }), "{context}: {report:?}");
+    assert_whole(node, context);
+    let after = Installer::new(node.settings(start.flags), RealDisk).pass(Mode::Look);
+    assert!(matches!(after.outcome, Outcome::InPlace { .. }), "{context}: {after:?}");
+    for folder in [node.conf(), node.bin()] {
+        let left = Node::files(&folder).into_keys().find(|name| name.starts_with(TEMPORARY));
+        assert_eq!(left, None, "{context}");
+    }
+    let versions = Node::files(&node.bin()).into_keys().filter(|name| name.starts_with("weir-cni-")).count();
+    assert_eq!(versions, 1, "{context}");
+}
+
+fn assert_original(node: &Node, start: &Start, context: &str) {
+    let done = uninstall::uninstall(&node.settings(start.flags), &RealDisk, Duration::ZERO);
+    let done = done.unwrap_or_else(|wrong| panic!("{context}: {wrong:?}"));
+    assert!(!matches!(done.binary, uninstall::BinaryLeft::Stays(_)), "{context}: {done:?}");
+    let (name, text) = start.original;
+    assert_eq!(Node::files(&node.conf()), [(name.to_owned(), text.to_owned())].into(), "{context}");
+    assert_eq!(Node::files(&node.bin()).into_keys().collect::<Vec<_>>(), ["bridge", "portmap"], "{context}");
+}
+
+#[test]
+fn an_installation_that_is_cut_off_anywhere_is_finished_by_the_next() {
+    for start in &STARTS {
+        for fault in FAULTS {
+            for turn in 0.. {
+                let context = format!("{}, {fault:?} at operation {turn}", start.what);
+                let node = start.node();
+                let disk = FaultyDisk::new(fault, turn);
+                let _ = Installer::new(node.settings(start.flags), disk.clone()).pass(Mode::Act);
+                assert_whole(&node, &context);
+                assert_installed(&node, start, &context);
+                assert_original(&node, start, &context);
+                if !disk.struck() {
+                    assert!(turn > 5, "{context}: there is more to do than that");
+                    break;
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn an_uninstallation_that_is_cut_off_anywhere_is_finished_by_the_next() {
+    for start in &STARTS {
+        for fault in FAULTS {
+            for turn in 0.. {
+                let context = format!("{} undone, {fault:?} at operation {turn}", start.what);
+                let node = start.node();
+                assert_installed(&node, start, &context);
+                let disk = FaultyDisk::new(fault, turn);
+                let _ = uninstall::uninstall(&node.settings(start.flags), &disk, Duration::ZERO);
+                assert_whole(&node, &context);
+                assert_original(&node, start, &context);
+                if !disk.struck() {
+                    assert!(turn > 3, "{context}: there is more to do than that");
+                    break;
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_binary_stays_while_an_attachment_needs_it() {
+    use base64::Engine as _;
+    let node = STARTS[0].node();
+    assert_installed(&node, &STARTS[0], "installed");
+    let config =
+        base64::engine::general_purpose::STANDARD.encode(std::fs::read(node.conf().join("10-a.conflist")).unwrap());
+    let cached = node.results().join("net-1234-eth0");
+    std::fs::write(&cached, format!(r#"{{"kind":"cniCacheV1","containerId":"1234","config":"{config}"}}"#)).unwrap();
+    let done = uninstall::uninstall(&node.settings(&[]), &RealDisk, Duration::ZERO).unwrap();
+    assert!(matches!(&done.binary, uninstall::BinaryLeft::Stays(why) if why.contains("1 attachments")), "{done:?}");
+    assert_eq!(done.files, ["10-a.conflist"]);
+    assert!(node.bin().join("weir-cni").exists());
+    std::fs::remove_file(cached).unwrap();
+    assert_original(&node, &STARTS[0], "after the pod has gone");
+}
