@@ -588,7 +588,7 @@ impl Draft<'_> {
                     return refuse(format!("the plugin {kind} does not say which versions it speaks: {why}"));
                 }
                 Some(Said::Speaks(spoken)) => {
-                    candidates.retain(|version| spoken.iter().any(|name| name == version.as_str()))
+                    candidates.retain(|version| spoken.iter().any(|name| name == version.as_str()));
                 }
             }
         }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use nix::libc::{EIO, ENOSPC, EROFS};
 use weir_agent::install::disk::{Attributes, Disk, Name, RealDisk, Stamp, TEMPORARY};
+use weir_agent::install::network::is_configuration;
 use weir_agent::install::pass::{Installer, Mode, Outcome};
 use weir_agent::install::uninstall;
 
@@ -63,7 +64,6 @@ impl FaultyDisk {
                 error(ENOSPC)
             }
             (Fault::ReadOnly, _) => error(EROFS),
-            (Fault::Once, true) => error(EIO),
             (Fault::Full | Fault::Once, false) => act(),
             (Fault::KilledAfter, true) => act().and(error(EIO)),
             (Fault::Torn, true) => {
@@ -71,7 +71,7 @@ impl FaultyDisk {
                 error(EIO)
             }
             // A dead process does nothing any more.
-            (Fault::KilledBefore | Fault::KilledAfter | Fault::Torn, _) => error(EIO),
+            (Fault::Once | Fault::KilledBefore | Fault::KilledAfter | Fault::Torn, _) => error(EIO),
         }
     }
 }
@@ -165,8 +165,7 @@ impl Start {
 /// What runtimes need of the node at any moment: a network that parses, and a whole binary wherever an entry names it.
 fn assert_whole(node: &Node, context: &str) {
     let files = Node::files(&node.conf());
-    let read: Vec<_> =
-        files.iter().filter(|(name, _)| name.ends_with(".conf") || name.ends_with(".conflist")).collect();
+    let read: Vec<_> = files.iter().filter(|(name, _)| is_configuration(name)).collect();
     let networks: Vec<_> = read.iter().map(|(name, text)| (name, types(text))).collect();
     let first = networks.iter().find(|(_, types)| types.iter().any(|kind| kind == "bridge"));
     assert!(first.is_some(), "{context}: the node's network is gone: {:?}", files.keys());

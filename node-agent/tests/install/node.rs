@@ -12,18 +12,18 @@ use weir_agent::args::{Cli, InstallArgs};
 use weir_agent::install::pass::Settings;
 
 /// A list as networks install it, written by hand.
-pub const LIST: &str = "{\n  \"cniVersion\": \"1.0.0\",\n  \"name\": \"net\",\n  \"plugins\": [\n    {\"type\": \"bridge\", \"mtu\": 1.50e3},\n    {\"type\": \"portmap\"}\n  ]\n}\n";
+pub(crate) const LIST: &str = "{\n  \"cniVersion\": \"1.0.0\",\n  \"name\": \"net\",\n  \"plugins\": [\n    {\"type\": \"bridge\", \"mtu\": 1.50e3},\n    {\"type\": \"portmap\"}\n  ]\n}\n";
 /// A single plugin.
-pub const SINGLE: &str = "{\n  \"cniVersion\": \"0.4.0\",\n  \"name\": \"net\",\n  \"type\": \"bridge\"\n}\n";
+pub(crate) const SINGLE: &str = "{\n  \"cniVersion\": \"0.4.0\",\n  \"name\": \"net\",\n  \"type\": \"bridge\"\n}\n";
 
 /// See the module.
-pub struct Node {
-    pub root: TempDir,
+pub(crate) struct Node {
+    pub(crate) root: TempDir,
 }
 
 impl Node {
     /// With plugins, and without any network.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         // In memory where that is possible: thousands of files are brought to the disk.
         let root = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
         let node = Self { root: root.unwrap() };
@@ -39,29 +39,29 @@ impl Node {
         node
     }
 
-    pub fn conf(&self) -> PathBuf {
+    pub(crate) fn conf(&self) -> PathBuf {
         self.root.path().join("host/etc/cni/net.d")
     }
 
-    pub fn bin(&self) -> PathBuf {
+    pub(crate) fn bin(&self) -> PathBuf {
         self.root.path().join("host/opt/cni/bin")
     }
 
-    pub fn results(&self) -> PathBuf {
+    pub(crate) fn results(&self) -> PathBuf {
         self.root.path().join("host/var/lib/cni/results")
     }
 
     /// The plugin of the agent's image.
-    pub fn image(&self, content: &str) {
+    pub(crate) fn image(&self, content: &str) {
         fs::write(self.root.path().join("image/weir-cni"), content).unwrap();
     }
 
-    pub fn write(&self, name: &str, text: &str) {
+    pub(crate) fn write(&self, name: &str, text: &str) {
         fs::write(self.conf().join(name), text).unwrap();
     }
 
     /// All files of a folder.
-    pub fn files(folder: &Path) -> BTreeMap<String, String> {
+    pub(crate) fn files(folder: &Path) -> BTreeMap<String, String> {
         let entries = fs::read_dir(folder).unwrap().map(Result::unwrap);
         entries
             .filter(|entry| entry.file_type().unwrap().is_file())
@@ -69,7 +69,7 @@ impl Node {
             .collect()
     }
 
-    pub fn flags(&self, more: &[&str]) -> Vec<String> {
+    pub(crate) fn flags(&self, more: &[&str]) -> Vec<String> {
         let path = |part: &str| self.root.path().join(part).display().to_string();
         let mut flags = vec![
             format!("--host-root={}", path("host")),
@@ -80,18 +80,18 @@ impl Node {
         flags
     }
 
-    pub fn args(&self, more: &[&str]) -> InstallArgs {
+    pub(crate) fn args(&self, more: &[&str]) -> InstallArgs {
         let flags = self.flags(more);
         Cli::try_parse_from(["weir-agent".to_owned()].into_iter().chain(flags)).unwrap().run.install
     }
 
-    pub fn settings(&self, more: &[&str]) -> Settings {
+    pub(crate) fn settings(&self, more: &[&str]) -> Settings {
         Settings::resolve(self.args(more)).unwrap()
     }
 }
 
 /// Types of the plugins of a configuration.
-pub fn types(text: &str) -> Vec<String> {
+pub(crate) fn types(text: &str) -> Vec<String> {
     let value: Value = serde_json::from_str(text).unwrap_or_else(|error| panic!("{error} in {text:?}"));
     let plugins = value["plugins"].as_array().cloned().unwrap_or_else(|| vec![value]);
     plugins.iter().map(|plugin| plugin["type"].as_str().unwrap().to_owned()).collect()

@@ -1,11 +1,13 @@
 use proptest::prelude::*;
 use serde_json::json;
-use weir_cni::entry::PluginEntry;
 
 use super::*;
 
 fn entry() -> Map<String, Value> {
-    PluginEntry { exclude_namespaces: vec!["kube-system".into()], ..PluginEntry::default() }.to_map()
+    json!({"type": "weir-cni", "capabilities": {"a": true}, "exclude_namespaces": ["kube-system"]})
+        .as_object()
+        .cloned()
+        .unwrap()
 }
 
 fn value(text: &str) -> Value {
@@ -18,9 +20,8 @@ fn writes_the_entry_the_way_the_others_are_written() {
     let edited = append(text, &entry()).unwrap();
     let expected = text.replace(
         "\"b\"\n\t\t}",
-        "\"b\"\n\t\t},\n\t\t{\n\t\t\t\"type\": \"weir-cni\",\n\t\t\t\"capabilities\": {\n\t\t\t\t\"io.kubernetes.cri.pod-annotations\": true\n\t\t\t},\n\
-         \t\t\t\"exclude_namespaces\": [\n\t\t\t\t\"kube-system\"\n\t\t\t],\n\t\t\t\"plugin_log_level\": \"info\",\n\
-         \t\t\t\"agent_socket\": \"/var/run/weir/agent.sock\"\n\t\t}",
+        "\"b\"\n\t\t},\n\t\t{\n\t\t\t\"type\": \"weir-cni\",\n\t\t\t\"capabilities\": {\n\t\t\t\t\"a\": true\n\t\t\t},\n\
+         \t\t\t\"exclude_namespaces\": [\n\t\t\t\t\"kube-system\"\n\t\t\t]\n\t\t}",
     );
     assert_eq!(edited, expected);
 }
