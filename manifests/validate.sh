@@ -1,16 +1,24 @@
 #!/usr/bin/env bash
 # Renders the manifests as `kubectl apply -k` would and validates them against the schema of Kubernetes, offline.
+# For the webhook, and for the agent on every platform, for the oldest Kubernetes that is served and for newer ones.
 # The validator comes from PyPI into a folder below target/. Without kubectl (and outside CI) only the files themselves are validated.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-kubernetes=1.32
+versions=(1.29 1.32 1.36)
 venv=target/tools/kubernetes-validate
 if [ ! -x "$venv/bin/kubernetes-validate" ]; then
   python3 -m venv "$venv"
   "$venv/bin/pip" install --quiet --disable-pip-version-check --no-cache-dir "kubernetes-validate==1.37.0"
 fi
-validate() { "$venv/bin/kubernetes-validate" --strict -k "$kubernetes" "$@"; }
+# validate FILE: silent where it is valid for every version.
+validate() {
+  local version
+  for version in "${versions[@]}"; do
+    "$venv/bin/kubernetes-validate" --strict -k "$version" "$1" >"$work/verdict" 2>&1 ||
+      { echo "not valid for Kubernetes $version:"; cat "$work/verdict"; return 1; }
+  done
+}
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -21,7 +29,7 @@ if ! command -v kubectl >/dev/null; then
     exit 1
   fi
   echo "note: kubectl is missing; validating the files without rendering them" >&2
-  validate $(ls manifests/base/*.yaml | grep -v kustomization)
+  for file in $(ls manifests/base/*.yaml manifests/node/{base,uninstall}/*.yaml | grep -v kustomization); do validate "$file"; done
   exit
 fi
 
@@ -35,7 +43,7 @@ fi
 mkdir "$work/manifests/certs"
 for file in ca.crt tls.crt tls.key; do echo "placeholder $file" >"$work/manifests/certs/$file"; done
 kubectl kustomize "$work/manifests" >"$work/all.yaml"
-validate "$work/all.yaml" >"$work/verdict" || { cat "$work/verdict" >&2; exit 1; }
+validate "$work/all.yaml" >&2
 
 ca=$(base64 -w0 <"$work/manifests/certs/ca.crt")
 entries=$(grep -c 'sidecar-injector.weir.dev$' "$work/all.yaml")
@@ -45,10 +53,38 @@ if [ "$entries" != 4 ] || [ "$trusting" != "$entries" ]; then
   exit 1
 fi
 
+# The agent: every platform, installing and uninstalling, and every component with the plainest of them. Kinds that are not Kubernetes'
+# own have no schema here. All in one file: the validator takes longer to start than to judge.
+for component in "$work"/manifests/node/components/*/; do
+  with="$work/manifests/node/overlays/with-$(basename "$component")"
+  mkdir "$with"
+  printf 'resources: [../kubeadm]\ncomponents: [../../components/%s]\n' "$(basename "$component")" >"$with/kustomization.yaml"
+done
+overlays=0
+for file in "$work"/manifests/node/overlays/{*/,*/uninstall/}kustomization.yaml; do
+  name=${file#"$work/manifests/node/overlays/"}
+  kubectl kustomize "$(dirname "$file")" >"$work/overlay.yaml" || { echo "overlay $name does not render" >&2; exit 1; }
+  { echo ---; cat "$work/overlay.yaml"; } >>"$work/agent.yaml"
+  # Every platform has its folders where the plugin is told they are.
+  for folder in NET BIN; do
+    path=$(sed -n "s/^  CNI_${folder}_DIR: //p" "$work/overlay.yaml")
+    grep -qx "          path: $path" "$work/overlay.yaml" || { echo "$name: CNI_${folder}_DIR is $path, but that is not mounted" >&2; exit 1; }
+  done
+  overlays=$((overlays + 1))
+done
+python3 - "$work/agent.yaml" >"$work/own.yaml" <<'PYTHON'
+import re, sys
+for document in re.split(r"(?m)^---$", open(sys.argv[1]).read())[1:]:
+    group = re.search(r"(?m)^apiVersion: (\S+)$", document).group(1).partition("/")[0]
+    if "." not in group or (group.endswith(".k8s.io") and group != "k8s.cni.cncf.io"):
+        print("---\n" + document.strip("\n"))
+PYTHON
+validate "$work/own.yaml" >&2
+
 # The validator can say no: a misspelt key must not pass.
 sed 's/^  replicas:/  replica:/' "$work/all.yaml" >"$work/misspelt.yaml"
 if validate "$work/misspelt.yaml" >/dev/null 2>&1; then
   echo "the validator takes a misspelt key: its verdict is worth nothing" >&2
   exit 1
 fi
-echo "manifests: $(grep -c '^kind:' "$work/all.yaml") objects are valid for Kubernetes $kubernetes, $entries webhook entries have their CA"
+echo "manifests: $(grep -c '^kind:' "$work/all.yaml") objects of the webhook and $overlays overlays of the agent are valid for Kubernetes ${versions[*]}; $entries webhook entries have their CA"
