@@ -126,21 +126,21 @@ impl Containerd {
     pub fn import(&self, image: &Image, reference: &str) -> anyhow::Result<()> {
         let tar = self.dir.path().join("image.tar");
         image.write(reference, &tar)?;
-        let imported = self.import_archive(&tar);
+        let imported = self.import_archive(&tar, reference);
         fs::remove_file(&tar)?;
         imported
     }
 
-    /// Imports the images of an archive, of OCI or of docker.
+    /// Imports the image of an OCI archive under a reference.
     ///
     /// # Errors
     /// When the daemon refuses it.
-    pub fn import_archive(&self, tar: &Path) -> anyhow::Result<()> {
+    pub fn import_archive(&self, tar: &Path, reference: &str) -> anyhow::Result<()> {
         let output = Command::new("ctr")
             .env("PATH", self.release.path())
             .arg("--address")
             .arg(Folders::below(self.dir.path()).socket)
-            .args(["--namespace", "k8s.io", "images", "import"])
+            .args(["--namespace", "k8s.io", "images", "import", "--index-name", reference])
             .arg(tar)
             .output()
             .context("ctr")?;
@@ -255,7 +255,8 @@ impl Containerd {
             }),
             hostname: name.to_owned(),
             annotations: annotations.into_iter().collect(),
-            linux: Some(cri::LinuxPodSandboxConfig { cgroup_parent: self.cgroup.clone() }),
+            log_directory: self.dir.path().join("logs").join(name).display().to_string(),
+            linux: Some(cri::LinuxPodSandboxConfig { cgroup_parent: self.cgroup.clone(), security_context: None }),
         }
     }
 

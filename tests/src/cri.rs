@@ -39,6 +39,9 @@ pub struct PodSandboxConfig {
     /// Host name in the pod.
     #[prost(string, tag = "2")]
     pub hostname: String,
+    /// Folder of the machine for the logs of its containers.
+    #[prost(string, tag = "3")]
+    pub log_directory: String,
     /// Annotations, as the kubelet passes them from the pod.
     #[prost(map = "string, string", tag = "7")]
     pub annotations: HashMap<String, String>,
@@ -53,6 +56,32 @@ pub struct LinuxPodSandboxConfig {
     /// cgroup below which the sandbox lives.
     #[prost(string, tag = "1")]
     pub cgroup_parent: String,
+    /// What it may do.
+    #[prost(message, optional, tag = "2")]
+    pub security_context: Option<LinuxSandboxSecurityContext>,
+}
+
+/// What a sandbox may do.
+#[derive(Clone, PartialEq, Message)]
+pub struct LinuxSandboxSecurityContext {
+    /// Which namespaces it shares.
+    #[prost(message, optional, tag = "1")]
+    pub namespace_options: Option<NamespaceOption>,
+}
+
+/// Which namespaces are shared.
+#[derive(Clone, PartialEq, Message)]
+pub struct NamespaceOption {
+    /// 0: of the pod; 2: of the node.
+    #[prost(int32, tag = "1")]
+    pub network: i32,
+}
+
+impl NamespaceOption {
+    /// The pod's own network, or the node's.
+    pub fn network(of_the_node: bool) -> Self {
+        Self { network: if of_the_node { 2 } else { 0 } }
+    }
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -116,8 +145,14 @@ struct ContainerConfig {
     image: Option<Name>,
     #[prost(string, repeated, tag = "3")]
     command: Vec<String>,
+    #[prost(string, repeated, tag = "4")]
+    args: Vec<String>,
+    #[prost(message, repeated, tag = "6")]
+    envs: Vec<KeyValue>,
     #[prost(message, repeated, tag = "7")]
     mounts: Vec<Mount>,
+    #[prost(string, tag = "11")]
+    log_path: String,
     #[prost(message, optional, tag = "15")]
     linux: Option<LinuxContainerConfig>,
 }
@@ -127,6 +162,14 @@ struct ContainerConfig {
 struct Name {
     #[prost(string, tag = "1")]
     name: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct KeyValue {
+    #[prost(string, tag = "1")]
+    key: String,
+    #[prost(string, tag = "2")]
+    value: String,
 }
 
 /// A file or folder of the machine in a container.
@@ -141,6 +184,9 @@ pub struct Mount {
     /// Whether it cannot be written.
     #[prost(bool, tag = "3")]
     pub readonly: bool,
+    /// 0: later mounts of the machine do not appear in it; 1: they do.
+    #[prost(int32, tag = "5")]
+    pub propagation: i32,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -151,10 +197,29 @@ struct LinuxContainerConfig {
 
 #[derive(Clone, PartialEq, Message)]
 struct LinuxContainerSecurityContext {
+    #[prost(message, optional, tag = "1")]
+    capabilities: Option<Capability>,
+    #[prost(message, optional, tag = "3")]
+    namespace_options: Option<NamespaceOption>,
     #[prost(message, optional, tag = "5")]
     run_as_user: Option<Int64Value>,
+    #[prost(bool, tag = "7")]
+    readonly_rootfs: bool,
+    #[prost(bool, tag = "11")]
+    no_new_privs: bool,
     #[prost(message, optional, tag = "12")]
     run_as_group: Option<Int64Value>,
+    // Present and empty: the runtime's default profile.
+    #[prost(message, optional, tag = "15")]
+    seccomp: Option<Empty>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Capability {
+    #[prost(string, repeated, tag = "1")]
+    add: Vec<String>,
+    #[prost(string, repeated, tag = "2")]
+    drop: Vec<String>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -188,9 +253,49 @@ pub struct ExecOutput {
 }
 
 #[derive(Clone, PartialEq, Message)]
+struct ContainerStatusRequest {
+    #[prost(string, tag = "1")]
+    container_id: String,
+    #[prost(bool, tag = "2")]
+    verbose: bool,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct ContainerStatusResponse {
+    #[prost(message, optional, tag = "1")]
+    status: Option<ContainerStatus>,
+    #[prost(map = "string, string", tag = "2")]
+    info: HashMap<String, String>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct ContainerStatus {
+    #[prost(int32, tag = "3")]
+    state: i32,
+    #[prost(int32, tag = "7")]
+    exit_code: i32,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct StopContainerRequest {
+    #[prost(string, tag = "1")]
+    container_id: String,
+    #[prost(int64, tag = "2")]
+    timeout: i64,
+}
+
+#[derive(Clone, PartialEq, Message)]
 struct ListPodSandboxResponse {
     #[prost(message, repeated, tag = "1")]
-    items: Vec<Id>,
+    items: Vec<PodSandbox>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct PodSandbox {
+    #[prost(string, tag = "1")]
+    id: String,
+    #[prost(message, optional, tag = "2")]
+    metadata: Option<PodSandboxMetadata>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -240,6 +345,40 @@ pub struct Container<'a> {
     pub uid: i64,
     /// Files of the machine it sees.
     pub mounts: Vec<Mount>,
+    /// Arguments, after the command or that of the image.
+    pub args: Vec<String>,
+    /// Environment.
+    pub env: Vec<(String, String)>,
+    /// Whether it is in the node's network.
+    pub host_network: bool,
+    /// What it may do; by default what the runtime grants.
+    pub security: Security,
+}
+
+/// What a container may do.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Security {
+    /// Capabilities beyond the runtime's.
+    pub add: Vec<String>,
+    /// Capabilities taken away; `ALL` for all.
+    pub drop: Vec<String>,
+    /// Whether its image cannot be written.
+    pub read_only_root: bool,
+    /// Whether it cannot gain rights by executing something.
+    pub no_new_privileges: bool,
+    /// Whether the runtime's filter of system calls applies.
+    pub seccomp_default: bool,
+}
+
+/// How a container stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ContainerState {
+    /// It runs, as this process of the node.
+    Running(u32),
+    /// It has ended with this exit status.
+    Exited(i32),
+    /// It is neither: created, or unknown to the runtime.
+    Neither,
 }
 
 /// What is known of a sandbox that runs.
@@ -249,6 +388,15 @@ pub struct SandboxStatus {
     pub addresses: Vec<std::net::IpAddr>,
     /// Path of its network namespace, in the runtime's mount namespace.
     pub netns: String,
+}
+
+/// A CNI plugin that a runtime would call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoadedPlugin {
+    /// Its type.
+    pub kind: String,
+    /// Its entry as it was read, JSON.
+    pub source: String,
 }
 
 /// A connection to a runtime's socket. Calls block.
@@ -303,18 +451,23 @@ impl Client {
         Ok((!network.status).then_some(network.message))
     }
 
-    /// Types of the CNI plugins that the runtime would call now, in order: what it has in memory, not what its folder holds.
+    /// The CNI plugins that the runtime would call now, in order: what it has in memory, not what its folder holds.
     ///
     /// # Errors
     /// When the call fails, or the answer lacks what is asked for.
-    pub fn loaded_plugins(&self) -> anyhow::Result<Vec<String>> {
+    pub fn loaded_plugins(&self) -> anyhow::Result<Vec<LoadedPlugin>> {
         let answer: StatusResponse = self.call("/runtime.v1.RuntimeService/Status", StatusRequest { verbose: true })?;
         let config: serde_json::Value = serde_json::from_str(answer.info.get("cniconfig").context("no cniconfig")?)?;
-        // The first network is loopback, of the runtime's own making.
         let networks = config["Networks"].as_array().into_iter().flatten();
         let plugins = networks.filter_map(|network| network.pointer("/Config/Plugins")?.as_array()).flatten();
-        let types = plugins.filter_map(|plugin| plugin.pointer("/Network/type")?.as_str());
-        Ok(types.filter(|kind| *kind != "loopback").map(str::to_owned).collect())
+        let plugins = plugins.filter_map(|plugin| {
+            Some(LoadedPlugin {
+                kind: plugin.pointer("/Network/type")?.as_str()?.to_owned(),
+                source: plugin["Source"].as_str()?.to_owned(),
+            })
+        });
+        // The first network is loopback, of the runtime's own making.
+        Ok(plugins.filter(|plugin| plugin.kind != "loopback").collect())
     }
 
     /// Creates a sandbox: network namespace and CNI ADD. Returns its id.
@@ -347,8 +500,16 @@ impl Client {
     /// # Errors
     /// The runtime's status.
     pub fn sandboxes(&self) -> Result<Vec<String>, tonic::Status> {
+        Ok(self.sandboxes_of_pods()?.into_iter().map(|(id, _)| id).collect())
+    }
+
+    /// Ids of all sandboxes with the names of their pods.
+    ///
+    /// # Errors
+    /// The runtime's status.
+    pub fn sandboxes_of_pods(&self) -> Result<Vec<(String, String)>, tonic::Status> {
         let answer: ListPodSandboxResponse = self.call("/runtime.v1.RuntimeService/ListPodSandbox", Empty {})?;
-        Ok(answer.items.into_iter().map(|item| item.id).collect())
+        Ok(answer.items.into_iter().map(|item| (item.id, item.metadata.unwrap_or_default().name)).collect())
     }
 
     /// Addresses and network namespace of a sandbox.
@@ -389,9 +550,23 @@ impl Client {
                 metadata: Some(Name { name: container.name.to_owned() }),
                 image: Some(Name { name: container.image.to_owned() }),
                 command: container.command.iter().map(|&word| word.to_owned()).collect(),
+                args: container.args.clone(),
+                envs: container.env.iter().cloned().map(|(key, value)| KeyValue { key, value }).collect(),
                 mounts: container.mounts.clone(),
+                log_path: format!("{}.log", container.name),
                 linux: Some(LinuxContainerConfig {
-                    security_context: Some(LinuxContainerSecurityContext { run_as_user: id.clone(), run_as_group: id }),
+                    security_context: Some(LinuxContainerSecurityContext {
+                        capabilities: Some(Capability {
+                            add: container.security.add.clone(),
+                            drop: container.security.drop.clone(),
+                        }),
+                        namespace_options: Some(NamespaceOption::network(container.host_network)),
+                        run_as_user: id.clone(),
+                        readonly_rootfs: container.security.read_only_root,
+                        no_new_privs: container.security.no_new_privileges,
+                        run_as_group: id,
+                        seccomp: container.security.seccomp_default.then_some(Empty {}),
+                    }),
                 }),
             }),
             sandbox_config: Some(config.clone()),
@@ -399,6 +574,34 @@ impl Client {
         let created: Id = self.call("/runtime.v1.RuntimeService/CreateContainer", request)?;
         self.call::<_, Empty>("/runtime.v1.RuntimeService/StartContainer", created.clone())?;
         Ok(created.id)
+    }
+
+    /// How a container stands.
+    ///
+    /// # Errors
+    /// When the call fails, or the answer lacks what is asked for.
+    pub fn container_state(&self, id: &str) -> anyhow::Result<ContainerState> {
+        let request = ContainerStatusRequest { container_id: id.to_owned(), verbose: true };
+        let answer: ContainerStatusResponse = self.call("/runtime.v1.RuntimeService/ContainerStatus", request)?;
+        let status = answer.status.context("no status")?;
+        Ok(match status.state {
+            1 => {
+                let info: serde_json::Value =
+                    serde_json::from_str(answer.info.get("info").context("no verbose info")?)?;
+                ContainerState::Running(u32::try_from(info["pid"].as_u64().context("no pid")?)?)
+            }
+            2 => ContainerState::Exited(status.exit_code),
+            _ => ContainerState::Neither,
+        })
+    }
+
+    /// Stops a container: SIGTERM, and SIGKILL after so many seconds.
+    ///
+    /// # Errors
+    /// The runtime's status.
+    pub fn stop_container(&self, id: &str, seconds: i64) -> Result<(), tonic::Status> {
+        let request = StopContainerRequest { container_id: id.to_owned(), timeout: seconds };
+        self.call::<_, Empty>("/runtime.v1.RuntimeService/StopContainer", request).map(|_| ())
     }
 
     /// Runs a command in a container, for 10 s at most.

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! containerd.rs ── a daemon of its own, in its own namespaces ──▶ cri.rs ── what a kubelet would ask of it
+//! kubelet.rs ──── a pod of our manifests, as a kubelet would have it run
 //! image.rs ────── the images it runs, made from files of this machine
 //! segment.rs ── TCP segments that no socket would send
 //! webhook.rs ──── the real admission webhook, asked as an API server asks it
@@ -14,6 +15,7 @@ pub mod conformance;
 pub mod containerd;
 pub mod cri;
 pub mod image;
+pub mod kubelet;
 pub mod segment;
 pub mod webhook;
 
@@ -22,9 +24,10 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 /// The project's binaries with the packages they are in.
-const BINARIES: [(&str, &str); 3] = [("weir", "weir-cli"), ("weir-cni", "weir-cni"), ("weir-webhook", "weir-webhook")];
+const BINARIES: [(&str, &str); 4] =
+    [("weir", "weir-cli"), ("weir-agent", "weir-agent"), ("weir-cni", "weir-cni"), ("weir-webhook", "weir-webhook")];
 
-/// Path of one of the project's binaries (`weir`, `weir-cni`, `weir-webhook`), up to date with the sources. All lie in one folder.
+/// Path of one of the project's binaries (`weir`, `weir-agent`, `weir-cni`, `weir-webhook`), up to date with the sources. All lie in one folder.
 ///
 /// Cargo hands a package's tests only the binaries of that package, so this one builds them, once per process and all in one go, into
 /// the target directory and profile the running test came from. With `WEIR_BIN_DIR` set, they are taken from there and nothing is built.

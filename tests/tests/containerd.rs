@@ -80,7 +80,11 @@ impl<'a> Running<'a> {
     fn container(&self, name: &str, image: &str, uid: i64, command: &[&str], mounts: Vec<Mount>) -> String {
         self.runtime
             .cri
-            .start_container(&self.id, &self.config, &Container { name, image, command, uid, mounts })
+            .start_container(
+                &self.id,
+                &self.config,
+                &Container { name, image, command, uid, mounts, ..Container::default() },
+            )
             .unwrap()
     }
 
@@ -145,7 +149,8 @@ fn a_meshed_pod_starts_with_its_rules_and_its_traffic_passes_a_real_envoy_in_bot
         vec![],
     );
     let config = runtime.folder().join("envoy.json").display().to_string();
-    let mounts = vec![Mount { container_path: "/etc/envoy.json".to_owned(), host_path: config, readonly: true }];
+    let mounts =
+        vec![Mount { container_path: "/etc/envoy.json".to_owned(), host_path: config, readonly: true, propagation: 0 }];
     let command = [
         "/bin/envoy",
         "-c",

@@ -23,14 +23,14 @@ pub(super) struct Machine {
 }
 
 impl Machine {
-    /// Makes the namespaces. `/run` is empty, `/var/lib/cni` is the folder `lib-cni` below `dir`, as both are after a boot. The daemon
+    /// Makes the namespaces. Mounts are shared among them, as a service manager does it. `/run` is empty, `/var/lib/cni` is the folder `lib-cni` below `dir`, as both are after a boot. The daemon
     /// starts at once, unless it is [held](Self::hold), and again whenever it ended, as a service manager does it.
     pub(super) fn power_on(dir: &Path, daemon: &str) -> anyhow::Result<Self> {
         fs::create_dir_all(dir.join("lib-cni"))?;
         let log = fs::File::options().create(true).append(true).open(dir.join("log"))?;
         // The shell is process 1 and reaps what the shims leave: it does so while it waits for a child, so it always has one.
         let script = format!(
-            "ip link set lo up && mount -t tmpfs none /run && mkdir -p /var/lib/cni && mount --bind {0}/lib-cni /var/lib/cni || exit 1
+            "mount --make-rshared / && ip link set lo up && mount -t tmpfs none /run && mkdir -p /var/lib/cni && mount --bind {0}/lib-cni /var/lib/cni || exit 1
              while :; do [ -e {0}/{HOLD} ] || {daemon}; sleep 0.1; done",
             dir.display()
         );
