@@ -1,13 +1,14 @@
 //! `inject`: one pod in, one decision out.
 //!
 //! ```text
-//! pod ─▶ decision ─▶ validate ─▶ previous, context ─▶ overlay ─▶ merge ─▶ overrides ─▶ finish ─▶ Outcome
-//!        skip?       deny?       what it looks like   what it    onto     what the     metrics, probes,
-//!                                without injection    gets       the pod  user wrote   order, record
+//! pod ─▶ uninject ─▶ decision ─▶ validate ─▶ context ─▶ overlay ─▶ merge ─▶ overrides ─▶ finish ─▶ Outcome
+//!        as it was    skip?      deny?                  what it    onto     what the     metrics, probes,
+//!        written                                        gets       the pod  user wrote   order, records
 //! ```
 //!
-//! Injecting a pod that is injected gives the same pod: what the user wrote is read back from the record of the first
-//! injection, and everything else is computed from that again.
+//! The result is a function of the original pod and the configuration. A pod that is injected already is taken back to its
+//! original first ([`uninject`]), so injecting twice is injecting once, and a new configuration leaves nothing of the old one
+//! behind; only what others added to the injected containers in between is kept.
 
 mod annotations;
 mod api_rules;
@@ -19,7 +20,6 @@ mod context;
 mod names;
 mod overlay;
 mod overrides;
-mod previous;
 mod quantity;
 mod validate;
 mod warnings;
@@ -30,6 +30,7 @@ pub mod merge;
 pub mod patch;
 pub mod selector;
 pub(crate) mod template;
+pub mod uninject;
 pub mod url;
 pub mod workload;
 
@@ -42,7 +43,7 @@ use chosen::Chosen;
 use conflicts::Conflicts;
 use context::Context;
 use decision::{Decided, Decision, DecisionSettings, decide};
-use finish::env::{override_env, withdraw_env};
+use finish::env::override_env;
 use finish::order::order_containers;
 use finish::probes::{ProbeSettings, rewrite_probes};
 use finish::prometheus::{PrometheusSettings, announce_secure_port, merge_metrics};
@@ -50,7 +51,8 @@ use finish::status::InjectionStatus;
 use finish::{annotate, label};
 use merge::{MergeError, merge, merge_pod};
 use overlay::Template;
-use previous::Previous;
+use overrides::Stored;
+use uninject::{UninjectError, foreign, uninject};
 use workload::workload_of_pod;
 
 use crate::settings::{ProxyConfig, Settings};
@@ -205,7 +207,13 @@ fn told<T: ToString>(findings: &[T]) -> String {
 /// # Errors
 /// Everything that makes the pod be denied.
 pub fn inject(request: &InjectRequest, settings: &Settings) -> Result<Outcome, InjectError> {
-    let pod = &request.pod;
+    let before = match uninject(&request.pod) {
+        Ok(before) => before,
+        // Whatever the status was, it records nothing.
+        Err(UninjectError::Status(_)) => None,
+        Err(error) => return Err(InjectError::Invalid(vec![error.to_string()])),
+    };
+    let pod = before.as_ref().map_or(&request.pod, |before| &before.pod);
     let wishes = DecisionSettings {
         policy: &settings.injection.policy,
         never_inject: &settings.injection.never_inject,
@@ -215,21 +223,16 @@ pub fn inject(request: &InjectRequest, settings: &Settings) -> Result<Outcome, I
     if let Decision::Skip(reason) = decision {
         return Ok(Outcome::Skipped { reason, warnings });
     }
-    let Prepared { previous, proxy_config, templates } = prepare(request, settings)?;
+    let Prepared { stored, proxy_config, templates } = prepare(request, pod, settings)?;
     let workload = request.workload.clone().unwrap_or_else(|| workload_of_pod(pod, request.namespace.as_deref()));
-    let context = Context::new(request, pod, settings, &previous, proxy_config, workload);
+    let context = Context::new(request, pod, settings, &stored, proxy_config, workload);
 
     let mut injected = pod.clone();
-    if previous.injected {
-        withdraw_env(&mut injected, &context.env_overrides);
-    }
     let overlay = lay_over(&mut injected, pod, &templates, &context)?;
     let kinds = chosen::kinds(&templates, &injected);
-    let recorded = overrides::reapply(&mut injected, pod, &overlay, &previous, settings.platform)?;
+    let recorded = overrides::reapply(&mut injected, pod, &overlay, &stored, settings.platform)?;
     overrides::fix_init_user(&mut injected, &recorded, &context);
-    if !previous.injected
-        && let Some(record) = recorded.to_annotation()
-    {
+    if let Some(record) = recorded.to_annotation() {
         annotate(&mut injected, annotations::OVERRIDES, &record);
     }
     warnings.extend(warnings::of(pod, &injected, &kinds, &context));
@@ -238,7 +241,13 @@ pub fn inject(request: &InjectRequest, settings: &Settings) -> Result<Outcome, I
         Ok(more) => warnings.extend(more),
         Err(mut denials) => findings.append(&mut denials),
     }
+    let variables = foreign::unknown_variables(&injected, pod);
+    if before.is_some() {
+        foreign::carry_over(&request.pod, pod, &mut injected);
+    }
     findings.extend(write_capture(&mut injected, &kinds, settings).err().into_iter().flatten());
+    let record = uninject::record(&injected, pod, &variables);
+    annotate(&mut injected, annotations::ORIGINAL, &record);
     let Conflicts { mut denials, warnings: conflicts } = conflicts::of(&injected, &kinds, &context);
     findings.append(&mut denials);
     warnings.extend(conflicts);
@@ -251,14 +260,13 @@ pub fn inject(request: &InjectRequest, settings: &Settings) -> Result<Outcome, I
 
 /// What can be read of a pod before anything is built.
 struct Prepared<'a> {
-    previous: Previous,
+    stored: Stored,
     proxy_config: ProxyConfig,
     templates: Vec<Chosen<'a>>,
 }
 
 /// Reads and checks everything that the pod says, and denies it with all findings at once.
-fn prepare<'a>(request: &InjectRequest, settings: &'a Settings) -> Result<Prepared<'a>, InjectError> {
-    let pod = &request.pod;
+fn prepare<'a>(request: &InjectRequest, pod: &Value, settings: &'a Settings) -> Result<Prepared<'a>, InjectError> {
     let annotations = Texts::of(pod, "annotations");
     let mut findings = validate::shape(pod);
     if let Some(too_large) = api_rules::annotations_too_large(pod) {
@@ -267,9 +275,9 @@ fn prepare<'a>(request: &InjectRequest, settings: &'a Settings) -> Result<Prepar
         return Err(InjectError::Invalid(findings));
     }
     findings.extend(validate::findings(annotations));
-    let previous = Previous::read(annotations).unwrap_or_else(|finding| {
+    let stored = Stored::read(annotations).unwrap_or_else(|finding| {
         findings.push(finding);
-        Previous::default()
+        Stored::default()
     });
     let written = annotations.get(annotations::PROXY_CONFIG);
     let labels = Texts::of(pod, "labels");
@@ -288,7 +296,7 @@ fn prepare<'a>(request: &InjectRequest, settings: &'a Settings) -> Result<Prepar
         findings.extend(merge_metrics(&mut pod.clone(), metrics(settings)).err().into_iter().flatten());
     }
     if findings.is_empty() {
-        Ok(Prepared { previous, proxy_config, templates })
+        Ok(Prepared { stored, proxy_config, templates })
     } else {
         Err(InjectError::Invalid(findings))
     }
@@ -307,7 +315,7 @@ fn lay_over(
         overrides::join_lists(next, &outline);
         merge(&mut outline, &containers::outline(next))?;
     }
-    overrides::prepare(injected, &outline, context.previous);
+    overrides::join_lists(injected, &outline);
     for next in rendered {
         *injected = merge_pod(injected.take(), next)?;
     }
@@ -325,15 +333,11 @@ fn metrics(settings: &Settings) -> PrometheusSettings {
 fn finish(pod: &mut Value, overlay: &Value, context: &Context<'_>) -> Result<Vec<String>, Vec<String>> {
     let settings = context.settings;
     let status_port = settings.mesh.default_config.status_port();
-    let injected_before = context.previous.injected;
     override_env(pod, &context.env_overrides);
     let mut warnings = merge_metrics(pod, metrics(settings))?;
     announce_secure_port(pod);
-    let probes = ProbeSettings { enabled: settings.values.rewrite_probes, status_port, injected_before };
+    let probes = ProbeSettings { enabled: settings.values.rewrite_probes, status_port };
     warnings.extend(rewrite_probes(pod, probes));
-    if injected_before {
-        overrides::keep_variables_last(pod);
-    }
     if !context.network.is_empty() {
         label(pod, annotations::NETWORK, context.network);
     }

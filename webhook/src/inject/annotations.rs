@@ -14,6 +14,8 @@ pub(crate) const TEMPLATES: &str = "inject.istio.io/templates";
 pub(crate) const REVISION: &str = "istio.io/rev";
 /// The effective capture configuration, for Weir's CNI plugin.
 pub(crate) const CAPTURE: &str = "weir.dev/capture";
+/// What of the original pod cannot be told from the injected one.
+pub(crate) const ORIGINAL: &str = "weir.dev/original";
 /// REDIRECT, TPROXY or NONE.
 pub(crate) const INTERCEPTION_MODE: &str = "sidecar.istio.io/interceptionMode";
 /// Whether the sidecar is native.

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 
 use super::annotations::{self as name, Texts};
-use super::previous::Previous;
+use super::containers::List;
+use super::overrides::Stored;
 use super::{InjectRequest, Workload};
 use crate::settings::{Platform, ProxyConfig, Settings};
 
@@ -30,8 +31,6 @@ pub(crate) struct Context<'a> {
     pub(crate) service_account: Option<&'a str>,
     /// `spec.resources`: what the containers of the pod may use together.
     pub(crate) budget: Option<&'a Map<String, Value>>,
-    /// What an earlier injection left.
-    pub(crate) previous: &'a Previous,
     /// Whose pod it is.
     pub(crate) workload: Workload,
     /// Effective configuration of the proxy.
@@ -60,13 +59,13 @@ impl<'a> Context<'a> {
         request: &'a InjectRequest,
         pod: &'a Value,
         settings: &'a Settings,
-        previous: &'a Previous,
+        stored: &'a Stored,
         proxy_config: ProxyConfig,
         workload: Workload,
     ) -> Self {
         let annotations = Texts::of(pod, "annotations");
         let labels = Texts::of(pod, "labels");
-        let (applications, own_proxy) = original_containers(pod, previous);
+        let (applications, own_proxy) = original_containers(pod, stored);
         let (uid, gid) = match settings.platform {
             Platform::OpenShift => openshift_ids(&request.namespace_annotations),
             Platform::Kubernetes => (PROXY_ID, PROXY_ID),
@@ -105,7 +104,6 @@ impl<'a> Context<'a> {
             own_proxy,
             service_account: pod["spec"]["serviceAccountName"].as_str(),
             budget: pod["spec"]["resources"].as_object(),
-            previous,
             workload,
             proxy_config,
             native: wants_native && !only_proxy,
@@ -166,27 +164,12 @@ impl<'a> Context<'a> {
     }
 }
 
-/// The containers as they were before any injection: those of the application, and what the user wrote about the proxy.
-fn original_containers<'a>(pod: &'a Value, previous: &'a Previous) -> (Vec<&'a Value>, Option<&'a Value>) {
-    let mut applications = Vec::new();
-    let mut own_proxy = None;
-    for container in pod["spec"]["containers"].as_array().into_iter().flatten() {
-        let container_name = container["name"].as_str().unwrap_or_default();
-        let original = if previous.injected_container(container_name) {
-            previous.stored_container(container_name)
-        } else {
-            Some(container)
-        };
-        match original {
-            Some(container) if container_name == PROXY => own_proxy = Some(container),
-            Some(container) => applications.push(container),
-            None => {}
-        }
-    }
-    let own_init = pod["spec"]["initContainers"].as_array().into_iter().flatten();
-    let mut own_init =
-        own_init.filter(|container| container["name"] == PROXY && !previous.injected_init_container(PROXY));
-    let own_proxy = previous.stored(PROXY).or(own_proxy).or_else(|| own_init.next_back());
+/// The containers of the application, and what the user wrote about the proxy.
+fn original_containers<'a>(pod: &'a Value, stored: &'a Stored) -> (Vec<&'a Value>, Option<&'a Value>) {
+    let (proxies, applications): (Vec<&Value>, Vec<&Value>) =
+        List::Containers.of(pod).iter().partition(|container| container["name"] == PROXY);
+    let in_init = || List::InitContainers.of(pod).iter().rfind(|container| container["name"] == PROXY);
+    let own_proxy = stored.find(PROXY).or_else(|| proxies.last().copied()).or_else(in_init);
     (applications, own_proxy)
 }
 

@@ -6,6 +6,8 @@
 use serde_json::Value;
 
 use super::SkipReason;
+use super::containers::List;
+use super::context::PROXY;
 use super::selector::Selector;
 
 /// What the administrator wants.
@@ -51,7 +53,8 @@ const SYSTEM_NAMESPACES: [&str; 4] = ["kube-system", "kube-public", "kube-node-l
 /// Init containers that an injection adds.
 const INJECTED_INIT_CONTAINERS: [&str; 2] = ["istio-init", "istio-validation"];
 
-const STATUS: &str = "sidecar.istio.io/status";
+/// Variables of the proxy that an injector works out for each pod.
+const COMPUTED_VARIABLES: [&str; 2] = ["PROXY_CONFIG", "ISTIO_META_POD_PORTS"];
 
 /// Decides about a pod. `namespace` is that of the request, for pods that do not name one.
 pub fn decide(pod: &Value, namespace: Option<&str>, settings: DecisionSettings<'_>) -> Decided {
@@ -85,21 +88,25 @@ fn local_reason(pod: &Value, namespace: Option<&str>) -> Option<SkipReason> {
     windows.then_some(SkipReason::Windows)
 }
 
-/// The pod has both a proxy and an init container that runs the mesh's own program, but no record of an injection: a tool
-/// dropped the annotations, or the sidecar was copied from a running pod. Which of its parts are the user's cannot be told,
-/// and injecting would take the old sidecar for what the user wants, so the pod is left as it is.
+/// The pod carries a proxy that an injection made, but no record of it: a tool dropped the annotations, or the sidecar was copied
+/// from a running pod. Which of its parts are the user's cannot be told, and injecting would take the old sidecar for what the
+/// user wants, so the pod is left as it is. (The pod that is looked at is the original one: what is recorded is gone from it.)
 ///
-/// The names alone prove nothing: users declare `istio-proxy` and `istio-init` to change settings of what is injected.
+/// The names alone prove nothing: users declare `istio-proxy` and `istio-init` to change settings of what is injected. But
+/// nobody writes the variables by hand that an injector computes, or has an init container run the mesh's own program.
 fn carries_unrecorded_sidecar(pod: &Value) -> bool {
-    if pod["metadata"]["annotations"][STATUS].is_string() {
-        return false;
-    }
-    let containers = |list: &str| pod["spec"][list].as_array().map_or(&[][..], Vec::as_slice);
-    let inits = containers("initContainers");
-    containers("containers").iter().chain(inits).any(|container| container["name"] == "istio-proxy")
-        && inits.iter().any(|init| {
+    let (containers, inits) = (List::Containers.of(pod), List::InitContainers.of(pod));
+    let computed = |proxy: &Value| {
+        let env = proxy["env"].as_array().map_or(&[][..], Vec::as_slice);
+        COMPUTED_VARIABLES.iter().all(|computed| env.iter().any(|variable| variable["name"] == *computed))
+    };
+    let mut proxies = containers.iter().chain(inits).filter(|container| container["name"] == PROXY).peekable();
+    let captured = || {
+        inits.iter().any(|init| {
             INJECTED_INIT_CONTAINERS.iter().any(|name| init["name"] == *name) && init["args"][0] == "istio-iptables"
         })
+    };
+    proxies.peek().is_some() && (captured() || proxies.any(computed))
 }
 
 /// What the pod, the selectors and the policy say, in this order.
@@ -299,10 +306,21 @@ mod tests {
                 assert_eq!(decision(&pod, ENABLED), Decision::Skip(SkipReason::UnrecordedSidecar));
                 pod["metadata"]["annotations"][INJECT] = "false".into();
                 assert_eq!(decision(&pod, ENABLED), Decision::Skip(SkipReason::ExplicitlyOff));
-                pod["metadata"]["annotations"] = json!({STATUS: "{}"});
-                assert_eq!(decision(&pod, ENABLED), Decision::Inject);
             }
         }
+    }
+
+    #[test]
+    fn a_proxy_with_what_an_injector_works_out_is_not_injected_again() {
+        let env = json!([{"name": "PROXY_CONFIG", "value": "{}"}, {"name": "ISTIO_META_POD_PORTS", "value": "[]"}]);
+        for list in ["containers", "initContainers"] {
+            let pod = json!({"spec": {list: [{"name": "istio-proxy", "env": env}]}});
+            assert_eq!(decision(&pod, ENABLED), Decision::Skip(SkipReason::UnrecordedSidecar));
+            let other = json!({"spec": {list: [{"name": "app", "env": env}, {"name": "istio-proxy"}]}});
+            assert_eq!(decision(&other, ENABLED), Decision::Inject);
+        }
+        let one = json!({"spec": {"containers": [{"name": "istio-proxy", "env": [{"name": "PROXY_CONFIG"}]}]}});
+        assert_eq!(decision(&one, ENABLED), Decision::Inject);
     }
 
     #[test]

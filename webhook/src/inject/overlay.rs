@@ -15,6 +15,7 @@ mod volumes;
 use serde_json::{Map, Value, json};
 
 use super::context::Context;
+pub(super) use metadata::label_value;
 
 pub(crate) use capture::{with_network, with_port};
 pub(crate) use env::Service;

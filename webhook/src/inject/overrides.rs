@@ -2,17 +2,52 @@
 
 use std::collections::HashMap;
 
-use serde_json::{Map, Value, json};
+use serde::Deserialize;
+use serde_json::{Map, Value};
 
+use super::annotations::{OVERRIDES, Texts};
 use super::containers::{self, List};
 use super::context::{Context, PROXY};
 use super::merge::{MergeError, merge_container};
-use super::previous::Previous;
 use crate::settings::Platform;
 
-/// Variables of the proxy that an injection appends for the application's sake. What they tell cannot be read from an
-/// injected pod a second time.
-const KEPT_VARIABLES: [&str; 2] = ["ISTIO_PROMETHEUS_ANNOTATIONS", "ISTIO_KUBE_APP_PROBERS"];
+/// The annotation `proxy.istio.io/overrides`: containers of either kind as the user wrote them, by name.
+#[derive(Debug, Default)]
+pub(crate) struct Stored(HashMap<String, Value>);
+
+impl Stored {
+    /// Reads the annotation.
+    ///
+    /// # Errors
+    /// It cannot be read: going on without it would lose what the user wrote.
+    pub(super) fn read(annotations: Texts<'_>) -> Result<Self, String> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Lists {
+            #[serde(default)]
+            containers: Vec<Value>,
+            #[serde(default)]
+            init_containers: Vec<Value>,
+        }
+        let Some(text) = annotations.get(OVERRIDES) else { return Ok(Self::default()) };
+        let lists: Lists = serde_json::from_str(text).map_err(|error| {
+            let text: String = text.chars().take(80).collect();
+            format!("invalid value '{text}' for annotation '{OVERRIDES}': {error}")
+        })?;
+        let mut stored = HashMap::new();
+        for container in lists.containers.into_iter().chain(lists.init_containers) {
+            if let Some(name) = container["name"].as_str() {
+                stored.entry(name.to_owned()).or_insert(container);
+            }
+        }
+        Ok(Self(stored))
+    }
+
+    /// The user's own version of a container.
+    pub(super) fn find(&self, name: &str) -> Option<&Value> {
+        self.0.get(name)
+    }
+}
 
 /// The containers of the user that were merged over those of the templates.
 #[derive(Debug, Default)]
@@ -39,33 +74,6 @@ impl Recorded {
     }
 }
 
-/// Prepares a pod for the merge: what an earlier injection added and this one does not add at the same place goes, and the
-/// proxy that the user wrote stands in the list in which the template has it.
-pub(super) fn prepare(pod: &mut Value, template: &Value, previous: &Previous) {
-    for list in List::BOTH {
-        let listed = |name: &str| match list {
-            List::Containers => previous.injected_container(name),
-            List::InitContainers => previous.injected_init_container(name),
-        };
-        let (here, there) = (list.positions(template), list.other().positions(template));
-        let Some(containers) = list.of_mut(pod) else { continue };
-        let is_stale =
-            |container: &Value| container["name"].as_str().is_some_and(|name| listed(name) && !here.contains_key(name));
-        let (stale, kept) = std::mem::take(containers).into_iter().partition(is_stale);
-        *containers = kept;
-        let stale: Vec<Value> = stale;
-        for container in stale {
-            let name = container["name"].as_str().unwrap_or_default();
-            if there.contains_key(name) {
-                list.other().push(pod, remains(name, &container, previous));
-            } else if let Some(original) = previous.stored(name) {
-                list.push(pod, original.clone());
-            }
-        }
-    }
-    join_lists(pod, template);
-}
-
 /// Puts the proxy into the list in which the template has it, wherever it was written.
 pub(super) fn join_lists(pod: &mut Value, template: &Value) {
     for list in List::BOTH {
@@ -84,20 +92,6 @@ pub(super) fn join_lists(pod: &mut Value, template: &Value) {
     }
 }
 
-/// What of a container has to outlive its move to the other list: what the user wrote, and what only it knows.
-fn remains(name: &str, container: &Value, previous: &Previous) -> Value {
-    let mut remains = previous.stored(name).cloned().unwrap_or_else(|| json!({"name": name}));
-    let is_kept = |variable: &&Value| variable["name"].as_str().is_some_and(|name| KEPT_VARIABLES.contains(&name));
-    let kept: Vec<Value> = container["env"].as_array().into_iter().flatten().filter(is_kept).cloned().collect();
-    if !kept.is_empty() {
-        match remains["env"].as_array_mut() {
-            Some(env) => env.extend(kept),
-            None => remains["env"] = Value::Array(kept),
-        }
-    }
-    remains
-}
-
 /// Merges the user's containers over those of the template.
 ///
 /// # Errors
@@ -106,7 +100,7 @@ pub(super) fn reapply(
     injected: &mut Value,
     original: &Value,
     template: &Value,
-    previous: &Previous,
+    stored: &Stored,
     platform: Platform,
 ) -> Result<Recorded, MergeError> {
     let mut recorded = Recorded::default();
@@ -116,7 +110,7 @@ pub(super) fn reapply(
             list.positions(injected).into_iter().map(|(name, position)| (name.to_owned(), position)).collect();
         let Some(containers) = list.of_mut(injected) else { continue };
         for name in list.of(template).iter().filter_map(|container| container["name"].as_str()) {
-            let own = own_version(original, &written, name, list, previous);
+            let own = own_version(original, &written, name, list, stored);
             let container = positions.get(name).and_then(|position| containers.get_mut(*position));
             let (Some(own), Some(container)) = (own, container) else { continue };
             let mut own = own.clone();
@@ -131,9 +125,6 @@ pub(super) fn reapply(
             if platform == Platform::OpenShift && name == PROXY {
                 drop_assigned_user(&mut own, original);
             }
-            if previous.injected && name != PROXY {
-                take_back_handlers(container, &own);
-            }
             merge_container(container, own.clone(), list.field())?;
             match list {
                 List::Containers => recorded.containers.push(own),
@@ -144,33 +135,16 @@ pub(super) fn reapply(
     Ok(recorded)
 }
 
-/// Takes the actions out of handlers that the user wrote: an earlier injection has sent them through the agent, and the
-/// user's own, which come back with the merge, are sent there again.
-fn take_back_handlers(container: &mut Value, own: &Value) {
-    let handlers = ["/readinessProbe", "/livenessProbe", "/startupProbe", "/lifecycle/preStop", "/lifecycle/postStart"];
-    for handler in handlers.into_iter().filter(|handler| own.pointer(handler).is_some_and(Value::is_object)) {
-        if let Some(Value::Object(fields)) = container.pointer_mut(handler) {
-            fields.retain(|field, _| !matches!(field.as_str(), "exec" | "httpGet" | "tcpSocket" | "grpc"));
-        }
-    }
-}
-
-/// What the user wrote about a container of the template: as it was stored by the first injection, else as it stands in the
-/// pod, unless an earlier injection put it there.
+/// What the user wrote about a container of the template: as he stored it, else as it stands in the pod.
 fn own_version<'a>(
     original: &'a Value,
     [containers, init_containers]: &[HashMap<&str, usize>; 2],
     name: &str,
     list: List,
-    previous: &'a Previous,
+    stored: &'a Stored,
 ) -> Option<&'a Value> {
-    if let Some(stored) = previous.stored(name) {
-        return Some(stored);
-    }
-    if previous.injected_container(name) || previous.injected_init_container(name) {
-        return None;
-    }
-    let own = containers.get(name).map(|position| &List::Containers.of(original)[*position]);
+    let in_containers = || Some(&List::Containers.of(original)[*containers.get(name)?]);
+    let own = stored.find(name).or_else(in_containers);
     if list == List::InitContainers || name == PROXY {
         return own.or_else(|| Some(&List::InitContainers.of(original)[*init_containers.get(name)?]));
     }
@@ -218,18 +192,5 @@ pub(super) fn fix_init_user(injected: &mut Value, recorded: &Recorded, context: 
         && let Some(id) = args.get_mut(flag + 1)
     {
         *id = user.to_string().into();
-    }
-}
-
-/// Puts the variables that stand last after a first injection last again.
-pub(super) fn keep_variables_last(pod: &mut Value) {
-    let Some(env) = containers::find_mut(pod, PROXY).and_then(|proxy| proxy.get_mut("env")?.as_array_mut()) else {
-        return;
-    };
-    let kept = |variable: &Value, wanted: &str| variable["name"] == wanted;
-    for wanted in KEPT_VARIABLES {
-        if let Some(index) = env.iter().position(|variable| kept(variable, wanted)) {
-            env[index..].rotate_left(1);
-        }
     }
 }

@@ -3,7 +3,7 @@
 //! Lists are compared by the merge keys of their items, not by position: a container that is put first is one addition, and
 //! its neighbours are not rewritten. Only what differs is touched, so fields that nobody here knows of stay where they are.
 
-mod pairs;
+pub(in crate::inject) mod pairs;
 
 use std::borrow::Cow;
 use std::fmt::Write as _;

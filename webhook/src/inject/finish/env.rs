@@ -11,17 +11,10 @@ pub fn override_env(pod: &mut Value, variables: &BTreeMap<String, String>) {
     if variables.is_empty() {
         return;
     }
-    withdraw_env(pod, variables);
     if let Some(proxy) = proxy_mut(pod) {
-        env_mut(proxy).extend(variables.iter().map(|(name, value)| json!({"name": name, "value": value})));
-    }
-}
-
-/// Takes away what [`override_env`] put there in an earlier injection. Left at the end of the list, those variables would
-/// draw the user's own ones out of their place when the template is merged over the list again.
-pub fn withdraw_env(pod: &mut Value, variables: &BTreeMap<String, String>) {
-    if let Some(env) = proxy_mut(pod).and_then(|proxy| proxy.get_mut("env")).and_then(Value::as_array_mut) {
+        let env = env_mut(proxy);
         env.retain(|variable| !variable["name"].as_str().is_some_and(|name| variables.contains_key(name)));
+        env.extend(variables.iter().map(|(name, value)| json!({"name": name, "value": value})));
     }
 }
 
@@ -43,16 +36,6 @@ mod tests {
                               {"name": "ISTIO_META_NETWORK", "value": "n"}]);
         assert_eq!(pod["spec"]["containers"][1]["env"], expected);
         assert_eq!(pod["spec"]["containers"][0], json!({"name": "app", "env": []}));
-    }
-
-    #[test]
-    fn what_was_asked_for_can_be_withdrawn() {
-        let proxy = json!({"spec": {"containers": [{"name": "istio-proxy", "env": [{"name": "X", "value": "1"}]}]}});
-        let mut pod = proxy.clone();
-        override_env(&mut pod, &asked());
-        assert_ne!(pod, proxy);
-        withdraw_env(&mut pod, &asked());
-        assert_eq!(pod, proxy);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-use super::{PROXY, annotation, env_mut, is_proxy, parse_bool, proxy_mut, set_variable, variable};
+use super::{PROXY, annotation, is_proxy, parse_bool, proxy_mut, set_variable, variable};
 use handler::{Action, Place};
 
 /// What the rewrite needs to know.
@@ -19,8 +19,6 @@ pub struct ProbeSettings {
     pub enabled: bool,
     /// Port of the agent, `defaultConfig.statusPort` of the mesh; the pod's `status.sidecar.istio.io/port` beats it.
     pub status_port: u16,
-    /// The pod was injected before, so that its proxy may know of earlier rewrites.
-    pub injected_before: bool,
 }
 
 /// Variable by which the agent learns of the application's own handlers.
@@ -40,10 +38,10 @@ pub fn rewrite_probes(pod: &mut Value, settings: ProbeSettings) -> Vec<String> {
     }
     let own_port =
         annotation(pod, STATUS_PORT).and_then(|text| text.trim().parse::<u16>().ok()).filter(|port| *port != 0);
-    let Some(proxy) = proxy_mut(pod) else { return warnings };
-    let known = if settings.injected_before { recorded(proxy) } else { BTreeMap::new() };
-    let agent =
-        Agent { port: own_port.unwrap_or(settings.status_port), mesh_port: settings.status_port, known: &known };
+    if proxy_mut(pod).is_none() {
+        return warnings;
+    }
+    let agent = Agent { port: own_port.unwrap_or(settings.status_port), mesh_port: settings.status_port };
 
     let mut found = BTreeMap::new();
     for list in ["initContainers", "containers"] {
@@ -57,51 +55,52 @@ pub fn rewrite_probes(pod: &mut Value, settings: ProbeSettings) -> Vec<String> {
     if found.is_empty() {
         return warnings;
     }
-    let appended = known.is_empty();
-    let mut map = known;
-    map.extend(found);
     // A map of texts to JSON always has a JSON form.
-    let text = serde_json::to_string(&map).unwrap_or_default();
+    let text = serde_json::to_string(&found).unwrap_or_default();
     if let Some(proxy) = proxy_mut(pod) {
-        if appended {
-            set_variable(proxy, VARIABLE, &text);
-        } else {
-            replace_variable(proxy, &text);
-        }
+        set_variable(proxy, VARIABLE, &text);
     }
     warnings
 }
 
-/// Where the agent listens, and which paths it knows from an earlier injection.
-struct Agent<'a> {
-    port: u16,
-    mesh_port: u16,
-    known: &'a BTreeMap<String, Value>,
-}
-
-impl Agent<'_> {
-    /// The handler already asks the agent under the path that it would get.
-    fn answers(&self, action: &Action, path: &str) -> bool {
-        action.path() == Some(path)
-            && (self.known.contains_key(path)
-                || action.port().is_some_and(|port| port == self.port || port == self.mesh_port))
+/// Gives probes and lifecycle handlers back what they asked before [`rewrite_probes`], as far as the proxy still knows it.
+/// Ports that had a name come back as numbers.
+pub(crate) fn restore_probes(pod: &mut Value) {
+    let Some(proxy) = proxy_mut(pod) else { return };
+    let known: BTreeMap<String, Value> =
+        variable(proxy, VARIABLE).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+    for list in ["initContainers", "containers"] {
+        let containers = pod.get_mut("spec").and_then(|spec| spec.get_mut(list)).and_then(Value::as_array_mut);
+        for container in containers.into_iter().flatten().filter_map(Value::as_object_mut) {
+            let name = container.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
+            for place in Place::ALL {
+                let path = place.path(&name);
+                if let (Some(entry), Some(handler)) = (known.get(&path), place.find_mut(container))
+                    && Action::of(handler, place).is_some_and(|action| action.path() == Some(path.as_str()))
+                {
+                    Action::restore(handler, entry);
+                }
+            }
+        }
     }
 }
 
-/// The map that an earlier injection left; empty where there is none that can be read.
-fn recorded(proxy: &Map<String, Value>) -> BTreeMap<String, Value> {
-    variable(proxy, VARIABLE).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
+/// Where the agent listens.
+struct Agent {
+    port: u16,
+    mesh_port: u16,
 }
 
-fn replace_variable(proxy: &mut Map<String, Value>, text: &str) {
-    if let Some(variable) = env_mut(proxy).iter_mut().rfind(|variable| variable["name"] == VARIABLE) {
-        variable["value"] = text.into();
+impl Agent {
+    /// The handler already asks the agent under the path that it would get.
+    fn answers(&self, action: &Action, path: &str) -> bool {
+        action.path() == Some(path) && action.port().is_some_and(|port| port == self.port || port == self.mesh_port)
     }
 }
 
 fn rewrite_container(
     container: &mut Map<String, Value>,
-    agent: &Agent<'_>,
+    agent: &Agent,
     found: &mut BTreeMap<String, Value>,
     warnings: &mut Vec<String>,
 ) {

@@ -98,12 +98,57 @@ pub fn merge_metrics(pod: &mut Value, settings: PrometheusSettings) -> Result<Ve
         set_variable(proxy, VARIABLE, &text);
     }
     if let Some(annotations) = texts_mut(pod, "annotations") {
-        annotations.retain(|name, _| ![SCRAPE, PORT, PATH, TARGETS].iter().any(|known| same(name, known)));
+        // Those that are set below stay where the user wrote them.
+        let stays = |name: &str| [SCRAPE, PORT, PATH].contains(&name);
+        let known = [SCRAPE, PORT, PATH, TARGETS];
+        annotations.retain(|name, _| stays(name) || !known.iter().any(|known| same(name, known)));
     }
     for (name, value) in [(PATH, "/stats/prometheus"), (PORT, &own), (SCRAPE, "true")] {
         annotate(pod, name, value);
     }
     Ok(warnings)
+}
+
+/// Takes back what [`merge_metrics`] and [`announce_secure_port`] wrote, as far as the pod still says what it said before; gives back
+/// what it does not.
+pub(crate) fn restore_metrics(pod: &mut Value) -> Vec<String> {
+    let variable_of =
+        |pod: &mut Value, name: &str| proxy_mut(pod).and_then(|proxy| variable(proxy, name)).map(str::to_owned);
+    let told = variable_of(pod, VARIABLE);
+    let secure = variable_of(pod, SECURE_PORT_VARIABLE);
+    let mut unknown = Vec::new();
+    let Some(annotations) =
+        pod.get_mut("metadata").and_then(|metadata| metadata.get_mut("annotations")?.as_object_mut())
+    else {
+        return unknown;
+    };
+    if secure.is_some() && annotations.get(SECURE_PORT).and_then(Value::as_str) == secure.as_deref() {
+        annotations.shift_remove(SECURE_PORT);
+        unknown.push(format!("whether annotation '{SECURE_PORT}' was there: it is taken away"));
+    }
+    let merged = |name: &str, value: &str| annotations.get(name).is_some_and(|found| found == value);
+    if !merged(PATH, "/stats/prometheus") || !merged(SCRAPE, "true") || !annotations.contains_key(PORT) {
+        return unknown;
+    }
+    let told: Value = told.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
+    let targets = told["targets"].as_array();
+    for (name, key) in [(SCRAPE, "scrape"), (PATH, "path"), (PORT, "port")] {
+        // Beside targets, path and port are those of the first.
+        let value = told[key].as_str().filter(|value| !value.is_empty() && (targets.is_none() || key == "scrape"));
+        match value {
+            Some(value) => drop(annotations.insert(name.to_owned(), value.into())),
+            None => drop(annotations.shift_remove(name)),
+        }
+    }
+    if let Some(targets) = targets {
+        let target = |target: &Value| Some(format!("{}:{}", target["port"].as_str()?, target["path"].as_str()?));
+        let targets: Vec<String> = targets.iter().filter_map(target).collect();
+        annotations.insert(TARGETS.to_owned(), targets.join(",").into());
+        unknown.push(format!(
+            "annotations '{PORT}' and '{PATH}': they are taken away, because '{TARGETS}' counted before them"
+        ));
+    }
+    unknown
 }
 
 /// Tells Prometheus the port where the proxy offers the merged metrics over mTLS, where it has one.

@@ -48,7 +48,7 @@ pub(super) fn annotations(context: &Context<'_>) -> Map<String, Value> {
 }
 
 /// Cuts a text to what a label may hold; the cut may fall on a separator, which must not stand at an end.
-fn label_value(text: &str) -> &str {
+pub(in crate::inject) fn label_value(text: &str) -> &str {
     let mut end = text.len().min(LABEL_MAX);
     while !text.is_char_boundary(end) {
         end -= 1;

@@ -6,13 +6,13 @@ use crate::inject::merge::list::Index;
 
 /// An item that is in both lists, with its positions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Pair {
-    pub(super) before: usize,
-    pub(super) after: usize,
+pub(in crate::inject) struct Pair {
+    pub(in crate::inject) before: usize,
+    pub(in crate::inject) after: usize,
 }
 
 /// As many items of both lists as can stay in their order, ascending on both sides.
-pub(super) fn pairs<K: Eq + Hash>(before: Vec<K>, after: &[K]) -> Vec<Pair> {
+pub(in crate::inject) fn pairs<K: Eq + Hash>(before: Vec<K>, after: &[K]) -> Vec<Pair> {
     let mut index = Index::new(before);
     let found = after.iter().enumerate();
     let found = found.filter_map(|(after, identity)| Some(Pair { before: index.take(identity)?, after }));

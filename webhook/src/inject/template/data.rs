@@ -7,9 +7,7 @@ use gotmpl::Value as Data;
 use serde_json::{Map, Value};
 
 use super::names::{go_name, upper_first};
-use crate::inject::annotations::STATUS;
-use crate::inject::containers::List;
-use crate::inject::context::{Context, PROXY};
+use crate::inject::context::Context;
 use crate::settings::Mesh;
 
 /// Fields of the context.
@@ -215,8 +213,8 @@ pub(crate) fn of_pod(context: &Context<'_>, pod: &Value, installation: &Installa
     map([
         ("TypeMeta", map([("APIVersion", text(&workload.api_version)), ("Kind", text(&workload.kind))])),
         ("DeploymentMeta", map([("Name", text(&workload.name)), ("Namespace", text(&workload.namespace))])),
-        ("ObjectMeta", typed(Some(&metadata(pod)), Fields(&META))),
-        ("Spec", typed(Some(&spec(context, pod)), Fields(&SPEC))),
+        ("ObjectMeta", typed(pod.get("metadata"), Fields(&META))),
+        ("Spec", typed(pod.get("spec"), Fields(&SPEC))),
         ("ProxyConfig", config(&context.proxy_config.every_field())),
         ("MeshConfig", installation.mesh.clone()),
         ("Values", installation.values.clone()),
@@ -229,41 +227,6 @@ pub(crate) fn of_pod(context: &Context<'_>, pod: &Value, installation: &Installa
         ("InboundTrafficPolicyMode", text(if localhost { "localhost" } else { "passthrough" })),
         ("CompliancePolicy", text(&settings.compliance_policy)),
     ])
-}
-
-/// The pod's metadata without the record of an injection.
-fn metadata(pod: &Value) -> Value {
-    let mut metadata = pod["metadata"].clone();
-    if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
-        annotations.shift_remove(STATUS);
-    }
-    metadata
-}
-
-/// The pod's spec with the containers as the user wrote them. A proxy that he wrote stands last among the containers, wherever
-/// he wrote it, so that a second injection finds it at the same place.
-fn spec(context: &Context<'_>, pod: &Value) -> Value {
-    let mut spec = Map::new();
-    for (name, value) in pod["spec"].as_object().into_iter().flatten() {
-        if ![List::Containers, List::InitContainers].iter().any(|list| list.field() == name) {
-            spec.insert(name.clone(), value.clone());
-        }
-    }
-    let containers = context.applications.iter().copied().chain(context.own_proxy).cloned().collect();
-    spec.insert(List::Containers.field().to_owned(), containers);
-    let original = |container: &Value| {
-        let name = container["name"].as_str().unwrap_or_default();
-        if name == PROXY {
-            None
-        } else if context.previous.injected_init_container(name) {
-            context.previous.stored_init_container(name).cloned()
-        } else {
-            Some(container.clone())
-        }
-    };
-    let init_containers = List::InitContainers.of(pod).iter().filter_map(original).collect();
-    spec.insert(List::InitContainers.field().to_owned(), init_containers);
-    Value::Object(spec)
 }
 
 /// A value of a known type.

@@ -157,18 +157,43 @@ impl Action {
             }
             return;
         }
-        handler.retain(|name, _| name != "tcpSocket" && name != "grpc");
-        handler.insert("httpGet".to_owned(), json!({"path": path, "port": port}));
+        exchange(handler, &["tcpSocket", "grpc"], "httpGet", json!({"path": path, "port": port}));
     }
 
-    /// Changes the port of a handler that asks the agent already. What the user's own version of the container brought back
-    /// beside the request goes again.
+    /// Makes a handler ask again what the agent was told that it asks.
+    pub(super) fn restore(handler: &mut Map<String, Value>, entry: &Value) {
+        if let Some(original) = entry.get("httpGet").and_then(Value::as_object) {
+            let Some(request) = handler.get_mut("httpGet").and_then(Value::as_object_mut) else { return };
+            if !original.contains_key("path") {
+                request.shift_remove("path");
+            }
+            // What else the request has was never changed.
+            let changed = original.iter().filter(|(name, _)| matches!(name.as_str(), "path" | "port" | "scheme"));
+            request.extend(changed.map(|(name, value)| (name.clone(), value.clone())));
+            return;
+        }
+        for kind in ["tcpSocket", "grpc"] {
+            if let Some(original) = entry.get(kind).and_then(Value::as_object) {
+                let set = original.iter().filter(|(_, value)| !value.is_null());
+                let original = set.map(|(name, value)| (name.clone(), value.clone())).collect();
+                return exchange(handler, &["httpGet"], kind, Value::Object(original));
+            }
+        }
+    }
+
+    /// Changes the port of a handler that asks the agent already.
     pub(super) fn move_to(handler: &mut Map<String, Value>, port: u16) {
-        handler.retain(|name, _| name != "tcpSocket" && name != "grpc");
         if let Some(request) = handler.get_mut("httpGet").and_then(Value::as_object_mut) {
             request.insert("port".to_owned(), port.into());
         }
     }
+}
+
+/// Puts a field in the place of others.
+fn exchange(fields: &mut Map<String, Value>, old: &[&str], name: &str, value: Value) {
+    let place = fields.keys().position(|field| old.contains(&field.as_str())).unwrap_or(fields.len());
+    fields.retain(|field, _| !old.contains(&field.as_str()));
+    fields.shift_insert(place.min(fields.len()), name.to_owned(), value);
 }
 
 fn named_port(container: &Map<String, Value>, name: &str) -> Option<Value> {

@@ -1,9 +1,8 @@
 use serde_json::{Value, json};
 
-use super::{ProbeSettings, VARIABLE, rewrite_probes};
+use super::{ProbeSettings, VARIABLE, restore_probes, rewrite_probes};
 
-const FRESH: ProbeSettings = ProbeSettings { enabled: true, status_port: 15020, injected_before: false };
-const AGAIN: ProbeSettings = ProbeSettings { injected_before: true, ..FRESH };
+const FRESH: ProbeSettings = ProbeSettings { enabled: true, status_port: 15020 };
 
 fn pod(app: &Value) -> Value {
     json!({"spec": {"containers": [app, {"name": "istio-proxy"}]}})
@@ -164,9 +163,6 @@ fn rewriting_again_recognises_its_own_work_also_with_a_port_of_the_pods_own() {
         let expected: u16 = port.map_or(15020, |port| port.parse().unwrap());
         assert_eq!(app(&pod)["readinessProbe"]["httpGet"]["port"], expected);
         let once = pod.clone();
-        assert!(rewrite_probes(&mut pod, AGAIN).is_empty());
-        assert_eq!(pod, once);
-        // Also where the record of the first injection was lost.
         assert!(rewrite_probes(&mut pod, FRESH).is_empty());
         assert_eq!(pod, once);
     }
@@ -176,25 +172,25 @@ fn rewriting_again_recognises_its_own_work_also_with_a_port_of_the_pods_own() {
 fn rewriting_again_follows_a_new_port_of_the_agent() {
     let mut pod = rewritten(&json!({"name": "a", "readinessProbe": {"httpGet": {"port": 80}}}));
     let map = told(&pod).unwrap().to_owned();
-    assert!(rewrite_probes(&mut pod, ProbeSettings { status_port: 17000, ..AGAIN }).is_empty());
+    pod["metadata"]["annotations"]["status.sidecar.istio.io/port"] = "17000".into();
+    assert!(rewrite_probes(&mut pod, FRESH).is_empty());
     assert_eq!(app(&pod)["readinessProbe"]["httpGet"]["port"], 17000);
     assert_eq!(told(&pod), Some(map.as_str()));
 }
 
 #[test]
-fn rewriting_again_adds_containers_that_came_later_in_the_same_variable() {
-    let mut pod = rewritten(&json!({"name": "a", "readinessProbe": {"httpGet": {"port": 80}}}));
-    pod["spec"]["containers"][1]["env"].as_array_mut().unwrap().push(json!({"name": "LAST", "value": "1"}));
-    pod["spec"]["containers"]
-        .as_array_mut()
-        .unwrap()
-        .insert(0, json!({"name": "b", "livenessProbe": {"httpGet": {"port": 81}}}));
-    assert!(rewrite_probes(&mut pod, AGAIN).is_empty());
-    assert_eq!(
-        told(&pod).unwrap(),
-        r#"{"/app-health/a/readyz":{"httpGet":{"port":80}},"/app-health/b/livez":{"httpGet":{"port":81}}}"#
-    );
-    assert_eq!(pod["spec"]["containers"][2]["env"][1], json!({"name": "LAST", "value": "1"}));
+fn what_handlers_asked_comes_back_where_it_stood() {
+    for app in [
+        json!({"name": "a", "readinessProbe": {"httpGet": {"port": 80, "httpHeaders": [{"name": "X", "value": "1"}]}, "periodSeconds": 3}}),
+        json!({"name": "a", "livenessProbe": {"httpGet": {"scheme": "HTTPS", "path": "/l", "port": 81, "host": "localhost"}}}),
+        json!({"name": "a", "startupProbe": {"grpc": {"port": 82, "service": "s"}, "timeoutSeconds": 4}}),
+        json!({"name": "a", "startupProbe": {"timeoutSeconds": 4, "grpc": {"port": 82}, "newer": 1}}),
+        json!({"name": "a", "lifecycle": {"postStart": {"tcpSocket": {"port": 83}}, "preStop": {"exec": {"command": ["x"]}}}}),
+    ] {
+        let mut pod = rewritten(&app);
+        restore_probes(&mut pod);
+        assert_eq!(self::app(&pod).to_string(), app.to_string());
+    }
 }
 
 #[test]

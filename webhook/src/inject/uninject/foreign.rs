@@ -1,0 +1,197 @@
+//! What others did to injected containers since the injection.
+//!
+//! A second injection builds the containers of the mesh anew, so that nothing of an older configuration stays. But webhooks that
+//! ran in between, and the API server itself, add to all containers of a pod: a mount of the service account's token, variables
+//! of a tracer. What neither the first injection nor the user wrote there is theirs, and is carried over.
+
+use std::collections::HashSet;
+
+use serde_json::{Map, Value};
+
+use super::Injection;
+use crate::inject::annotations::{ORIGINAL, Texts};
+use crate::inject::containers::{self, List};
+
+/// Key of the record: variables of injected containers that do not tell by their name that an injection wrote them.
+pub(super) const VARIABLES: &str = "env";
+
+/// Fields of a container that injections write.
+const FIELDS: [&str; 14] = [
+    "name",
+    "image",
+    "imagePullPolicy",
+    "args",
+    "command",
+    "env",
+    "volumeMounts",
+    "ports",
+    "resources",
+    "lifecycle",
+    "readinessProbe",
+    "startupProbe",
+    "restartPolicy",
+    "securityContext",
+];
+
+/// Fields of a container's security context that injections write.
+const SECURITY_FIELDS: [&str; 8] = [
+    "allowPrivilegeEscalation",
+    "capabilities",
+    "privileged",
+    "readOnlyRootFilesystem",
+    "runAsGroup",
+    "runAsNonRoot",
+    "runAsUser",
+    "seccompProfile",
+];
+
+/// Variables that injections write, besides those that start with `ISTIO_` and the ones listed in `PROXY_CONFIG`.
+const KNOWN_VARIABLES: [&str; 21] = [
+    "REWRITE_PROBE_LEGACY_LOCALHOST_DESTINATION",
+    "PILOT_CERT_PROVIDER",
+    "CA_ADDR",
+    "POD_NAME",
+    "POD_NAMESPACE",
+    "INSTANCE_IP",
+    "SERVICE_ACCOUNT",
+    "HOST_IP",
+    "PROXY_CONFIG",
+    "GOMEMLIMIT",
+    "GOMAXPROCS",
+    "COMPLIANCE_POLICY",
+    "GODEBUG",
+    "TRUST_DOMAIN",
+    "OTEL_RESOURCE_ATTRIBUTES",
+    "OUTPUT_CERTS",
+    "DISABLE_ENVOY",
+    "JWT_POLICY",
+    "CANONICAL_SERVICE",
+    "CANONICAL_REVISION",
+    "PILOT_SKIP_VALIDATE_TRUST_DOMAIN",
+];
+
+/// Names of variables of injected containers that the record has to list.
+pub(in crate::inject) fn unknown_variables(injected: &Value, original: &Value) -> Vec<String> {
+    let Ok(Some(injection)) = Injection::of(injected) else { return Vec::new() };
+    let mut found = Vec::new();
+    for (container, name) in injection.containers_of(injected) {
+        let known = Known::of(container, name, original);
+        for variable in names(container, "env", "name").filter(|variable| !known.variable(variable)) {
+            if !found.iter().any(|known| known == variable) {
+                found.push(variable.to_owned());
+            }
+        }
+    }
+    found
+}
+
+/// Puts into a pod that is injected again what others added to the containers of the injection before. `original` is the pod
+/// without any injection.
+pub(in crate::inject) fn carry_over(before: &Value, original: &Value, injected: &mut Value) {
+    let (Ok(Some(then)), Ok(Some(now))) = (Injection::of(before), Injection::of(injected)) else { return };
+    let record = Texts::of(before, "annotations").get(ORIGINAL).and_then(|text| super::read_record(text).ok());
+    let listed = record.as_ref().and_then(|record| record.get(VARIABLES)?.as_array()).into_iter().flatten();
+    let listed: HashSet<&str> = listed.filter_map(Value::as_str).collect();
+    let volumes: HashSet<&str> = then.status.volumes.iter().flatten().map(String::as_str).collect();
+    let again: HashSet<String> = now.containers_of(injected).map(|(_, name)| name.to_owned()).collect();
+    // A container that is not of the mesh any more is the user's again, as he wrote it.
+    for (was, name) in then.containers_of(before).filter(|(_, name)| again.contains(*name)) {
+        let known = Known::of(was, name, original);
+        let Some(Value::Object(now)) = containers::find_mut(injected, name) else { continue };
+        carry_fields(was, now, |field| FIELDS.contains(&field) || known.fields.contains(field));
+        if let Some(Value::Object(security)) = now.get_mut("securityContext") {
+            carry_fields(&was["securityContext"], security, |field| {
+                SECURITY_FIELDS.contains(&field) || known.security.contains(field)
+            });
+        }
+        carry_items(was, now, "env", "name", |item| {
+            item["name"].as_str().is_some_and(|name| !known.variable(name) && !listed.contains(name))
+        });
+        carry_items(was, now, "volumeMounts", "mountPath", |item| {
+            let path = item["mountPath"].as_str().unwrap_or_default();
+            item["name"].as_str().is_some_and(|volume| !volumes.contains(volume) && !known.mounts.contains(path))
+        });
+    }
+}
+
+impl Injection {
+    /// The containers that the injection brought, or shares with the user, as they stand in the pod.
+    fn containers_of<'a>(&'a self, pod: &'a Value) -> impl Iterator<Item = (&'a Value, &'a str)> {
+        let lists = [(List::Containers, &self.status.containers), (List::InitContainers, &self.status.init_containers)];
+        lists.into_iter().flat_map(move |(list, names)| {
+            let names = names.iter().flatten().filter(|name| super::guess::is_of_mesh(name, &self.stored));
+            names.filter_map(move |name| Some((list.find(pod, name)?, name.as_str())))
+        })
+    }
+}
+
+/// What of an injected container the user or the injection wrote.
+struct Known<'a> {
+    fields: HashSet<&'a str>,
+    security: HashSet<&'a str>,
+    variables: HashSet<&'a str>,
+    mounts: HashSet<&'a str>,
+    metadata: Map<String, Value>,
+}
+
+impl<'a> Known<'a> {
+    fn of(container: &Value, name: &str, original: &'a Value) -> Self {
+        let own = || List::BOTH.into_iter().flat_map(|list| list.of(original)).filter(|own| own["name"] == name);
+        let security = |own: &'a Value| own["securityContext"].as_object().into_iter().flatten();
+        Self {
+            fields: own().filter_map(Value::as_object).flatten().map(|(field, _)| field.as_str()).collect(),
+            security: own().flat_map(security).map(|(field, _)| field.as_str()).collect(),
+            variables: own().flat_map(|own| names(own, "env", "name")).collect(),
+            mounts: own().flat_map(|own| names(own, "volumeMounts", "mountPath")).collect(),
+            metadata: metadata_of(container),
+        }
+    }
+
+    fn variable(&self, name: &str) -> bool {
+        name.starts_with("ISTIO_")
+            || KNOWN_VARIABLES.contains(&name)
+            || self.variables.contains(name)
+            || self.metadata.contains_key(name)
+    }
+}
+
+fn names<'a>(container: &'a Value, list: &str, key: &'static str) -> impl Iterator<Item = &'a str> {
+    container[list].as_array().into_iter().flatten().filter_map(move |item| item[key].as_str())
+}
+
+/// `proxyMetadata` of the proxy's configuration becomes variables.
+fn metadata_of(container: &Value) -> Map<String, Value> {
+    let env = container["env"].as_array();
+    let config = env.and_then(|env| env.iter().find(|item| item["name"] == "PROXY_CONFIG")?["value"].as_str());
+    let config: Option<Value> = config.and_then(|text| serde_json::from_str(text).ok());
+    match config.map(|mut config| config["proxyMetadata"].take()) {
+        Some(Value::Object(metadata)) => metadata,
+        _ => Map::new(),
+    }
+}
+
+fn carry_fields(was: &Value, now: &mut Map<String, Value>, is_ours: impl Fn(&str) -> bool) {
+    for (field, value) in was.as_object().into_iter().flatten() {
+        if !is_ours(field) && !now.contains_key(field) {
+            now.insert(field.clone(), value.clone());
+        }
+    }
+}
+
+fn carry_items(
+    was: &Value,
+    now: &mut Map<String, Value>,
+    list: &str,
+    key: &'static str,
+    of_others: impl Fn(&Value) -> bool,
+) {
+    let present = now.get(list).and_then(Value::as_array);
+    let present: HashSet<&str> = present.into_iter().flatten().filter_map(|item| item[key].as_str()).collect();
+    let is_new = |item: &&Value| of_others(item) && !item[key].as_str().is_some_and(|name| present.contains(name));
+    let missing: Vec<Value> = was[list].as_array().into_iter().flatten().filter(is_new).cloned().collect();
+    if !missing.is_empty()
+        && let Value::Array(items) = now.entry(list).or_insert_with(|| Value::Array(Vec::new()))
+    {
+        items.extend(missing);
+    }
+}
