@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking; helpers outside test functions too")]
 
+mod agent;
 mod conformance;
 mod faults;
+mod mounts;
 mod node;
