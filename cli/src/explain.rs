@@ -2,44 +2,55 @@
 //!
 //! ```text
 //! manifest, annotations ─▶ rules: subjects with their plans ─┬─ no packet ─▶ summary ─────────┬─▶ text | json | svg
+//! namespace ─▶ live: its rules as they are (library) ────────┤                                │
 //! packet as typed ─▶ packet ─────────────────────────────────┴─ packet ────▶ trace (library) ─┘
 //! ```
 
 mod json;
+mod live;
 mod packet;
 mod summary;
 mod text;
 mod words;
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use iptables_rules::CaptureConfig;
 use iptables_rules::trace::Trace;
 
-use crate::failure::Failure;
+use crate::failure::{Failure, exit};
 use crate::files;
 use crate::rules::print::Planned;
 use crate::rules::subject::Capture;
 use crate::rules::{self, Named};
 use crate::settings::InjectorArgs;
+use live::Found;
 use packet::{PacketArgs, Pod, Question};
 use summary::Summary;
 
 /// Options of `weir explain`.
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
-#[command(group(ArgGroup::new("subject").required(true)), after_long_help = "\
+#[command(group(ArgGroup::new("subject").required(true).multiple(true)), after_long_help = "\
 Without a packet: what is captured, what is not, and which setting says so. With one (--to): the rules that it meets, one by one,
 with the reason of each, and what becomes of it. No kernel is asked about a manifest; listeners of the proxy are taken for granted.
+
+A namespace (--netns, --pid; needs root) is read and never changed. Whose rules are in it is said, and a packet meets those that the
+kernel has. With a manifest or annotations of its pod as well, they are compared with those that the pod should have; without, the
+fingerprint that Weir leaves beside its rules tells whether they are still the same.
 
 Examples:
   weir explain -f deployment.yaml
   weir explain -f deployment.yaml --to 10.1.2.3:443
   weir explain -f deployment.yaml --from outside --to 8080
   weir explain --annotations annotations.yaml --from proxy --to '[2001:db8::1]:53/udp'
+  weir explain --pid 4711 --to 10.1.2.3:443
+  weir explain --netns /run/netns/web -f web.yaml
 
-Exit status: 0 done, 1 something in the input was refused, 2 wrong usage or a file cannot be read.")]
+Exit status: 0 done, 1 something in the input was refused or the rules of a namespace are not as they should be, 2 wrong usage, or a
+file or namespace cannot be read.")]
 pub(crate) struct ExplainArgs {
     #[command(subcommand)]
     other: Option<Other>,
@@ -51,6 +62,14 @@ pub(crate) struct ExplainArgs {
     /// Annotations alone: a map of names to values, or an object with `metadata.annotations`; `-` for standard input
     #[arg(long, value_name = "FILE", group = "subject")]
     annotations: Option<String>,
+
+    /// A network namespace by its path, for example below /run/netns
+    #[arg(long, value_name = "PATH", group = "subject", conflicts_with = "pid")]
+    netns: Option<PathBuf>,
+
+    /// The network namespace of a process
+    #[arg(long, value_name = "PID", group = "subject")]
+    pid: Option<u32>,
 
     #[command(flatten)]
     packet: PacketArgs,
@@ -83,6 +102,8 @@ pub(crate) struct Explanation {
     name: String,
     /// Where its rules come from, or why it has none, in words.
     origin: String,
+    /// What a namespace has, where one was asked about.
+    found: Option<Found>,
     /// What is captured; `None` where the injector leaves the pod alone.
     summary: Option<Summary>,
     /// The packet and its way, where one was asked about.
@@ -97,42 +118,95 @@ pub(crate) fn run(args: &ExplainArgs) -> Result<ExitCode, Failure> {
     if let Some(other) = &args.other {
         match *other {}
     }
-    let Named { name, planned } = rules::load(args.filename.as_deref(), args.annotations.as_deref(), &args.injector)?;
-    let mut explained = Vec::new();
-    let mut findings = Vec::new();
-    for planned in &planned {
-        match explain(planned, &args.packet) {
-            Ok(explanation) => explained.push(explanation),
-            Err(errors) => findings.extend(errors),
+    let namespace = match (&args.netns, args.pid) {
+        (Some(path), _) => Some(path.clone()),
+        (None, Some(pid)) => Some(live::of_process(pid)?),
+        (None, None) => None,
+    };
+    let planned = match (&args.filename, &args.annotations) {
+        (None, None) => Vec::new(),
+        (manifest, annotations) => {
+            let Named { name, planned } = rules::load(manifest.as_deref(), annotations.as_deref(), &args.injector)?;
+            if planned.is_empty() {
+                eprintln!("weir: {name}: no pod in it");
+            }
+            planned
         }
-    }
-    if !findings.is_empty() {
-        // What is wrong with a packet is wrong for every pod.
-        findings.sort();
-        findings.dedup();
-        return Err(Failure::refused(findings));
-    }
-    if explained.is_empty() {
-        eprintln!("weir: {name}: no pod in it");
-    }
+    };
+    let explained = match namespace {
+        Some(path) => namespace_as_it_is(&path, &planned, args).map(|explanation| vec![explanation])?,
+        None => as_planned(&planned, &args.packet).map_err(Failure::refused)?,
+    };
     let text = match args.format {
         Format::Text => text::print(&explained),
         Format::Json => json::print(&explained),
     };
     files::write(None, &text)?;
-    Ok(ExitCode::SUCCESS)
+    let fine = explained.iter().all(|explanation| explanation.found.as_ref().is_none_or(|found| found.fine));
+    Ok(if fine { ExitCode::SUCCESS } else { ExitCode::from(exit::FINDINGS) })
+}
+
+/// A namespace, compared with the one pod of the input, if there is input.
+fn namespace_as_it_is(path: &Path, planned: &[Planned], args: &ExplainArgs) -> Result<Explanation, Failure> {
+    let expected = match planned {
+        [] if args.filename.is_none() && args.annotations.is_none() => None,
+        [one] => Some(one),
+        more => {
+            let count = more.len();
+            return Err(Failure::usage(format!("a namespace is that of one pod, and the input has {count}")));
+        }
+    };
+    let config = expected.and_then(config_of);
+    let rules = expected.map(|planned| planned.rules.clone().unwrap_or_default());
+    let found = live::look(path, rules.as_ref())?;
+    let question = args.packet.question(&live::pod(&found.live, config)).map_err(Failure::refused)?;
+    let summary = config.map_or_else(|| Summary::of_chains(&live::both(&found.live)), Summary::of);
+    Ok(Explanation {
+        name: format!("network namespace {}", path.display()),
+        origin: expected.map_or_else(
+            || "the rules as they are".to_owned(),
+            |planned| format!("the rules as they are, compared with those of {}", planned.subject),
+        ),
+        summary: Some(summary),
+        journey: question.map(|question| {
+            let trace = found.live.chains(question.packet.destination).trace(&question.packet);
+            (question, trace)
+        }),
+        found: Some(found),
+    })
+}
+
+/// Every pod of the input; or everything that is wrong with the packet.
+fn as_planned(planned: &[Planned], packet: &PacketArgs) -> Result<Vec<Explanation>, Vec<String>> {
+    let mut explained = Vec::new();
+    let mut findings = Vec::new();
+    for planned in planned {
+        match explain(planned, packet) {
+            Ok(explanation) => explained.push(explanation),
+            Err(errors) => findings.extend(errors),
+        }
+    }
+    // What is wrong with a packet is wrong for every pod.
+    findings.sort();
+    findings.dedup();
+    if findings.is_empty() { Ok(explained) } else { Err(findings) }
+}
+
+fn config_of(planned: &Planned) -> Option<&CaptureConfig> {
+    match &planned.subject.capture {
+        Capture::Configured { config, .. } => Some(config),
+        Capture::Nothing(_) => None,
+    }
 }
 
 fn explain(planned: &Planned, packet: &PacketArgs) -> Result<Explanation, Vec<String>> {
-    let config = match &planned.subject.capture {
-        Capture::Configured { config, .. } => Some(&**config),
-        Capture::Nothing(_) => None,
-    };
+    let config = config_of(planned);
     let question = packet.question(&Pod::of(config.unwrap_or(&CaptureConfig::default())))?;
     let rules = planned.rules.clone().unwrap_or_default();
     Ok(Explanation {
         name: planned.subject.name.clone(),
         origin: planned.subject.capture.to_string(),
+        found: None,
         summary: config.map(Summary::of),
         journey: question.map(|question| {
             let trace = rules.trace(&question.packet);

@@ -31,6 +31,8 @@ pub mod trace;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 #[cfg(feature = "apply")]
+pub mod live;
+#[cfg(feature = "apply")]
 mod netlink;
 #[cfg(feature = "apply")]
 pub mod netns;

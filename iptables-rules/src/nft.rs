@@ -22,6 +22,7 @@ mod decode;
 mod diff;
 mod encode;
 mod expr;
+mod inspect;
 mod kernel;
 mod lists;
 mod lower;
@@ -34,6 +35,7 @@ use std::io;
 use nix::errno::Errno;
 
 use self::encode::Batch;
+pub use self::inspect::{Inspected, inspect};
 use self::kernel::{Failure, Kernel};
 use self::lower::{Layout, lower};
 pub use self::program::{

@@ -83,7 +83,7 @@ pub fn verify(routing: &Routing) -> Result<Vec<String>, RouteError> {
     }
     let netlink = open()?;
     let mut lines = Vec::new();
-    let present = addresses(&netlink)?;
+    let present = listed_addresses(&netlink, |index| index == LO)?;
     for net in &routing.lo_addresses {
         if !present.contains(net) {
             lines.push(format!("address {net} is missing on lo"));
@@ -178,9 +178,35 @@ fn open() -> Result<Netlink, RouteError> {
     Netlink::open(NETLINK_ROUTE).map_err(|source| RouteError { what: "rtnetlink".to_owned(), source })
 }
 
-fn addresses(netlink: &Netlink) -> Result<Vec<IpNet>, RouteError> {
+/// Addresses in the namespace of the calling thread, without those of the loopback networks.
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub fn addresses() -> Result<Vec<IpAddr>, RouteError> {
+    let all = listed_addresses(&open()?, |_| true)?;
+    Ok(all.iter().map(IpNet::addr).filter(|address| !address.is_loopback()).collect())
+}
+
+/// Marks whose packets are delivered locally in the namespace of the calling thread, by a rule of their own and a route for everything.
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub fn deliveries() -> Result<Vec<LocalDelivery>, RouteError> {
+    let netlink = open()?;
+    let mut delivered = Vec::new();
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        for delivery in rules(&netlink, family)? {
+            if !delivered.contains(&delivery) && has_route(&netlink, family, delivery.table)? {
+                delivered.push(delivery);
+            }
+        }
+    }
+    Ok(delivered)
+}
+
+fn listed_addresses(netlink: &Netlink, wanted: fn(u32) -> bool) -> Result<Vec<IpNet>, RouteError> {
     list(netlink, "addresses", Message::GetAddress(AddressMessage::default()), |answer| match answer {
-        Message::NewAddress(message) if message.header.index == LO => {
+        Message::NewAddress(message) if wanted(message.header.index) => {
             let address = message.attributes.iter().find_map(|attribute| match attribute {
                 AddressAttribute::Address(address) => Some(*address),
                 _ => None,
@@ -192,29 +218,34 @@ fn addresses(netlink: &Netlink) -> Result<Vec<IpNet>, RouteError> {
 }
 
 fn has_rule(netlink: &Netlink, family: AddressFamily, delivery: LocalDelivery) -> Result<bool, RouteError> {
+    Ok(rules(netlink, family)?.contains(&delivery))
+}
+
+/// Routing rules that ask for a mark and nothing else.
+fn rules(netlink: &Netlink, family: AddressFamily) -> Result<Vec<LocalDelivery>, RouteError> {
     let mut request = RuleMessage::default();
     request.header.family = family;
-    let found = list(netlink, "rules", Message::GetRule(request), |answer| match answer {
-        Message::NewRule(message) => {
-            let has = |wanted: &RuleAttribute| message.attributes.contains(wanted);
-            let conditions = message.attributes.iter().any(|attribute| match attribute {
-                RuleAttribute::FwMask(mask) => *mask != u32::MAX,
-                RuleAttribute::Source(_)
-                | RuleAttribute::Destination(_)
-                | RuleAttribute::Iifname(_)
-                | RuleAttribute::Oifname(_)
-                | RuleAttribute::UidRange(_)
-                | RuleAttribute::IpProtocol(_) => true,
-                _ => false,
-            });
-            let same = message.header.action == RuleAction::ToTable
-                && has(&RuleAttribute::FwMark(delivery.mark))
-                && has(&RuleAttribute::Table(delivery.table));
-            (same && !conditions).then_some(())
+    list(netlink, "rules", Message::GetRule(request), |answer| match answer {
+        Message::NewRule(message) if message.header.action == RuleAction::ToTable => {
+            let (mut mark, mut table) = (None, None);
+            for attribute in &message.attributes {
+                match attribute {
+                    RuleAttribute::FwMark(value) => mark = Some(*value),
+                    RuleAttribute::Table(value) => table = Some(*value),
+                    RuleAttribute::FwMask(bits) if *bits != u32::MAX => return None,
+                    RuleAttribute::Source(_)
+                    | RuleAttribute::Destination(_)
+                    | RuleAttribute::Iifname(_)
+                    | RuleAttribute::Oifname(_)
+                    | RuleAttribute::UidRange(_)
+                    | RuleAttribute::IpProtocol(_) => return None,
+                    _ => {}
+                }
+            }
+            Some(LocalDelivery { mark: mark?, table: table? })
         }
         _ => None,
-    })?;
-    Ok(!found.is_empty())
+    })
 }
 
 fn has_route(netlink: &Netlink, family: AddressFamily, table: u32) -> Result<bool, RouteError> {

@@ -20,6 +20,8 @@
 mod chains;
 mod condition;
 #[cfg(feature = "apply")]
+mod infer;
+#[cfg(feature = "apply")]
 mod nft;
 mod plan;
 #[cfg(feature = "apply")]

@@ -1,5 +1,6 @@
 //! Explanations as data. The shape is for other programs: names stay, fields are only added.
 
+use iptables_rules::live::Standing;
 use iptables_rules::trace::{Effect, Entry, Fate, Packet, Stage, Step, Trace, Verdict};
 use serde_json::{Value, json};
 
@@ -16,6 +17,16 @@ pub(crate) fn print(explained: &[Explanation]) -> String {
 
 fn subject(explained: &Explanation) -> Value {
     let mut value = json!({"name": explained.name, "origin": explained.origin});
+    if let Some(found) = &explained.found {
+        value["namespace"] = json!({
+            "standing": standing(found.live.standing()),
+            "verdicts": found.verdicts,
+            "differences": found.differences,
+            "otherTables": found.live.other_tables(),
+            "unread": found.live.unread,
+            "fine": found.fine,
+        });
+    }
     if let Some(summary) = &explained.summary {
         value["summary"] = self::summary(summary);
     }
@@ -24,6 +35,17 @@ fn subject(explained: &Explanation) -> Value {
         value["trace"] = self::trace(question, trace);
     }
     value
+}
+
+const fn standing(standing: Standing) -> &'static str {
+    match standing {
+        Standing::None => "none",
+        Standing::Ours => "ours",
+        Standing::Drifted => "drifted",
+        Standing::OursInIptables => "ours-in-iptables",
+        Standing::Foreign => "foreign",
+        Standing::Both => "both",
+    }
 }
 
 fn summary(summary: &Summary) -> Value {

@@ -5,6 +5,8 @@ use std::fmt::Display;
 use iptables_rules::CaptureConfig;
 use iptables_rules::config::{CidrSelection, DnsCapture, InterceptionMode, Ipv6Policy, OwnerGroups, PortSelection};
 use iptables_rules::names::{annotation, port, variable};
+use iptables_rules::ruleset::Reason;
+use iptables_rules::trace::Chains;
 
 /// What is captured in a pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +30,8 @@ pub(crate) struct Entry {
 
 /// How many items of a list are shown.
 const SHOWN: usize = 8;
+/// How many rules.
+const SHOWN_RULES: usize = 3;
 
 impl Summary {
     /// The summary of a configuration.
@@ -45,6 +49,36 @@ impl Summary {
         summary.outbound(config);
         summary.dns(config);
         summary.places(config);
+        summary
+    }
+
+    /// The summary of rules as they are, by their reasons.
+    pub(crate) fn of_chains(families: &[Chains]) -> Self {
+        let mut summary = Self { captured: Vec::new(), excluded: Vec::new() };
+        let mut reasons: Vec<(Reason, Vec<&str>)> = Vec::new();
+        for rule in families.iter().flat_map(|chains| &chains.chains).flat_map(|chain| &chain.rules) {
+            let Some(reason) = rule.reason else { continue };
+            match reasons.iter_mut().find(|(known, _)| *known == reason) {
+                Some((_, texts)) if texts.contains(&rule.text.as_str()) => {}
+                Some((_, texts)) => texts.push(&rule.text),
+                None => reasons.push((reason, vec![&rule.text])),
+            }
+        }
+        for (reason, texts) in reasons {
+            let entries = match reason {
+                Reason::Inbound
+                | Reason::InboundPort
+                | Reason::Outbound
+                | Reason::OutboundCidr
+                | Reason::OutboundPort
+                | Reason::Dns
+                | Reason::ReroutedInterface => &mut summary.captured,
+                Reason::Hook | Reason::Redirect | Reason::Tproxy => continue,
+                _ => &mut summary.excluded,
+            };
+            let what = format!("{}: {}", reason.explain(), list(&texts, SHOWN_RULES, " | "));
+            entries.push(Entry { what, setting: reason.setting(), default: false });
+        }
         summary
     }
 
@@ -111,7 +145,7 @@ impl Summary {
             }
             CidrSelection::Only(nets) => {
                 self.capture(
-                    format!("outbound TCP to {}: {how}", list(nets)),
+                    format!("outbound TCP to {}: {how}", items(nets)),
                     annotation::INCLUDE_OUTBOUND_IP_RANGES,
                     false,
                 );
@@ -123,7 +157,7 @@ impl Summary {
             self.capture(what, annotation::INCLUDE_OUTBOUND_PORTS, everywhere);
         }
         if !config.outbound_cidrs_exclude.is_empty() {
-            let what = format!("outbound TCP to {}", list(&config.outbound_cidrs_exclude));
+            let what = format!("outbound TCP to {}", items(&config.outbound_cidrs_exclude));
             self.exclude(what, annotation::EXCLUDE_OUTBOUND_IP_RANGES, false);
         }
         if !config.outbound_ports_exclude.is_empty() {
@@ -134,7 +168,7 @@ impl Summary {
             OwnerGroups::AllBut(groups) if groups.is_empty() => {}
             OwnerGroups::AllBut(groups) => {
                 self.exclude(
-                    format!("outbound traffic of groups {}", list(groups)),
+                    format!("outbound traffic of groups {}", items(groups)),
                     variable::OWNER_GROUPS_EXCLUDE,
                     false,
                 );
@@ -144,7 +178,7 @@ impl Summary {
             }
             OwnerGroups::Only(groups) => {
                 self.exclude(
-                    format!("outbound traffic of groups other than {}", list(groups)),
+                    format!("outbound traffic of groups other than {}", items(groups)),
                     variable::OWNER_GROUPS,
                     false,
                 );
@@ -152,8 +186,8 @@ impl Summary {
         }
         self.always_excluded(format!(
             "outbound traffic of the proxy itself (users {}; groups {})",
-            list(&config.proxy_uids),
-            list(&config.proxy_gids)
+            items(&config.proxy_uids),
+            items(&config.proxy_gids)
         ));
         self.exclude(
             format!("what the application sends to its own pod, and to {} and ::1", config.loopback),
@@ -171,7 +205,7 @@ impl Summary {
                 false,
             ),
             DnsCapture::Servers(servers) if !servers.is_empty() => {
-                self.capture(format!("DNS requests to {}: {how}", list(servers)), variable::DNS_CAPTURE, false);
+                self.capture(format!("DNS requests to {}: {how}", items(servers)), variable::DNS_CAPTURE, false);
             }
             DnsCapture::Off | DnsCapture::Servers(_) => self.exclude("UDP, DNS included", variable::DNS_CAPTURE, true),
         }
@@ -182,11 +216,11 @@ impl Summary {
             self.exclude("IPv6, all of it", annotation::IPV6, false);
         }
         if !config.exclude_interfaces.is_empty() {
-            let what = format!("traffic by {}, in both directions", list(&config.exclude_interfaces));
+            let what = format!("traffic by {}, in both directions", items(&config.exclude_interfaces));
             self.exclude(what, annotation::EXCLUDE_INTERFACES, false);
         }
         if !config.reroute_interfaces.is_empty() {
-            let what = format!("what comes in by {}: treated like outbound traffic", list(&config.reroute_interfaces));
+            let what = format!("what comes in by {}: treated like outbound traffic", items(&config.reroute_interfaces));
             self.capture(what, annotation::REROUTE_VIRTUAL_INTERFACES, false);
         }
         if config.drop_invalid {
@@ -196,14 +230,18 @@ impl Summary {
 }
 
 fn ports(ports: &[u16]) -> String {
-    format!("{} {}", if ports.len() == 1 { "port" } else { "ports" }, list(ports))
+    format!("{} {}", if ports.len() == 1 { "port" } else { "ports" }, items(ports))
 }
 
 /// The first items, and how many there are more.
-fn list<T: Display>(items: &[T]) -> String {
-    let mut words: Vec<String> = items.iter().take(SHOWN).map(ToString::to_string).collect();
-    if items.len() > SHOWN {
-        words.push(format!("and {} more", items.len() - SHOWN));
+fn items<T: Display>(items: &[T]) -> String {
+    list(items, SHOWN, ", ")
+}
+
+fn list<T: Display>(items: &[T], shown: usize, between: &str) -> String {
+    let mut words: Vec<String> = items.iter().take(shown).map(ToString::to_string).collect();
+    if items.len() > shown {
+        words.push(format!("and {} more", items.len() - shown));
     }
-    if words.is_empty() { "none".to_owned() } else { words.join(", ") }
+    if words.is_empty() { "none".to_owned() } else { words.join(between) }
 }

@@ -20,16 +20,32 @@ pub(crate) fn print(explained: &[Explanation]) -> String {
 fn one(explained: &Explanation) -> String {
     // Writing to a String cannot fail, here and below.
     let mut out = format!("{}: {}\n", explained.name, explained.origin);
+    if let Some(found) = &explained.found {
+        for verdict in &found.verdicts {
+            let _ = writeln!(out, "  {verdict}");
+        }
+        if let Some(differences) = found.differences.as_ref().filter(|lines| !lines.is_empty()) {
+            out.push_str("\ndifferences:\n");
+            for line in differences {
+                let _ = writeln!(out, "  {line}");
+            }
+        }
+    }
     match (&explained.journey, &explained.summary) {
         (Some((question, trace)), _) => journey(&mut out, question, trace),
-        (None, Some(summary)) => self::summary(&mut out, summary),
+        (None, Some(summary)) => {
+            let wish = explained.found.as_ref().is_some_and(|found| found.compared && !found.fine);
+            self::summary(&mut out, summary, wish);
+        }
         (None, None) => {}
     }
     out
 }
 
-fn summary(out: &mut String, summary: &Summary) {
-    for (title, entries) in [("captured", &summary.captured), ("not captured", &summary.excluded)] {
+fn summary(out: &mut String, summary: &Summary, wish: bool) {
+    let [captured, excluded] =
+        if wish { ["should be captured", "should not be captured"] } else { ["captured", "not captured"] };
+    for (title, entries) in [(captured, &summary.captured), (excluded, &summary.excluded)] {
         let _ = writeln!(out, "\n{title}:");
         if entries.is_empty() {
             out.push_str("  nothing\n");

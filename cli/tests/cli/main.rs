@@ -3,6 +3,7 @@
 
 mod conformance;
 mod docs;
+mod explain;
 mod inject;
 mod rules;
 mod run;

@@ -259,7 +259,7 @@ impl Kernel {
         })
     }
 
-    fn dump<T>(
+    pub(super) fn dump<T>(
         &self,
         family: TableFamily,
         request: NfTablesMessage,

@@ -120,6 +120,19 @@ pub fn verify(expected: &RuleSet, variant: Option<Variant>) -> Result<Vec<String
     Ok(lines)
 }
 
+/// What a variant prints of the namespace of the calling thread. The legacy one makes tables of it that are not there yet.
+///
+/// # Errors
+/// See [`RestoreError`].
+pub fn saved(variant: Variant, family: RestoreFamily) -> Result<String, RestoreError> {
+    Programs::find(Some(variant))?.save(family)
+}
+
+/// Compares a listing with the expected rules of its family: one line per difference.
+pub fn differences_of(saved: &str, expected: &RuleSet, family: RestoreFamily) -> Vec<String> {
+    differences(&parse::parse(saved), expected, family)
+}
+
 /// What the kernel has; `None` where IPv6 is not wanted and cannot be asked for, as on machines without it.
 fn saved_for(programs: &Programs, rules: &RuleSet, family: RestoreFamily) -> Result<Option<String>, RestoreError> {
     match programs.save(family) {

@@ -118,6 +118,17 @@ impl Chains {
         self
     }
 
+    /// Sets which mark is delivered locally: of those that are, one that a rule sets, as a packet can get no other.
+    #[must_use]
+    pub fn deliver(mut self, deliveries: &[LocalDelivery]) -> Self {
+        let sets = |mark| {
+            let mut effects = self.chains.iter().flat_map(|chain| &chain.rules).flat_map(|rule| &rule.effects);
+            effects.any(|effect| *effect == Effect::SetMark(mark))
+        };
+        self.local_delivery = deliveries.iter().copied().find(|delivery| sets(delivery.mark));
+        self
+    }
+
     /// A chain of the table that `from` is in.
     pub(super) fn target(&self, from: usize, name: &str) -> Option<usize> {
         let table = &self.chains.get(from)?.table;

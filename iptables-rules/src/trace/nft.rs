@@ -41,7 +41,7 @@ impl Chains {
                 chains.enter(Base { hook, priority: point.priority, nat: point.kind == "nat", chain: place });
             }
         }
-        chains
+        chains.with_reasons()
     }
 }
 

@@ -29,7 +29,7 @@ impl Chains {
                 chains.enter(Base { hook, priority: priority(table), nat: table == Table::Nat, chain: place });
             }
         }
-        chains
+        chains.with_reasons()
     }
 }
 

@@ -201,6 +201,47 @@ mod backends {
         }
     }
 
+    /// Rules of a kernel have no reasons; their shapes tell the same ones.
+    #[test]
+    fn reasons_are_told_from_shapes() {
+        let name = |name| crate::config::InterfaceName::new(name).unwrap();
+        let base = CaptureConfig {
+            outbound_cidrs_exclude: vec!["10.1.0.0/16".parse().unwrap(), "fd00:1::/32".parse().unwrap()],
+            outbound_ports: vec![9000],
+            outbound_ports_exclude: vec![15020, 1, 2, 3, 4, 5],
+            inbound_ports_exclude: vec![15020, 15021, 15090, 7, 8],
+            exclude_interfaces: vec![name("net1")],
+            reroute_interfaces: vec![name("tap0")],
+            owner_groups: OwnerGroups::AllBut(vec![Group::Id(3001)]),
+            dns: DnsCapture::All,
+            drop_invalid: true,
+            ..CaptureConfig::default()
+        };
+        let only = CaptureConfig {
+            inbound_ports: crate::config::PortSelection::Only(vec![80, 443]),
+            outbound_cidrs: CidrSelection::Only(vec!["10.0.0.0/8".parse().unwrap()]),
+            owner_groups: OwnerGroups::Only(vec![Group::Id(1)]),
+            ..base.clone()
+        };
+        let tproxy = CaptureConfig { mode: InterceptionMode::Tproxy, ..base.clone() };
+        for config in [base, only, tproxy] {
+            let rules = planned(&config);
+            let packet: std::net::IpAddr = [10, 0, 0, 2].into();
+            let text = saved_text(&rules, RestoreFamily::V4, packet);
+            let planned = Chains::planned(&rules, packet);
+            let read = Chains::saved(&text);
+            for chain in &planned.chains {
+                let same = read.chains.iter().find(|other| (&other.table, &other.name) == (&chain.table, &chain.name));
+                let reasons = |chain: &Chain| chain.rules.iter().map(|rule| rule.reason).collect::<Vec<_>>();
+                assert_eq!(reasons(same.unwrap()), reasons(chain), "{} {}", chain.table, chain.name);
+            }
+            let programmed = Chains::programmed(&crate::nft::program(&rules).unwrap(), packet);
+            for rule in programmed.chains.iter().flat_map(|chain| &chain.rules) {
+                assert!(rule.reason.is_some() || rule.effects == [Effect::Drop], "{}", rule.text);
+            }
+        }
+    }
+
     /// The text as the kernel would list it: inserts carried out.
     fn saved_text(rules: &RuleSet, family: RestoreFamily, packet: std::net::IpAddr) -> String {
         let mut text = String::new();
