@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking; helpers outside test functions too")]
 
+mod agent;
 mod follow;
 mod repair;
 mod taint;

@@ -21,24 +21,24 @@ use weir_tests::apiserver::ApiServer;
 use crate::follow::{connect, follow, until};
 
 /// A pod's namespace, with its address.
-fn pod_netns(ip: &str) -> Netns {
+pub(crate) fn pod_netns(ip: &str) -> Netns {
     let netns = Netns::new("pod").unwrap();
     inside(&netns, "ip", &["addr", "add", &format!("{ip}/32"), "dev", "lo"]);
     netns
 }
 
-fn inside(netns: &Netns, program: &str, args: &[&str]) -> String {
+pub(crate) fn inside(netns: &Netns, program: &str, args: &[&str]) -> String {
     let output = netns.run(|| Command::new(program).args(args).output()).unwrap().unwrap();
     assert!(output.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
 
-fn ruleset(netns: &Netns) -> String {
+pub(crate) fn ruleset(netns: &Netns) -> String {
     inside(netns, "nft", &["list", "ruleset"])
 }
 
 /// A pod of the mesh as the API server has it.
-fn object(name: &str, ip: &str) -> Value {
+pub(crate) fn object(name: &str, ip: &str) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {
