@@ -6,7 +6,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::failure::Failure;
-use crate::{demo, explain, files, inject, rules};
+use crate::{check, demo, explain, files, inject, rules};
 
 /// Istio sidecars and capture rules, from the command line.
 #[derive(Debug, Parser)]
@@ -25,6 +25,8 @@ pub(crate) enum Command {
     Rules(rules::RulesArgs),
     /// Say what is captured in a pod, and what becomes of a packet, rule by rule
     Explain(Box<explain::ExplainArgs>),
+    /// Check whether what should hold on a node does
+    Check(check::CheckArgs),
     /// Show the whole pipeline on this machine: injection, rules, captured connections (root on Linux)
     Demo(demo::DemoArgs),
     /// Print the version
@@ -46,6 +48,7 @@ impl Command {
             Self::Inject(args) => inject::run(args),
             Self::Rules(args) => rules::run(args),
             Self::Explain(args) => explain::run(args),
+            Self::Check(args) => check::run(args),
             Self::Demo(args) => demo::run(args),
             Self::Version => print(concat!("weir ", env!("CARGO_PKG_VERSION"), "\n")),
             Self::Completion { shell } => {

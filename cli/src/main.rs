@@ -4,11 +4,13 @@
 //! main ─▶ args (what the user wrote) ─┬▶ inject ─┐
 //!                                     ├▶ rules ──┼▶ settings, files, manifest (streams and their pods), yaml_text
 //!                                     ├▶ explain ┘
+//!                                     ├▶ check (asks a node agent)
 //!                                     └▶ demo
 //! failure: all that is wrong at once, and the exit code
 //! ```
 
 mod args;
+mod check;
 mod demo;
 mod explain;
 mod failure;

@@ -1,0 +1,166 @@
+//! `weir check node`: the pods of the mesh on a node, and whether their capture rules are in place, as the node's agent sees it.
+
+use std::fmt::Write as _;
+use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{Args, Subcommand, ValueEnum};
+use serde::Deserialize;
+
+use crate::failure::{Failure, exit};
+use crate::files;
+
+/// What is checked.
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// The pods of the mesh on one node: ask its agent whether their rules are in place
+    Node(NodeArgs),
+}
+
+#[derive(Debug, Args)]
+struct NodeArgs {
+    /// The agent's monitoring port; from elsewhere: kubectl -n weir-system port-forward POD 15014
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:15014")]
+    agent_url: String,
+    /// Form of the answer
+    #[arg(short, long, value_name = "FORM", default_value = "text")]
+    output: Form,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Form {
+    /// A table.
+    Text,
+    /// The agent's own words.
+    Json,
+}
+
+/// What the agent lists (`GET /pods`), as far as it is shown.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Listing {
+    node: String,
+    synced: bool,
+    #[serde(default)]
+    trouble: Option<String>,
+    #[serde(default)]
+    pods: Vec<Pod>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Pod {
+    namespace: String,
+    name: String,
+    state: String,
+    #[serde(default)]
+    detail: Vec<String>,
+    #[serde(default)]
+    repairs: u32,
+}
+
+/// States in which a pod of the mesh is, or may be, without its rules.
+const BAD: [&str; 4] = ["missing", "drifted", "unreachable", "refused"];
+
+/// Carries it out.
+///
+/// # Errors
+/// Where the agent cannot be asked.
+pub(crate) fn run(args: &CheckArgs) -> Result<ExitCode, Failure> {
+    let What::Node(args) = &args.what;
+    let answer = weir_lab::http::get(address(&args.agent_url)?, "/pods").context("is the agent there?")?;
+    if answer.status != 200 {
+        return Err(Failure::usage(format!("the agent answers {}: {}", answer.status, answer.body.trim())));
+    }
+    let listing: Listing = serde_json::from_str(&answer.body).context("the agent's answer")?;
+    let (text, good) = report(&listing);
+    files::write(None, if args.output == Form::Json { &answer.body } else { &text })?;
+    Ok(if good { ExitCode::SUCCESS } else { ExitCode::from(exit::FINDINGS) })
+}
+
+fn address(url: &str) -> anyhow::Result<SocketAddr> {
+    let place = url.strip_prefix("http://").unwrap_or(url).trim_end_matches('/');
+    let mut addresses = place.to_socket_addrs().with_context(|| format!("--agent-url {url}: not http://HOST:PORT"))?;
+    addresses.next().with_context(|| format!("--agent-url {url}: no address"))
+}
+
+/// The table, and whether all is well.
+fn report(listing: &Listing) -> (String, bool) {
+    let mut text = String::new();
+    let width = listing.pods.iter().map(|pod| pod.namespace.len() + pod.name.len() + 1).max().unwrap_or(0).max(3);
+    if !listing.pods.is_empty() {
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "{:width$}  {:11}  {:7}  DETAIL", "POD", "STATE", "REPAIRS");
+    }
+    for pod in &listing.pods {
+        let name = format!("{}/{}", pod.namespace, pod.name);
+        let line = format!("{name:width$}  {:11}  {:7}  {}", pod.state, pod.repairs, pod.detail.join("; "));
+        let _ = writeln!(text, "{}", line.trim_end());
+    }
+    let bad = listing.pods.iter().filter(|pod| BAD.contains(&pod.state.as_str())).count();
+    let _ = writeln!(
+        text,
+        "node {}: {} of {} pods of the mesh without their rules",
+        if listing.node.is_empty() { "(without a name)" } else { &listing.node },
+        bad,
+        listing.pods.len()
+    );
+    if let Some(trouble) = &listing.trouble {
+        let _ = writeln!(text, "the agent is not up to date: {trouble}");
+    }
+    if !listing.synced {
+        let _ = writeln!(text, "the agent does not know the pods of its node");
+    }
+    (text, bad == 0 && listing.synced)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reported(listing: &str) -> (String, bool) {
+        report(&serde_json::from_str(listing).unwrap())
+    }
+
+    #[test]
+    fn lists_what_is_wrong() {
+        let (text, good) = reported(
+            r#"{"node":"n1","synced":true,"ageSeconds":1,"repairs":false,"pods":[
+                {"namespace":"shop","name":"web-1","uid":"1","state":"ok","foundBy":"plugin","repairs":2},
+                {"namespace":"shop","name":"db","uid":"2","state":"drifted","detail":["rule 3 differs","x"],"repairs":0}]}"#,
+        );
+        assert!(!good);
+        insta::assert_snapshot!(text, @r"
+        POD         STATE        REPAIRS  DETAIL
+        shop/web-1  ok                 2
+        shop/db     drifted            0  rule 3 differs; x
+        node n1: 1 of 2 pods of the mesh without their rules
+        ");
+    }
+
+    #[test]
+    fn an_agent_that_knows_nothing_is_not_well() {
+        let (text, good) = reported(r#"{"node":"","synced":false,"trouble":"401 Unauthorized","pods":[]}"#);
+        assert!(!good);
+        insta::assert_snapshot!(text, @r"
+        node (without a name): 0 of 0 pods of the mesh without their rules
+        the agent is not up to date: 401 Unauthorized
+        the agent does not know the pods of its node
+        ");
+        assert!(reported(r#"{"node":"n","synced":true,"pods":[{"namespace":"a","name":"b","state":"pending"}]}"#).1);
+    }
+
+    #[test]
+    fn takes_a_url_or_a_bare_address() {
+        for url in ["http://127.0.0.1:15014", "127.0.0.1:15014", "http://127.0.0.1:15014/"] {
+            assert_eq!(address(url).unwrap().port(), 15014, "{url}");
+        }
+        assert!(address("https://127.0.0.1").is_err());
+    }
+}
