@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! text ──manifest/stream──▶ documents ──manifest/pods──▶ pods ──weir_webhook::inject──▶ pods with sidecar
-//!                               │ untouched: byte for byte                              │ touched: yaml_text
+//!                               │ untouched: byte for byte                              │ touched: splice, else yaml_text
 //!                               └───────────────────────────▶ text ◀────────────────────┘
 //! ```
 
@@ -10,15 +10,17 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
+use serde_json::Value;
 use weir_webhook::inject::{InjectError, Outcome, SkipReason, inject};
 use weir_webhook::settings::Settings;
+use weir_webhook::yaml::YamlError;
 
 use crate::failure::{Failure, both};
 use crate::files::{self, Source};
 use crate::manifest::pods::{self, ObjectName, PodHolder};
 use crate::manifest::stream::{self, Document};
 use crate::settings::InjectorArgs;
-use crate::yaml_text;
+use crate::{splice, yaml_text};
 
 /// Options of `weir inject`.
 #[derive(Debug, Args)]
@@ -113,6 +115,7 @@ fn inject_document(document: &Document<'_>, injector: &Injector<'_>, out: &mut I
             return None;
         }
     };
+    let original = value.clone();
     let mut holders = match pods::find(&mut value) {
         Ok(holders) => holders,
         Err(errors) => {
@@ -127,13 +130,30 @@ fn inject_document(document: &Document<'_>, injector: &Injector<'_>, out: &mut I
     if !touched {
         return None;
     }
-    match yaml_text::to_string(&value) {
-        Ok(text) => Some(text),
+    match rewritten(document.text, &original, &value) {
+        Ok(text) => {
+            let lost = splice::lost_comments(document.text, &text);
+            if !lost.is_empty() {
+                let shown: Vec<String> = lost.iter().take(3).map(|comment| format!("# {comment}")).collect();
+                let number = lost.len();
+                let more = if number > shown.len() { ", ..." } else { "" };
+                out.notices.push(format!(
+                    "weir: note: {document}: comments in changed parts are not kept ({number}): {}{more}",
+                    shown.join(", ")
+                ));
+            }
+            Some(text)
+        }
         Err(error) => {
             out.findings.push(format!("{document}: {error:#}"));
             None
         }
     }
+}
+
+/// The text with the new value: changed where it changed, or where that cannot be done written anew.
+fn rewritten(text: &str, original: &Value, value: &Value) -> Result<String, YamlError> {
+    splice::splice(text, original, value).map_or_else(|| yaml_text::to_string(value), Ok)
 }
 
 /// Injects one pod in its place; whether that changed anything.

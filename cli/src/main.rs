@@ -19,6 +19,7 @@ mod inject;
 mod manifest;
 mod rules;
 mod settings;
+mod splice;
 mod yaml_text;
 
 use std::process::ExitCode;

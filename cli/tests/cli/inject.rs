@@ -89,12 +89,14 @@ fn an_object_of_a_third_party_with_a_known_kind_passes_byte_for_byte() {
 }
 
 #[test]
-fn only_what_is_injected_is_written_anew() {
+fn only_what_injection_changes_is_written_anew() {
     let stream = format!(
         "# License\n---\n{SERVICE}---\n# The web.\n{DEPLOYMENT}---\n\n--- # last\nkind: Other\nname: 'no line end'"
     );
     let output = inject(&[], &stream).stdout;
-    let head = format!("# License\n---\n{SERVICE}---\napiVersion: apps/v1\nkind: Deployment\nmetadata:\n  name: web\n");
+    let head = format!(
+        "# License\n---\n{SERVICE}---\n# The web.\napiVersion: apps/v1\nkind: Deployment\nmetadata:\n  name: web\n"
+    );
     assert!(output.starts_with(&head), "{output}");
     assert!(output.ends_with("\n---\nkind: Other\nname: 'no line end'\n---\n"), "{output}");
     assert_eq!(documents(&output).len(), 4);
@@ -214,7 +216,70 @@ fn values_that_read_as_something_else_stay_what_they_are() {
     let app = &documents(&output).remove(0)["spec"]["template"]["spec"]["containers"][0];
     assert_eq!(app["args"], json!(["yes", "0644", "1e3", "null", "~", " edge ", "1:30", "a\nb\n"]));
     assert_eq!(app["env"], json!([{"name": "on", "value": "off"}, {"name": "SCRIPT", "value": "set -e\nrun\n"}]));
+    assert!(output.contains("args: [\"yes\", \"0644\",") && output.contains("value: |\n"), "{output}");
+    // Written anew, they are quoted where a reader of YAML 1.1 would take them for something else.
+    let json = serde_json::to_string(&yaml::from_str(&manifest).unwrap()).unwrap();
+    let output = inject(&[], &json).stdout;
     assert!(output.contains("- \"0644\"\n") && output.contains("value: |\n"), "{output}");
+}
+
+#[test]
+fn comments_and_the_way_it_is_written_stay_in_an_injected_document() {
+    let manifest = "\
+# The front of the shop.
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web} # nothing else
+spec:
+  template:
+    metadata:
+      # Who pays.
+      labels: {app: web} # and no more
+    spec:
+      # The one that matters.
+      containers:
+      # It serves.
+      - name: app # short
+        image: \"nginx\" # pinned elsewhere
+        ports: [{containerPort: 80}]
+        readinessProbe: {httpGet: {path: /, port: 80}} # asked often
+      # Shared with the node.
+      volumes:
+      - {name: data, emptyDir: {}} # small
+  # One is enough.
+  replicas: 1
+";
+    let run = inject(&[], manifest);
+    assert_eq!(run.stderr, "");
+    let added = |line: &&str| !manifest.lines().any(|old| old == *line);
+    let kept = manifest.lines().filter(|line| !line.contains("labels:") && !line.contains("readinessProbe"));
+    let mut output = run.stdout.lines().filter(|line| !added(line));
+    for line in kept {
+        assert!(output.any(|found| found == line), "{line:?} in its order:\n{}", run.stdout);
+    }
+    assert!(run.stdout.contains("      labels: # and no more\n        app: web\n"), "{}", run.stdout);
+    assert!(run.stdout.contains("        readinessProbe: # asked often\n"), "{}", run.stdout);
+    let anew = serde_json::to_string(&yaml::from_str(manifest).unwrap()).unwrap();
+    assert_eq!(documents(&run.stdout), documents(&inject(&[], &anew).stdout), "the same as without any text to keep");
+    assert_eq!(inject(&[], &run.stdout).stdout, run.stdout, "and again");
+}
+
+#[test]
+fn comments_that_are_lost_are_told() {
+    let labels = "      labels:\n        {app: web,\n        # not for ever\n        tier: front}\n";
+    let manifest = DEPLOYMENT.replace("    metadata:\n      labels: {app: web}\n", &format!("    metadata:\n{labels}"));
+    let manifest = if manifest == DEPLOYMENT {
+        DEPLOYMENT.replace("    spec:\n", &format!("    metadata:\n{labels}    spec:\n"))
+    } else {
+        manifest
+    };
+    let run = inject(&[], &manifest);
+    assert!(
+        run.stderr.contains("comments in changed parts are not kept (1): # not for ever"),
+        "{}{}",
+        run.stderr,
+        run.stdout
+    );
 }
 
 #[test]
