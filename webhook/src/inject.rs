@@ -1,9 +1,9 @@
 //! `inject`: one pod in, one decision out.
 //!
 //! ```text
-//! pod ─▶ uninject ─▶ decision ─▶ validate ─▶ context ─▶ overlay ─▶ merge ─▶ overrides ─▶ finish ─▶ Outcome
-//!        as it was    skip?      deny?                  what it    onto     what the     metrics, probes,
-//!        written                                        gets       the pod  user wrote   order, records
+//! pod ─▶ uninject ─▶ decision ─▶ validate ─▶ context ─▶ overlay ─▶ merge ─▶ overrides ─▶ finish ─▶ conflicts, api_rules ─▶ Outcome
+//!        as it was    skip?      deny?                  what it    onto     what the     metrics,  does it work, would
+//!        written                                        gets       the pod  user wrote   probes    Kubernetes take it?
 //! ```
 //!
 //! The result is a function of the original pod and the configuration. A pod that is injected already is taken back to its
