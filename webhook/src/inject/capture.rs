@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use iptables_rules::CaptureConfig;
-use iptables_rules::annotations::{CAPTURE_MAX_BYTES, ProxySpec};
+use iptables_rules::annotations::{CAPTURE_MAX_BYTES, ProxySpec, SETTINGS, Source};
 use iptables_rules::config::{Group, InterceptionMode, OwnerGroups};
 use iptables_rules::names::variable;
 use serde_json::Value;
@@ -20,11 +20,7 @@ use crate::settings::Mesh;
 /// Everything in them that cannot be carried out: a pod that the plugin would refuse could not start, and nobody sees why
 /// as soon as here.
 pub(super) fn annotation(pod: &Value, mesh: &Mesh) -> Result<String, Vec<String>> {
-    let annotations: BTreeMap<String, String> = Texts::of(pod, "annotations")
-        .iter()
-        .filter(|(key, _)| *key != name::CAPTURE)
-        .map(|(key, value)| (key.to_owned(), value.to_owned()))
-        .collect();
+    let annotations = settings_of(Texts::of(pod, "annotations"));
     let proxy = containers::find(pod, PROXY).map(ProxySpec::of_container).transpose();
     let (proxy, mut findings) = match proxy {
         Ok(proxy) => (proxy.unwrap_or_default(), Vec::new()),
@@ -51,6 +47,12 @@ pub(super) fn annotation(pod: &Value, mesh: &Mesh) -> Result<String, Vec<String>
         }
     }
     Err(findings)
+}
+
+/// The annotations that choose the captured traffic.
+pub(super) fn settings_of(annotations: Texts<'_>) -> BTreeMap<String, String> {
+    let settings = SETTINGS.iter().filter(|setting| setting.source == Source::Annotation);
+    settings.filter_map(|setting| Some((setting.name.to_owned(), annotations.get(setting.name)?.to_owned()))).collect()
 }
 
 /// What can be written down, but not programmed by the plugin.

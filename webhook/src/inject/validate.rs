@@ -1,12 +1,11 @@
 //! Annotations of a pod, checked before anything is built: every finding, in one answer.
 
-use std::collections::BTreeMap;
-
 use iptables_rules::CaptureConfig;
 use iptables_rules::annotations::ProxySpec;
 use serde_json::{Map, Value};
 
 use super::annotations::{self as name, Texts};
+use super::capture::settings_of;
 use super::names::{is_dns_label, is_dns_subdomain, is_variable};
 use super::quantity::Quantity;
 
@@ -112,9 +111,8 @@ const fn type_name(value: &Value) -> &'static str {
 
 /// The traffic annotations: the grammar is that of the rules, so that what is admitted can be programmed.
 fn traffic(annotations: Texts<'_>) -> Vec<String> {
-    let annotations: BTreeMap<String, String> =
-        annotations.iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
-    let Err(errors) = CaptureConfig::from_annotations(&annotations, &ProxySpec::default()) else { return Vec::new() };
+    let settings = settings_of(annotations);
+    let Err(errors) = CaptureConfig::from_annotations(&settings, &ProxySpec::default()) else { return Vec::new() };
     // Istio names the setting as well as the annotation, and tools look for that name.
     let setting = |name: &str| match name {
         name::INCLUDE_OUTBOUND_RANGES => "includeIPRanges: ",
