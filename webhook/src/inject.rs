@@ -251,7 +251,7 @@ pub fn inject(request: &InjectRequest, settings: &Settings) -> Result<Outcome, I
     let Conflicts { mut denials, warnings: conflicts } = conflicts::of(&injected, &kinds, &context);
     findings.append(&mut denials);
     warnings.extend(conflicts);
-    findings.extend(api_rules::findings(&injected, pod, &overlay));
+    findings.extend(api_rules::findings(&injected, pod, &overlay, &context.workload.kind));
     if !findings.is_empty() {
         return Err(InjectError::Invalid(findings));
     }

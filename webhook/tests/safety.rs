@@ -5,7 +5,7 @@
 
 use serde_json::{Value, json};
 use weir_tests::conformance::{Suite, documents};
-use weir_webhook::inject::{InjectRequest, Outcome, inject};
+use weir_webhook::inject::{InjectRequest, Outcome, Workload, inject};
 use weir_webhook::settings::{NativeSidecars, Platform, Settings};
 use weir_webhook::yaml;
 
@@ -238,6 +238,18 @@ fn what_the_api_server_would_refuse_is_refused_with_the_way_out() {
         }
         assert_denied(&pod, &settings, &[reason]);
     }
+}
+
+#[test]
+fn volumes_of_a_stateful_set_need_not_stand_in_its_manifest() {
+    let mut request = InjectRequest {
+        pod: pod(json!({"sidecar.istio.io/userVolumeMount": r#"{"claimed": {"mountPath": "/data"}}"#}), json!({})),
+        ..InjectRequest::default()
+    };
+    let settings = settings(true, NativeSidecars::On);
+    assert!(inject(&request, &settings).is_err());
+    request.workload = Some(Workload { kind: "StatefulSet".to_owned(), ..Workload::default() });
+    assert!(matches!(inject(&request, &settings), Ok(Outcome::Injected { .. })));
 }
 
 #[test]

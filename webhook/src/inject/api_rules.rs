@@ -16,16 +16,17 @@ use super::quantity::Quantity;
 /// Most bytes of all annotations of an object, keys included (`k8s.io/apimachinery`, `TotalAnnotationSizeLimitB`).
 const ANNOTATIONS_MAX_BYTES: usize = 256 * 1024;
 
-/// Every rule that `injected` breaks; `original` is the pod before, `outline` names what the templates added.
-pub(super) fn findings(injected: &Value, original: &Value, outline: &Value) -> Vec<String> {
+/// Every rule that `injected` breaks; `original` is the pod before, `outline` names what the templates added. `kind` is that of
+/// the workload: the volumes of a StatefulSet's pods are not all in its manifest.
+pub(super) fn findings(injected: &Value, original: &Value, outline: &Value, kind: &str) -> Vec<String> {
     let mut findings = Vec::new();
     names(injected, &mut findings);
-    let volumes = volumes(injected, outline, &mut findings);
+    let volumes = Some(volumes(injected, outline, &mut findings)).filter(|_| kind != "StatefulSet");
     let added = |list: &str| -> HashSet<&str> { named(&outline["spec"][list]).map(|(name, _)| name).collect() };
     for list in List::BOTH {
         let added = added(list.field());
         for (name, container) in named(&injected["spec"][list.field()]).filter(|(name, _)| added.contains(name)) {
-            self::container(name, container, &volumes, &mut findings);
+            self::container(name, container, volumes.as_ref(), &mut findings);
         }
     }
     metadata(injected, original, &mut findings);
@@ -81,8 +82,8 @@ fn volumes<'a>(pod: &'a Value, outline: &Value, findings: &mut Vec<String>) -> H
     names
 }
 
-/// What a template and the user made of one container together.
-fn container(name: &str, container: &Value, volumes: &HashSet<&str>, findings: &mut Vec<String>) {
+/// What a template and the user made of one container together. `volumes` are those of the pod, where all of them are known.
+fn container(name: &str, container: &Value, volumes: Option<&HashSet<&str>>, findings: &mut Vec<String>) {
     let of = |list: &str| container[list].as_array().into_iter().flatten();
     for variable in of("env").filter_map(|variable| variable["name"].as_str()).filter(|name| !is_variable(name)) {
         findings.push(format!(
@@ -93,7 +94,7 @@ fn container(name: &str, container: &Value, volumes: &HashSet<&str>, findings: &
     for mount in of("volumeMounts") {
         let (volume, path) =
             (mount["name"].as_str().unwrap_or_default(), mount["mountPath"].as_str().unwrap_or_default());
-        if !volumes.contains(volume) {
+        if volumes.is_some_and(|volumes| !volumes.contains(volume)) {
             findings.push(format!(
                 "container '{name}' mounts volume '{volume}' at '{path}', but the pod has no such volume"
             ));
