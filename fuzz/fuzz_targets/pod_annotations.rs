@@ -1,0 +1,56 @@
+//! Annotations of a pod: followed, or refused by name; what was followed once changes nothing when it is followed again.
+#![no_main]
+
+use std::sync::LazyLock;
+
+use libfuzzer_sys::fuzz_target;
+use serde_json::{Map, Value, json};
+use weir_webhook::inject::{InjectRequest, Outcome, inject};
+use weir_webhook::settings::Settings;
+
+/// One line of the input for each.
+const NAMES: [&str; 20] = [
+    "inject.istio.io/templates",
+    "proxy.istio.io/config",
+    "proxy.istio.io/overrides",
+    "sidecar.istio.io/status",
+    "sidecar.istio.io/interceptionMode",
+    "traffic.sidecar.istio.io/includeOutboundIPRanges",
+    "traffic.sidecar.istio.io/excludeInboundPorts",
+    "traffic.sidecar.istio.io/excludeInterfaces",
+    "status.sidecar.istio.io/port",
+    "readiness.status.sidecar.istio.io/periodSeconds",
+    "sidecar.istio.io/proxyCPU",
+    "sidecar.istio.io/proxyCPULimit",
+    "sidecar.istio.io/bootstrapOverride",
+    "sidecar.istio.io/userVolume",
+    "sidecar.istio.io/userVolumeMount",
+    "sidecar.istio.io/nativeSidecar",
+    "prometheus.io/port",
+    "prometheus.istio.io/scrape-targets",
+    "k8s.v1.cni.cncf.io/networks",
+    "apm.datadoghq.com/env",
+];
+
+static SETTINGS: LazyLock<Settings> = LazyLock::new(|| {
+    let values = json!({"global": {"proxy": {"tracer": "datadog"}}, "pilot": {"cni": {"enabled": true, "provider": "multus"}}});
+    Settings::from_documents(Some(&values), None).expect("the values are sound")
+});
+
+fuzz_target!(|text: &str| {
+    let lines = NAMES.iter().zip(text.split('\n')).filter(|(_, value)| !value.is_empty());
+    let annotations: Map<String, Value> = lines.map(|(name, value)| ((*name).to_owned(), value.into())).collect();
+    let pod = json!({
+        "metadata": {"name": "web", "annotations": annotations},
+        "spec": {"containers": [{"name": "app", "image": "a", "readinessProbe": {"httpGet": {"port": 80}}}]},
+    });
+    let injected = |pod: Value| inject(&InjectRequest { pod, ..InjectRequest::default() }, &SETTINGS);
+    match injected(pod) {
+        Ok(Outcome::Injected { pod: once, .. }) => match injected(once.clone()) {
+            Ok(Outcome::Injected { pod: twice, .. }) => assert_eq!(once, twice),
+            other => panic!("{other:?} of {once}"),
+        },
+        Ok(Outcome::Skipped { .. }) => {}
+        Err(error) => assert!(!error.to_string().is_empty()),
+    }
+});

@@ -1,0 +1,43 @@
+//! Bytes of an AdmissionReview: what is a review is decided about, its patch makes the injected pod, and injecting that changes
+//! nothing; what is none has an address all the same.
+#![no_main]
+
+use std::sync::LazyLock;
+
+use libfuzzer_sys::fuzz_target;
+use weir_webhook::admission::{Address, Reply, Review};
+use weir_webhook::inject::patch::{diff, to_json};
+use weir_webhook::inject::{InjectRequest, Outcome, inject};
+use weir_webhook::settings::{NativeSidecars, Settings};
+
+static SETTINGS: LazyLock<[Settings; 2]> = LazyLock::new(|| {
+    let settings = || Settings::from_documents(None, None).expect("the built-in settings are sound");
+    let mut classic = settings();
+    classic.values.pilot.cni_enabled = false;
+    classic.native_sidecars = NativeSidecars::Off;
+    [settings(), classic]
+});
+
+fuzz_target!(|body: &[u8]| {
+    let address = Address::find(body);
+    let review = match Review::decode(body) {
+        Ok(review) => review,
+        Err(error) => {
+            let reply = Reply::denied(address.api_version, &address.uid, 400, "BadRequest", error.to_string());
+            serde_json::from_slice::<serde_json::Value>(&reply.to_json()).expect("an answer is JSON");
+            return;
+        }
+    };
+    assert_eq!(address.uid, review.request.uid);
+    assert_eq!(address.api_version, review.api_version);
+    for settings in &*SETTINGS {
+        let pod = review.request.object.clone();
+        let request = InjectRequest { pod, namespace: Some(review.request.namespace.clone()), ..InjectRequest::default() };
+        let Ok(Outcome::Injected { pod, .. }) = inject(&request, settings) else { continue };
+        let text = to_json(&diff(&request.pod, &pod)).expect("a patch is JSON");
+        let patch: json_patch::Patch = serde_json::from_slice(&text).expect("a patch is a patch");
+        let mut patched = request.pod.clone();
+        json_patch::patch(&mut patched, &patch).expect("a patch can be applied");
+        assert_eq!(patched, pod);
+    }
+});

@@ -1,0 +1,16 @@
+//! YAML of users and administrators: read or refused, and what was read is the same when it is read as JSON.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use weir_webhook::settings::{ProxyConfigResources, Settings};
+use weir_webhook::yaml;
+
+fuzz_target!(|text: &str| {
+    let Ok(value) = yaml::from_str(text) else { return };
+    assert_eq!(yaml::from_str(&value.to_string()).expect("JSON is YAML"), value);
+    // Whatever the documents of an installation hold, they are taken or refused.
+    if let Ok(settings) = Settings::from_documents(Some(&value), Some(&value)) {
+        let _ = settings.mesh.default_config.with_annotation(text);
+    }
+    let _ = ProxyConfigResources::from_objects([&value]);
+});
