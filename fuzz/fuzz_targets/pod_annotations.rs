@@ -9,7 +9,7 @@ use weir_webhook::inject::{InjectRequest, Outcome, inject};
 use weir_webhook::settings::Settings;
 
 /// One line of the input for each.
-const NAMES: [&str; 20] = [
+const NAMES: [&str; 21] = [
     "inject.istio.io/templates",
     "proxy.istio.io/config",
     "proxy.istio.io/overrides",
@@ -30,6 +30,7 @@ const NAMES: [&str; 20] = [
     "prometheus.istio.io/scrape-targets",
     "k8s.v1.cni.cncf.io/networks",
     "apm.datadoghq.com/env",
+    "weir.dev/original",
 ];
 
 static SETTINGS: LazyLock<Settings> = LazyLock::new(|| {

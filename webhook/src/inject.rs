@@ -207,6 +207,10 @@ fn told<T: ToString>(findings: &[T]) -> String {
 /// # Errors
 /// Everything that makes the pod be denied.
 pub fn inject(request: &InjectRequest, settings: &Settings) -> Result<Outcome, InjectError> {
+    // Before anything is read that may be made to take time. The API server refuses such a pod whatever is decided here.
+    if let Some(too_large) = api_rules::annotations_too_large(&request.pod) {
+        return Err(InjectError::Invalid(vec![too_large]));
+    }
     let before = match uninject(&request.pod) {
         Ok(before) => before,
         // Whatever the status was, it records nothing.
@@ -269,11 +273,6 @@ struct Prepared<'a> {
 fn prepare<'a>(request: &InjectRequest, pod: &Value, settings: &'a Settings) -> Result<Prepared<'a>, InjectError> {
     let annotations = Texts::of(pod, "annotations");
     let mut findings = validate::shape(pod);
-    if let Some(too_large) = api_rules::annotations_too_large(pod) {
-        // Nothing is read of what may be made to take time.
-        findings.push(too_large);
-        return Err(InjectError::Invalid(findings));
-    }
     findings.extend(validate::findings(annotations));
     let stored = Stored::read(annotations).unwrap_or_else(|finding| {
         findings.push(finding);

@@ -18,7 +18,8 @@ use weir_webhook::server::review::answer;
 use weir_webhook::settings::Settings;
 
 /// Annotations whose values are read, and some that only look like it.
-const ANNOTATIONS: [&str; 24] = [
+const ANNOTATIONS: [&str; 25] = [
+    "weir.dev/original",
     "inject.istio.io/templates",
     "sidecar.istio.io/status",
     "proxy.istio.io/overrides",
