@@ -79,6 +79,7 @@ impl PluginEntry {
         map.insert("cniVersion".to_owned(), json!(version.as_str()));
         map.insert("name".to_owned(), json!(name));
         map.extend(self.to_map());
+        map.insert("standalone".to_owned(), json!(true));
         map
     }
 }
@@ -102,6 +103,7 @@ mod tests {
         let text = serde_json::to_string(&entry.to_standalone("weir-cni", CniVersion::V1_0_0)).unwrap();
         let conf = NetConf::parse(text.as_bytes(), Verb::Add).unwrap();
         assert_eq!(conf.findings, Vec::<String>::new());
+        assert!(conf.standalone);
         assert_eq!(conf.exclude_namespaces, entry.exclude_namespaces);
         assert_eq!(conf.log_level, entry.log_level);
         assert_eq!(conf.backend, entry.backend);

@@ -195,7 +195,7 @@ fn carry_out(lookup: &Lookup<'_>, stdin: Result<Vec<u8>, Failure>, call: &mut Ca
 
 /// ADD: programs the namespace of a pod of the mesh and passes the previous result through, byte for byte.
 fn add(request: &Request, conf: &NetConf<'_>, call: &mut Call) -> Result<Vec<u8>, Failure> {
-    let result = conf.require_prev_result()?.get().as_bytes().to_vec();
+    let result = conf.previous_result()?.into_owned().into_bytes();
     if let Verdict::Capture { rules, source } = call.judge(request, conf)? {
         if source == Source::IstioAnnotations {
             call.log.write(Level::Debug, "no annotation weir.dev/capture: uid, gid and environment of the proxy are taken to be Istio's defaults");
@@ -228,7 +228,7 @@ fn installed(rules: &RuleSet, applied: Applied) -> String {
 
 /// CHECK: the kernel's rules are those that ADD would install now.
 fn check(request: &Request, conf: &NetConf<'_>, call: &mut Call) -> Result<(), Failure> {
-    conf.require_prev_result()?;
+    conf.previous_result()?;
     if let Verdict::Capture { rules, .. } = call.judge(request, conf)? {
         let path = netns_of(request)?;
         let differences = call

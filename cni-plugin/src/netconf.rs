@@ -3,6 +3,7 @@
 //! Only what nothing can be done without is an error here. What is wrong with our own keys is collected in [`NetConf::findings`]
 //! and held against pods of the mesh alone: a pod that is not in the mesh passes whatever is broken.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use std::path::PathBuf;
@@ -22,8 +23,15 @@ use crate::version::{CniVersion, Verb};
 pub const CAPABILITY: &str = "io.kubernetes.cri.pod-annotations";
 
 /// Our own keys.
-const OWN_KEYS: [&str; 6] =
-    ["exclude_namespaces", "plugin_log_level", "backend", "agent_socket", "agent_timeout_ms", "visibility"];
+const OWN_KEYS: [&str; 7] = [
+    "exclude_namespaces",
+    "plugin_log_level",
+    "backend",
+    "agent_socket",
+    "agent_timeout_ms",
+    "visibility",
+    "standalone",
+];
 /// Keys of the specification and of the reference library that may stand in any plugin's configuration.
 const STANDARD_KEYS: [&str; 8] =
     ["cniVersion", "name", "type", "args", "capabilities", "runtimeConfig", "prevResult", "ipMasq"];
@@ -53,6 +61,8 @@ pub struct NetConf<'a> {
     pub visibility: Visibility,
     /// The node agent, where the entry names one.
     pub agent: Option<Agent>,
+    /// Whether it is a network of its own, that a meta plugin (Multus) calls beside the pod's: without plugins before us, and their result.
+    pub standalone: bool,
     /// What is wrong with keys that only a pod of the mesh needs, one line each.
     pub findings: Vec<String>,
     capabilities: Option<&'a RawValue>,
@@ -111,6 +121,7 @@ impl<'a> NetConf<'a> {
         let backend = choice(&keys, "backend", &Backend::NAMES, Backend::parse, &mut findings);
         let visibility = choice(&keys, "visibility", &Visibility::NAMES, Visibility::parse, &mut findings);
         let agent = agent(&keys, &mut findings);
+        let standalone = own_key(&keys, "standalone", "true or false", &mut findings);
         for key in keys.keys() {
             let known = OWN_KEYS.contains(&key.as_str())
                 || STANDARD_KEYS.contains(&key.as_str())
@@ -129,6 +140,7 @@ impl<'a> NetConf<'a> {
             backend,
             visibility,
             agent,
+            standalone: standalone.unwrap_or_default(),
             findings,
             capabilities: keys.get("capabilities").copied(),
             runtime_config: present("runtimeConfig"),
@@ -136,12 +148,13 @@ impl<'a> NetConf<'a> {
         })
     }
 
-    /// The result of the plugins before us.
+    /// The result of the plugins before us, as text. A network of its own has none, and adds nothing to what there is.
     ///
     /// # Errors
-    /// [`Failure::Config`] where there is none, or where it is no object.
-    pub fn require_prev_result(&self) -> Result<&'a RawValue, Failure> {
+    /// [`Failure::Config`] where there is none although it is needed, or where it is no object.
+    pub fn previous_result(&self) -> Result<Cow<'a, str>, Failure> {
         match self.prev_result {
+            None if self.standalone => Ok(Cow::Owned(format!("{{\"cniVersion\":\"{}\"}}", self.version))),
             None => Err(Failure::Config(vec![
                 "key prevResult is missing: weir-cni is a chained plugin and cannot be the first of the list"
                     .to_owned(),
@@ -149,7 +162,7 @@ impl<'a> NetConf<'a> {
             Some(raw) if !raw.get().starts_with('{') => {
                 Err(Failure::Config(vec![format!("key prevResult: {} is not an object", shorten(raw.get()))]))
             }
-            Some(raw) => Ok(raw),
+            Some(raw) => Ok(Cow::Borrowed(raw.get())),
         }
     }
 
@@ -280,7 +293,7 @@ mod tests {
         assert_eq!(conf.backend, Backend::Iptables);
         assert_eq!(conf.visibility, Visibility::Iptables);
         assert_eq!(conf.findings, Vec::<String>::new());
-        assert_eq!(conf.require_prev_result().unwrap().get(), r#"{"ips":[]}"#);
+        assert_eq!(conf.previous_result().unwrap(), r#"{"ips":[]}"#);
         let expected = BTreeMap::from([("a".to_owned(), "b".to_owned())]);
         assert_eq!(conf.annotations().unwrap(), PodAnnotations::Passed(expected));
     }
@@ -335,7 +348,7 @@ mod tests {
                 "key plugin_log_level: 'loud' is none of debug, info, warn, error, none",
                 "key backend: 7 is not a string",
                 "key visibility: 'legacy' is none of nft, iptables",
-                "key 'exclude_namespace' is unknown (own keys: exclude_namespaces, plugin_log_level, backend, agent_socket, agent_timeout_ms, visibility)",
+                "key 'exclude_namespace' is unknown (own keys: exclude_namespaces, plugin_log_level, backend, agent_socket, agent_timeout_ms, visibility, standalone)",
             ]
         );
         assert_eq!(conf.require_sound().unwrap_err().code(), 7);
@@ -411,10 +424,14 @@ mod tests {
             (r#","prevResult":[1]"#, "[1] is not an object"),
         ] {
             let text = format!(r#"{{"cniVersion":"1.0.0"{rest}}}"#);
-            let failure = add(&text).unwrap().require_prev_result().unwrap_err();
+            let failure = add(&text).unwrap().previous_result().unwrap_err();
             assert_eq!(failure.code(), 7);
             assert!(failure.to_string().contains(part), "{failure}");
         }
+        let alone = add(r#"{"cniVersion":"0.3.1","standalone":true}"#).unwrap();
+        assert_eq!(alone.previous_result().unwrap(), r#"{"cniVersion":"0.3.1"}"#);
+        let chained = add(r#"{"cniVersion":"0.3.1","standalone":true,"prevResult":{"ips":[]}}"#).unwrap();
+        assert_eq!(chained.previous_result().unwrap(), r#"{"ips":[]}"#);
     }
 
     proptest! {
