@@ -21,6 +21,7 @@ pub mod once;
 pub mod pass;
 pub mod plan;
 pub mod runtime;
+pub mod settings;
 mod text;
 pub mod uninstall;
 pub mod versions;

@@ -7,7 +7,7 @@ use clap::Parser as _;
 
 use weir_agent::args::{Cli, Command, InstallArgs, OnceArgs, RunArgs};
 use weir_agent::install::once;
-use weir_agent::install::pass::Settings;
+use weir_agent::install::settings::Settings;
 use weir_agent::{logging, run};
 
 /// `EX_USAGE` of sysexits.h: flags do not fit together, nothing was started.

@@ -14,7 +14,7 @@ use crate::health::Health;
 use crate::http;
 use crate::install::disk::RealDisk;
 use crate::install::keep;
-use crate::install::pass::Settings;
+use crate::install::settings::Settings;
 use crate::logging::LevelHandle;
 use crate::metrics::Metrics;
 use crate::node;

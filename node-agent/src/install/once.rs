@@ -4,7 +4,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::disk::RealDisk;
-use super::pass::{Installer, Mode, Outcome, Settings};
+use super::pass::{Installer, Mode, Outcome};
+use super::settings::Settings;
 use super::uninstall::{self, BinaryLeft, Uninstalled};
 
 /// Between two attempts.

@@ -5,7 +5,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use nix::sys::statvfs::{FsFlags, statvfs};
-use weir_cni::entry::PluginEntry;
 
 use super::binary::{Binary, BinaryError};
 use super::discover::{self, Folder, HostFiles, Places};
@@ -13,71 +12,13 @@ use super::disk::{self, Attributes, Disk, MAX_FILE, Name};
 use super::finding::Finding;
 use super::lease::{Lease, Yield};
 use super::network::{ending, is_network_name};
-use super::plan::{self, BACKUP_ENDING, Change, Facts, File, Listing, Placement, Plan, Said, Step, Wanted};
+use super::plan::{self, BACKUP_ENDING, Change, Facts, File, Listing, Plan, Said, Step, Wanted};
 use super::runtime::Scanner;
+use super::settings::Settings;
 use super::versions;
-use crate::args::{InstallArgs, PlacementArg};
 
 /// Most names of a folder that are looked at; a folder with more is none of configurations.
 const MAX_NAMES: usize = 1024;
-
-/// What flags ask for, resolved.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    args: InstallArgs,
-    placement: Placement,
-    entry: PluginEntry,
-}
-
-impl Settings {
-    /// Checks the flags against each other.
-    ///
-    /// # Errors
-    /// Everything that is wrong with them.
-    pub fn resolve(args: InstallArgs) -> Result<Self, Vec<String>> {
-        let mut wrong = Vec::new();
-        let placement = match (args.chained_cni_plugin, args.owned_cni_config, args.cni_placement) {
-            (true, false, PlacementArg::Chained) => Placement::Chained,
-            (true, false, PlacementArg::DropIn) => Placement::DropIn,
-            (true, _, PlacementArg::Owned) | (true, true, PlacementArg::Chained) => Placement::Owned,
-            (true, true, PlacementArg::DropIn) => {
-                wrong.push("--owned-cni-config and --cni-placement=drop-in contradict each other".to_owned());
-                Placement::DropIn
-            }
-            (false, false, PlacementArg::Chained) => Placement::Standalone,
-            (false, _, _) => {
-                wrong.push(
-                    "--chained-cni-plugin=false leaves the node's network alone: it goes with no other placement"
-                        .to_owned(),
-                );
-                Placement::Standalone
-            }
-        };
-        for (flag, name) in
-            [("--cni-conf-name", &args.cni_conf_name), ("--owned-cni-config-filename", &args.owned_cni_config_filename)]
-        {
-            if name.contains('/') || matches!(name.as_str(), "." | "..") {
-                wrong.push(format!("{flag} {name:?} is not the name of a file"));
-            }
-        }
-        if placement == Placement::Owned && ending(&args.owned_cni_config_filename) != Some("conflist") {
-            wrong.push(format!(
-                "--owned-cni-config-filename {:?} does not end in .conflist",
-                args.owned_cni_config_filename
-            ));
-        }
-        if !args.cni_agent_run_dir.is_absolute() {
-            wrong.push(format!("--cni-agent-run-dir {} is not absolute", args.cni_agent_run_dir.display()));
-        }
-        let entry = args.entry();
-        if wrong.is_empty() { Ok(Self { args, placement, entry }) } else { Err(wrong) }
-    }
-
-    /// The flags.
-    pub fn args(&self) -> &InstallArgs {
-        &self.args
-    }
-}
 
 /// Whether a pass may change anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

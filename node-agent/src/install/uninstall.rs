@@ -16,8 +16,9 @@ use super::binary;
 use super::discover::{self, Places};
 use super::disk::{self, Disk, MAX_FILE};
 use super::lease::Lease;
-use super::pass::{self, Mounted, Settings};
+use super::pass::{self, Mounted};
 use super::plan;
+use super::settings::Settings;
 use crate::args::SOCKET_NAME;
 
 /// Where libcni keeps what it has attached, on the host.

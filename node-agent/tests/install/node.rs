@@ -9,7 +9,7 @@ use clap::Parser as _;
 use serde_json::Value;
 use tempfile::TempDir;
 use weir_agent::args::{Cli, InstallArgs};
-use weir_agent::install::pass::Settings;
+use weir_agent::install::settings::Settings;
 
 /// A list as networks install it, written by hand.
 pub(crate) const LIST: &str = "{\n  \"cniVersion\": \"1.0.0\",\n  \"name\": \"net\",\n  \"plugins\": [\n    {\"type\": \"bridge\", \"mtu\": 1.50e3},\n    {\"type\": \"portmap\"}\n  ]\n}\n";

@@ -2,6 +2,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
+use crate::install::network::{Network, is_configuration};
 
 const LIST: &str = r#"{"cniVersion":"1.0.0","name":"net","plugins":[{"type":"bridge"},{"type":"portmap"}]}"#;
 const SINGLE: &str = r#"{"cniVersion":"0.4.0","name":"net","type":"bridge","x":1.50}"#;

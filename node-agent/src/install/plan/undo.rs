@@ -2,7 +2,8 @@
 
 use weir_cni::version::CniVersion;
 
-use super::{BACKUP_ENDING, Change, DROP_IN_NAME, File, Listing, Plan, Step, View, same};
+use super::view::View;
+use super::{BACKUP_ENDING, Change, DROP_IN_NAME, File, Listing, Plan, Step, same};
 use crate::install::network::{Form, Network};
 use crate::install::text;
 
