@@ -10,15 +10,17 @@ mod json;
 mod live;
 mod packet;
 mod summary;
+mod svg;
 mod text;
 mod words;
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use iptables_rules::CaptureConfig;
-use iptables_rules::trace::Trace;
+use iptables_rules::trace::{Chains, Trace};
 
 use crate::failure::{Failure, exit};
 use crate::files;
@@ -29,6 +31,9 @@ use crate::settings::InjectorArgs;
 use live::Found;
 use packet::{PacketArgs, Pod, Question};
 use summary::Summary;
+
+/// Stands for its family.
+const IPV4: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 /// Options of `weir explain`.
 #[derive(Debug, Args)]
@@ -93,6 +98,8 @@ enum Format {
     Text,
     /// One JSON document
     Json,
+    /// A picture of the chains, with the path of the packet
+    Svg,
 }
 
 /// What is explained.
@@ -106,6 +113,8 @@ pub(crate) struct Explanation {
     found: Option<Found>,
     /// What is captured; `None` where the injector leaves the pod alone.
     summary: Option<Summary>,
+    /// The rules, as IPv4 packets meet them.
+    chains: Chains,
     /// The packet and its way, where one was asked about.
     journey: Option<(Question, Trace)>,
 }
@@ -140,6 +149,7 @@ pub(crate) fn run(args: &ExplainArgs) -> Result<ExitCode, Failure> {
     let text = match args.format {
         Format::Text => text::print(&explained),
         Format::Json => json::print(&explained),
+        Format::Svg => svg::print(&explained),
     };
     files::write(None, &text)?;
     let fine = explained.iter().all(|explanation| explanation.found.as_ref().is_none_or(|found| found.fine));
@@ -168,6 +178,7 @@ fn namespace_as_it_is(path: &Path, planned: &[Planned], args: &ExplainArgs) -> R
             |planned| format!("the rules as they are, compared with those of {}", planned.subject),
         ),
         summary: Some(summary),
+        chains: found.live.chains(IPV4),
         journey: question.map(|question| {
             let trace = found.live.chains(question.packet.destination).trace(&question.packet);
             (question, trace)
@@ -208,6 +219,7 @@ fn explain(planned: &Planned, packet: &PacketArgs) -> Result<Explanation, Vec<St
         origin: planned.subject.capture.to_string(),
         found: None,
         summary: config.map(Summary::of),
+        chains: Chains::planned(&rules, IPV4),
         journey: question.map(|question| {
             let trace = rules.trace(&question.packet);
             (question, trace)

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use iptables_rules::names::{LOOPBACK_INTERFACE, port};
 use iptables_rules::ruleset::Reason;
-use iptables_rules::trace::{Entry, Fate, Packet, State, Step, Trace, Transport, Verdict};
+use iptables_rules::trace::{Effect, Entry, Fate, Packet, State, Step, Trace, Transport, Verdict};
 
 use super::packet::{Question, Sender};
 
@@ -106,8 +106,10 @@ fn cause(trace: &Trace) -> Option<Reason> {
             continue;
         }
         depth = step.depth;
+        let hands_over = matches!(&step.verdict, Verdict::Match(effects) if effects.iter().any(|effect| matches!(effect, Effect::Tproxy(_))));
         match step.reason {
             Some(Reason::Redirect) => {}
+            Some(_) if hands_over => {}
             reason => return reason,
         }
     }

@@ -121,6 +121,25 @@ fn a_long_list_is_one_line_of_the_path() {
     assert!(run.stdout.lines().count() < 80);
 }
 
+#[test]
+fn a_picture_is_whole_and_stays_small_with_long_lists() {
+    let ranges: Vec<String> = (0..5000_u32).map(|n| format!("10.{}.{}.0/30", n / 200, n % 200)).collect();
+    let items = json!({"traffic.sidecar.istio.io/excludeOutboundIPRanges": ranges.join(",")});
+    for packet in
+        [&["--to", "[2001:db8::1]:443"][..], &["--to", "192.0.2.1:443"], &["--from", "outside", "--to", "80"], &[]]
+    {
+        let svg = annotations(&items, &[&["--format", "svg"], packet].concat()).stdout;
+        assert!(svg.starts_with("<svg xmlns=") && svg.ends_with("</svg>\n"), "{packet:?}");
+        assert!(svg.len() < 30_000, "{packet:?}: {} bytes", svg.len());
+        assert_eq!(svg.matches("<g").count(), svg.matches("</g>").count(), "{packet:?}");
+        assert_eq!(svg.matches("<text").count(), svg.matches("</text>").count(), "{packet:?}");
+        // Nothing from elsewhere, and both schemes.
+        assert_eq!(svg.matches("http").count(), 1, "only the name space: {packet:?}");
+        assert!(svg.contains("prefers-color-scheme:dark"));
+        assert_eq!(svg.contains("class=\"captured\""), !packet.is_empty(), "{packet:?}");
+    }
+}
+
 /// What can be seen of a namespace from outside of the tool.
 fn state(netns: &Netns) -> String {
     let listing = tool(netns, "nft", &["list", "ruleset"], "");
