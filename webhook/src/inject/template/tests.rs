@@ -1,3 +1,4 @@
+use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
@@ -348,4 +349,35 @@ fn several_templates_and_aliases_are_laid_over_in_order() {
     let again = InjectRequest { pod: once.clone(), ..InjectRequest::default() };
     let Ok(Outcome::Injected { pod: twice, .. }) = inject(&again, &settings) else { panic!("not injected") };
     assert_eq!(twice, once);
+}
+
+#[test]
+fn the_documentation_names_the_functions_that_are_there() {
+    let page = include_str!("../../../../docs/webhook.md");
+    let rows = page.lines().filter(|line| line.starts_with("| of "));
+    let named = rows.flat_map(|row| row.split('`').skip(1).step_by(2));
+    let named: std::collections::BTreeSet<&str> = named.collect();
+    let functions = functions::all();
+    let unknown: Vec<&&str> = named.iter().filter(|name| !functions::is_known(&functions, name)).collect();
+    assert!(unknown.is_empty(), "not there: {unknown:?}");
+    let silent = functions.keys().filter(|name| !name.starts_with('\0') && !named.contains(name.as_str()));
+    assert_eq!(silent.collect::<Vec<_>>(), Vec::<&String>::new(), "there, but not said");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_text_is_refused_or_rendered_or_fails_but_ends(parts in prop::collection::vec(
+        prop_oneof![
+            Just("{{"), Just("}}"), Just("{{-"), Just("-}}"), Just("if "), Just("range "), Just("with "), Just("end"), Just("else"),
+            Just("define `a`"), Just("template `a` ."), Just("$x := "), Just("$x"), Just("."), Just(".Values"), Just(".text"), Just(".list"),
+            Just(" | "), Just("("), Just(")"), Just("printf `%s%*d`"), Just(" 9"), Just("-1"), Just("`b`"), Just("toYaml"), Just("repeat"),
+            Just("index"), Just("join"), Just("list"), Just("dict"), Just("until"), Just("trunc"), Just("substr"), Just("indent"), Just(" "),
+            Just("\n"), Just("a: b"), Just("é"), Just("\0"), Just("break"), Just("continue"), Just("/*"), Just("*/"),
+        ], 0..40)) {
+        if let Ok(template) = UserTemplate::parse("t", &parts.concat()) {
+            let _ = template.render(&data::untyped(&given()));
+        }
+    }
 }

@@ -4,14 +4,13 @@ use gotmpl::Value as Data;
 
 use super::{Answer, Args, Function, MANY, builtin, flag, list, meter, owned, strval, text};
 
-pub(super) const ALL: [Function; 45] = [
+pub(super) const ALL: [Function; 43] = [
     ("quote", 0, MANY, |args| {
         each(args, |value| builtin("printf", &[text("%q"), owned(strval(value))]).map(|quoted| strval(&quoted)))
     }),
     ("squote", 0, MANY, |args| each(args, |value| Ok(format!("'{}'", strval(value))))),
     ("trim", 1, 1, |args| Ok(text(args.text(0)?.trim()))),
     ("trimAll", 2, 2, trim_all),
-    ("trimall", 2, 2, trim_all),
     ("trimPrefix", 2, 2, |args| {
         let whole = args.text(1)?;
         Ok(text(whole.strip_prefix(args.text(0)?).unwrap_or(whole)))
@@ -23,7 +22,6 @@ pub(super) const ALL: [Function; 45] = [
     ("upper", 1, 1, |args| Ok(owned(args.text(0)?.to_uppercase()))),
     ("lower", 1, 1, |args| Ok(owned(args.text(0)?.to_lowercase()))),
     ("toLower", 1, 1, |args| Ok(owned(args.text(0)?.to_lowercase()))),
-    ("toUpper", 1, 1, |args| Ok(owned(args.text(0)?.to_uppercase()))),
     ("title", 1, 1, |args| Ok(owned(title(args.text(0)?)))),
     ("untitle", 1, 1, |args| {
         let mut chars = args.text(0)?.chars();
