@@ -6,7 +6,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::failure::Failure;
-use crate::{check, demo, explain, files, inject, rules};
+use crate::{check, demo, explain, files, inject, iptables, rules};
 
 /// Istio sidecars and capture rules, from the command line.
 #[derive(Debug, Parser)]
@@ -27,6 +27,9 @@ pub(crate) enum Command {
     Explain(Box<explain::ExplainArgs>),
     /// Check whether what should hold on a node does
     Check(check::CheckArgs),
+    /// Program or check the capture rules of a network namespace, with the options of istio-iptables (root, or `CAP_NET_ADMIN`)
+    #[command(visible_alias = "istio-iptables", after_long_help = iptables::HELP)]
+    Iptables(iptables::IptablesArgs),
     /// Show the whole pipeline on this machine: injection, rules, captured connections (root on Linux)
     Demo(demo::DemoArgs),
     /// Print the version
@@ -49,6 +52,7 @@ impl Command {
             Self::Rules(args) => rules::run(args),
             Self::Explain(args) => explain::run(args),
             Self::Check(args) => check::run(args),
+            Self::Iptables(args) => iptables::run(args),
             Self::Demo(args) => demo::run(args),
             Self::Version => print(concat!("weir ", env!("CARGO_PKG_VERSION"), "\n")),
             Self::Completion { shell } => {

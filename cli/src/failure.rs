@@ -9,6 +9,8 @@ pub(crate) mod exit {
     pub(crate) const FINDINGS: u8 = 1;
     /// The command line is wrong, or a file cannot be read or written. clap uses the same.
     pub(crate) const USAGE: u8 = 2;
+    /// Capture rules do not do their work. Istio's number, by which its repair controller knows such pods.
+    pub(crate) const VALIDATION: u8 = 126;
 }
 
 /// All that is wrong, one message each.
@@ -22,6 +24,11 @@ impl Failure {
     /// Something in the input was refused.
     pub(crate) fn refused(messages: Vec<String>) -> Self {
         Self { exit: exit::FINDINGS, messages }
+    }
+
+    /// Connections did not go the way that the rules should send them.
+    pub(crate) fn validation(messages: Vec<String>) -> Self {
+        Self { exit: exit::VALIDATION, messages }
     }
 
     /// The command line asks for what is not there.

@@ -5,6 +5,7 @@
 //!                                     ├▶ rules ──┼▶ settings, files, manifest (streams and their pods), yaml_text
 //!                                     ├▶ explain ┘
 //!                                     ├▶ check (asks a node agent)
+//!                                     ├▶ iptables (a network namespace)
 //!                                     └▶ demo
 //! failure: all that is wrong at once, and the exit code
 //! ```
@@ -16,6 +17,7 @@ mod explain;
 mod failure;
 mod files;
 mod inject;
+mod iptables;
 mod manifest;
 mod rules;
 mod settings;

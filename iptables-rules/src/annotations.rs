@@ -37,6 +37,8 @@ pub enum Source {
     Annotation,
     /// Environment variable of the proxy container.
     Variable,
+    /// Option of a command line.
+    Flag,
 }
 
 impl std::fmt::Display for Source {
@@ -44,6 +46,7 @@ impl std::fmt::Display for Source {
         f.write_str(match self {
             Self::Annotation => "annotation",
             Self::Variable => "variable",
+            Self::Flag => "option",
         })
     }
 }
@@ -57,6 +60,11 @@ impl AnnotationError {
     /// An error about an environment variable; a long value is cut.
     pub fn variable(name: &str, value: &str, reason: impl Into<String>) -> Self {
         Self::new(Source::Variable, name, value, reason)
+    }
+
+    /// An error about a value with several faults, of which many are counted.
+    pub fn of(source_kind: Source, name: &str, value: &str, faults: &[String]) -> Self {
+        Self::new(source_kind, name, value, in_one_line(faults))
     }
 
     fn new(source_kind: Source, name: &str, value: &str, reason: impl Into<String>) -> Self {
@@ -79,6 +87,7 @@ impl CaptureConfig {
             let given = match setting.source {
                 Source::Annotation => annotations.get(setting.name),
                 Source::Variable => proxy.env.get(setting.name),
+                Source::Flag => None,
             };
             let Some(value) = given else { continue };
             if setting.name == annotation::KUBEVIRT_INTERFACES
@@ -87,7 +96,7 @@ impl CaptureConfig {
                 continue; // the deprecated twin counts only alone
             }
             if let Err(faults) = (setting.read)(&mut config, value) {
-                errors.push(AnnotationError::new(setting.source, setting.name, value, in_one_line(&faults)));
+                errors.push(AnnotationError::of(setting.source, setting.name, value, &faults));
             }
         }
         errors.extend(combine_owner_groups(&mut config, &proxy.env));
@@ -101,7 +110,8 @@ fn id(given: Option<u32>) -> u32 {
 }
 
 /// The exclusion list means something only next to `*`. Beside a list of groups it may repeat what holds anyway, but not contradict it.
-fn combine_owner_groups(config: &mut CaptureConfig, env: &BTreeMap<String, String>) -> Option<AnnotationError> {
+/// To be called when [`variable::OWNER_GROUPS`] has been read.
+pub fn combine_owner_groups(config: &mut CaptureConfig, env: &BTreeMap<String, String>) -> Option<AnnotationError> {
     let excluded = env.get(variable::OWNER_GROUPS_EXCLUDE)?;
     let groups = settings::groups(excluded).ok()?; // reported with its own setting
     match &mut config.owner_groups {
@@ -180,6 +190,7 @@ mod tests {
             let (annotations, env) = match setting.source {
                 Source::Annotation => (entry, BTreeMap::new()),
                 Source::Variable => (BTreeMap::new(), entry),
+                Source::Flag => panic!("a pod has no command line"),
             };
             let proxy = ProxySpec { env, ..ProxySpec::default() };
             let config = CaptureConfig::from_annotations(&annotations, &proxy);

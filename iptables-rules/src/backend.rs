@@ -6,9 +6,13 @@
 //!         └─ iptables  ─▶ restore/apply.rs  the programs of iptables
 //! ```
 
+mod places;
+
 use std::fs;
 use std::io;
 
+pub use self::places::Place;
+pub(crate) use self::places::legacy_tables;
 use crate::RuleSet;
 use crate::nft::{self, Applied, NftError, visible};
 use crate::restore::apply::{self as restore, RestoreError, Variant};

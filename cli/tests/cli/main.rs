@@ -5,6 +5,7 @@ mod conformance;
 mod docs;
 mod explain;
 mod inject;
+mod iptables;
 mod rules;
 mod run;
 mod samples;

@@ -26,6 +26,21 @@ pub struct Setting {
     pub(super) read: fn(&mut CaptureConfig, &str) -> Result<(), Vec<String>>,
 }
 
+impl Setting {
+    /// The setting of this name.
+    pub fn named(name: &str) -> Option<&'static Self> {
+        SETTINGS.iter().find(|setting| setting.name == name)
+    }
+
+    /// Puts a value into a configuration.
+    ///
+    /// # Errors
+    /// The faults of the value, as half sentences.
+    pub fn read(&self, config: &mut CaptureConfig, value: &str) -> Result<(), Vec<String>> {
+        (self.read)(config, value)
+    }
+}
+
 /// Inbound ports of the proxy and the agent themselves; they are excluded whatever the user excludes.
 const OWN_INBOUND_PORTS: [u16; 3] = [port::STATUS, port::HEALTH, port::METRICS];
 

@@ -103,6 +103,14 @@ pub fn remove(variant: Option<Variant>) -> Result<bool, RestoreError> {
     Ok(apply(&none, variant, false)? != Applied::Unchanged)
 }
 
+/// The variant that would be used: the one asked for, or the one that serves the namespace of the calling thread.
+///
+/// # Errors
+/// [`RestoreError::NoPrograms`].
+pub fn variant_found(wanted: Option<Variant>) -> Result<Variant, RestoreError> {
+    Ok(Programs::find(wanted)?.variant())
+}
+
 /// Compares the kernel's rules with the expected ones: one line per difference, empty when they are equal.
 ///
 /// A rule with the name of a group counts as different from the kernel's, which has the id.

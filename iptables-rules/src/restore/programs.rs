@@ -45,16 +45,19 @@ impl Programs {
     /// # Errors
     /// [`RestoreError::NoPrograms`].
     pub(super) fn find(variant: Option<Variant>) -> Result<Self, RestoreError> {
-        // Of the calling thread, whose namespace may not be that of the process.
-        let legacy_tables =
-            fs::read_to_string("/proc/thread-self/net/ip_tables_names").is_ok_and(|names| !names.is_empty());
         let machine = Machine {
             exists: &|name| path_of(name).is_some(),
             default: &default_variant,
-            legacy_in_use: legacy_tables,
+            legacy_in_use: crate::backend::legacy_tables(),
             nf_tables: crate::nft::answers(),
         };
         choose(variant, &machine).map(|infix| Self { infix })
+    }
+
+    /// The variant that was found.
+    pub(super) fn variant(&self) -> Variant {
+        let of_name = INFIXES.iter().find(|(infix, _)| *infix == self.infix).and_then(|(_, variant)| *variant);
+        of_name.or_else(default_variant).unwrap_or(Variant::Legacy)
     }
 
     /// What the kernel holds.

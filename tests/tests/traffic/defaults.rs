@@ -49,7 +49,7 @@ fn cases(ip: Ip) -> Vec<Case> {
     ]
 }
 
-fn all_cases() -> Vec<Case> {
+pub(crate) fn all_cases() -> Vec<Case> {
     let all: Vec<Case> = Ip::BOTH.into_iter().flat_map(cases).collect();
     assert_eq!(all.len(), 46);
     all

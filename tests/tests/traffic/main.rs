@@ -4,6 +4,7 @@
 mod backend;
 mod defaults;
 mod invalid;
+mod iptables;
 mod modes;
 mod replace;
 mod settings;
