@@ -5,6 +5,7 @@
 //! kubelet.rs ──── a pod of our manifests, as a kubelet would have it run
 //! image.rs ────── the images it runs, made from files of this machine
 //! segment.rs ── TCP segments that no socket would send
+//! topology.rs ─ a pod, its peer and its guest as namespaces
 //! webhook.rs ──── the real admission webhook, asked as an API server asks it
 //! apiserver.rs ── a Kubernetes API server that keeps objects, and misbehaves when told to
 //! conformance.rs ─ Istio's injector cases, read and compared
@@ -17,6 +18,7 @@ pub mod cri;
 pub mod image;
 pub mod kubelet;
 pub mod segment;
+pub mod topology;
 pub mod webhook;
 
 use std::path::PathBuf;

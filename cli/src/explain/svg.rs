@@ -14,7 +14,7 @@ const STYLE: &str = "\
 svg{--paper:#fbfaf7;--card:#ffffff;--line:#d9d5cc;--ink:#1f2430;--soft:#7a7f8c;--path:#1857d6;--glow:#e6eefc;--stop:#c0262d;--go:#0b7a4b}\
 @media(prefers-color-scheme:dark){svg{--paper:#14161b;--card:#1d2027;--line:#363b46;--ink:#e8e9ec;--soft:#9197a5;--path:#7aa7ff;--glow:#22314f;\
 --stop:#ff7b7b;--go:#5ed3a0}}\
-.paper{fill:var(--paper)}.card{fill:var(--card);stroke:var(--line)}.hit{fill:var(--glow)}.band{fill:none;stroke:var(--line);stroke-dasharray:2 4}\
+.paper{fill:var(--paper)}.card{fill:var(--card);stroke:var(--line)}.hit{fill:var(--glow)}\
 text{font-family:ui-sans-serif,system-ui,'Segoe UI','Helvetica Neue',Arial,sans-serif;font-size:12px;fill:var(--ink)}\
 .rule{font-family:ui-monospace,'SF Mono',Menlo,Consolas,'DejaVu Sans Mono',monospace;white-space:pre}.soft{fill:var(--soft)}.small{font-size:11px}\
 .name{font-size:22px;font-weight:650;letter-spacing:-.01em}.chain{font-weight:650;font-size:13px}\

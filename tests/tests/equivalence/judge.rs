@@ -1,5 +1,6 @@
 //! Whether what was foretold of a packet is what was seen of it.
 
+use iptables_rules::live::Live;
 use iptables_rules::trace::{Fate, Trace};
 use weir_lab::Sighting;
 
@@ -73,6 +74,21 @@ fn tracked(fired: &Fired, trace: &Trace) -> Option<String> {
         format!(
             "connection tracking holds {entry:?}, foretold {:?}, zone {}, mark {}",
             trace.fate, trace.zone, trace.connection_mark
+        )
+    })
+}
+
+/// What speaks against the rules as they were read back: they say something else about the packet than the plan.
+pub(crate) fn reading(fired: &Fired, live: &Live) -> Option<String> {
+    let (packet, trace) = (fired.packet.as_ref()?, fired.trace.as_ref()?);
+    let read = live.chains(packet.destination).trace(packet);
+    let end = |trace: &Trace| (trace.fate.clone(), trace.mark, trace.connection_mark, trace.zone);
+    (end(&read) != end(trace) || !read.doubts.is_empty()).then(|| {
+        format!(
+            "read back, the rules foretell {:?} with doubts {:?}, the plan {:?}",
+            end(&read),
+            read.doubts,
+            end(trace)
         )
     })
 }

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! seed ──draw.rs──▶ configuration, shots ──┬─ plan ─▶ trace ──────────────────────────▶ fate ─┐
-//!                                          └─ install ─▶ fire (world.rs, fire.rs) ─▶ sighting ┴─▶ agree?
+//!                                          └─ install ─┬▶ fire (world.rs, fire.rs) ─▶ sighting ┼─▶ agree? (judge.rs)
+//!                                                      └▶ read back ─▶ trace ────────────▶ fate ┘
 //! ```
 //!
 //! Every shot is a real first packet: of a TCP connection or a UDP datagram, of either family, from any owner in the pod, from outside
@@ -21,7 +22,7 @@ mod world;
 
 use iptables_rules::config::InterceptionMode;
 use iptables_rules::trace::Fate;
-use iptables_rules::{CaptureConfig, RuleSet, nft, plan, restore};
+use iptables_rules::{CaptureConfig, RuleSet, live, nft, plan, restore};
 use weir_tests::privileged;
 
 use draw::Draw;
@@ -38,14 +39,19 @@ const TOLD: usize = 5;
 #[derive(Debug, Clone, Copy)]
 enum Backend {
     Nft,
+    /// Over netlink as well, in the tables and expressions of iptables-nft.
+    Visible,
     Iptables,
 }
 
 impl Backend {
+    const ALL: [Self; 3] = [Self::Nft, Self::Visible, Self::Iptables];
+
     fn install(self, world: &World, rules: &RuleSet) {
         let rules = rules.clone();
         let result = world.pod.run(move || match self {
             Self::Nft => nft::apply(&rules).map(drop).map_err(|error| error.to_string()),
+            Self::Visible => nft::visible::apply(&rules, false).map(drop).map_err(|error| error.to_string()),
             Self::Iptables => restore::apply::apply(&rules, None, false).map(drop).map_err(|error| error.to_string()),
         });
         result.unwrap().unwrap_or_else(|error| panic!("{self:?}: {error}"));
@@ -54,6 +60,7 @@ impl Backend {
     fn remove(self, world: &World) {
         let result = world.pod.run(move || match self {
             Self::Nft => nft::remove().map(drop).map_err(|error| error.to_string()),
+            Self::Visible => nft::visible::remove().map(drop).map_err(|error| error.to_string()),
             Self::Iptables => restore::apply::remove(None).map(drop).map_err(|error| error.to_string()),
         });
         result.unwrap().unwrap_or_else(|error| panic!("{self:?}: {error}"));
@@ -95,11 +102,15 @@ fn the_tracer_and_the_kernel_agree_for_every_backend() {
         let rules = plan(&config).unwrap_or_else(|refused| panic!("round {round}: {refused:?}"));
         tally.tproxy_configs += usize::from(config.mode == InterceptionMode::Tproxy);
         let shots: Vec<_> = (0..SHOTS.min(pairs - round * SHOTS)).map(|_| draw.shot(&config)).collect();
-        for backend in [Backend::Nft, Backend::Iptables] {
+        for backend in Backend::ALL {
             backend.install(&world, &rules);
+            // The rules read back have to foretell the same as the plan.
+            let live = world.pod.run(live::read).unwrap().unwrap();
             for shot in fire(&world, &rules, &shots) {
                 count(&mut tally, &shot);
-                let Some(objection) = judge::objection(&shot) else { continue };
+                let Some(objection) = judge::objection(&shot).or_else(|| judge::reading(&shot, &live)) else {
+                    continue;
+                };
                 disagreements += 1;
                 if told.len() < TOLD {
                     told.push(format!(

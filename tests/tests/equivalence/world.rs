@@ -1,19 +1,14 @@
 //! A pod, its peer and its guest, with a listener on every port that any rule mentions, TCP and UDP, everywhere.
-//!
-//! ```text
-//! peer  eth0 10.77.0.1 ───── 10.77.0.2 eth0  pod
-//!       net1 10.78.0.1 ───── 10.78.0.2 net1
-//! guest eth0 10.79.0.2 ───── 10.79.0.1 tap0
-//! ```
-//! The same with `fd77::`, `fd78::` and `fd79::`. Services are addresses on the peer's `lo`. The pod forwards for its guest.
+//! The namespaces are those of [`weir_tests::topology`]; the pod forwards for its guest.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 
-use ipnet::IpNet;
 use iptables_rules::route;
 use iptables_rules::ruleset::{LocalDelivery, Routing};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use weir_lab::{Netns, User, link};
+pub(crate) use weir_tests::topology::Ip;
+use weir_tests::topology::Namespaces;
 
 /// Every port that a rule may mention.
 pub(crate) const PORTS: [u16; 12] = [53, 80, 443, 8080, 9000, 15001, 15006, 15008, 15020, 15021, 15053, 15090];
@@ -26,72 +21,6 @@ pub(crate) enum Place {
     Pod,
     Peer,
     Guest,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ip {
-    V4,
-    V6,
-}
-
-impl Ip {
-    pub(crate) const BOTH: [Self; 2] = [Self::V4, Self::V6];
-
-    fn pick(self, v4: &str, v6: &str) -> IpAddr {
-        if self == Self::V4 { v4 } else { v6 }.parse().unwrap()
-    }
-
-    pub(crate) fn pod(self) -> IpAddr {
-        self.pick("10.77.0.2", "fd77::2")
-    }
-
-    pub(crate) fn pod_secondary(self) -> IpAddr {
-        self.pick("10.77.0.12", "fd77::12")
-    }
-
-    pub(crate) fn pod_net1(self) -> IpAddr {
-        self.pick("10.78.0.2", "fd78::2")
-    }
-
-    pub(crate) fn pod_tap0(self) -> IpAddr {
-        self.pick("10.79.0.1", "fd79::1")
-    }
-
-    pub(crate) fn peer(self) -> IpAddr {
-        self.pick("10.77.0.1", "fd77::1")
-    }
-
-    pub(crate) fn peer_net1(self) -> IpAddr {
-        self.pick("10.78.0.1", "fd78::1")
-    }
-
-    pub(crate) fn guest(self) -> IpAddr {
-        self.pick("10.79.0.2", "fd79::2")
-    }
-
-    pub(crate) fn service(self) -> IpAddr {
-        self.pick("192.0.2.1", "2001:db8::1")
-    }
-
-    pub(crate) fn other_service(self) -> IpAddr {
-        self.pick("198.51.100.1", "2001:db8:1::1")
-    }
-
-    pub(crate) fn loopback(self) -> IpAddr {
-        self.pick("127.0.0.1", "::1")
-    }
-
-    pub(crate) fn passthrough(self) -> IpAddr {
-        self.pick("127.0.0.6", "::6")
-    }
-
-    fn of(address: IpAddr) -> Self {
-        if address.is_ipv4() { Self::V4 } else { Self::V6 }
-    }
-
-    fn net(self, address: IpAddr) -> IpNet {
-        IpNet::new(address, if self == Self::V4 { 24 } else { 64 }).unwrap()
-    }
 }
 
 /// Which namespace has an address.
@@ -149,30 +78,12 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new() -> Self {
-        let [pod, peer, guest] = ["pod", "peer", "guest"].map(|name| Netns::new(name).unwrap());
-        link::veth((&pod, "eth0"), (&peer, "eth0")).unwrap();
-        link::veth((&pod, "net1"), (&peer, "net1")).unwrap();
-        link::veth((&pod, "tap0"), (&guest, "eth0")).unwrap();
-        for (netns, key) in [(&pod, "net/ipv4/ip_forward"), (&pod, "net/ipv6/conf/all/forwarding")] {
-            netns.set_sysctl(key, "1").unwrap();
+        let Namespaces { pod, peer, guest } = Namespaces::new();
+        for key in ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"] {
+            pod.set_sysctl(key, "1").unwrap();
         }
         for ip in Ip::BOTH {
-            for (netns, on, address) in [
-                (&pod, "eth0", ip.pod()),
-                (&pod, "eth0", ip.pod_secondary()),
-                (&pod, "net1", ip.pod_net1()),
-                (&pod, "tap0", ip.pod_tap0()),
-                (&peer, "eth0", ip.peer()),
-                (&peer, "net1", ip.peer_net1()),
-                (&peer, "lo", ip.service()),
-                (&peer, "lo", ip.other_service()),
-                (&guest, "eth0", ip.guest()),
-            ] {
-                link::add_address(netns, on, ip.net(address)).unwrap();
-            }
-            link::add_default_route(&pod, ip.peer()).unwrap();
-            link::add_default_route(&peer, ip.pod()).unwrap();
-            link::add_default_route(&guest, ip.pod_tap0()).unwrap();
+            link::add_default_route(&peer, ip.pod()).unwrap(); // to the guest
         }
         for (mark, table) in TPROXY_MARKS.into_iter().zip(133..) {
             let local_delivery = Some(LocalDelivery { mark, table });

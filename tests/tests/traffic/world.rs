@@ -1,16 +1,14 @@
 //! A pod, its peers and everything they listen on.
 //!
-//! ```text
-//! peer  eth0 10.77.0.1 ───── 10.77.0.2 eth0  pod    app: 8080, 8081, 8090 (uid 2000)
-//!       net1 10.78.0.1 ───── 10.78.0.2 net1         proxy: 15001, 15006, 15008, 15020, 15021, 15090 (uid 1337)
-//! guest eth0 10.79.0.2 ───── 10.79.0.1 tap0
-//! ```
-//! The same with `fd77::`, `fd78::` and `fd79::`. Services that the pod reaches through its default route are addresses on the peer's `lo`.
+//! The namespaces are those of [`weir_tests::topology`]; the application listens on 8080, 8081 and 8090 as uid 2000, the proxy on 15001,
+//! 15006, 15008, 15020, 15021 and 15090 as uid 1337.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
-use weir_lab::{Dial, Echo, LabError, Netns, Sighting, User, link};
+use weir_lab::{Dial, Echo, LabError, Netns, Sighting, User};
+pub(crate) use weir_tests::topology::Ip;
+use weir_tests::topology::Namespaces;
 
 /// Ports of the application in the pod.
 const APP: [u16; 3] = [8080, 8081, 8090];
@@ -21,83 +19,6 @@ const SERVICES: [u16; 4] = [9000, 9200, 15020, 15021];
 
 /// The application's user.
 pub(crate) const APP_USER: User = User::of(2000);
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ip {
-    V4,
-    V6,
-}
-
-impl Ip {
-    pub(crate) const BOTH: [Self; 2] = [Self::V4, Self::V6];
-
-    fn pick(self, v4: &str, v6: &str) -> IpAddr {
-        if self == Self::V4 { v4 } else { v6 }.parse().unwrap()
-    }
-
-    /// The pod's address on eth0.
-    pub(crate) fn pod(self) -> IpAddr {
-        self.pick("10.77.0.2", "fd77::2")
-    }
-
-    /// Its second address there.
-    pub(crate) fn pod_secondary(self) -> IpAddr {
-        self.pick("10.77.0.12", "fd77::12")
-    }
-
-    /// The address at which a redirected inbound connection arrives, whichever address of eth0 was called: the kernel takes the
-    /// interface's first one, which is the one added first for IPv4 and the one added last for IPv6 (`nf_nat_redirect.c`).
-    pub(crate) fn redirected_to(self) -> IpAddr {
-        if self == Self::V4 { self.pod() } else { self.pod_secondary() }
-    }
-
-    /// The pod's address on net1.
-    pub(crate) fn pod_net1(self) -> IpAddr {
-        self.pick("10.78.0.2", "fd78::2")
-    }
-
-    /// The peer's address on eth0.
-    pub(crate) fn peer(self) -> IpAddr {
-        self.pick("10.77.0.1", "fd77::1")
-    }
-
-    /// The peer's address on net1.
-    pub(crate) fn peer_net1(self) -> IpAddr {
-        self.pick("10.78.0.1", "fd78::1")
-    }
-
-    /// A service reached through the default route.
-    pub(crate) fn service(self) -> IpAddr {
-        self.pick("192.0.2.1", "2001:db8::1")
-    }
-
-    /// Another one.
-    pub(crate) fn other_service(self) -> IpAddr {
-        self.pick("198.51.100.1", "2001:db8:1::1")
-    }
-
-    /// The pod's address towards the guest.
-    pub(crate) fn pod_tap0(self) -> IpAddr {
-        self.pick("10.79.0.1", "fd79::1")
-    }
-
-    fn guest(self) -> IpAddr {
-        self.pick("10.79.0.2", "fd79::2")
-    }
-
-    pub(crate) fn loopback(self) -> IpAddr {
-        self.pick("127.0.0.1", "::1")
-    }
-
-    /// Source of the proxy's connections to the application.
-    pub(crate) fn passthrough(self) -> IpAddr {
-        self.pick("127.0.0.6", "::6")
-    }
-
-    fn net(self, address: IpAddr) -> ipnet::IpNet {
-        ipnet::IpNet::new(address, if self == Self::V4 { 24 } else { 64 }).unwrap()
-    }
-}
 
 /// Where a connection starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -198,28 +119,7 @@ impl World {
     }
 
     fn with_proxy(start_proxy: fn(&Netns, User, &[u16]) -> Result<Echo, LabError>) -> Self {
-        let (pod, peer, guest) =
-            (Netns::new("pod").unwrap(), Netns::new("peer").unwrap(), Netns::new("guest").unwrap());
-        link::veth((&pod, "eth0"), (&peer, "eth0")).unwrap();
-        link::veth((&pod, "net1"), (&peer, "net1")).unwrap();
-        link::veth((&pod, "tap0"), (&guest, "eth0")).unwrap();
-        for ip in Ip::BOTH {
-            for (netns, on, address) in [
-                (&pod, "eth0", ip.pod()),
-                (&pod, "eth0", ip.pod_secondary()),
-                (&pod, "net1", ip.pod_net1()),
-                (&pod, "tap0", ip.pod_tap0()),
-                (&peer, "eth0", ip.peer()),
-                (&peer, "net1", ip.peer_net1()),
-                (&peer, "lo", ip.service()),
-                (&peer, "lo", ip.other_service()),
-                (&guest, "eth0", ip.guest()),
-            ] {
-                link::add_address(netns, on, ip.net(address)).unwrap();
-            }
-            link::add_default_route(&pod, ip.peer()).unwrap();
-            link::add_default_route(&guest, ip.pod_tap0()).unwrap();
-        }
+        let Namespaces { pod, peer, guest } = Namespaces::new();
         let listeners = vec![
             start_proxy(&pod, User::PROXY, &PROXY).unwrap(),
             Echo::start(&pod, APP_USER, &APP).unwrap(),

@@ -45,7 +45,7 @@ impl Canvas {
         self.body.push_str("</g>");
     }
 
-    /// A dot, full or hollow.
+    /// A dot.
     pub(super) fn dot(&mut self, class: &str, (x, y): (f64, f64), radius: f64) {
         let _ = write!(self.body, r#"<circle class="{class}" cx="{x:.1}" cy="{y:.1}" r="{radius}"/>"#);
     }
