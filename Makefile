@@ -50,11 +50,11 @@ deny: ## licences, sources and duplicates of the dependencies (installs cargo-de
 	cargo deny check licenses bans sources
 
 .PHONY: dist
-dist: ## weir, weir-webhook and the static weir-cni in dist/
-	cargo build --release -p weir-cli -p weir-webhook
+dist: ## weir, weir-webhook, weir-agent and the static weir-cni in dist/
+	cargo build --release -p weir-cli -p weir-webhook -p weir-agent
 	RUSTFLAGS="-C target-feature=+crt-static" cargo build --profile dist-plugin --target $(STATIC_TARGET) -p weir-cni
 	mkdir -p $(DIST)
-	install -m 0755 $(TARGET_DIR)/release/weir $(TARGET_DIR)/release/weir-webhook $(STATIC_DIR)/weir-cni $(DIST)/
+	install -m 0755 $(TARGET_DIR)/release/weir $(TARGET_DIR)/release/weir-webhook $(TARGET_DIR)/release/weir-agent $(STATIC_DIR)/weir-cni $(DIST)/
 
 # What the images carry: `dist` where they are shipped, `dev` where only the tests want them, in a third of the time.
 IMAGE_PROFILE ?= dist
@@ -74,7 +74,7 @@ images: test-tools ## images FROM scratch of static binaries, as OCI archives in
 .PHONY: bench
 bench: tools dist ## measurements beside the alternatives, in the same run (root)
 	RUSTFLAGS="-C target-feature=+crt-static" cargo build --profile dist-plugin --target $(STATIC_TARGET) -p weir-benches --bin netns-floor
-	WEIR_CNI=$(DIST)/weir-cni NETNS_FLOOR=$(abspath $(STATIC_DIR))/netns-floor WEIR_WEBHOOK=$(DIST)/weir-webhook cargo bench -p weir-benches
+	WEIR_CNI=$(DIST)/weir-cni NETNS_FLOOR=$(abspath $(STATIC_DIR))/netns-floor WEIR_WEBHOOK=$(DIST)/weir-webhook WEIR_AGENT=$(DIST)/weir-agent cargo bench -p weir-benches
 
 .PHONY: tools
 tools: ## install what the demo needs

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! benches/add.rs ─── processes: weir-cni ADD, iptables-restore, nft -f, and the floor (src/bin/netns-floor.rs)
+//! benches/agent.rs ── the node agent: memory, repair of a full node, ADD with a question
 //! benches/inject.rs ─ one pod through the injector, in process
 //! benches/serve.rs ── the webhook over TLS, asked by several clients at once
 //! ```

@@ -26,8 +26,8 @@ enum What {
 
 #[derive(Debug, Args)]
 struct NodeArgs {
-    /// The agent's monitoring port; from elsewhere: kubectl -n weir-system port-forward POD 15014
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:15014")]
+    /// The agent's monitoring port; from elsewhere: kubectl -n weir-node port-forward POD 15034
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:15034")]
     agent_url: String,
     /// Form of the answer
     #[arg(short, long, value_name = "FORM", default_value = "text")]

@@ -7,14 +7,17 @@
 //! 4. every namespace that is bound to a name.
 
 use std::cell::OnceCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io::Read as _;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use iptables_rules::netns;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::inspect::addresses;
 use crate::pods::PodFacts;
 use crate::socket::Attachments;
 
@@ -22,6 +25,8 @@ use crate::socket::Attachments;
 const MAX_RECORD: u64 = 1 << 20;
 /// Largest cgroup file.
 const MAX_CGROUP: u64 = 64 << 10;
+/// Processes of one pod that are tried, the oldest first: a container may have made namespaces of its own in it.
+const MAX_PROCESSES: usize = 8;
 /// How many entries of a folder are looked at.
 const MAX_ENTRIES: usize = 16_384;
 
@@ -70,14 +75,14 @@ pub struct Look<'a> {
     attachments: &'a Attachments,
     runtime: OnceCell<HashMap<String, Vec<PathBuf>>>,
     processes: OnceCell<Processes>,
-    named: OnceCell<Vec<PathBuf>>,
+    named: OnceCell<Vec<(PathBuf, HashSet<IpAddr>)>>,
 }
 
 /// Namespaces of processes, by what their cgroup names.
 #[derive(Debug, Default)]
 struct Processes {
-    by_pod: HashMap<String, PathBuf>,
-    by_container: HashMap<String, PathBuf>,
+    by_pod: HashMap<String, Vec<PathBuf>>,
+    by_container: HashMap<String, Vec<PathBuf>>,
 }
 
 impl Places {
@@ -86,8 +91,14 @@ impl Places {
         if let Ok(rest) = path.strip_prefix("/proc") {
             return self.host_proc.join(rest);
         }
-        let below = self.host_root.join(path.strip_prefix("/").unwrap_or(path));
-        if below.exists() { below } else { path.to_owned() }
+        // One folder by two names, of which one may be mounted here.
+        let other = match path.strip_prefix("/var/run") {
+            Ok(rest) => Some(Path::new("/run").join(rest)),
+            Err(_) => path.strip_prefix("/run").ok().map(|rest| Path::new("/var/run").join(rest)),
+        };
+        let below = |path: &Path| self.host_root.join(path.strip_prefix("/").unwrap_or(path));
+        let here = [Some(path), other.as_deref()].into_iter().flatten().map(below).find(|path| path.exists());
+        here.unwrap_or_else(|| path.to_owned())
     }
 }
 
@@ -106,10 +117,13 @@ impl<'a> Look<'a> {
             std::iter::once(()).flat_map(move |()| uids().filter_map(|uid| self.runtime().get(uid)).flatten().cloned());
         let running = std::iter::once(()).flat_map(move |()| {
             let processes = self.processes();
-            let by_pod = uids().filter_map(|uid| processes.by_pod.get(uid));
-            by_pod.chain(pod.containers.iter().filter_map(|id| processes.by_container.get(id))).cloned()
+            let by_pod = uids().filter_map(|uid| processes.by_pod.get(uid)).flatten();
+            by_pod.chain(pod.containers.iter().filter_map(|id| processes.by_container.get(id)).flatten()).cloned()
         });
-        let named = std::iter::once(()).flat_map(move |()| self.named().iter().cloned());
+        let named = std::iter::once(()).flat_map(move |()| {
+            let has_all = |(_, present): &&(PathBuf, HashSet<IpAddr>)| pod.ips.iter().all(|ip| present.contains(ip));
+            self.named().iter().filter(has_all).map(|(path, _)| path.clone())
+        });
         let with = |source| move |path| (path, source);
         reported
             .map(with(Source::Report))
@@ -142,12 +156,14 @@ impl<'a> Look<'a> {
                     continue;
                 };
                 let cgroup = String::from_utf8_lossy(&cgroup);
-                let netns = || folder.join("ns/net");
                 for word in cgroup.split(['/', '\n', ':']) {
-                    if let Some(uid) = pod_uid(word) {
-                        found.by_pod.entry(uid).or_insert_with(netns);
-                    } else if let Some(id) = container_id(word) {
-                        found.by_container.entry(id).or_insert_with(netns);
+                    let known = match (pod_uid(word), container_id(word)) {
+                        (Some(uid), _) => found.by_pod.entry(uid).or_default(),
+                        (None, Some(id)) => found.by_container.entry(id).or_default(),
+                        (None, None) => continue,
+                    };
+                    if known.len() < MAX_PROCESSES {
+                        known.push(folder.join("ns/net"));
                     }
                 }
             }
@@ -155,9 +171,15 @@ impl<'a> Look<'a> {
         })
     }
 
-    fn named(&self) -> &[PathBuf] {
-        self.named
-            .get_or_init(|| self.places.netns_dirs.iter().flat_map(|dir| entries(&self.places.seen(dir))).collect())
+    /// Each is entered once, however many pods are looked for.
+    fn named(&self) -> &[(PathBuf, HashSet<IpAddr>)] {
+        self.named.get_or_init(|| {
+            let paths = self.places.netns_dirs.iter().flat_map(|dir| entries(&self.places.seen(dir)));
+            paths
+                .filter_map(|path| Some((netns::within(&path, addresses).ok()?, path)))
+                .map(|(present, path)| (path, present))
+                .collect()
+        })
     }
 }
 
@@ -290,7 +312,7 @@ mod tests {
         });
         place("run/task/abc/config.json", &record.to_string());
         place("run/task/half/config.json", "{\"annot");
-        place("run/netns/by-name", "");
+        place("run/netns/no-namespace", "");
         let id = "cd".repeat(32);
         place("proc/7/cgroup", &format!("0::/kubepods/besteffort/pod{UID}/{}\n", "ef".repeat(32)));
         place("proc/8/cgroup", &format!("0::/../cri-containerd-{id}.scope\n"));
@@ -326,7 +348,6 @@ mod tests {
             ("/run/netns/by-record", Source::Runtime),
             ("proc/7/ns/net", Source::Process),
             ("proc/8/ns/net", Source::Process),
-            ("run/netns/by-name", Source::Name),
         ];
         assert_eq!(found, expected.map(|(path, source)| (path.to_owned(), source)));
     }

@@ -2,12 +2,14 @@
 
 use std::collections::HashSet;
 use std::fs::File;
+use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use iptables_rules::{RuleSet, netns, nft};
+use iptables_rules::netns::{self, NetnsError};
+use iptables_rules::{RuleSet, nft};
 use weir_cni::kernel::{self, Backend, KernelError};
 
 /// The namespaces that are never entered: the node's, and our own.
@@ -81,21 +83,32 @@ pub fn visit(
             },
         }
     };
-    // A name that is no namespace is nobody's.
-    netns::within(&held, inside).unwrap_or(Visit::NotTheirs)
+    match netns::within(&held, inside) {
+        Ok(visit) => visit,
+        Err(NetnsError::Enter { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => {
+            Visit::Unreadable(source.to_string())
+        }
+        // A name that is no namespace is nobody's.
+        Err(_) => Visit::NotTheirs,
+    }
 }
 
 /// Whether all these addresses are on interfaces of the calling thread's namespace.
 fn owns(ips: &[IpAddr]) -> bool {
-    let Ok(interfaces) = nix::ifaddrs::getifaddrs() else { return false };
-    let present: HashSet<IpAddr> = interfaces
+    let present = addresses();
+    !ips.is_empty() && ips.iter().all(|ip| present.contains(ip))
+}
+
+/// The addresses on interfaces of the calling thread's namespace; none where they cannot be read.
+pub(super) fn addresses() -> HashSet<IpAddr> {
+    let Ok(interfaces) = nix::ifaddrs::getifaddrs() else { return HashSet::new() };
+    interfaces
         .filter_map(|interface| interface.address)
         .filter_map(|address| {
             let v4 = address.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
             v4.or_else(|| address.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip())))
         })
-        .collect();
-    !ips.is_empty() && ips.iter().all(|ip| present.contains(ip))
+        .collect()
 }
 
 fn condition(rules: &RuleSet, backend: Backend) -> Result<Condition, KernelError> {

@@ -137,7 +137,7 @@ async fn serves_a_node_from_its_pods_to_its_metrics() {
         r#"weir_cni_requests_total{verb="ADD",outcome="installed",code="0"} 1"#,
         r#"weir_agent_questions_total{outcome="capture"} 1"#,
         r#"istio_cni_repair_pods_repaired_total{type="repair",result="success"} 1"#,
-        "weir_agent_pod_cache_age_seconds 0",
+        "\nweir_agent_pod_cache_age_seconds ",
     ] {
         assert!(metrics.contains(line), "{line} is not in\n{metrics}");
     }

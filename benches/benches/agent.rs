@@ -1,0 +1,266 @@
+//! The node agent: its memory by the number of pods, the repair of a full node, and what asking it adds to an ADD. Needs root.
+//!
+//! The agent runs as a process against an API server of this one; pods are as large as those of a cluster (12 KiB and more of JSON).
+//! A repair is measured in process: one pass over 110 namespaces, first without any rules, then with all of them in place.
+
+#![allow(clippy::print_stdout, reason = "a bench prints its table")]
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail, ensure};
+use serde_json::{Value, json};
+use weir_agent::events;
+use weir_agent::metrics::Metrics;
+use weir_agent::pods::{PodFacts, Pods};
+use weir_agent::repair::{Counts, Places, Repairer, Settings, State, States};
+use weir_agent::socket::Attachments;
+use weir_benches::Samples;
+use weir_cni::agent::Report;
+use weir_cni::kernel::Backend;
+use weir_lab::Netns;
+use weir_tests::apiserver::ApiServer;
+
+const ROUNDS: usize = 200;
+const FULL: usize = 110;
+const BOUND: Duration = Duration::from_mins(1);
+const CAPTURE: &str = r#"{"v":1,"proxyUids":[1337]}"#;
+const STATUS: &str = r#"{"initContainers":["istio-validation"],"containers":["istio-proxy"],"revision":"default"}"#;
+
+/// A pod of the mesh with everything a cluster adds.
+fn pod(number: usize) -> Value {
+    let ip = format!("10.1.{}.{}", number / 250, number % 250 + 1);
+    let env: Vec<Value> = (0..40).map(|n| json!({"name": format!("SETTING_{n}"), "value": "x".repeat(60)})).collect();
+    let fields: serde_json::Map<String, Value> =
+        (0..120).map(|n| (format!("f:field{n}"), json!({"f:name": {}, "f:value": {}}))).collect();
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {
+            "namespace": "shop", "name": format!("web-{number:04}"), "uid": format!("00000000-0000-4000-9000-{number:012}"), "resourceVersion": "1",
+            "labels": {"app": "web", "pod-template-hash": "5d4f8"},
+            "annotations": {"sidecar.istio.io/status": STATUS, "weir.dev/capture": CAPTURE},
+            "ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web", "uid": "rs", "controller": true}],
+            "managedFields": [{"manager": "kube-controller-manager", "operation": "Update", "fieldsV1": fields}],
+        },
+        "spec": {"nodeName": "n1", "containers": [
+            {"name": "app", "image": "registry.example/app:1", "env": env},
+            {"name": "istio-proxy", "image": "docker.io/istio/proxyv2:1.28", "args": ["proxy", "sidecar"], "env": env}]},
+        "status": {"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}],
+            "containerStatuses": [{"name": "app", "containerID": format!("containerd://{number:064x}")}]},
+    })
+}
+
+/// The agent as a process.
+struct Agent {
+    child: Child,
+    dir: tempfile::TempDir,
+    monitoring: u16,
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Agent {
+    fn start(binary: &Path, server: &ApiServer, pods: usize) -> anyhow::Result<Self> {
+        let dir = tempfile::tempdir()?;
+        let root = dir.path();
+        for folder in ["etc/cni/net.d", "opt/cni/bin"] {
+            fs::create_dir_all(root.join(folder))?;
+        }
+        fs::write(root.join("plugin"), "")?;
+        let monitoring = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let child = Command::new(binary)
+            .env("KUBECONFIG", server.kubeconfig(root)?)
+            .env("NODE_NAME", "n1")
+            .arg(format!("--host-root={}", root.display()))
+            .arg(format!("--plugin-source={}", root.join("plugin").display()))
+            .arg(format!("--cni-agent-run-dir={}", root.join("run").display()))
+            .args([
+                format!("--monitoring-port={monitoring}"),
+                "--health-port=0".to_owned(),
+                "--host-proc-dir=/proc".to_owned(),
+            ])
+            .stderr(Stdio::null())
+            .spawn()
+            .with_context(|| binary.display().to_string())?;
+        let agent = Self { child, dir, monitoring };
+        let begun = Instant::now();
+        while agent.listed() < pods {
+            ensure!(begun.elapsed() < BOUND, "the agent knows {} of {pods} pods", agent.listed());
+            thread::sleep(Duration::from_millis(20));
+        }
+        Ok(agent)
+    }
+
+    fn listed(&self) -> usize {
+        let answer = weir_lab::http::get(([127, 0, 0, 1], self.monitoring).into(), "/pods").ok();
+        let listing: Option<Value> = answer.and_then(|answer| serde_json::from_str(&answer.body).ok());
+        listing.and_then(|listing| listing["pods"].as_array().map(Vec::len)).unwrap_or(0)
+    }
+
+    /// `VmRSS` and `VmHWM`, in KiB.
+    fn memory(&self) -> anyhow::Result<[u64; 2]> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).context("no such field")?;
+            line.trim_start_matches(':').trim_end_matches("kB").trim().parse::<u64>().context("a number")
+        };
+        Ok([field("VmRSS")?, field("VmHWM")?])
+    }
+}
+
+fn main() -> anyhow::Result<()> {
+    let binary = |name: &str| -> anyhow::Result<PathBuf> {
+        Ok(std::env::var_os(name).with_context(|| format!("{name} is not set; run `make bench`"))?.into())
+    };
+    let (agent, plugin) = (binary("WEIR_AGENT")?, binary("WEIR_CNI")?);
+    memory(&agent)?;
+    repair()?;
+    add(&agent, &plugin)
+}
+
+fn memory(agent: &Path) -> anyhow::Result<()> {
+    println!("the agent with pods of {} KiB of JSON: resident, and at most (KiB)", pod(0).to_string().len() / 1024);
+    for pods in [0, 30, 110, 250] {
+        let server = ApiServer::start()?;
+        for number in 0..pods {
+            server.put("pods", pod(number));
+        }
+        let agent = Agent::start(agent, &server, pods)?;
+        // Ten more rounds of changes, as a rollout makes them.
+        for _ in 0..10 {
+            for number in 0..pods {
+                server.put("pods", pod(number));
+            }
+        }
+        thread::sleep(Duration::from_secs(1));
+        let [resident, peak] = agent.memory()?;
+        println!("  {pods:4} pods  {resident:7}  {peak:7}");
+    }
+    Ok(())
+}
+
+fn repair() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    fs::create_dir(dir.path().join("netns"))?;
+    let (pods, attachments, states) = (Pods::default(), Attachments::default(), States::default());
+    let mut namespaces = Vec::new();
+    for number in 0..FULL {
+        let netns = Netns::new("pod")?;
+        let object = pod(number);
+        let address = format!("{}/32", object["status"]["podIP"].as_str().context("an address")?);
+        let added = netns.run(|| Command::new("ip").args(["addr", "add", &address, "dev", "lo"]).status())??;
+        ensure!(added.success(), "no address");
+        symlink(netns.path(), dir.path().join(format!("netns/cni-{number}")))?;
+        let uid = object["metadata"]["uid"].as_str().context("a uid")?.to_owned();
+        let (verb, netns_path) = ("ADD".to_owned(), netns.path().display().to_string());
+        attachments.learn(&Report { v: 1, verb, uid, netns: netns_path, ..Report::default() });
+        pods.put(PodFacts::of(serde_json::from_value(object)?, &[]));
+        namespaces.push(netns);
+    }
+    let places = Places {
+        host_proc: "/proc".into(),
+        host_root: dir.path().to_owned(),
+        netns_dirs: vec!["/netns".into()],
+        runtime_dirs: Vec::new(),
+    };
+    let settings = Settings { in_place: true, interval: BOUND, backend: Backend::Auto, places };
+    let (events, _teller) = events::channel(&Metrics::default());
+    let counts = Counts::default();
+    let mut repairer = Repairer { pods, attachments, settings, states, counts, events };
+    println!("one pass over {FULL} pods (ms)");
+    let pass = |repairer: &Repairer, what: &str| -> anyhow::Result<()> {
+        let begun = Instant::now();
+        repairer.pass(true);
+        let took = begun.elapsed();
+        ensure!(repairer.states.all().iter().all(|pod| pod.state == State::Ok), "not all are mended");
+        println!("  {what:60} {:8.1}", took.as_secs_f64() * 1e3);
+        Ok(())
+    };
+    pass(&repairer, "no rules; the plugin has told where each is")?;
+    pass(&repairer, "all in place")?;
+    for netns in &namespaces {
+        netns.run(|| Command::new("nft").args(["flush", "table", "inet", "weir"]).status())??;
+    }
+    pass(&repairer, "all flushed")?;
+    for netns in &namespaces {
+        netns.run(|| Command::new("nft").args(["flush", "table", "inet", "weir"]).status())??;
+    }
+    repairer.attachments = Attachments::default();
+    pass(&repairer, "all flushed; nobody has told, looked for in /proc and by name")
+}
+
+/// One way of an ADD.
+struct Way {
+    label: &'static str,
+    annotations: Value,
+    agent: bool,
+}
+
+fn add(agent: &Path, plugin: &Path) -> anyhow::Result<()> {
+    let server = ApiServer::start()?;
+    let mut istio = pod(0);
+    istio["metadata"]["annotations"] = json!({"sidecar.istio.io/status": STATUS});
+    server.put("pods", istio);
+    for number in 1..FULL {
+        server.put("pods", pod(number));
+    }
+    let agent = Agent::start(agent, &server, FULL)?;
+    let socket = agent.dir.path().join("run/agent.sock");
+    let annotated = json!({"sidecar.istio.io/status": STATUS, "weir.dev/capture": CAPTURE});
+    let ways = [
+        Way { label: "annotation weir.dev/capture, no agent", annotations: annotated.clone(), agent: false },
+        Way { label: "annotation weir.dev/capture, reported to the agent", annotations: annotated, agent: true },
+        Way { label: "asked over the socket", annotations: json!({"sidecar.istio.io/status": STATUS}), agent: true },
+    ];
+    let mut times: Vec<Samples> = ways.iter().map(|_| Samples::default()).collect();
+    for round in 0..ROUNDS + 10 {
+        for (way, times) in ways.iter().zip(&mut times) {
+            let netns = Netns::new("add")?;
+            let mut conf = json!({
+                "cniVersion": "1.0.0", "name": "n", "type": "weir-cni", "prevResult": {"cniVersion": "1.0.0"},
+                "capabilities": {"io.kubernetes.cri.pod-annotations": true},
+                "runtimeConfig": {"io.kubernetes.cri.pod-annotations": way.annotations},
+            });
+            if way.agent {
+                conf["agent_socket"] = json!(socket);
+            }
+            let input = agent.dir.path().join("conf");
+            fs::write(&input, conf.to_string())?;
+            let mut command = Command::new(plugin);
+            command
+                .env_clear()
+                .env("CNI_COMMAND", "ADD")
+                .env("CNI_CONTAINERID", "c0ffee")
+                .env("CNI_IFNAME", "eth0")
+                .env("CNI_NETNS", netns.path())
+                .env("CNI_ARGS", "IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web-0000;K8S_POD_UID=00000000-0000-4000-9000-000000000000")
+                .stdin(fs::File::open(&input)?)
+                .stdout(Stdio::null())
+                .stderr(Stdio::null());
+            let begun = Instant::now();
+            let status = command.status()?;
+            let took = begun.elapsed();
+            if !status.success() {
+                bail!("{}: {status}", way.label);
+            }
+            if round >= 10 {
+                times.push(took);
+            }
+        }
+    }
+    println!("weir-cni ADD as a process, {ROUNDS} rounds interleaved (us): p10, median, p90");
+    for (way, times) in ways.iter().zip(&times) {
+        let [p10, median, p90] = [10, 50, 90].map(|percent| times.percentile_us(percent));
+        println!("  {:52} {p10:6} {median:6} {p90:6}", way.label);
+    }
+    Ok(())
+}
