@@ -242,7 +242,7 @@ fn check(request: &Request, conf: &NetConf<'_>, call: &mut Call) -> Result<(), F
 }
 
 /// Says beside the agent's socket that STATUS was good once since the node started (`/var/run` does not outlive it).
-const STATUS_SEEN: &str = "status-ok";
+pub const STATUS_SEEN: &str = "status-ok";
 
 /// STATUS: could an ADD succeed now? The configuration is sound, somebody will tell about pods, nf_tables answers.
 ///

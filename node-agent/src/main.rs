@@ -6,12 +6,14 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 use weir_agent::args::{Cli, Command, InstallArgs, OnceArgs, RunArgs};
-use weir_agent::install::once;
+use weir_agent::install::once::{self, Done};
 use weir_agent::install::settings::Settings;
 use weir_agent::{logging, run};
 
 /// `EX_USAGE` of sysexits.h: flags do not fit together, nothing was started.
 const BAD_CONFIGURATION: u8 = 64;
+/// `EX_TEMPFAIL`: the rest cannot be done yet, try again later.
+const LATER: u8 = 75;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -33,13 +35,13 @@ fn print_version() -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn once(args: &OnceArgs, act: impl FnOnce(Settings) -> Result<String, Vec<String>>) -> anyhow::Result<ExitCode> {
+fn once(args: &OnceArgs, act: impl FnOnce(Settings) -> Result<Done, Vec<String>>) -> anyhow::Result<ExitCode> {
     logging::start(args.log.log_as_json, &args.log.log_output_level)?;
     let Some(settings) = resolve(args.install.clone()) else { return Ok(ExitCode::from(BAD_CONFIGURATION)) };
     match act(settings) {
-        Ok(done) => {
-            writeln!(std::io::stdout(), "{done}")?;
-            Ok(ExitCode::SUCCESS)
+        Ok(Done { text, all }) => {
+            writeln!(std::io::stdout(), "{text}")?;
+            Ok(if all { ExitCode::SUCCESS } else { ExitCode::from(LATER) })
         }
         Err(wrong) => Err(anyhow::anyhow!(wrong.join("\n  "))),
     }

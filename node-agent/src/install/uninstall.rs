@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
+use weir_cni::STATUS_SEEN;
+use weir_cni::agent::REPORT_SOCKET;
 use weir_cni::entry::PLUGIN_TYPE;
 
 use super::binary;
@@ -69,9 +71,11 @@ pub fn uninstall(settings: &Settings, disk: &dyn Disk, wait: Duration) -> Result
     } else {
         BinaryLeft::Stays("the configuration still names it".to_owned())
     };
-    let socket = run.join(SOCKET_NAME);
-    if let Err(error) = disk.remove(&socket) {
-        wrong.push(format!("{}: {error}", socket.display()));
+    for name in [SOCKET_NAME, REPORT_SOCKET, STATUS_SEEN] {
+        let path = run.join(name);
+        if let Err(error) = disk.remove(&path) {
+            wrong.push(format!("{}: {error}", path.display()));
+        }
     }
     if wrong.is_empty() { Ok(Uninstalled { files, binary }) } else { Err(wrong) }
 }

@@ -242,6 +242,13 @@ fn an_agent_that_still_runs_respects_an_uninstallation() {
     assert_eq!(Node::files(&node.conf()), BTreeMap::from([("10-a.conf".to_owned(), SINGLE.to_owned())]));
     assert!(!node.bin().join("weir-cni").exists());
     agent.end(Signal::SIGTERM);
+    // Nobody knows which attachments there are: the plugin stays, and the caller can tell.
+    let cache = node.results();
+    node.image("plugin 2");
+    assert!(once(&node, "install", &["--wait=30s"]).status.success());
+    fs::remove_dir(&cache).unwrap();
+    assert_eq!(once(&node, "uninstall", &["--wait=0s"]).status.code(), Some(75));
+    assert!(node.bin().join("weir-cni").exists() && node.conf().join("10-a.conf").exists());
     let agent = Agent::start(&node, &[]);
     eventually("started anew it installs again", || agent.is_installed() && has_entry(&node, "10-a.conflist"));
 }
