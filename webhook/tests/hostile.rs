@@ -147,6 +147,10 @@ fn what_is_large_is_answered_small() {
             with(&|pod| pod["metadata"]["annotations"]["proxy.istio.io/config"] = long.as_str().into()),
         ),
         (
+            "many templates",
+            with(&|pod| pod["metadata"]["annotations"]["inject.istio.io/templates"] = "sidecar,".repeat(20_000).into()),
+        ),
+        (
             "many ranges",
             with(&|pod| {
                 let ranges: Vec<String> =

@@ -10,6 +10,9 @@ use super::template::data::{self, Installation};
 use super::template::{RenderError, UserTemplate};
 use crate::settings::{Settings, TemplateSource};
 
+/// Most templates of one pod. Each may add to every container; one pod must not take the time and memory of all others.
+const MAX_TEMPLATES: usize = 10;
+
 /// A template that a pod gets.
 #[derive(Debug)]
 pub(super) struct Chosen<'a> {
@@ -34,6 +37,13 @@ pub(super) fn select<'a>(annotations: Texts<'_>, settings: &'a Settings) -> Resu
         Some(names) => names.iter().map(String::as_str).collect(),
         None => vec![name],
     });
+    let expanded: Vec<&str> = expanded.collect();
+    if expanded.len() > MAX_TEMPLATES {
+        return Err(vec![format!(
+            "{} templates are asked for, at most {MAX_TEMPLATES} are carried out",
+            expanded.len()
+        )]);
+    }
     let (mut templates, mut refused) = (Vec::new(), Vec::new());
     for name in expanded {
         let known = &settings.injection.templates;
