@@ -69,6 +69,10 @@ impl<'a> Node<'a> {
                 order.push(name);
                 continue;
             };
+            // Most of a pod is: its names need not be looked at.
+            if identical(was, value) {
+                continue;
+            }
             let field = part(self.field, name);
             match (Node::of(was, field), Node::of(value, field)) {
                 (Some(was), Some(value)) if was.is_list == value.is_list => {
@@ -77,7 +81,6 @@ impl<'a> Node<'a> {
                         inside.push((format!(".{name}"), Value::Object(change)));
                     }
                 }
-                _ if identical(was, value) => {}
                 _ => drop(set.insert(name.clone(), (*value).clone())),
             }
         }
