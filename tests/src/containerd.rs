@@ -7,6 +7,7 @@
 //! Bridges, rules, mounts and sandboxes never touch the machine, and killing one process ends all of it. Only empty cgroup folders
 //! stay; they are removed on drop. The daemon can be killed, and the whole machine rebooted, with what a disk keeps kept.
 
+mod forward;
 mod machine;
 mod release;
 
@@ -21,6 +22,7 @@ use anyhow::{Context as _, bail, ensure};
 
 use crate::cri;
 use crate::image::Image;
+pub use forward::Forward;
 use machine::Machine;
 pub use machine::children;
 pub use release::Release;
@@ -171,9 +173,22 @@ impl Containerd {
         Folders::below(self.dir.path()).bin
     }
 
+    /// The folder in which the namespaces of its pods are bound to names.
+    pub fn netns_dir(&self) -> PathBuf {
+        self.dir.path().join("state/io.containerd.grpc.v1.cri/netns")
+    }
+
     /// The daemon's own network namespace: the "node" of its pods.
     pub fn node_netns(&self) -> PathBuf {
         self.process_one().join("ns/net")
+    }
+
+    /// Makes a port of 127.0.0.1 lead from the node to here, for as long as the value lives and the power is on.
+    ///
+    /// # Errors
+    /// When somebody listens there already.
+    pub fn forward(&self, port: u16) -> anyhow::Result<Forward> {
+        Forward::start(&self.node_netns(), port)
     }
 
     /// A path as the daemon sees it, reachable from here.

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! containerd.rs ── a daemon of its own, in its own namespaces ──▶ cri.rs ── what a kubelet would ask of it
+//! agent.rs ────── the node agent on that node
 //! kubelet.rs ──── a pod of our manifests, as a kubelet would have it run
 //! image.rs ────── the images it runs, made from files of this machine
 //! segment.rs ── TCP segments that no socket would send
@@ -11,6 +12,7 @@
 //! conformance.rs ─ Istio's injector cases, read and compared
 //! ```
 
+pub mod agent;
 pub mod apiserver;
 pub mod conformance;
 pub mod containerd;

@@ -5,6 +5,12 @@ use base64::Engine as _;
 use serde_json::Value;
 use weir_lab::webhook::{Webhook as Process, review_of};
 
+/// Annotations of a pod, as a kubelet passes them to the runtime.
+pub fn annotations(pod: &Value) -> Vec<(String, String)> {
+    let annotations = pod["metadata"]["annotations"].as_object().into_iter().flatten();
+    annotations.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect()
+}
+
 /// A running webhook with a folder for its files.
 #[derive(Debug)]
 pub struct Webhook {

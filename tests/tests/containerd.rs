@@ -5,14 +5,20 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use iptables_rules::{CaptureConfig, netns, nft, plan};
 use serde_json::{Value, json};
 use weir_lab::{dial, envoy};
-use weir_tests::containerd::{BUSYBOX, Containerd};
+use weir_tests::agent::{Agent, NODE, until};
+use weir_tests::apiserver::ApiServer;
+use weir_tests::containerd::{BUSYBOX, Containerd, Release};
 use weir_tests::cri::{self, Container, ExecOutput, Mount, PodSandboxConfig};
 use weir_tests::image::Image;
+use weir_tests::webhook::Webhook;
 
 const APP_UID: i64 = 1000;
 const PROXY_UID: i64 = 1337;
@@ -38,16 +44,19 @@ fn containerd() -> Containerd {
     Containerd::start(&conflist(), &weir_tests::bin("weir-cni")).unwrap()
 }
 
-/// Annotations of a pod as the admission webhook leaves them.
-fn injected(annotations: &Value) -> Vec<(String, String)> {
+/// A pod as the admission webhook leaves it.
+fn admitted(annotations: &Value) -> Value {
     let pod = json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": { "name": "web", "namespace": "shop", "labels": { "app": "web" }, "annotations": annotations },
         "spec": { "containers": [{ "name": "web", "image": "web:1", "ports": [{ "containerPort": 8080 }] }] },
     });
-    let patched = weir_tests::webhook::Webhook::start().unwrap().admit(&pod).unwrap();
-    let annotations = patched["metadata"]["annotations"].as_object().unwrap();
-    annotations.iter().map(|(key, value)| (key.clone(), value.as_str().unwrap().to_owned())).collect()
+    Webhook::start().unwrap().admit(&pod).unwrap()
+}
+
+/// Its annotations.
+fn injected(annotations: &Value) -> Vec<(String, String)> {
+    weir_tests::webhook::annotations(&admitted(annotations))
 }
 
 /// A pod that runs, and is stopped and removed twice at the end, as a kubelet does.
@@ -88,6 +97,48 @@ impl<'a> Running<'a> {
             .unwrap()
     }
 
+    /// Starts the application, which is returned, and the proxy; with [`import_envoy`] before.
+    fn serve(&self) -> String {
+        let app = self.container(
+            "web",
+            BUSYBOX,
+            APP_UID,
+            &["/bin/sh", "-c", "echo from the app > /tmp/index.html; exec httpd -f -p 8080 -h /tmp"],
+            vec![],
+        );
+        let config = self.runtime.folder().join("envoy.json").display().to_string();
+        let mounts = vec![Mount {
+            container_path: "/etc/envoy.json".to_owned(),
+            host_path: config,
+            readonly: true,
+            propagation: 0,
+        }];
+        let command = [
+            "/bin/envoy",
+            "-c",
+            "/etc/envoy.json",
+            "--concurrency",
+            "1",
+            "--disable-hot-restart",
+            "--log-level",
+            "warning",
+        ];
+        self.container("istio-proxy", "test.local/envoy:1", PROXY_UID, &command, mounts);
+        app
+    }
+
+    /// A counter of the proxy, asked from the application's container.
+    fn counter(&self, app: &str, name: &str) -> u64 {
+        let url = format!("http://127.0.0.1:{}/stats?filter=^{name}$", envoy::ADMIN_PORT);
+        let text = eventually("Envoy's counters", || {
+            succeeded(&self.runtime.cri.exec(app, &["/bin/wget", "-q", "-O", "-", &url]).map_err(|s| s.to_string())?)
+        });
+        text.rsplit(' ')
+            .next()
+            .and_then(|number| number.trim().parse().ok())
+            .unwrap_or_else(|| panic!("no counter in {text:?}"))
+    }
+
     fn end(self) {
         for call in [cri::Client::stop_pod_sandbox, cri::Client::remove_pod_sandbox] {
             call(&self.runtime.cri, &self.id).unwrap();
@@ -95,6 +146,12 @@ impl<'a> Running<'a> {
         }
         assert_eq!(self.runtime.cri.sandboxes().unwrap(), Vec::<String>::new());
     }
+}
+
+/// Makes Envoy's image and configuration known to the runtime.
+fn import_envoy(runtime: &Containerd, binary: &Path) {
+    runtime.import(&Image::default().program(binary, "/bin/envoy").unwrap(), "test.local/envoy:1").unwrap();
+    std::fs::write(runtime.folder().join("envoy.json"), envoy::bootstrap().to_string()).unwrap();
 }
 
 /// GET over a fresh connection from the node; the body, or why there is none.
@@ -136,42 +193,12 @@ fn succeeded(output: &ExecOutput) -> Result<String, String> {
 fn a_meshed_pod_starts_with_its_rules_and_its_traffic_passes_a_real_envoy_in_both_families() {
     let Some(binary) = weir_tests::envoy_or_skip() else { return };
     let runtime = containerd();
-    runtime.import(&Image::default().program(&binary, "/bin/envoy").unwrap(), "test.local/envoy:1").unwrap();
-    std::fs::write(runtime.folder().join("envoy.json"), envoy::bootstrap().to_string()).unwrap();
+    import_envoy(&runtime, &binary);
     let pod = Running::start(&runtime, "web", injected(&json!({})));
     assert_eq!(pod.drift(&CaptureConfig::default()), Vec::<String>::new());
 
-    let app = pod.container(
-        "web",
-        BUSYBOX,
-        APP_UID,
-        &["/bin/sh", "-c", "echo from the app > /tmp/index.html; exec httpd -f -p 8080 -h /tmp"],
-        vec![],
-    );
-    let config = runtime.folder().join("envoy.json").display().to_string();
-    let mounts =
-        vec![Mount { container_path: "/etc/envoy.json".to_owned(), host_path: config, readonly: true, propagation: 0 }];
-    let command = [
-        "/bin/envoy",
-        "-c",
-        "/etc/envoy.json",
-        "--concurrency",
-        "1",
-        "--disable-hot-restart",
-        "--log-level",
-        "warning",
-    ];
-    pod.container("istio-proxy", "test.local/envoy:1", PROXY_UID, &command, mounts);
-    let counter = |name: &str| -> u64 {
-        let url = format!("http://127.0.0.1:{}/stats?filter=^{name}$", envoy::ADMIN_PORT);
-        let text = eventually("Envoy's counters", || {
-            succeeded(&runtime.cri.exec(&app, &["/bin/wget", "-q", "-O", "-", &url]).map_err(|s| s.to_string())?)
-        });
-        text.rsplit(' ')
-            .next()
-            .and_then(|number| number.trim().parse().ok())
-            .unwrap_or_else(|| panic!("no counter in {text:?}"))
-    };
+    let app = pod.serve();
+    let counter = |name: &str| pod.counter(&app, name);
     assert_eq!((counter(envoy::INBOUND_COUNTER), counter(envoy::OUTBOUND_COUNTER)), (0, 0));
 
     let addresses = pod.addresses();
@@ -265,4 +292,80 @@ fn a_failing_add_shows_our_text_and_leaves_nothing() {
     assert_eq!(runtime.cri.sandboxes().unwrap(), Vec::<String>::new());
     // The name and the addresses are free again.
     Running::start(&runtime, "web", injected(&json!({}))).end();
+}
+
+#[test]
+fn the_agent_puts_flushed_rules_back_while_traffic_flows_and_no_connection_notices() {
+    let Some(binary) = weir_tests::envoy_or_skip() else { return };
+    // The whole pipeline: the agent installs the plugin; the webhook makes the pod, the API server has it, the runtime runs it.
+    let mut list: Value = serde_json::from_str(&conflist()).unwrap();
+    list["plugins"].as_array_mut().unwrap().pop();
+    let runtime =
+        Containerd::start_release(Release::Installed, &[("10-test.conflist", &format!("{list:#}\n"))], None).unwrap();
+    import_envoy(&runtime, &binary);
+    let api = ApiServer::start().unwrap();
+    api.kubeconfig(runtime.folder()).unwrap();
+    let _way = runtime.forward(api.port()).unwrap();
+    let mut agent = Agent::start(&runtime, &weir_tests::bin("weir-cni"), 8000, &["--repair-interval=1s"]).unwrap();
+    agent.wait_until_ready(&runtime).unwrap();
+    until("the runtime follows", || {
+        let loaded = runtime.cri.loaded_plugins()?;
+        Ok(loaded.last().filter(|plugin| plugin.kind == "weir-cni").map(|_| ()).ok_or_else(|| format!("{loaded:?}")))
+    })
+    .unwrap();
+
+    let mut object = admitted(&json!({}));
+    let pod = Running::start(&runtime, "web", weir_tests::webhook::annotations(&object));
+    let addresses = pod.addresses();
+    object["metadata"]["uid"] = "web-uid".into();
+    object["spec"]["nodeName"] = NODE.into();
+    let ips: Vec<Value> = addresses.iter().map(|ip| json!({ "ip": ip })).collect();
+    object["status"] = json!({ "phase": "Running", "podIP": addresses[0], "podIPs": ips });
+    api.put("pods", object);
+    let app = pod.serve();
+    let to = SocketAddr::new(addresses[0], 8080);
+    eventually("inbound", || get(&runtime, to));
+
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let traffic = scope.spawn(|| {
+            let mut answers = Vec::new();
+            let started = Instant::now();
+            // Bounded, for when the other thread fails.
+            while !over.load(Ordering::Relaxed) && started.elapsed() < 3 * weir_tests::agent::BOUND {
+                answers.push(get(&runtime, to));
+            }
+            answers
+        });
+        let captured = || pod.counter(&app, envoy::INBOUND_COUNTER);
+        let before = captured();
+        eventually(
+            "captured",
+            || if captured() > before { Ok(()) } else { Err("no connection passed the proxy".into()) },
+        );
+        for round in 0..3 {
+            let path = runtime.path_from_here(&runtime.cri.sandbox_status(&pod.id).unwrap().netns);
+            // The rules alone: with the last chain of a kind, the kernel would also stop translating connections that are open.
+            let flush = || Command::new("nft").args(["flush", "table", "inet", "weir"]).status();
+            assert!(netns::within(&path, flush).unwrap().unwrap().success(), "round {round}");
+            let flushed = Instant::now();
+            until("the rules are back", || {
+                let drift = pod.drift(&CaptureConfig::default());
+                Ok(if drift.is_empty() { Ok(()) } else { Err(format!("{drift:?}\n{}", agent.log())) })
+            })
+            .unwrap();
+            eprintln!("flushed rules were back after {:.1?}", flushed.elapsed());
+            let before = captured();
+            eventually("captured again", || {
+                if captured() > before { Ok(()) } else { Err("no connection passed the proxy".into()) }
+            });
+        }
+        over.store(true, Ordering::Relaxed);
+        let answers = traffic.join().unwrap();
+        let failed: Vec<_> = answers.iter().filter(|answer| answer.as_deref() != Ok("from the app\n")).collect();
+        assert!(failed.is_empty(), "{} of {} connections failed: {:?}", failed.len(), answers.len(), failed.first());
+        eprintln!("{} connections, none failed", answers.len());
+    });
+    assert!(agent.terminate().unwrap().success());
+    pod.end();
 }

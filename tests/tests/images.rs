@@ -66,7 +66,7 @@ impl Node {
             ("/opt/cni/bin", self.runtime.bin_dir()),
             ("/etc/containerd", folder.join("etc-containerd")),
             ("/var/run/weir", folder.join("run-weir")),
-            ("/var/run/netns", folder.join("state/io.containerd.grpc.v1.cri/netns")),
+            ("/var/run/netns", self.runtime.netns_dir()),
             ("/var/lib/cni", folder.join("lib-cni")),
         ];
         let host = host.map(|(theirs, here)| (PathBuf::from(theirs), here)).to_vec();
@@ -123,8 +123,7 @@ fn the_agents_image_installs_from_its_daemon_set_and_the_uninstalling_one_leaves
         "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "web", "namespace": "shop" },
         "spec": { "containers": [{ "name": "web", "image": "web:1" }] },
     }));
-    let annotations = pod.unwrap()["metadata"]["annotations"].as_object().unwrap().clone();
-    let annotations = annotations.into_iter().map(|(key, value)| (key, value.as_str().unwrap().to_owned()));
+    let annotations = weir_tests::webhook::annotations(&pod.unwrap());
     let web = node.runtime.cri.run_pod_sandbox(&node.runtime.pod("web", annotations)).unwrap();
     let path = node.runtime.path_from_here(&node.runtime.cri.sandbox_status(&web).unwrap().netns);
     let drift = netns::within(&path, || nft::verify(&plan(&CaptureConfig::default()).unwrap())).unwrap().unwrap();

@@ -44,6 +44,11 @@ impl Stamp {
         self.out
     }
 
+    /// How many outages have begun until then.
+    pub(crate) fn outages(self) -> u64 {
+        self.outages
+    }
+
     /// Whether the node was rebooted in between.
     pub(crate) fn is_after_a_reboot(self, earlier: Self) -> bool {
         self.reboots != earlier.reboots

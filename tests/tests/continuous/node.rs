@@ -2,23 +2,23 @@
 
 use std::collections::HashSet;
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
+use anyhow::ensure;
 use iptables_rules::{RuleSet, netns, nft};
 use serde_json::json;
-use weir_tests::containerd::{Containerd, Release, children};
+use weir_tests::agent::{self, Agent};
+use weir_tests::apiserver::ApiServer;
+use weir_tests::containerd::{Containerd, Forward, Release};
 use weir_tests::cri::{self, LoadedPlugin};
 
 use crate::ledger::Rules;
 
-/// For an agent to be ready, the runtime to follow, an uninstallation to end.
-pub(crate) const BOUND: Duration = Duration::from_mins(1);
+/// How often the agent visits all pods.
+const REPAIR_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Name of the primary network's file.
 const PRIMARY: &str = "10-primary.conflist";
@@ -40,19 +40,14 @@ impl Build {
 pub(crate) struct Node {
     pub(crate) runtime: Containerd,
     release: Release,
-    agent: PathBuf,
     /// Names of the pods that should be there, or are about to be.
     wanted: Mutex<HashSet<String>>,
     /// How often the primary network's file was written.
     generation: AtomicU64,
-}
-
-/// An agent that runs on the node. Killed when dropped.
-#[derive(Debug)]
-pub(crate) struct Agent {
-    wrapper: Child,
-    log: PathBuf,
-    health: u16,
+    /// What the agent watches; pods are put there as a cluster would.
+    pub(crate) api: ApiServer,
+    /// Its way into the node's network, while the power is on.
+    way: Mutex<Option<Forward>>,
 }
 
 impl Node {
@@ -64,13 +59,18 @@ impl Node {
             // What follows the sections of an executable is never looked at.
             fs::write(source(&runtime, build), [&plugin[..], tail.as_bytes()].concat())?;
         }
-        Ok(Self {
+        let api = ApiServer::start()?;
+        api.kubeconfig(runtime.folder())?;
+        let node = Self {
             runtime,
             release,
-            agent: weir_tests::bin("weir-agent"),
             wanted: Mutex::default(),
             generation: AtomicU64::new(0),
-        })
+            api,
+            way: Mutex::default(),
+        };
+        node.reach_the_api_server()?;
+        Ok(node)
     }
 
     /// Writes the primary network's file as its own installer does: without our entry, and in one step.
@@ -98,6 +98,14 @@ impl Node {
         Ok((!calls).then(|| format!("{newest} is not loaded with us at its end, but {loaded:?}")))
     }
 
+    /// Gives the node a way to the API server; it is lost when the power is.
+    pub(crate) fn reach_the_api_server(&self) -> anyhow::Result<()> {
+        let mut way = self.way.lock().unwrap_or_else(PoisonError::into_inner);
+        *way = None;
+        *way = Some(self.runtime.forward(self.api.port())?);
+        Ok(())
+    }
+
     /// A pod is wanted from now on, or no longer.
     pub(crate) fn want(&self, pod: &str, wanted: bool) {
         let mut pods = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
@@ -118,7 +126,10 @@ impl Node {
                 continue;
             }
             for call in [cri::Client::stop_pod_sandbox, cri::Client::remove_pod_sandbox] {
-                if let Err(status) = call(&self.runtime.cri, &id) {
+                // One that has just been removed by its worker is no failure.
+                if let Err(status) = call(&self.runtime.cri, &id)
+                    && self.runtime.cri.sandboxes()?.contains(&id)
+                {
                     failures.push(format!("failure: removing what was left of {pod}: {}", status.message()));
                 }
             }
@@ -162,42 +173,20 @@ impl Node {
         Ok(remains)
     }
 
-    fn agent_command(&self, verb: &str, build: Build, extra: &[&str]) -> anyhow::Result<Command> {
-        let mut command = self.runtime.command(&self.agent)?;
-        let (conf, bin) = (self.runtime.conf_dir(), self.runtime.bin_dir());
-        command
-            .arg(verb)
-            .arg("--host-root=/")
-            .arg(format!("--mounted-cni-net-dir={}", conf.display()))
-            .arg(format!("--cni-net-dir={}", conf.display()))
-            .arg(format!("--mounted-cni-bin-dir={}", bin.display()))
-            .arg(format!("--cni-bin-dir={}", bin.display()))
-            .arg(format!("--plugin-source={}", source(&self.runtime, build).display()))
-            .args(extra);
-        Ok(command)
-    }
-
     /// Starts an agent; it is ready when [`Agent::wait_until_ready`] says so.
     pub(crate) fn start_agent(&self, build: Build, placement: &str) -> anyhow::Result<Agent> {
-        // The agent is on the node's network: two at once need ports of their own, as pods of a DaemonSet with surge have.
+        // Two at once need ports of their own.
         let health = if build == Build::Old { 8000 } else { 8001 };
-        let log = self.runtime.folder().join(format!("agent-{build:?}.log"));
-        let file = fs::File::options().create(true).append(true).open(&log)?;
-        let ports = [format!("--health-port={health}"), "--monitoring-port=0".to_owned()];
+        let interval = format!("--repair-interval={}s", REPAIR_INTERVAL.as_secs());
         let placement = format!("--cni-placement={placement}");
-        let wrapper = self
-            .agent_command("run", build, &[&ports[0], &ports[1], &placement])?
-            .stdin(Stdio::null())
-            .stdout(file.try_clone()?)
-            .stderr(file)
-            .spawn()?;
-        Ok(Agent { wrapper, log, health })
+        Agent::start(&self.runtime, &source(&self.runtime, build), health, &[&interval, &placement])
     }
 
     /// Takes everything off the node again, as the uninstalling Job does.
     /// What it said.
     pub(crate) fn uninstall(&self, build: Build) -> anyhow::Result<String> {
-        let output = self.agent_command("uninstall", build, &["--wait=30s"])?.output()?;
+        let plugin = source(&self.runtime, build);
+        let output = agent::command(&self.runtime, "uninstall", &plugin)?.arg("--wait=30s").output()?;
         let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
         ensure!(output.status.success(), "uninstall: {said}");
         Ok(said)
@@ -210,73 +199,6 @@ impl Node {
             None => Ok(nft::read_back()?.tables.iter().map(|_| "a table of ours".to_owned()).collect()),
         })??;
         Ok(if found.is_empty() { Rules::Right } else { Rules::Wrong(found) })
-    }
-}
-
-impl Agent {
-    /// Waits until `/readyz` of the agent answers 200.
-    pub(crate) fn wait_until_ready(&mut self, node: &Node) -> anyhow::Result<()> {
-        let health = SocketAddr::from((Ipv4Addr::LOCALHOST, self.health));
-        let ask = || weir_lab::http::get(health, "/readyz");
-        until("the agent is ready", || {
-            if let Some(status) = self.wrapper.try_wait()? {
-                anyhow::bail!("the agent ended ({status}): {}", self.log());
-            }
-            match netns::within(&node.runtime.node_netns(), ask)? {
-                Ok(answer) if answer.status == 200 => Ok(Ok(())),
-                Ok(answer) => Ok(Err(answer.body)),
-                Err(error) => Ok(Err(error.to_string())),
-            }
-        })
-    }
-
-    /// SIGKILL, to the agent itself.
-    pub(crate) fn kill(mut self) -> anyhow::Result<()> {
-        self.signal("KILL")?;
-        self.wrapper.wait()?;
-        Ok(())
-    }
-
-    /// SIGTERM, and its exit status.
-    pub(crate) fn terminate(mut self) -> anyhow::Result<ExitStatus> {
-        self.signal("TERM")?;
-        until("the agent ends", || Ok(self.wrapper.try_wait()?.ok_or_else(|| self.log())))
-    }
-
-    fn signal(&self, signal: &str) -> anyhow::Result<()> {
-        // It is the child of `nsenter`; an agent that was just started may not be there yet.
-        let find = || Ok(children(self.wrapper.id()).first().copied().ok_or_else(|| self.log()));
-        let pid = until("the agent has started", find)?;
-        let status = Command::new("kill").args([format!("-{signal}"), pid.to_string()]).status()?;
-        ensure!(status.success(), "kill {pid}: {status}");
-        Ok(())
-    }
-
-    /// The end of its log.
-    pub(crate) fn log(&self) -> String {
-        let text = fs::read_to_string(&self.log).unwrap_or_default();
-        let lines: Vec<&str> = text.lines().collect();
-        lines[lines.len().saturating_sub(15)..].join("\n")
-    }
-}
-
-impl Drop for Agent {
-    fn drop(&mut self) {
-        // One that ended is what is wanted. The wrapper's death takes the agent with it.
-        let _ = self.wrapper.kill().and_then(|()| self.wrapper.wait());
-    }
-}
-
-/// Asks until there is a value, within [`BOUND`]; the last reason why not is told.
-pub(crate) fn until<T>(what: &str, mut ask: impl FnMut() -> anyhow::Result<Result<T, String>>) -> anyhow::Result<T> {
-    let started = Instant::now();
-    loop {
-        let why = match ask().with_context(|| format!("until {what}"))? {
-            Ok(value) => return Ok(value),
-            Err(why) => why,
-        };
-        ensure!(started.elapsed() < BOUND, "{what}: not within {BOUND:?}: {why}");
-        std::thread::sleep(Duration::from_millis(10));
     }
 }
 

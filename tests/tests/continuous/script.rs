@@ -3,10 +3,11 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use weir_tests::agent::{Agent, until};
 use weir_tests::containerd::Release;
 
 use crate::ledger::{Ledger, Outage, Promise, Report};
-use crate::node::{Agent, Build, Node, until};
+use crate::node::{Build, Node};
 use crate::worker;
 
 /// Threads that create pods.
@@ -136,7 +137,7 @@ impl Play<'_> {
 
     fn start_agent(&mut self) -> anyhow::Result<()> {
         let mut agent = self.node.start_agent(self.build, self.placement())?;
-        let ready = agent.wait_until_ready(self.node);
+        let ready = agent.wait_until_ready(&self.node.runtime);
         self.agent = Some(agent);
         ready
     }
@@ -213,6 +214,7 @@ impl Play<'_> {
             self.node.runtime.power_off()?;
             self.agent = None;
             self.node.runtime.power_on()?;
+            self.node.reach_the_api_server()?;
             if !daemon_first {
                 self.start_agent()?;
             }
@@ -250,7 +252,7 @@ impl Play<'_> {
     /// After somebody else has written, and no longer does: the agent has followed, and the runtime too.
     fn settled(&mut self) -> anyhow::Result<()> {
         if let Some(agent) = &mut self.agent {
-            agent.wait_until_ready(self.node)?;
+            agent.wait_until_ready(&self.node.runtime)?;
         }
         self.kept()
     }

@@ -1,16 +1,19 @@
 //! One of the threads that do a kubelet's work: pods come and go, and each is looked at.
 
-use std::collections::VecDeque;
+use std::cell::Cell;
+use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use iptables_rules::{CaptureConfig, RuleSet, plan};
-use serde_json::json;
-use weir_tests::cri;
-use weir_tests::webhook::Webhook;
+use serde_json::{Value, json};
+use weir_tests::agent::{BOUND, NODE};
+use weir_tests::cri::{self, PodSandboxConfig};
+use weir_tests::webhook::{self, Webhook};
 
 use crate::ledger::{Ledger, Rules, Stamp, Verdict};
-use crate::node::{BOUND, Node};
+use crate::node::Node;
 
 /// So many pods of each worker live at the same time.
 const ALIVE: usize = 3;
@@ -26,6 +29,8 @@ const PAUSE: Duration = Duration::from_millis(20);
 pub(crate) struct Recipe {
     name: &'static str,
     annotations: Vec<(String, String)>,
+    /// As the API server has such a pod, without what makes it this one.
+    object: Value,
     /// Its rules; `None` outside the mesh.
     expected: Option<RuleSet>,
 }
@@ -54,7 +59,7 @@ enum State {
 
 /// Pods of the mesh in three variants, as the webhook makes them, and two outside of it.
 pub(crate) fn recipes() -> anyhow::Result<Vec<Recipe>> {
-    let webhook = Webhook::start()?;
+    let server = Webhook::start()?;
     let meshed = [
         ("plain", json!({})),
         (
@@ -66,22 +71,26 @@ pub(crate) fn recipes() -> anyhow::Result<Vec<Recipe>> {
     ];
     let mut recipes = Vec::new();
     for (name, annotations) in meshed {
-        let pod = webhook.admit(&json!({
+        let pod = server.admit(&json!({
             "apiVersion": "v1", "kind": "Pod",
             "metadata": { "name": "web", "namespace": "shop", "labels": { "app": "web" }, "annotations": annotations },
             "spec": { "containers": [{ "name": "web", "image": "web:1", "ports": [{ "containerPort": 8080 }] }] },
         }))?;
-        let annotations = pod["metadata"]["annotations"].as_object().into_iter().flatten();
-        let annotations: Vec<(String, String)> =
-            annotations.map(|(key, value)| (key.clone(), value.as_str().unwrap_or_default().to_owned())).collect();
+        let annotations = webhook::annotations(&pod);
         let capture = pod["metadata"]["annotations"]["weir.dev/capture"].as_str().unwrap_or_default();
         let capture =
             CaptureConfig::from_capture_annotation(capture).map_err(|errors| anyhow::anyhow!("{name}: {errors:?}"))?;
         let expected = plan(&capture).map_err(|settings| anyhow::anyhow!("{name}: {settings:?}"))?;
-        recipes.push(Recipe { name, annotations, expected: Some(expected) });
+        recipes.push(Recipe { name, annotations, object: pod, expected: Some(expected) });
     }
-    recipes.push(Recipe { name: "bare", annotations: vec![], expected: None });
-    recipes.push(Recipe { name: "other", annotations: vec![("team".into(), "shop".into())], expected: None });
+    for (name, annotations) in [("bare", vec![]), ("other", vec![("team".to_owned(), "shop".to_owned())])] {
+        let object = json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": { "namespace": "shop", "annotations": annotations.iter().cloned().collect::<HashMap<_, _>>() },
+            "spec": { "containers": [{ "name": "web", "image": "web:1" }] },
+        });
+        recipes.push(Recipe { name, annotations, object, expected: None });
+    }
     Ok(recipes)
 }
 
@@ -93,16 +102,11 @@ pub(crate) fn work(
     stop: &AtomicBool,
     number: usize,
 ) -> anyhow::Result<()> {
-    let worker = Worker { node, ledger, recipes, cri: node.runtime.connect()? };
+    let worker = Worker { node, ledger, recipes, cri: node.runtime.connect()?, connected: Cell::new(0) };
     let (meshed, others): (Vec<usize>, Vec<usize>) = (0..recipes.len()).partition(|&i| recipes[i].expected.is_some());
     let mut alive: VecDeque<Pod> = VecDeque::new();
     let mut serial = 0;
     while !stop.load(Ordering::Relaxed) {
-        if ledger.stamp().out() {
-            // A kubelet starts nothing while the runtime is away or its network is not ready.
-            std::thread::sleep(PAUSE);
-            continue;
-        }
         // Every second one is outside the mesh, and each kind has its turn.
         let kinds = if serial % 2 == 0 { &meshed } else { &others };
         let recipe = kinds[(serial / 2 + number) % kinds.len()];
@@ -132,24 +136,42 @@ struct Worker<'a> {
     ledger: &'a Ledger,
     recipes: &'a [Recipe],
     cri: cri::Client,
+    /// Outages after which the connection was found to work again.
+    connected: Cell<u64>,
 }
 
 impl Worker<'_> {
+    /// Waits until the runtime is there, and this moment. A connection from before an outage breaks at its first use: that is done here.
+    fn ready(&self) -> Stamp {
+        loop {
+            let now = self.ledger.stamp();
+            if !now.out() && self.connected.get() == now.outages() {
+                return now;
+            }
+            if !now.out() && self.cri.network_not_ready().is_ok() {
+                self.connected.set(now.outages());
+            } else {
+                std::thread::sleep(PAUSE);
+            }
+        }
+    }
+
     fn meshed(&self, recipe: usize) -> bool {
         self.recipes[recipe].expected.is_some()
     }
 
     fn start(&self, name: &str, recipe: usize) -> Option<Pod> {
         let meshed = self.meshed(recipe);
-        let since = self.ledger.stamp();
+        let since = self.ready();
         let failed = |call: &str, why: &str| self.ledger.failed(name, meshed, call, since, why);
         let config = self.node.runtime.pod(name, self.recipes[recipe].annotations.iter().cloned());
         self.node.want(name, true);
+        self.tell(&config, recipe, &[]);
         let id = match self.cri.run_pod_sandbox(&config) {
             Ok(id) => id,
             Err(status) => {
                 failed("run", status.message());
-                self.node.want(name, false);
+                self.forget(name);
                 return None;
             }
         };
@@ -159,7 +181,9 @@ impl Worker<'_> {
             Pod { name: name.to_owned(), id, netns: String::new(), recipe, since, started, state: State::Unsettled };
         let looked = self.cri.sandbox_status(&pod.id).and_then(|status| {
             pod.netns = status.netns;
-            self.look(&pod)
+            let rules = self.look(&pod);
+            self.tell(&config, recipe, &status.addresses);
+            rules
         });
         match looked {
             Ok(rules) => {
@@ -172,6 +196,23 @@ impl Worker<'_> {
             Err(error) => failed("look", &format!("{error:#}")),
         }
         Some(pod)
+    }
+
+    /// Tells the API server of a pod, as a kubelet does: when it is bound to the node, and when it has its addresses.
+    fn tell(&self, config: &PodSandboxConfig, recipe: usize, addresses: &[IpAddr]) {
+        let mut object = self.recipes[recipe].object.clone();
+        let metadata = config.metadata.clone().unwrap_or_default();
+        object["metadata"]["name"] = metadata.name.into();
+        object["metadata"]["uid"] = metadata.uid.into();
+        object["spec"]["nodeName"] = NODE.into();
+        let ips: Vec<Value> = addresses.iter().map(|ip| json!({ "ip": ip })).collect();
+        object["status"] = json!({ "phase": "Pending", "podIP": addresses.first(), "podIPs": ips });
+        self.node.api.put("pods", object);
+    }
+
+    fn forget(&self, pod: &str) {
+        self.node.want(pod, false);
+        self.node.api.remove("pods", "shop", pod);
     }
 
     fn look(&self, pod: &Pod) -> anyhow::Result<Rules> {
@@ -219,10 +260,7 @@ impl Worker<'_> {
             ("remove", cri::Client::remove_pod_sandbox),
         ] {
             for _ in 0..TRIES {
-                while self.ledger.stamp().out() {
-                    std::thread::sleep(PAUSE);
-                }
-                let since = self.ledger.stamp();
+                let since = self.ready();
                 match call(&self.cri, &pod.id) {
                     Ok(()) => break,
                     Err(status) => self.ledger.failed(&pod.name, meshed, name, since, status.message()),
@@ -230,6 +268,6 @@ impl Worker<'_> {
                 std::thread::sleep(PAUSE);
             }
         }
-        self.node.want(&pod.name, false);
+        self.forget(&pod.name);
     }
 }
