@@ -231,12 +231,16 @@ impl Splice<'_> {
     }
 }
 
-/// Which of the old items each new one is: those of the same name, or else the same, in their order.
+/// Which of the old items each new one is: those of the same name, or else the same, in their order. Where as many are left
+/// and none of them has another name, items without names are told apart by their places.
 fn pair(old: &[Value], new: &[Value]) -> Vec<Option<usize>> {
-    let named = |value: &Value| value.get("name").and_then(Value::as_str).map(str::to_owned);
+    let name = |value: &Value| value.get("name").and_then(Value::as_str).map(str::to_owned);
+    if old.len() == new.len() && old.iter().zip(new).all(|(old, new)| name(old) == name(new)) {
+        return (0..old.len()).map(Some).collect();
+    }
     let mut next = 0;
     let mut pair = |value: &Value| {
-        let same = |other: &Value| other == value || named(value).is_some_and(|name| named(other) == Some(name));
+        let same = |other: &Value| other == value || name(value).is_some_and(|own| name(other) == Some(own));
         let found = next + old[next..].iter().position(same)?;
         next = found + 1;
         Some(found)

@@ -135,6 +135,13 @@ spec:
 }
 
 #[test]
+fn items_without_a_name_are_told_apart_by_their_places() {
+    let text = "items:\n- kind: A # one\n  spec:\n    a: 1 # two\n- kind: B # three\n";
+    let got = changed(text, |list| list["items"][0]["spec"]["b"] = 2.into()).unwrap();
+    assert_eq!(got, "items:\n- kind: A # one\n  spec:\n    a: 1 # two\n    b: 2\n- kind: B # three\n");
+}
+
+#[test]
 fn odd_places_are_changed_or_given_up_but_never_wrong() {
     for (text, change) in [
         ("a:\nb: 1\n", json!({"a": {"x": 1}, "b": 1})),

@@ -44,9 +44,9 @@ pub(super) fn all() -> FuncMap {
         let metered = move |values: &[Data]| {
             let args = Args { name, values };
             args.count(least, most)?;
-            meter::charge(values)?;
+            meter::charge_arguments(values)?;
             let answer = function(&args)?;
-            meter::charge(std::slice::from_ref(&answer))?;
+            meter::charge_answer(&answer)?;
             Ok(answer)
         };
         all.insert(name.to_owned(), Arc::new(metered));

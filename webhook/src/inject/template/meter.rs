@@ -12,7 +12,7 @@ use gotmpl::{TemplateError, Value as Data};
 const STEPS_MAX: u64 = 100_000;
 /// Longest text of one rendering, in bytes.
 const TEXT_MAX: usize = 1024 * 1024;
-/// Largest value, in bytes of its texts and 16 for each element.
+/// Largest value that a function gives, in bytes of its texts and 16 for each element.
 pub(super) const VALUE_MAX: usize = 1024 * 1024;
 /// Largest sum of the values that functions take and give.
 const WORK_MAX: usize = 256 * 1024 * 1024;
@@ -40,13 +40,20 @@ pub(super) fn step(line: usize) -> Result<(), TemplateError> {
     Ok(())
 }
 
-/// Accounts for values.
-pub(super) fn charge(values: &[Data]) -> Result<(), TemplateError> {
-    for value in values {
-        let mut left = VALUE_MAX;
-        weigh(value, DEPTH_MAX, &mut left)?;
-        WORK.set(WORK.get().saturating_add(VALUE_MAX - left));
-    }
+/// Accounts for what a function takes; a pod may be larger than what functions give.
+pub(super) fn charge_arguments(values: &[Data]) -> Result<(), TemplateError> {
+    values.iter().try_for_each(|value| charge(value, WORK_MAX))
+}
+
+/// Accounts for what a function gives.
+pub(super) fn charge_answer(value: &Data) -> Result<(), TemplateError> {
+    charge(value, VALUE_MAX)
+}
+
+fn charge(value: &Data, most: usize) -> Result<(), TemplateError> {
+    let mut left = most;
+    weigh(value, DEPTH_MAX, &mut left)?;
+    WORK.set(WORK.get().saturating_add(most - left));
     if WORK.get() > WORK_MAX {
         Err(TemplateError::Exec("its functions work on too much data".to_owned()))
     } else {

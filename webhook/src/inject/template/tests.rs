@@ -306,6 +306,18 @@ fn the_context_has_the_fields_of_istios_with_the_names_and_zeros_of_go() {
 }
 
 #[test]
+fn a_large_pod_can_be_handed_to_functions() {
+    let template = "metadata: {labels: {ports: \"{{ applicationPorts .Spec.Containers }}\"}}";
+    let settings = settings(&json!({}), &json!({"t": template}));
+    let mut large = pod();
+    let variable = |number| json!({"name": format!("V{number}"), "value": "x".repeat(100)});
+    large["spec"]["containers"][0]["env"] = (0..20_000).map(variable).collect();
+    let request = InjectRequest { pod: large, ..InjectRequest::default() };
+    let Ok(Outcome::Injected { pod, .. }) = inject(&request, &settings) else { panic!("not injected") };
+    assert_eq!(pod["metadata"]["labels"]["ports"], "80");
+}
+
+#[test]
 fn a_failing_template_denies_the_pod_with_its_name_and_line() {
     let inject_with = |template: &str| {
         let settings = settings(&json!({}), &json!({"t": template}));
