@@ -6,7 +6,8 @@
 //!    weir.dev/capture)
 //! ```
 //!
-//! What becomes of a packet under a rule set, or under rules read back from the kernel, is answered by `trace.rs`, without a kernel.
+//! What becomes of a packet under a rule set, or under rules read back from the kernel, is answered by `trace.rs`, without a kernel;
+//! `live.rs` reads what a namespace has, whoever put it there.
 //!
 //! Everything up to `RuleSet` and the text is a pure function of plain values. The feature `apply` (default) adds what touches a
 //! namespace: `netns.rs` enters it, `nft.rs` programs it, `route.rs` adds the `::6` address.

@@ -1,9 +1,9 @@
 //! What becomes of one packet: the way it takes through the rules, rule by rule, and how it ends. No kernel is asked.
 //!
 //! ```text
-//! RuleSet ────────────────────── plan.rs ──┐
-//! Program (read from nf_tables) ─ nft.rs ──┼─▶ Chains ──walk.rs──▶ Trace: stages with their steps, fate
-//! text of iptables-save ──────── saved.rs ─┘             (condition.rs)
+//! RuleSet ────────────────────── plan.rs ─────────────┐
+//! Program (read from nf_tables) ─ nft.rs ───┬ infer.rs ┼─▶ Chains ──walk.rs──▶ Trace: stages with their steps, fate
+//! text of iptables-save ──────── saved.rs ──┘(reasons) ┘             (condition.rs)
 //! ```
 //!
 //! The walk is netfilter's (include/uapi/linux/netfilter_ipv4.h gives the priorities): `raw`, then connection tracking, `mangle`, `nat`,

@@ -131,7 +131,6 @@ impl Summary {
 
     fn outbound(&mut self, config: &CaptureConfig) {
         let how = format!("redirected to port {}", config.proxy_port);
-        let everywhere = config.outbound_cidrs == CidrSelection::All;
         match &config.outbound_cidrs {
             CidrSelection::All => {
                 self.capture(
@@ -154,7 +153,7 @@ impl Summary {
         }
         if !config.outbound_ports.is_empty() {
             let what = format!("outbound TCP to {}, whatever the address: {how}", ports(&config.outbound_ports));
-            self.capture(what, annotation::INCLUDE_OUTBOUND_PORTS, everywhere);
+            self.capture(what, annotation::INCLUDE_OUTBOUND_PORTS, false);
         }
         if !config.outbound_cidrs_exclude.is_empty() {
             let what = format!("outbound TCP to {}", items(&config.outbound_cidrs_exclude));

@@ -56,7 +56,7 @@ pub(crate) fn outcome(question: &Question, trace: &Trace) -> String {
         Fate::Redirected { port } => {
             format!(
                 "Captured: it goes to port {port} ({}), which can still ask for the original destination {to}",
-                listener(*port, packet)
+                listener(*port)
             )
         }
         Fate::Tproxied { port, redirected: None } => {
@@ -130,11 +130,11 @@ fn why_not(trace: &Trace, packet: &Packet) -> &'static str {
 }
 
 /// Who listens on a port of the data plane.
-fn listener(port: u16, packet: &Packet) -> &'static str {
-    match (port, &packet.entry) {
-        (port::OUTBOUND, _) => "the proxy, outbound",
-        (port::INBOUND, _) => "the proxy, inbound",
-        (port::DNS, _) => "the agent's DNS",
+const fn listener(port: u16) -> &'static str {
+    match port {
+        port::OUTBOUND => "the proxy, outbound",
+        port::INBOUND => "the proxy, inbound",
+        port::DNS => "the agent's DNS",
         _ => "the proxy",
     }
 }

@@ -197,6 +197,11 @@ fn a_namespace_is_read_as_it_is() {
     assert!(differences.contains("rule 1 of chain ISTIO_REDIRECT is missing"), "{differences}");
     assert_eq!(drifted.1["trace"]["outcome"], "passes", "the kernel's rules count, not the planned ones");
 
+    install(&netns, &CaptureConfig::default());
+    tool(&netns, "nft", &["-f", "-"], "table inet weir { flags dormant; }");
+    let dormant = explain(&netns, &["--to", "192.0.2.1:443"]);
+    assert_eq!((standing(&dormant).as_str(), &dormant.1["trace"]["outcome"]), ("drifted", &json!("passes")));
+
     tool(&netns, "nft", &["flush", "table", "inet", "weir"], "");
     assert_eq!(standing(&explain(&netns, &[])), "drifted");
 

@@ -7,7 +7,8 @@ use crate::restore::parse::{self, Words};
 use crate::ruleset::Table;
 
 impl Chains {
-    /// The chains in a text of `iptables-save` or `ip6tables-save`. What is not understood stays in them as such. Tables that are not used for capture (`filter`, `security`) are left out.
+    /// The chains in a text of `iptables-save` or `ip6tables-save`. What is not understood stays in them as such. Tables that are not
+    /// used for capture (`filter`, `security`) are left out, and policies of built-in chains are taken for ACCEPT.
     pub fn saved(text: &str) -> Self {
         let parsed = parse::parse(text);
         let mut chains = Self::default();
