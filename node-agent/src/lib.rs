@@ -5,6 +5,7 @@
 //!                  │
 //!                  ├── http ◀── health (named conditions), metrics (registry): every part registers its own
 //!                  ├── notices ◀── what the administrator should hear ──▶ log, events
+//!                  ├── install ◀──▶ the node's CNI folders: plugin and entry, kept in place
 //!                  └── node: pods (cache) ──▶ socket (answers), repair (rules of every pod), taint
 //! ```
 //!

@@ -157,18 +157,20 @@ impl Draft<'_> {
         if network.form != Form::List || !is_configuration(primary) {
             return Err(format!("{primary} is no list, and runtimes read drop-ins for lists only"));
         }
-        let stripped = network.text_without_us();
-        if undo::original(self.view, primary, &stripped).is_some_and(|original| original.form() == Form::Single) {
+        // With the entry beside it the list goes back to what it was, which may be another form, or a version that was raised.
+        let original = undo::original(self.view, primary, &network.text_without_us());
+        if original.as_ref().is_some_and(|original| original.form() == Form::Single) {
             return Err(format!("{primary} is a list only because we made it one"));
         }
+        let version = original.map_or_else(|| network.version.clone(), |original| original.version());
         if network.inlined_only {
             return Err(format!("{primary} forbids them with loadOnlyInlinedPlugins"));
         }
         if !is_network_name(&network.name) {
             return Err(format!("the network '{}' cannot be the name of a folder", shorten(&network.name)));
         }
-        if CniVersion::parse(&network.version).is_none() {
-            return Err(format!("{primary} has cniVersion '{}'", shorten(&network.version)));
+        if CniVersion::parse(&version).is_none() {
+            return Err(format!("{primary} has cniVersion '{}'", shorten(&version)));
         }
         let file = format!("{}/{DROP_IN_NAME}", network.name);
         let folder = format!("{}/", network.name);

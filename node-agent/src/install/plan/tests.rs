@@ -25,6 +25,13 @@ fn facts() -> Facts {
     Facts { drop_ins: Ok(()), versions: BTreeMap::new() }
 }
 
+/// With plugins that say what they speak.
+fn answers() -> Facts {
+    let versions =
+        ["bridge", "portmap", "ptp"].map(|kind| (kind.to_owned(), Said::Speaks(vec!["0.3.1".into(), "0.4.0".into()])));
+    Facts { versions: versions.into(), ..facts() }
+}
+
 /// Carries out a plan's steps, or the first of them.
 fn carry_out(listing: &mut Listing, steps: &[Step]) {
     for step in steps {
@@ -378,6 +385,8 @@ fn any_file() -> impl Strategy<Value = File> {
     prop_oneof![
         Just(LIST.to_owned()),
         Just(LIST.replace("net", "other")),
+        Just(LIST.replace("1.0.0", "0.2.0")),
+        Just(SINGLE.replace("0.4.0", "0.1.0")),
         Just(SINGLE.to_owned()),
         Just(SINGLE.replace("bridge", "ptp")),
         Just(LIST.replace(r#"{"type":"bridge"}"#, &format!(r#"{{"type":"bridge"}},{entry}"#))),
@@ -410,14 +419,32 @@ fn first_network(listing: &Listing) -> Option<&str> {
     View::new(listing, &[]).networks.keys().copied().next()
 }
 
+#[test]
+fn a_raised_version_goes_back_where_the_entry_moves_beside_the_list() {
+    let old = folder(&[("a.conflist", &LIST.replace("1.0.0", "0.2.0"))]);
+    let mut listing = old.clone();
+    for placement in [Placement::Chained, Placement::DropIn, Placement::Owned, Placement::DropIn] {
+        let steps = decide(&listing, &wanted(placement.clone()), &answers()).steps;
+        carry_out(&mut listing, &steps);
+        let plan = decide(&listing, &wanted(placement.clone()), &answers());
+        assert!(plan.is_in_order(), "{placement:?}: {plan:?}");
+        assert!(
+            plan.placed.is_some_and(|placed| !placed.contains('/')),
+            "no drop-in in a version that we do not speak"
+        );
+    }
+    put_back(&mut listing);
+    assert_eq!(listing, old);
+}
+
 proptest! {
     #[test]
     fn wherever_it_is_cut_off_it_ends_in_the_same_state(start in any_folder(), placement in any_placement(), cut in 0..6usize) {
         let wanted = wanted(placement);
-        let plan = decide(&start, &wanted, &facts());
+        let plan = decide(&start, &wanted, &answers());
         let mut whole = start.clone();
         carry_out(&mut whole, &plan.steps);
-        let again = decide(&whole, &wanted, &facts());
+        let again = decide(&whole, &wanted, &answers());
         prop_assert_eq!(&again.steps, &Vec::new(), "{:?}\n{:?}", start, whole);
 
         let mut part = start.clone();
@@ -428,7 +455,7 @@ proptest! {
                 "no step takes the node's network away: {:?}", step);
         }
         for _ in 0..3 {
-            let rest = decide(&part, &wanted, &facts());
+            let rest = decide(&part, &wanted, &answers());
             carry_out(&mut part, &rest.steps);
         }
         prop_assert_eq!(&part, &whole);
@@ -437,7 +464,7 @@ proptest! {
     #[test]
     fn undoing_leaves_no_trace_wherever_it_is_cut_off(start in any_folder(), placement in any_placement(), cut in 0..6usize) {
         let mut listing = start;
-        let steps = decide(&listing, &wanted(placement), &facts()).steps;
+        let steps = decide(&listing, &wanted(placement), &answers()).steps;
         carry_out(&mut listing, &steps);
         let steps = undo(&listing, "00-weir.conflist").steps;
         let mut whole = listing.clone();

@@ -71,6 +71,11 @@ impl Original<'_> {
     pub(super) fn form(&self) -> Form {
         self.form
     }
+
+    /// Of a list; empty where it names none.
+    pub(super) fn version(&self) -> String {
+        Network::parse("x.conflist", self.text.as_bytes()).map(|network| network.version).unwrap_or_default()
+    }
 }
 
 /// The kept copy of `name`, or of the single plugin's file that it was made from.
