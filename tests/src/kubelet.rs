@@ -52,6 +52,10 @@ impl Kubelet<'_> {
         let spec = &objects.iter().find(named).context("no such DaemonSet")?["spec"]["template"]["spec"];
         let host_network = spec["hostNetwork"] == true;
         let mut sandbox = self.runtime.pod(daemon_set, []);
+        if host_network {
+            // It has the node's name then.
+            sandbox.hostname.clear();
+        }
         if let Some(linux) = &mut sandbox.linux {
             linux.security_context =
                 Some(LinuxSandboxSecurityContext { namespace_options: Some(NamespaceOption::network(host_network)) });
