@@ -6,7 +6,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::failure::Failure;
-use crate::{check, demo, explain, files, inject, iptables, rules};
+use crate::{check, demo, explain, files, inject, iptables, rules, uninject};
 
 /// Istio sidecars and capture rules, from the command line.
 #[derive(Debug, Parser)]
@@ -21,6 +21,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Add the sidecar to the pods in manifests
     Inject(inject::InjectArgs),
+    /// Take the sidecar out of the pods in manifests again
+    Uninject(uninject::UninjectArgs),
     /// Print the capture rules that pods get
     Rules(rules::RulesArgs),
     /// Say what is captured in a pod, and what becomes of a packet, rule by rule
@@ -49,6 +51,7 @@ impl Command {
     pub(crate) fn run(&self) -> Result<ExitCode, Failure> {
         match self {
             Self::Inject(args) => inject::run(args),
+            Self::Uninject(args) => uninject::run(args),
             Self::Rules(args) => rules::run(args),
             Self::Explain(args) => explain::run(args),
             Self::Check(args) => check::run(args),

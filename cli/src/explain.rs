@@ -6,6 +6,7 @@
 //! packet as typed ─▶ packet ─────────────────────────────────┴─ packet ────▶ trace (library) ─┘
 //! ```
 
+mod inject;
 mod json;
 mod live;
 mod packet;
@@ -89,7 +90,10 @@ pub(crate) struct ExplainArgs {
 
 /// Explanations of other things than packets.
 #[derive(Debug, Subcommand)]
-enum Other {}
+enum Other {
+    /// Say why a pod gets a sidecar or gets none, rule by rule
+    Inject(Box<inject::ExplainInjectArgs>),
+}
 
 /// `--format`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -124,8 +128,8 @@ pub(crate) struct Explanation {
 /// # Errors
 /// Everything that is wrong with the command line and the input.
 pub(crate) fn run(args: &ExplainArgs) -> Result<ExitCode, Failure> {
-    if let Some(other) = &args.other {
-        match *other {}
+    if let Some(Other::Inject(args)) = &args.other {
+        return inject::run(args);
     }
     let namespace = match (&args.netns, args.pid) {
         (Some(path), _) => Some(path.clone()),

@@ -1,26 +1,19 @@
 //! `weir inject`: manifests in, the same manifests with sidecars out.
 //!
-//! ```text
-//! text ──manifest/stream──▶ documents ──manifest/pods──▶ pods ──weir_webhook::inject──▶ pods with sidecar
-//!                               │ untouched: byte for byte                              │ touched: splice, else yaml_text
-//!                               └───────────────────────────▶ text ◀────────────────────┘
-//! ```
+//! The stream, and what stays of it, is `manifest/rewrite.rs`; the injection is the library's.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use serde_json::Value;
 use weir_webhook::inject::{InjectError, Outcome, SkipReason, inject};
 use weir_webhook::settings::Settings;
-use weir_webhook::yaml::YamlError;
 
 use crate::failure::{Failure, both};
-use crate::files::{self, Source};
-use crate::manifest::pods::{self, ObjectName, PodHolder};
-use crate::manifest::stream::{self, Document};
+use crate::files::Source;
+use crate::manifest::pods::{ObjectName, PodHolder};
+use crate::manifest::rewrite::{Rewritten, rewrite};
 use crate::settings::InjectorArgs;
-use crate::{splice, yaml_text};
 
 /// Options of `weir inject`.
 #[derive(Debug, Args)]
@@ -56,17 +49,6 @@ struct Injector<'a> {
     namespace: Option<&'a str>,
 }
 
-/// A stream after injection.
-#[derive(Debug, Default)]
-struct Injected {
-    /// The documents, each followed by a separator.
-    text: String,
-    /// What the user should hear: skipped pods and warnings.
-    notices: Vec<String>,
-    /// What was refused. Where there is anything, the text is of no use.
-    findings: Vec<String>,
-}
-
 /// Carries `weir inject` out.
 ///
 /// # Errors
@@ -74,96 +56,13 @@ struct Injected {
 pub(crate) fn run(args: &InjectArgs) -> Result<ExitCode, Failure> {
     let source = Source::from(args.filename.as_str());
     let (settings, text) = both(args.injector.load(), source.read().map_err(Failure::from))?;
-    let injected = inject_stream(&text, &Injector { settings, namespace: args.namespace.as_deref() });
-    for notice in &injected.notices {
-        eprintln!("{notice}");
-    }
-    if injected.findings.is_empty() {
-        files::write(args.output.as_deref(), &injected.text)?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    Err(Failure::refused(injected.findings.iter().map(|finding| format!("{}: {finding}", source.name())).collect()))
-}
-
-fn inject_stream(text: &str, injector: &Injector<'_>) -> Injected {
-    let mut out = Injected::default();
-    let documents = match stream::split(text) {
-        Ok(documents) => documents,
-        Err(strays) => {
-            out.findings.extend(strays.iter().map(ToString::to_string));
-            return out;
-        }
-    };
-    for document in documents {
-        let rewritten = inject_document(&document, injector, &mut out);
-        let text = rewritten.as_deref().unwrap_or(document.text);
-        out.text.push_str(text);
-        if !text.ends_with('\n') {
-            out.text.push('\n');
-        }
-        out.text.push_str("---\n");
-    }
-    out
-}
-
-/// The new text of a document; `None` where it stays as it is.
-fn inject_document(document: &Document<'_>, injector: &Injector<'_>, out: &mut Injected) -> Option<String> {
-    let mut value = match document.parse() {
-        Ok(value) => value,
-        Err(error) => {
-            out.findings.push(format!("{document}: {error}"));
-            return None;
-        }
-    };
-    let original = value.clone();
-    let mut holders = match pods::find(&mut value) {
-        Ok(holders) => holders,
-        Err(errors) => {
-            out.findings.extend(errors.iter().map(|error| format!("{document}: {error}")));
-            return None;
-        }
-    };
-    let mut touched = false;
-    for holder in &mut holders {
-        touched |= inject_pod(document, holder, injector, out);
-    }
-    if !touched {
-        return None;
-    }
-    match rewritten(document.text, &original, &value) {
-        Ok(text) => {
-            let lost = splice::lost_comments(document.text, &text);
-            if !lost.is_empty() {
-                let shown: Vec<String> = lost.iter().take(3).map(|comment| format!("# {comment}")).collect();
-                let number = lost.len();
-                let more = if number > shown.len() { ", ..." } else { "" };
-                out.notices.push(format!(
-                    "weir: note: {document}: comments in changed parts are not kept ({number}): {}{more}",
-                    shown.join(", ")
-                ));
-            }
-            Some(text)
-        }
-        Err(error) => {
-            out.findings.push(format!("{document}: {error:#}"));
-            None
-        }
-    }
-}
-
-/// The text with the new value: changed where it changed, or where that cannot be done written anew.
-fn rewritten(text: &str, original: &Value, value: &Value) -> Result<String, YamlError> {
-    splice::splice(text, original, value).map_or_else(|| yaml_text::to_string(value), Ok)
+    let injector = Injector { settings, namespace: args.namespace.as_deref() };
+    rewrite(&text, |holder, place, out| inject_pod(holder, place, &injector, out))
+        .write(&source, args.output.as_deref())
 }
 
 /// Injects one pod in its place; whether that changed anything.
-fn inject_pod(
-    document: &Document<'_>,
-    holder: &mut PodHolder<'_>,
-    injector: &Injector<'_>,
-    out: &mut Injected,
-) -> bool {
-    let place = holder.place(document);
+fn inject_pod(holder: &mut PodHolder<'_>, place: &str, injector: &Injector<'_>, out: &mut Rewritten) -> bool {
     let mut request = match holder.request() {
         Ok(request) => request,
         Err(errors) => {

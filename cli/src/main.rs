@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! main ─▶ args (what the user wrote) ─┬▶ inject ─┐
+//!                                     ├▶ uninject┤
 //!                                     ├▶ rules ──┼▶ settings, files, manifest (streams and their pods), yaml_text
 //!                                     ├▶ explain ┘
 //!                                     ├▶ check (asks a node agent)
@@ -22,6 +23,7 @@ mod manifest;
 mod rules;
 mod settings;
 mod splice;
+mod uninject;
 mod yaml_text;
 
 use std::process::ExitCode;

@@ -1,4 +1,5 @@
 //! Kubernetes manifests: streams of YAML documents, and the pods in them.
 
 pub(crate) mod pods;
+pub(crate) mod rewrite;
 pub(crate) mod stream;

@@ -94,11 +94,22 @@ impl InjectorArgs {
         self.cluster.read(Wanted { values: !values, config: !config, mesh: !mesh, nodes, revision })
     }
 
-    /// Resolves the options.
+    /// Resolves the options for a command that injects. The policy of the values is about pods that nobody asks for, and who
+    /// runs the command asks.
     ///
     /// # Errors
     /// Every file that cannot be read and every field that cannot be taken; what the cluster does not give.
     pub(crate) fn load(&self) -> Result<Settings, Failure> {
+        let mut settings = self.configured()?;
+        "enabled".clone_into(&mut settings.injection.policy);
+        Ok(settings)
+    }
+
+    /// Resolves the options as a webhook with them would.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub(crate) fn configured(&self) -> Result<Settings, Failure> {
         let files = both(document(self.values_file.as_ref()), document(self.mesh_config_file.as_ref()));
         let templates = both(injector_config(self.inject_config_file.as_ref()), operator(self.operator_file.as_ref()));
         let ((values, mesh), (config, operator)) = both(files, templates)?;
@@ -136,8 +147,6 @@ impl InjectorArgs {
         if let Some(policy) = &self.compliance_policy {
             policy.clone_into(&mut settings.compliance_policy);
         }
-        // The policy is about pods that nobody asks for; who runs the command asks.
-        "enabled".clone_into(&mut settings.injection.policy);
         Ok(settings)
     }
 }

@@ -28,6 +28,7 @@ pub mod decision;
 pub mod finish;
 pub mod merge;
 pub mod patch;
+pub mod selection;
 pub mod selector;
 pub(crate) mod template;
 pub mod uninject;
@@ -176,6 +177,23 @@ impl SkipReason {
     }
 }
 
+impl SkipReason {
+    /// What somebody who wants a sidecar has to change.
+    pub const fn remedy(self) -> &'static str {
+        match self {
+            Self::HostNetwork => "run the pod without spec.hostNetwork",
+            Self::SystemNamespace => "run the pod in a namespace of your own",
+            Self::StaticPod => "run it by a DaemonSet instead",
+            Self::Windows => "run it on Linux nodes",
+            Self::ExplicitlyOff => "remove sidecar.istio.io/inject from the pod, or set it to \"true\"",
+            Self::NeverSelector => "set the pod's label sidecar.istio.io/inject to \"true\", which beats selectors",
+            Self::PolicyDisabled => "set the pod's label sidecar.istio.io/inject to \"true\"",
+            Self::UnknownPolicy => "set the injector's policy (global.proxy.autoInject) to \"enabled\" or \"disabled\"",
+            Self::UnrecordedSidecar => "remove the old sidecar from the manifest",
+        }
+    }
+}
+
 /// Why a pod is denied.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InjectError {
@@ -218,12 +236,8 @@ pub fn inject(request: &InjectRequest, settings: &Settings) -> Result<Outcome, I
         Err(error) => return Err(InjectError::Invalid(vec![error.to_string()])),
     };
     let pod = before.as_ref().map_or(&request.pod, |before| &before.pod);
-    let wishes = DecisionSettings {
-        policy: &settings.injection.policy,
-        never_inject: &settings.injection.never_inject,
-        always_inject: &settings.injection.always_inject,
-    };
-    let Decided { decision, mut warnings } = decide(pod, request.namespace.as_deref(), wishes);
+    let Decided { decision, mut warnings, .. } =
+        decide(pod, request.namespace.as_deref(), DecisionSettings::of(settings));
     if let Decision::Skip(reason) = decision {
         return Ok(Outcome::Skipped { reason, warnings });
     }

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 use weir_tests::conformance::{Case, Suite, difference, documents, normalised};
+use weir_webhook::inject::uninject::uninject;
 use weir_webhook::inject::{InjectRequest, Outcome, Workload, inject};
 use weir_webhook::settings::{NativeSidecars, Platform, Settings};
 use weir_webhook::yaml;
@@ -282,6 +283,116 @@ fn an_injected_pod_changes_its_kind_of_sidecar_without_a_trace() {
     }
     eprintln!("{checked} pods changed their kind of sidecar");
     assert!(checked > 100, "only {checked} pods");
+}
+
+/// Injects every object of a case as a manifest, and shows the original and the injected pod.
+fn for_every_injected_pod(suite: &Suite, mut look: impl FnMut(&str, &Value, &Value)) {
+    for case in suite.cases.iter().filter(|case| case.expected_error.is_none()) {
+        let settings = suite.settings(case, "");
+        for object in suite.objects("input", &case.input) {
+            let Some(pod) = template(&mut object.clone()).cloned() else { continue };
+            let namespace = object["metadata"]["namespace"].as_str().unwrap_or_default();
+            if let Ok(Outcome::Injected { pod: injected, .. }) =
+                inject(&suite.request(pod.clone(), namespace, None), &settings)
+            {
+                look(case.name(), &pod, &injected);
+            }
+        }
+    }
+}
+
+#[test]
+fn every_injection_can_be_taken_back_to_the_letter() {
+    let Some(suite) = Suite::load() else { return };
+    let (mut taken_back, mut longest) = (0, 0);
+    for_every_injected_pod(&suite, |name, pod, injected| {
+        // What Istio's injector left in an input is taken back with ours, as far as it tells.
+        if pod.pointer("/metadata/annotations/sidecar.istio.io~1status").is_some() {
+            return;
+        }
+        let back = uninject(injected).unwrap().unwrap();
+        assert_eq!(back.pod.to_string(), pod.to_string(), "{name}");
+        assert_eq!(back.unknown, Vec::<String>::new(), "{name}");
+        longest = longest.max(injected["metadata"]["annotations"]["weir.dev/original"].as_str().unwrap().len());
+        taken_back += 1;
+    });
+    eprintln!("{taken_back} injections taken back; the longest record has {longest} bytes");
+    assert!(taken_back > 90 && longest < 1024, "{taken_back} pods, {longest} bytes");
+}
+
+#[test]
+fn what_istio_injected_is_taken_back_but_for_what_it_does_not_tell() {
+    let Some(suite) = Suite::load() else { return };
+    let (mut taken_back, mut failures) = (0, Vec::new());
+    // What templates of an administrator did is not known either.
+    let told = |case: &&Case| case.expected_error.is_none() && case.is_met() && case.extra_templates.is_empty();
+    for case in suite.cases.iter().filter(told) {
+        let pairs = suite.objects("input", &case.input).into_iter().zip(suite.objects("want", case.name()));
+        for (mut object, mut injected) in pairs {
+            let (Some(pod), Some(injected)) = (template(&mut object), template(&mut injected)) else { continue };
+            let Some(back) = uninject(injected).unwrap_or_else(|error| panic!("{}: {error}", case.name())) else {
+                continue;
+            };
+            assert!(!back.unknown.is_empty(), "{}: Istio writes nothing down", case.name());
+            taken_back += 1;
+            let (got, want) = (without_unknowables(back.pod), without_unknowables(pod.take()));
+            if let Some(difference) = difference(&normalised(got), &normalised(want)) {
+                failures.push(format!("{}:\n{difference}", case.name()));
+            }
+        }
+    }
+    eprintln!("{taken_back} of Istio's own injections taken back, {} with differences", failures.len());
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+    assert!(taken_back > 90, "{taken_back}");
+}
+
+/// A pod without what Istio's injector does not write down about it (`docs/uninject.md`): labels and annotations that may have been
+/// the user's, ports by name in probes, order of volumes, pull secrets of the configuration.
+fn without_unknowables(mut pod: Value) -> Value {
+    const UNKNOWABLE: [&str; 15] = [
+        "security.istio.io/tlsMode",
+        "service.istio.io/canonical-name",
+        "service.istio.io/canonical-revision",
+        "topology.istio.io/network",
+        "kubectl.kubernetes.io/default-container",
+        "kubectl.kubernetes.io/default-logs-container",
+        "sidecar.istio.io/interceptionMode",
+        "sidecar.istio.io/rewriteAppHTTPProbers",
+        "traffic.sidecar.istio.io/includeInboundPorts",
+        "traffic.sidecar.istio.io/excludeInboundPorts",
+        "traffic.sidecar.istio.io/includeOutboundIPRanges",
+        "traffic.sidecar.istio.io/excludeOutboundIPRanges",
+        "traffic.sidecar.istio.io/includeOutboundPorts",
+        "traffic.sidecar.istio.io/excludeOutboundPorts",
+        "istio.io/rev",
+    ];
+    for map in ["labels", "annotations"] {
+        if let Some(texts) = pod["metadata"][map].as_object_mut() {
+            texts.retain(|key, _| !UNKNOWABLE.contains(&key.as_str()));
+        }
+    }
+    for list in ["containers", "initContainers"] {
+        for container in pod["spec"][list].as_array_mut().into_iter().flatten() {
+            // On OpenShift the user of the proxy is assigned, and goes before Istio's injector stores anything.
+            if container["name"] == "istio-proxy"
+                && let Some(security) = container.get_mut("securityContext").and_then(Value::as_object_mut)
+            {
+                security.retain(|field, id| field != "runAsUser" || *id != 1_000_620_000);
+            }
+            let ports = container["ports"].as_array().cloned().unwrap_or_default();
+            for handler in
+                ["readinessProbe", "livenessProbe", "startupProbe", "lifecycle/preStop", "lifecycle/postStart"]
+            {
+                for action in ["httpGet", "tcpSocket"] {
+                    let Some(port) = container.pointer_mut(&format!("/{handler}/{action}/port")) else { continue };
+                    if let Some(named) = ports.iter().find(|named| port.is_string() && named["name"] == *port) {
+                        *port = named["containerPort"].clone();
+                    }
+                }
+            }
+        }
+    }
+    pod
 }
 
 #[test]

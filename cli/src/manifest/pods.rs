@@ -170,7 +170,7 @@ impl PodHolder<'_> {
         Ok(InjectRequest { pod, namespace, workload, ..InjectRequest::default() })
     }
 
-    /// Puts the injected pod where the original one came from.
+    /// Puts a changed pod where the original one came from.
     pub(crate) fn replace(&mut self, mut pod: Value) {
         let Shape::Template(path) = self.shape else {
             *self.object = pod;
@@ -187,6 +187,8 @@ impl PodHolder<'_> {
                 // Templates without metadata are common; people expect it in front of the spec.
                 None => _ = template.shift_insert(0, "metadata".to_owned(), metadata),
             }
+        } else {
+            template.shift_remove("metadata");
         }
     }
 

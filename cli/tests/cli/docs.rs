@@ -83,8 +83,9 @@ fn every_example_does_what_is_written_below_it() {
 #[test]
 fn every_option_is_documented() {
     let text = std::fs::read_to_string(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../docs/cli.md")).unwrap();
-    for command in ["inject", "rules", "iptables"] {
-        let help = crate::run::weir(&[command, "--help"], "").stdout;
+    for command in ["inject", "uninject", "rules", "iptables", "explain inject"] {
+        let arguments: Vec<&str> = command.split(' ').chain(["--help"]).collect();
+        let help = crate::run::weir(&arguments, "").stdout;
         let options = help.lines().map(str::trim_start).filter(|line| line.starts_with('-'));
         let words = options.filter_map(|line| line.split_whitespace().find(|word| word.starts_with("--")));
         // A switch may take a value, which help shows behind its name.

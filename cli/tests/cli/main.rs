@@ -4,9 +4,11 @@
 mod conformance;
 mod docs;
 mod explain;
+mod explain_inject;
 mod inject;
 mod iptables;
 mod rules;
 mod run;
 mod samples;
 mod sources;
+mod uninject;

@@ -1,6 +1,7 @@
 //! Real manifests. They lie beside the project and are not part of it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use serde_json::Value;
 
@@ -42,6 +43,60 @@ fn every_sample_is_injected_with_all_its_documents() {
             assert!(read.iter().eq(after.iter().filter(|document| !document.is_null())), "{}", path.display());
         }
         assert_eq!(inject(&[], &run.stdout).stdout, run.stdout, "{}: injected again", path.display());
+        let back = weir(&["uninject", "-f", "-"], &run.stdout);
+        assert_eq!(back.code, 0, "{}: {}", path.display(), back.stderr);
+        assert!(!back.stderr.contains("not known"), "{}: {}", path.display(), back.stderr);
+        let texts = |documents: &[Value]| -> Vec<String> {
+            documents.iter().filter(|document| !document.is_null()).map(ToString::to_string).collect()
+        };
+        assert_eq!(texts(&documents(&back.stdout)), texts(&before), "{}: taken back", path.display());
     }
     assert!(files.len() >= 5 && deployments >= 8, "{} files, {deployments} Deployments", files.len());
+}
+
+/// Kubernetes' schemas, as `manifests/validate.sh` installs them; `None`, and a note, where they are not there.
+fn validator() -> Option<PathBuf> {
+    let binary =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools/kubernetes-validate/bin/kubernetes-validate");
+    if binary.exists() {
+        return Some(binary);
+    }
+    eprintln!("skipped: no validator at {} (manifests/validate.sh installs it)", binary.display());
+    None
+}
+
+#[test]
+fn injected_samples_are_valid_for_every_kubernetes_that_runs_them() {
+    let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/samples");
+    let (Ok(entries), Some(validator)) = (std::fs::read_dir(&directory), validator()) else {
+        eprintln!("skipped: needs the samples and a validator");
+        return;
+    };
+    let work = tempfile::tempdir().unwrap();
+    let validate = |version: &str, files: &[PathBuf]| {
+        let mut command = Command::new(&validator);
+        let output = command.args(["--strict", "--quiet", "-k", version]).args(files).output().unwrap();
+        (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let files: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    let files: Vec<PathBuf> =
+        files.into_iter().filter(|path| path.extension().is_some_and(|extension| extension == "yaml")).collect();
+    for native in ["true", "false"] {
+        let injected: Vec<PathBuf> = files
+            .iter()
+            .map(|path| {
+                let target = work.path().join(path.file_name().unwrap());
+                let arguments = ["inject", "-f", path.to_str().unwrap(), "--native-sidecars", native];
+                let run = weir(&[&arguments[..], &["-o", target.to_str().unwrap()]].concat(), "");
+                assert_eq!(run.code, 0, "{}", run.stderr);
+                target
+            })
+            .collect();
+        for version in ["1.27", "1.30", "1.33", "1.37"] {
+            let (valid, findings) = validate(version, &injected);
+            // Kubernetes 1.27 knows no init container that keeps running; the validator can say no.
+            let runs = version != "1.27" || native == "false";
+            assert_eq!(valid, runs, "native {native}, {version}: {findings}");
+        }
+    }
 }

@@ -9,6 +9,7 @@ use super::SkipReason;
 use super::containers::List;
 use super::context::PROXY;
 use super::selector::Selector;
+use crate::settings::Settings;
 
 /// What the administrator wants.
 #[derive(Debug, Clone, Copy, Default)]
@@ -19,6 +20,18 @@ pub struct DecisionSettings<'a> {
     pub never_inject: &'a [Value],
     /// Label selectors of pods that are injected whatever the policy.
     pub always_inject: &'a [Value],
+}
+
+impl<'a> DecisionSettings<'a> {
+    /// Those of an installation.
+    pub fn of(settings: &'a Settings) -> Self {
+        let injection = &settings.injection;
+        Self {
+            policy: &injection.policy,
+            never_inject: &injection.never_inject,
+            always_inject: &injection.always_inject,
+        }
+    }
 }
 
 /// What is done with a pod.
@@ -35,8 +48,19 @@ pub enum Decision {
 pub struct Decided {
     /// What is done.
     pub decision: Decision,
+    /// The rules that were asked, in order; the last one that had a word decided.
+    pub steps: Vec<Step>,
     /// What could not be understood and was passed over.
     pub warnings: Vec<String>,
+}
+
+/// A rule that was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Step {
+    /// Which.
+    pub rule: Rule,
+    /// What it said; `None` where it left the pod to the next rule.
+    pub verdict: Option<Decision>,
 }
 
 /// Label (or, as Istio knew it before, annotation) by which a pod asks for a sidecar or refuses it.
@@ -48,7 +72,7 @@ const STATIC_POD: &str = "kubernetes.io/config.mirror";
 const NODE_SYSTEM: &str = "kubernetes.io/os";
 
 /// Namespaces whose pods the cluster needs before it can have a mesh.
-const SYSTEM_NAMESPACES: [&str; 4] = ["kube-system", "kube-public", "kube-node-lease", "local-path-storage"];
+pub(crate) const SYSTEM_NAMESPACES: [&str; 4] = ["kube-system", "kube-public", "kube-node-lease", "local-path-storage"];
 
 /// Init containers that an injection adds.
 const INJECTED_INIT_CONTAINERS: [&str; 2] = ["istio-init", "istio-validation"];
@@ -56,36 +80,138 @@ const INJECTED_INIT_CONTAINERS: [&str; 2] = ["istio-init", "istio-validation"];
 /// Variables of the proxy that an injector works out for each pod.
 const COMPUTED_VARIABLES: [&str; 2] = ["PROXY_CONFIG", "ISTIO_META_POD_PORTS"];
 
+/// A rule that may decide about a pod. They are asked in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rule {
+    /// Capture rules of a pod on the host network would take the node's own traffic.
+    HostNetwork,
+    /// The cluster needs the pods of some namespaces before it can have a mesh.
+    SystemNamespace,
+    /// Nobody runs what is added to a static pod.
+    StaticPod,
+    /// The sidecar needs Linux.
+    Windows,
+    /// With a policy that is not known nothing is injected.
+    UnknownPolicy,
+    /// What the pod says by label, or else by annotation.
+    OwnWord,
+    /// The administrator's selectors of pods that are left alone.
+    NeverSelector,
+    /// The administrator's selectors of pods that are injected.
+    AlwaysSelector,
+    /// What happens to all others.
+    Policy,
+    /// Asked last, about pods that would be injected.
+    UnrecordedSidecar,
+}
+
+impl Rule {
+    /// All that are asked until one decides.
+    const DECIDING: [Self; 9] = [
+        Self::HostNetwork,
+        Self::SystemNamespace,
+        Self::StaticPod,
+        Self::Windows,
+        Self::UnknownPolicy,
+        Self::OwnWord,
+        Self::NeverSelector,
+        Self::AlwaysSelector,
+        Self::Policy,
+    ];
+
+    /// Short name, stable.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::HostNetwork => "host_network",
+            Self::SystemNamespace => "system_namespace",
+            Self::StaticPod => "static_pod",
+            Self::Windows => "windows",
+            Self::UnknownPolicy => "unknown_policy",
+            Self::OwnWord => "own_word",
+            Self::NeverSelector => "never_selector",
+            Self::AlwaysSelector => "always_selector",
+            Self::Policy => "policy",
+            Self::UnrecordedSidecar => "unrecorded_sidecar",
+        }
+    }
+
+    /// What it asks, as a clause; it decides where the answer is yes.
+    pub const fn question(self) -> &'static str {
+        match self {
+            Self::HostNetwork => "the pod uses the host network",
+            Self::SystemNamespace => "its namespace belongs to the system",
+            Self::StaticPod => "it is a static pod",
+            Self::Windows => "it is for Windows nodes",
+            Self::UnknownPolicy => "the injector's policy is not known",
+            Self::OwnWord => "its label, or else annotation, sidecar.istio.io/inject says so",
+            Self::NeverSelector => "a neverInjectSelector matches its labels",
+            Self::AlwaysSelector => "an alwaysInjectSelector matches its labels",
+            Self::Policy => "the injector's policy is about all other pods",
+            Self::UnrecordedSidecar => "it carries a sidecar that nobody recorded",
+        }
+    }
+
+    /// The rule's word about a pod; `None` where it leaves it to the next.
+    fn ask(self, asked: &Asked<'_>, warnings: &mut Vec<String>) -> Option<Decision> {
+        let skip = |applies: bool, reason| applies.then_some(Decision::Skip(reason));
+        let Asked { pod, namespace, wish, settings } = *asked;
+        match self {
+            Self::HostNetwork => skip(pod["spec"]["hostNetwork"] == true, SkipReason::HostNetwork),
+            Self::SystemNamespace => {
+                let own = pod["metadata"]["namespace"].as_str().filter(|own| !own.is_empty());
+                let system = own.or(namespace).is_some_and(|namespace| SYSTEM_NAMESPACES.contains(&namespace));
+                skip(system, SkipReason::SystemNamespace)
+            }
+            Self::StaticPod => skip(pod["metadata"]["annotations"].get(STATIC_POD).is_some(), SkipReason::StaticPod),
+            Self::Windows => {
+                let system = &pod["spec"]["os"]["name"];
+                let by_node = system.is_null() && pod["spec"]["nodeSelector"][NODE_SYSTEM] == "windows";
+                skip(system == "windows" || by_node, SkipReason::Windows)
+            }
+            Self::UnknownPolicy => skip(!matches!(settings.policy, "enabled" | "disabled"), SkipReason::UnknownPolicy),
+            Self::OwnWord => Some(if wish? { Decision::Inject } else { Decision::Skip(SkipReason::ExplicitlyOff) }),
+            Self::NeverSelector => {
+                let matches = any_matches("neverInjectSelector", settings.never_inject, pod, warnings);
+                skip(matches, SkipReason::NeverSelector)
+            }
+            Self::AlwaysSelector => {
+                any_matches("alwaysInjectSelector", settings.always_inject, pod, warnings).then_some(Decision::Inject)
+            }
+            Self::Policy if settings.policy == "enabled" => Some(Decision::Inject),
+            Self::Policy => Some(Decision::Skip(SkipReason::PolicyDisabled)),
+            Self::UnrecordedSidecar => skip(carries_unrecorded_sidecar(pod), SkipReason::UnrecordedSidecar),
+        }
+    }
+}
+
+/// What the rules are asked about.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    pod: &'a Value,
+    namespace: Option<&'a str>,
+    /// What the pod says itself.
+    wish: Option<bool>,
+    settings: DecisionSettings<'a>,
+}
+
 /// Decides about a pod. `namespace` is that of the request, for pods that do not name one.
 pub fn decide(pod: &Value, namespace: Option<&str>, settings: DecisionSettings<'_>) -> Decided {
     let mut warnings = Vec::new();
     // Read first: what cannot be understood is told whatever decides.
     let wish = explicit(pod, &mut warnings);
-    let mut decision = match local_reason(pod, namespace) {
-        Some(reason) => Decision::Skip(reason),
-        None => by_wish(pod, wish, settings, &mut warnings),
+    let asked = Asked { pod, namespace, wish, settings };
+    let mut steps = Vec::with_capacity(Rule::DECIDING.len() + 1);
+    let mut ask = |rule: Rule| {
+        let verdict = rule.ask(&asked, &mut warnings);
+        steps.push(Step { rule, verdict });
+        verdict
     };
-    if decision == Decision::Inject && carries_unrecorded_sidecar(pod) {
-        decision = Decision::Skip(SkipReason::UnrecordedSidecar);
+    // The policy has a word about every pod.
+    let mut decision = Rule::DECIDING.into_iter().find_map(&mut ask).unwrap_or(Decision::Inject);
+    if decision == Decision::Inject {
+        decision = ask(Rule::UnrecordedSidecar).unwrap_or(decision);
     }
-    Decided { decision, warnings }
-}
-
-/// What rules a sidecar out whatever anybody wishes.
-fn local_reason(pod: &Value, namespace: Option<&str>) -> Option<SkipReason> {
-    if pod["spec"]["hostNetwork"] == true {
-        return Some(SkipReason::HostNetwork);
-    }
-    let own = pod["metadata"]["namespace"].as_str().filter(|own| !own.is_empty());
-    if own.or(namespace).is_some_and(|namespace| SYSTEM_NAMESPACES.contains(&namespace)) {
-        return Some(SkipReason::SystemNamespace);
-    }
-    if pod["metadata"]["annotations"].get(STATIC_POD).is_some() {
-        return Some(SkipReason::StaticPod);
-    }
-    let system = &pod["spec"]["os"]["name"];
-    let windows = system == "windows" || (system.is_null() && pod["spec"]["nodeSelector"][NODE_SYSTEM] == "windows");
-    windows.then_some(SkipReason::Windows)
+    Decided { decision, steps, warnings }
 }
 
 /// The pod carries a proxy that an injection made, but no record of it: a tool dropped the annotations, or the sidecar was copied
@@ -109,33 +235,16 @@ fn carries_unrecorded_sidecar(pod: &Value) -> bool {
     proxies.peek().is_some() && (captured() || proxies.any(computed))
 }
 
-/// What the pod, the selectors and the policy say, in this order.
-fn by_wish(pod: &Value, wish: Option<bool>, settings: DecisionSettings<'_>, warnings: &mut Vec<String>) -> Decision {
-    if !matches!(settings.policy, "enabled" | "disabled") {
-        return Decision::Skip(SkipReason::UnknownPolicy);
-    }
-    match wish {
-        Some(true) => return Decision::Inject,
-        Some(false) => return Decision::Skip(SkipReason::ExplicitlyOff),
-        None => {}
-    }
+/// Whether one of the selectors matches the labels of a pod. An empty one matches nothing.
+fn any_matches(name: &str, selectors: &[Value], pod: &Value, warnings: &mut Vec<String>) -> bool {
     let labels = pod["metadata"]["labels"].as_object();
-    let mut any = |name: &str, selectors: &[Value]| {
-        selectors.iter().enumerate().any(|(position, selector)| match Selector::parse(selector) {
-            Ok(selector) => !selector.is_empty() && selector.matches(labels),
-            Err(reason) => {
-                warnings.push(format!("{name}[{position}] is ignored: {reason}"));
-                false
-            }
-        })
-    };
-    if any("neverInjectSelector", settings.never_inject) {
-        return Decision::Skip(SkipReason::NeverSelector);
-    }
-    if any("alwaysInjectSelector", settings.always_inject) || settings.policy == "enabled" {
-        return Decision::Inject;
-    }
-    Decision::Skip(SkipReason::PolicyDisabled)
+    selectors.iter().enumerate().any(|(position, selector)| match Selector::parse(selector) {
+        Ok(selector) => !selector.is_empty() && selector.matches(labels),
+        Err(reason) => {
+            warnings.push(format!("{name}[{position}] is ignored: {reason}"));
+            false
+        }
+    })
 }
 
 /// The pod's own word; the label counts where it is present, even when it says nothing.
@@ -294,6 +403,26 @@ mod tests {
         let odd = DecisionSettings { policy: "Enabled", never_inject: &[], always_inject: &always };
         assert_eq!(decision(&asking("true"), odd), Decision::Skip(SkipReason::UnknownPolicy));
         assert_eq!(decision(&labelled(&json!({"app": "a"})), odd), Decision::Skip(SkipReason::UnknownPolicy));
+    }
+
+    #[test]
+    fn every_rule_that_was_asked_is_told_and_the_last_word_decides() {
+        let rules = |pod: &Value, settings| {
+            let decided = decide(pod, None, settings);
+            let said: Vec<(&str, bool)> =
+                decided.steps.iter().map(|step| (step.rule.name(), step.verdict.is_some())).collect();
+            let last = decided.steps.iter().rev().find_map(|step| step.verdict).unwrap();
+            assert_eq!(last, decided.decision);
+            said
+        };
+        let said = rules(&json!({"spec": {"hostNetwork": true}}), ENABLED);
+        assert_eq!(said, [("host_network", true)]);
+        let said = rules(&json!({}), DISABLED);
+        assert_eq!(said.len(), 9);
+        assert_eq!(said[8], ("policy", true));
+        assert!(said[..8].iter().all(|(_, had_a_word)| !had_a_word), "{said:?}");
+        let said = rules(&asking("true"), DISABLED);
+        assert_eq!(said[5..], [("own_word", true), ("unrecorded_sidecar", false)]);
     }
 
     #[test]
