@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 use iptables_rules::restore::{RestoreFamily, restore_text};
 use iptables_rules::{CaptureConfig, netns, plan};
-use weir_benches::Samples;
+use weir_benches::{Samples, add_command, binary, plugin_conf, ratio, run};
 
 const ROUNDS: usize = 100;
 const STORM: usize = 200;
@@ -43,12 +43,6 @@ impl Drop for Namespace {
         // A namespace that cannot be removed is named by the tool itself; the bench goes on.
         let _ = Command::new("ip").args(["netns", "del", &self.0]).status();
     }
-}
-
-fn run(command: &mut Command) -> anyhow::Result<()> {
-    let status = command.status().with_context(|| format!("{command:?}"))?;
-    ensure!(status.success(), "{command:?}: {status}");
-    Ok(())
 }
 
 /// Inputs and binaries, prepared once.
@@ -87,12 +81,6 @@ impl Method {
 
 impl Bench {
     fn prepare() -> anyhow::Result<Self> {
-        let binary = |var: &str| -> anyhow::Result<PathBuf> {
-            let path =
-                PathBuf::from(std::env::var_os(var).with_context(|| format!("{var} is not set; run `make bench`"))?);
-            ensure!(path.is_file(), "{var}={}: no such file", path.display());
-            Ok(path)
-        };
         let dir = tempfile::tempdir()?;
         let config = CaptureConfig::default();
         let rules = plan(&config).map_err(|unsupported| anyhow::anyhow!("{unsupported:?}"))?;
@@ -101,15 +89,7 @@ impl Bench {
             File::create(&path)?.write_all(text)?;
             Ok(path)
         };
-        let conf = serde_json::json!({
-            "cniVersion": "1.0.0", "name": "bench", "type": "weir-cni",
-            "runtimeConfig": { "io.kubernetes.cri.pod-annotations": {
-                "sidecar.istio.io/status": r#"{"initContainers":["istio-proxy"],"containers":null,"volumes":null,"imagePullSecrets":null,"revision":"default"}"#,
-                "weir.dev/capture": config.to_capture_annotation(),
-            }},
-            "prevResult": { "cniVersion": "1.0.0", "interfaces": [{"name": "eth0", "sandbox": "/run/netns/x"}],
-                "ips": [{"address": "10.1.2.3/24", "interface": 0}, {"address": "fd00::3/64", "interface": 0}] },
-        });
+        let conf = plugin_conf(&config);
         Ok(Self {
             plugin: binary("WEIR_CNI")?,
             floor: binary("NETNS_FLOOR")?,
@@ -119,24 +99,6 @@ impl Bench {
             nft: write("rules.nft", iptables_rules::nft::describe(&rules)?.as_bytes())?,
             _dir: dir,
         })
-    }
-
-    fn plugin_command(&self, namespace: &Path) -> anyhow::Result<Command> {
-        let mut command = Command::new(&self.plugin);
-        command
-            .env_clear()
-            .envs([
-                ("CNI_COMMAND", "ADD"),
-                ("CNI_CONTAINERID", "bench"),
-                ("CNI_IFNAME", "eth0"),
-                ("CNI_PATH", "/opt/cni/bin"),
-                ("CNI_ARGS", "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=bench"),
-            ])
-            .env("CNI_NETNS", namespace)
-            .stdin(File::open(&self.conf)?)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
-        Ok(command)
     }
 
     /// Installs the rules in a fresh namespace by one method.
@@ -152,7 +114,7 @@ impl Bench {
         match method {
             Method::Floor => timed(&|| run(Command::new(&self.floor).arg(namespace))),
             Method::Weir => {
-                let mut command = self.plugin_command(namespace)?;
+                let mut command = add_command(&self.plugin, &self.conf, namespace)?;
                 let start = Instant::now();
                 run(&mut command)?;
                 Ok(start.elapsed())
@@ -252,7 +214,7 @@ impl Bench {
 
     fn footprint(&self) -> anyhow::Result<()> {
         let namespace = Namespace::create()?;
-        let plugin = self.plugin_command(&namespace.path())?;
+        let plugin = add_command(&self.plugin, &self.conf, &namespace.path())?;
         let mut under = Command::new(&self.floor);
         under.arg("--rss").arg(&self.plugin).env_clear().stdin(File::open(&self.conf)?);
         under.envs(plugin.get_envs().filter_map(|(key, value)| Some((key, value?))));
@@ -269,11 +231,6 @@ impl Bench {
         );
         Ok(())
     }
-}
-
-fn ratio(value: u128, base: u128) -> String {
-    #[allow(clippy::cast_precision_loss, reason = "microseconds of a short run")]
-    if base == 0 { "-".to_owned() } else { format!("{:.1}x", value as f64 / base as f64) }
 }
 
 fn main() -> anyhow::Result<()> {

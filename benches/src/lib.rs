@@ -1,13 +1,21 @@
-//! What the benches share: samples and their summary.
+//! What the benches share: samples and their summary, and the call of the plugin.
 //!
 //! ```text
 //! benches/add.rs ─── processes: weir-cni ADD, iptables-restore, nft -f, and the floor (src/bin/netns-floor.rs)
 //! benches/agent.rs ── the node agent: memory, repair of a full node, ADD with a question
+//! benches/scale.rs ── the same with lists of networks, and connections that pay for them
 //! benches/inject.rs ─ one pod through the injector, in process
 //! benches/serve.rs ── the webhook over TLS, asked by several clients at once
 //! ```
 
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use iptables_rules::CaptureConfig;
+use serde_json::Value;
 
 /// Wall times of one method.
 #[derive(Debug, Clone, Default)]
@@ -56,4 +64,66 @@ mod tests {
     fn no_samples_give_zero() {
         assert_eq!(Samples::default().percentile_us(50), 0);
     }
+}
+
+/// Path of a binary that `make bench` has built, by the variable that names it.
+///
+/// # Errors
+/// When the variable is not set, or names no file.
+pub fn binary(variable: &str) -> anyhow::Result<PathBuf> {
+    let path = std::env::var_os(variable).with_context(|| format!("{variable} is not set; run `make bench`"))?;
+    let path = PathBuf::from(path);
+    ensure!(path.is_file(), "{variable}={}: no such file", path.display());
+    Ok(path)
+}
+
+/// Runs a command to its end.
+///
+/// # Errors
+/// When it cannot be started, or fails.
+pub fn run(command: &mut Command) -> anyhow::Result<()> {
+    let status = command.status().with_context(|| format!("{command:?}"))?;
+    ensure!(status.success(), "{command:?}: {status}");
+    Ok(())
+}
+
+/// What a runtime sends `weir-cni` for a pod with this configuration.
+pub fn plugin_conf(config: &CaptureConfig) -> Value {
+    serde_json::json!({
+        "cniVersion": "1.0.0", "name": "bench", "type": "weir-cni",
+        "runtimeConfig": { "io.kubernetes.cri.pod-annotations": {
+            "sidecar.istio.io/status": r#"{"initContainers":["istio-proxy"],"containers":null,"volumes":null,"imagePullSecrets":null,"revision":"default"}"#,
+            "weir.dev/capture": config.to_capture_annotation(),
+        }},
+        "prevResult": { "cniVersion": "1.0.0", "interfaces": [{"name": "eth0", "sandbox": "/run/netns/x"}],
+            "ips": [{"address": "10.1.2.3/24", "interface": 0}, {"address": "fd00::3/64", "interface": 0}] },
+    })
+}
+
+/// ADD by the plugin in a namespace, with its input from a file.
+///
+/// # Errors
+/// When the file cannot be opened.
+pub fn add_command(plugin: &Path, conf: &Path, namespace: &Path) -> anyhow::Result<Command> {
+    let mut command = Command::new(plugin);
+    command
+        .env_clear()
+        .envs([
+            ("CNI_COMMAND", "ADD"),
+            ("CNI_CONTAINERID", "bench"),
+            ("CNI_IFNAME", "eth0"),
+            ("CNI_PATH", "/opt/cni/bin"),
+            ("CNI_ARGS", "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=bench"),
+        ])
+        .env("CNI_NETNS", namespace)
+        .stdin(File::open(conf)?)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    Ok(command)
+}
+
+/// How many times a value is another one, for a table.
+pub fn ratio(value: u128, base: u128) -> String {
+    #[allow(clippy::cast_precision_loss, reason = "microseconds of a short run")]
+    if base == 0 { "-".to_owned() } else { format!("{:.1}x", value as f64 / base as f64) }
 }

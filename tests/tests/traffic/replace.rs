@@ -1,65 +1,85 @@
 //! Replacing rules while connections are made: none may escape in between.
+//!
+//! `WEIR_REPLACEMENTS` makes the run longer.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use iptables_rules::nft::{self, Applied};
-use iptables_rules::{CaptureConfig, plan, route};
+use iptables_rules::backend::{self, Method, Visibility};
+use iptables_rules::nft::Applied;
+use iptables_rules::{CaptureConfig, plan};
 use weir_lab::Dial;
 use weir_tests::privileged;
 
 use crate::world::{APP_USER, Ip, World};
 
-/// How often rules are replaced.
-const REPLACEMENTS: u32 = 200;
-/// Where the caller stops by itself, should replacing never end.
-const MOST_CONNECTIONS: u32 = 1_000_000;
+/// How often rules are replaced, unless `WEIR_REPLACEMENTS` says otherwise.
+const REPLACEMENTS: u32 = 300;
+/// Threads that connect at the same time, each over both families.
+const WORKERS: usize = 3;
+/// Where they stop by themselves, should replacing never end.
+const MOST_CONNECTIONS: u32 = 10_000_000;
+
+/// Replaces rules by a method while the workers connect; the number of connections and those that escaped.
+fn storm(method: Method) -> (u32, Vec<String>) {
+    let replacements = std::env::var("WEIR_REPLACEMENTS").ok().and_then(|n| n.parse().ok()).unwrap_or(REPLACEMENTS);
+    let world = World::new();
+    // Both capture the connections below; they differ in what does not concern them.
+    let one = plan(&CaptureConfig::default()).unwrap();
+    let other = plan(&CaptureConfig { outbound_ports_exclude: vec![15020, 6379], ..CaptureConfig::default() }).unwrap();
+    world.pod.run(|| backend::install(&one, method, false)).unwrap().unwrap();
+
+    let done = AtomicBool::new(false);
+    let connect = || {
+        let (mut made, mut escaped) = (0, Vec::new());
+        while !done.load(Ordering::Relaxed) && made < MOST_CONNECTIONS {
+            for ip in Ip::BOTH {
+                let seen = Dial::new(APP_USER, (ip.service(), 9000).into()).now();
+                if !seen.as_ref().is_ok_and(|seen| seen.port == 15001) {
+                    escaped.push(format!("{seen:?}"));
+                }
+                made += 1;
+            }
+        }
+        (made, escaped)
+    };
+    let (made, escaped) = thread::scope(|scope| {
+        let workers: Vec<_> =
+            (0..WORKERS).map(|_| scope.spawn(|| world.pod.run_as(APP_USER, connect).unwrap())).collect();
+        let replace = || {
+            for turn in 0..replacements {
+                let rules = if turn % 2 == 0 { &other } else { &one };
+                let (applied, _) = backend::install(rules, method, false).unwrap();
+                assert_eq!(applied, Applied::Replaced);
+            }
+        };
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| world.pod.run(replace).unwrap()));
+        done.store(true, Ordering::Relaxed);
+        let outcomes = workers.into_iter().map(|worker| worker.join().unwrap());
+        let all = outcomes.fold((0, Vec::new()), |(made, mut escaped), (more, others)| {
+            escaped.extend(others);
+            (made + more, escaped)
+        });
+        result.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        all
+    });
+    assert!(made > replacements, "only {made} connections during {replacements} replacements");
+    eprintln!("{method:?}: {replacements} replacements, {made} connections, {} escaped", escaped.len());
+    (made, escaped)
+}
 
 #[test]
 fn no_connection_escapes_while_rules_are_replaced() {
     if !privileged() {
         return;
     }
-    let world = World::new();
-    // Both capture the connections below; they differ in what does not concern them.
-    let one = plan(&CaptureConfig::default()).unwrap();
-    let other = plan(&CaptureConfig { outbound_ports_exclude: vec![15020, 6379], ..CaptureConfig::default() }).unwrap();
-    world.pod.run(|| nft::apply(&one)).unwrap().unwrap();
-    world.pod.run(|| route::apply(&one.routing)).unwrap().unwrap();
-
-    let done = AtomicBool::new(false);
-    let (made, escaped) = thread::scope(|scope| {
-        scope.spawn(|| {
-            let replace = || {
-                for turn in 0..REPLACEMENTS {
-                    let rules = if turn % 2 == 0 { &other } else { &one };
-                    assert_eq!(nft::apply(rules).unwrap(), Applied::Replaced);
-                }
-            };
-            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| world.pod.run(replace).unwrap()));
-            done.store(true, Ordering::Relaxed);
-            result.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        });
-        let connect = || {
-            let (mut made, mut escaped) = (0u32, Vec::new());
-            while !done.load(Ordering::Relaxed) && made < MOST_CONNECTIONS {
-                for ip in Ip::BOTH {
-                    let seen = Dial::new(APP_USER, (ip.service(), 9000).into()).now();
-                    if !seen.as_ref().is_ok_and(|seen| seen.port == 15001) {
-                        escaped.push(format!("{seen:?}"));
-                    }
-                    made += 1;
-                }
-            }
-            (made, escaped)
-        };
-        world.pod.run_as(APP_USER, connect).unwrap()
-    });
-    assert!(made > REPLACEMENTS, "only {made} connections during {REPLACEMENTS} replacements");
-    assert!(
-        escaped.is_empty(),
-        "{} of {made} connections escaped, the first one: {:?}",
-        escaped.len(),
-        escaped.first()
-    );
+    for visibility in [Visibility::Nft, Visibility::Iptables] {
+        let (made, escaped) = storm(Method { visibility, ..Method::default() });
+        assert!(
+            escaped.is_empty(),
+            "{visibility:?}: {} of {made} connections escaped, the first one: {:?}",
+            escaped.len(),
+            escaped.first()
+        );
+    }
 }
