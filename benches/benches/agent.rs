@@ -128,13 +128,17 @@ fn main() -> anyhow::Result<()> {
 }
 
 fn memory(agent: &Path) -> anyhow::Result<()> {
-    println!("the agent with pods of {} KiB of JSON: resident, and at most (KiB)", pod(0).to_string().len() / 1024);
+    println!(
+        "the agent with pods of {} KiB of JSON: resident after the first list, after ten changes of each, and at most (KiB)",
+        pod(0).to_string().len() / 1024
+    );
     for pods in [0, 30, 110, 250] {
         let server = ApiServer::start()?;
         for number in 0..pods {
             server.put("pods", pod(number));
         }
         let agent = Agent::start(agent, &server, pods)?;
+        let [listed, _] = agent.memory()?;
         // Ten more rounds of changes, as a rollout makes them.
         for _ in 0..10 {
             for number in 0..pods {
@@ -143,7 +147,7 @@ fn memory(agent: &Path) -> anyhow::Result<()> {
         }
         thread::sleep(Duration::from_secs(1));
         let [resident, peak] = agent.memory()?;
-        println!("  {pods:4} pods  {resident:7}  {peak:7}");
+        println!("  {pods:4} pods  {listed:7}  {resident:7}  {peak:7}");
     }
     Ok(())
 }
