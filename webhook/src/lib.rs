@@ -4,7 +4,7 @@
 //! values, mesh ──settings.rs──▶ Settings
 //!                                  │
 //! pod ──▶ inject::inject ──────────┴─▶ Outcome { pod, warnings } ──inject::patch──▶ RFC 6902 patch
-//!           decision → context → overlay → merge → overrides → finish
+//!           uninject → decision → context → overlay → merge → overrides → finish
 //! ```
 //!
 //! The server (`server.rs`) only reads an AdmissionReview, calls [`inject::inject`] and writes the answer.
