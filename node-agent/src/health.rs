@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// What a condition says at the moment.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum State {
+#[derive(Debug)]
+enum State {
     /// As it should be, with a word about it where there is one.
     Good(String),
     /// Not (yet) as it should be, and why.
@@ -89,12 +89,6 @@ impl Condition {
         self.set(State::Bad(reason.into()));
     }
 
-    /// The state now.
-    pub fn state(&self) -> State {
-        let entries = self.health.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        entries.get(self.index).map_or_else(|| State::Bad("not registered".to_owned()), |entry| entry.state.clone())
-    }
-
     fn set(&self, state: State) {
         let mut entries = self.health.entries.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(entry) = entries.get_mut(self.index) {
@@ -126,7 +120,6 @@ mod tests {
                 detail: "[+]install: entry in 10-a.conflist\n[!]contention: somebody fights\n".into()
             }
         );
-        assert_eq!(war.state(), State::Bad("somebody\nfights".into()));
         install.bad("gone");
         assert!(!health.readiness().ready);
     }

@@ -262,7 +262,10 @@ impl Keeper {
             match &report.outcome {
                 Outcome::InPlace { .. } => {
                     info!(folders = report.source, "{text}");
-                    self.notices.tell(Reason::Installed, text);
+                    // In a war each truce would be one.
+                    if !self.damper.is_war() {
+                        self.notices.tell(Reason::Installed, text);
+                    }
                 }
                 Outcome::BinaryFailed(_) | Outcome::ConfigurationFailed(_) => {
                     error!("{text}");
