@@ -26,6 +26,11 @@ impl Failure {
         Self { exit: exit::FINDINGS, messages }
     }
 
+    /// Something in one file was refused; every message says in which.
+    pub(crate) fn refused_in(file: &str, messages: &[String]) -> Self {
+        Self::refused(messages.iter().map(|message| format!("{file}: {message}")).collect())
+    }
+
     /// Connections did not go the way that the rules should send them.
     pub(crate) fn validation(messages: Vec<String>) -> Self {
         Self { exit: exit::VALIDATION, messages }

@@ -12,6 +12,7 @@ use weir_webhook::settings::Settings;
 use crate::failure::{Failure, both};
 use crate::files::Source;
 use crate::manifest::pods::{ObjectName, PodHolder};
+use crate::manifest::proxy_configs;
 use crate::manifest::rewrite::{Rewritten, rewrite};
 use crate::settings::InjectorArgs;
 
@@ -55,8 +56,11 @@ struct Injector<'a> {
 /// Everything that is wrong with the command line and the input.
 pub(crate) fn run(args: &InjectArgs) -> Result<ExitCode, Failure> {
     let source = Source::from(args.filename.as_str());
-    let (settings, text) = both(args.injector.load(), source.read().map_err(Failure::from))?;
-    let injector = Injector { settings, namespace: args.namespace.as_deref() };
+    let (mut settings, text) = both(args.injector.load(), source.read().map_err(Failure::from))?;
+    let namespace = args.namespace.as_deref();
+    settings.proxy_configs = proxy_configs::in_stream(&text, namespace)
+        .map_err(|findings| Failure::refused_in(&source.name(), &findings))?;
+    let injector = Injector { settings, namespace };
     rewrite(&text, |holder, place, out| inject_pod(holder, place, &injector, out))
         .write(&source, args.output.as_deref())
 }

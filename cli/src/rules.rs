@@ -16,7 +16,7 @@ use weir_webhook::settings::Settings;
 
 use crate::failure::{Failure, both};
 use crate::files::{self, Source};
-use crate::manifest::{pods, stream};
+use crate::manifest::{pods, proxy_configs, stream};
 use crate::settings::InjectorArgs;
 use print::Planned;
 use subject::Subject;
@@ -76,7 +76,7 @@ pub(crate) fn run(args: &RulesArgs) -> Result<ExitCode, Failure> {
     }
     let text = match args.format {
         Format::Iptables => print::iptables(&planned),
-        Format::Nft => print::nft(&planned).map_err(|messages| refused(&name, messages))?,
+        Format::Nft => print::nft(&planned).map_err(|messages| Failure::refused_in(&name, &messages))?,
         Format::Json => json::print(&planned),
     };
     files::write(None, &text)?;
@@ -113,17 +113,17 @@ pub(crate) fn load(
         }
         (file, None) => {
             let source = Source::from(file.unwrap_or("-"));
-            let (settings, text) = both(injector.load(), source.read().map_err(Failure::from))?;
-            (source, of_manifests(&text, &settings))
+            let (mut settings, text) = both(injector.load(), source.read().map_err(Failure::from))?;
+            let subjects = proxy_configs::in_stream(&text, None).and_then(|resources| {
+                settings.proxy_configs = resources;
+                of_manifests(&text, &settings)
+            });
+            (source, subjects)
         }
     };
     let name = source.name();
-    let planned = subjects.and_then(print::plan_all).map_err(|messages| refused(&name, messages))?;
+    let planned = subjects.and_then(print::plan_all).map_err(|messages| Failure::refused_in(&name, &messages))?;
     Ok(Named { name, planned })
-}
-
-fn refused(name: &str, messages: Vec<String>) -> Failure {
-    Failure::refused(messages.into_iter().map(|message| format!("{name}: {message}")).collect())
 }
 
 /// All pods of a stream; or everything that is wrong with it.

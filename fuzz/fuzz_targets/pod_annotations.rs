@@ -34,7 +34,8 @@ const NAMES: [&str; 21] = [
 ];
 
 static SETTINGS: LazyLock<Settings> = LazyLock::new(|| {
-    let values = json!({"global": {"proxy": {"tracer": "datadog"}}, "pilot": {"cni": {"enabled": true, "provider": "multus"}}});
+    let values =
+        json!({"global": {"proxy": {"tracer": "datadog"}}, "pilot": {"cni": {"enabled": true, "provider": "multus"}}});
     Settings::from_documents(Some(&values), None).expect("the values are sound")
 });
 

@@ -32,7 +32,8 @@ fuzz_target!(|body: &[u8]| {
     assert_eq!(address.api_version, review.api_version);
     for settings in &*SETTINGS {
         let pod = review.request.object.clone();
-        let request = InjectRequest { pod, namespace: Some(review.request.namespace.clone()), ..InjectRequest::default() };
+        let request =
+            InjectRequest { pod, namespace: Some(review.request.namespace.clone()), ..InjectRequest::default() };
         let Ok(Outcome::Injected { pod, .. }) = inject(&request, settings) else { continue };
         let text = to_json(&diff(&request.pod, &pod)).expect("a patch is JSON");
         let patch: json_patch::Patch = serde_json::from_slice(&text).expect("a patch is a patch");

@@ -4,6 +4,8 @@ mod message;
 
 use std::io;
 use std::net::IpAddr;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NetlinkDeserializable};
@@ -20,6 +22,14 @@ use crate::ruleset::{LocalDelivery, Routing};
 
 /// `lo` is the first interface of every network namespace.
 const LO: u32 = 1;
+/// How long `lo` may take to come up before an address is added to it. containerd attaches `lo` and the pod's network at the same time, and the
+/// loopback plugin refuses the sandbox when it finds an address of another network on `lo` right after bringing it up. Without
+/// such a plugin `lo` may stay down, so it is not waited for longer than a slow plugin takes.
+const LOOPBACK_WAIT: Duration = Duration::from_millis(200);
+/// Time between two looks at `lo`.
+const LOOPBACK_POLL: Duration = Duration::from_millis(2);
+/// What the loopback plugin is left for its own look, once `lo` has come up before our eyes.
+const LOOPBACK_SETTLE: Duration = Duration::from_millis(20);
 /// `RT_TABLE_UNSPEC`, linux/rtnetlink.h: the number is in an attribute of its own, for tables above 255.
 const TABLE_IN_ATTRIBUTE: u8 = 0;
 
@@ -52,6 +62,9 @@ pub fn apply(routing: &Routing) -> Result<Routed, RouteError> {
         return Ok(Routed::Complete);
     }
     let netlink = open()?;
+    if !routing.lo_addresses.is_empty() {
+        await_loopback(&netlink)?;
+    }
     let mut routed = Routed::Complete;
     for step in steps(&netlink, routing)? {
         let mut bytes = Vec::with_capacity(128);
@@ -71,6 +84,23 @@ pub fn apply(routing: &Routing) -> Result<Routed, RouteError> {
         }
     }
     Ok(routed)
+}
+
+/// Waits, within bounds, until whoever brings `lo` up is done with it. The kernel gives it `127.0.0.1` and `::1` when it comes up.
+fn await_loopback(netlink: &Netlink) -> Result<(), RouteError> {
+    let begun = Instant::now();
+    let is_up = || listed_addresses(netlink, |index| index == LO).map(|addresses| !addresses.is_empty());
+    if is_up()? {
+        return Ok(());
+    }
+    while begun.elapsed() < LOOPBACK_WAIT {
+        thread::sleep(LOOPBACK_POLL);
+        if is_up()? {
+            thread::sleep(LOOPBACK_SETTLE);
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// What of `routing` does not hold, one line each.
@@ -324,6 +354,21 @@ mod tests {
             assert_eq!(ip("-6 -o addr show dev lo to ::6").lines().count(), 1);
             assert!(ip("-o link show lo").contains("state DOWN"), "brings nothing up");
             assert_eq!(verify(&routing).unwrap(), Vec::<String>::new());
+        });
+    }
+
+    #[test]
+    fn leaves_a_loopback_plugin_that_is_at_work_an_interface_without_foreign_addresses() {
+        in_namespace(|| {
+            // What that plugin does: bring it up, then look.
+            let plugin = thread::spawn(|| {
+                thread::sleep(Duration::from_millis(40));
+                tool("ip", &["-batch", "-"], "link set lo up\naddr show dev lo\n")
+            });
+            assert_eq!(apply(&addresses_only()).unwrap(), Routed::Complete);
+            let seen = plugin.join().unwrap();
+            assert!(seen.contains("127.0.0.1/8") && !seen.contains("::6/128"), "{seen}");
+            assert_eq!(verify(&addresses_only()).unwrap(), Vec::<String>::new());
         });
     }
 

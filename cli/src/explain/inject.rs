@@ -22,6 +22,7 @@ use crate::failure::{Failure, both};
 use crate::files::{self, Source};
 use crate::inject::denials;
 use crate::manifest::pods::{self, PodHolder};
+use crate::manifest::proxy_configs;
 use crate::manifest::stream;
 use crate::settings::InjectorArgs;
 
@@ -122,10 +123,10 @@ pub(super) struct Gets {
 /// Everything that is wrong with the command line and the input.
 pub(super) fn run(args: &ExplainInjectArgs) -> Result<ExitCode, Failure> {
     let source = Source::from(args.filename.as_str());
-    let (settings, text) = both(args.injector.configured(), source.read().map_err(Failure::from))?;
-    let explained = explain(&text, args, &settings).map_err(|findings| {
-        Failure::refused(findings.iter().map(|finding| format!("{}: {finding}", source.name())).collect())
-    })?;
+    let (mut settings, text) = both(args.injector.configured(), source.read().map_err(Failure::from))?;
+    let refused = |findings: Vec<String>| Failure::refused_in(&source.name(), &findings);
+    settings.proxy_configs = proxy_configs::in_stream(&text, args.namespace.as_deref()).map_err(refused)?;
+    let explained = explain(&text, args, &settings).map_err(refused)?;
     if explained.is_empty() {
         eprintln!("weir: {}: no pod in it", source.name());
     }

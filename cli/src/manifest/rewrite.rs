@@ -36,8 +36,7 @@ impl Rewritten {
             eprintln!("{notice}");
         }
         if !self.findings.is_empty() {
-            let findings = self.findings.iter().map(|finding| format!("{}: {finding}", source.name()));
-            return Err(Failure::refused(findings.collect()));
+            return Err(Failure::refused_in(&source.name(), &self.findings));
         }
         files::write(target, &self.text)?;
         Ok(ExitCode::SUCCESS)

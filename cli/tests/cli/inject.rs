@@ -384,3 +384,39 @@ fn an_empty_stream_stays_empty() {
     assert_eq!(inject(&[], "").stdout, "");
     assert_eq!(inject(&[], "---\n---\n").stdout, "");
 }
+
+#[test]
+fn proxy_config_resources_of_the_stream_configure_its_pods() {
+    let elsewhere = "\
+apiVersion: networking.istio.io/v1beta1
+kind: ProxyConfig
+metadata: {name: p, namespace: other}
+spec: {environmentVariables: {WHERE: elsewhere}}
+---
+";
+    let listed = "\
+apiVersion: v1
+kind: List
+items:
+- apiVersion: networking.istio.io/v1
+  kind: ProxyConfig
+  metadata: {name: q, namespace: shop}
+  spec: {environmentVariables: {WHERE: here}}
+---
+";
+    let stream = [elsewhere, listed, DEPLOYMENT].concat();
+    let pod = &documents(&inject(&[], &stream).stdout)[2]["spec"]["template"]["spec"];
+    let env = pod["initContainers"][1]["env"].as_array().unwrap();
+    assert_eq!(
+        env.iter().filter(|variable| variable["name"] == "WHERE").collect::<Vec<_>>(),
+        [&json!({"name": "WHERE", "value": "here"})]
+    );
+
+    let refused = weir(&["inject", "-f", "-"], &stream.replace("WHERE: here", "WHERE: 1"));
+    assert_eq!((refused.code, refused.stdout.as_str()), (1, ""));
+    assert!(
+        refused.stderr.starts_with("weir: standard input: ProxyConfig ") && refused.stderr.contains("WHERE"),
+        "{}",
+        refused.stderr
+    );
+}
