@@ -9,11 +9,11 @@
 use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, ensure};
+use anyhow::ensure;
 use iptables_rules::restore::{RestoreFamily, restore_text};
 use iptables_rules::{CaptureConfig, netns, plan};
 use weir_benches::{Samples, add_command, binary, plugin_conf, ratio, run};

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! benches/add.rs ─── processes: weir-cni ADD, iptables-restore, nft -f, and the floor (src/bin/netns-floor.rs)
-//! benches/agent.rs ── the node agent: memory, repair of a full node, ADD with a question
 //! benches/scale.rs ── the same with lists of networks, and connections that pay for them
+//! benches/agent.rs ── the node agent: memory, repair of a full node, ADD with a question
 //! benches/inject.rs ─ one pod through the injector, in process
 //! benches/serve.rs ── the webhook over TLS, asked by several clients at once
 //! ```
@@ -44,25 +44,6 @@ impl Samples {
 impl FromIterator<Samples> for Samples {
     fn from_iter<I: IntoIterator<Item = Self>>(several: I) -> Self {
         Self(several.into_iter().flat_map(|samples| samples.0).collect())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn percentiles_are_taken_from_the_sorted_samples() {
-        let mut samples = Samples::default();
-        for us in [50, 10, 40, 20, 30] {
-            samples.push(Duration::from_micros(us));
-        }
-        assert_eq!((samples.percentile_us(0), samples.percentile_us(50), samples.percentile_us(100)), (10, 30, 50));
-    }
-
-    #[test]
-    fn no_samples_give_zero() {
-        assert_eq!(Samples::default().percentile_us(50), 0);
     }
 }
 
@@ -126,4 +107,23 @@ pub fn add_command(plugin: &Path, conf: &Path, namespace: &Path) -> anyhow::Resu
 pub fn ratio(value: u128, base: u128) -> String {
     #[allow(clippy::cast_precision_loss, reason = "microseconds of a short run")]
     if base == 0 { "-".to_owned() } else { format!("{:.1}x", value as f64 / base as f64) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_taken_from_the_sorted_samples() {
+        let mut samples = Samples::default();
+        for us in [50, 10, 40, 20, 30] {
+            samples.push(Duration::from_micros(us));
+        }
+        assert_eq!((samples.percentile_us(0), samples.percentile_us(50), samples.percentile_us(100)), (10, 30, 50));
+    }
+
+    #[test]
+    fn no_samples_give_zero() {
+        assert_eq!(Samples::default().percentile_us(50), 0);
+    }
 }

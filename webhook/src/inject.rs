@@ -7,7 +7,7 @@
 //! ```
 //!
 //! The result is a function of the original pod and the configuration. A pod that is injected already is taken back to its
-//! original first ([`uninject`]), so injecting twice is injecting once, and a new configuration leaves nothing of the old one
+//! original first ([`uninject()`]), so injecting twice is injecting once, and a new configuration leaves nothing of the old one
 //! behind; only what others added to the injected containers in between is kept.
 
 mod annotations;

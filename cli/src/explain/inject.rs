@@ -125,7 +125,7 @@ pub(super) fn run(args: &ExplainInjectArgs) -> Result<ExitCode, Failure> {
     let source = Source::from(args.filename.as_str());
     let (mut settings, text) = both(args.injector.configured(), source.read().map_err(Failure::from))?;
     let refused = |findings: Vec<String>| Failure::refused_in(&source.name(), &findings);
-    settings.proxy_configs = proxy_configs::in_stream(&text, args.namespace.as_deref()).map_err(refused)?;
+    settings.proxy_configs = proxy_configs::in_stream(&text, Some(&args.namespace)).map_err(refused)?;
     let explained = explain(&text, args, &settings).map_err(refused)?;
     if explained.is_empty() {
         eprintln!("weir: {}: no pod in it", source.name());
