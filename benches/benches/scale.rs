@@ -103,7 +103,7 @@ impl Inputs {
 /// Installs in a namespace; the wall time of all processes.
 fn install(inputs: &Inputs, method: Method, plugin: &Path, pod: &Netns) -> anyhow::Result<Duration> {
     let mut commands = inputs.commands(method, plugin, pod)?;
-    let work = || {
+    let mut work = || {
         let start = Instant::now();
         commands.iter_mut().try_for_each(run)?;
         anyhow::Ok(start.elapsed())
