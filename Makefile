@@ -21,10 +21,11 @@ help: ## this list
 demo: tools dist ## inject a real manifest, program a real namespace, show captured connections (root)
 	$(DIST)/weir demo $(DEMO_ARGS)
 
+# cargo has built all binaries, with the features that the whole workspace asks for, before it runs the first test: they are not built again.
 .PHONY: test
 test: test-tools lint doc manifests fuzz-smoke ## everything CI checks
 	$(MAKE) images IMAGE_PROFILE=dev
-	WEIR_IMAGES=$(DIST)/images-dev cargo test --workspace --no-fail-fast
+	WEIR_IMAGES=$(DIST)/images-dev WEIR_BIN_DIR=$(abspath $(TARGET_DIR))/debug cargo test --workspace --no-fail-fast
 
 .PHONY: lint
 lint: ## formatting and lints
