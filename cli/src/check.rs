@@ -1,13 +1,11 @@
 //! `weir check node`: the pods of the mesh on a node, and whether their capture rules are in place, as the node's agent sees it.
 
 use std::fmt::Write as _;
-use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::process::ExitCode;
 
-use anyhow::Context as _;
 use clap::{Args, Subcommand, ValueEnum};
-use serde::Deserialize;
 
+use crate::agent::{AgentArgs, Listing};
 use crate::failure::{Failure, exit};
 use crate::files;
 
@@ -26,9 +24,8 @@ enum What {
 
 #[derive(Debug, Args)]
 struct NodeArgs {
-    /// The agent's monitoring port; from elsewhere: kubectl -n weir-node port-forward POD 15034
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:15034")]
-    agent_url: String,
+    #[command(flatten)]
+    agent: AgentArgs,
     /// Form of the answer
     #[arg(short, long, value_name = "FORM", default_value = "text")]
     output: Form,
@@ -42,52 +39,16 @@ enum Form {
     Json,
 }
 
-/// What the agent lists (`GET /pods`), as far as it is shown.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Listing {
-    node: String,
-    synced: bool,
-    #[serde(default)]
-    trouble: Option<String>,
-    #[serde(default)]
-    pods: Vec<Pod>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Pod {
-    namespace: String,
-    name: String,
-    state: String,
-    #[serde(default)]
-    detail: Vec<String>,
-    #[serde(default)]
-    repairs: u32,
-}
-
-/// States in which a pod of the mesh is, or may be, without its rules.
-const BAD: [&str; 4] = ["missing", "drifted", "unreachable", "refused"];
-
 /// Carries it out.
 ///
 /// # Errors
 /// Where the agent cannot be asked.
 pub(crate) fn run(args: &CheckArgs) -> Result<ExitCode, Failure> {
     let What::Node(args) = &args.what;
-    let answer = weir_lab::http::get(address(&args.agent_url)?, "/pods").context("is the agent there?")?;
-    if answer.status != 200 {
-        return Err(Failure::usage(format!("the agent answers {}: {}", answer.status, answer.body.trim())));
-    }
-    let listing: Listing = serde_json::from_str(&answer.body).context("the agent's answer")?;
+    let (listing, body) = args.agent.listing()?;
     let (text, good) = report(&listing);
-    files::write(None, if args.output == Form::Json { &answer.body } else { &text })?;
+    files::write(None, if args.output == Form::Json { &body } else { &text })?;
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::from(exit::FINDINGS) })
-}
-
-fn address(url: &str) -> anyhow::Result<SocketAddr> {
-    let place = url.strip_prefix("http://").unwrap_or(url).trim_end_matches('/');
-    let mut addresses = place.to_socket_addrs().with_context(|| format!("--agent-url {url}: not http://HOST:PORT"))?;
-    addresses.next().with_context(|| format!("--agent-url {url}: no address"))
 }
 
 /// The table, and whether all is well.
@@ -103,7 +64,7 @@ fn report(listing: &Listing) -> (String, bool) {
         let line = format!("{name:width$}  {:11}  {:7}  {}", pod.state, pod.repairs, pod.detail.join("; "));
         let _ = writeln!(text, "{}", line.trim_end());
     }
-    let bad = listing.pods.iter().filter(|pod| BAD.contains(&pod.state.as_str())).count();
+    let bad = listing.pods.iter().filter(|pod| pod.is_bad()).count();
     let _ = writeln!(
         text,
         "node {}: {} of {} pods of the mesh without their rules",
@@ -154,13 +115,5 @@ mod tests {
         the agent does not know the pods of its node
         ");
         assert!(reported(r#"{"node":"n","synced":true,"pods":[{"namespace":"a","name":"b","state":"pending"}]}"#).1);
-    }
-
-    #[test]
-    fn takes_a_url_or_a_bare_address() {
-        for url in ["http://127.0.0.1:15014", "127.0.0.1:15014", "http://127.0.0.1:15014/"] {
-            assert_eq!(address(url).unwrap().port(), 15014, "{url}");
-        }
-        assert!(address("https://127.0.0.1").is_err());
     }
 }

@@ -10,6 +10,7 @@ mod inject;
 mod json;
 mod live;
 mod packet;
+mod pod;
 mod summary;
 mod svg;
 mod text;
@@ -23,6 +24,7 @@ use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use iptables_rules::CaptureConfig;
 use iptables_rules::trace::{Chains, Trace};
 
+use crate::agent::AgentArgs;
 use crate::failure::{Failure, exit};
 use crate::files;
 use crate::rules::print::Planned;
@@ -54,6 +56,7 @@ Examples:
   weir explain --annotations annotations.yaml --from proxy --to '[2001:db8::1]:53/udp'
   weir explain --pid 4711 --to 10.1.2.3:443
   weir explain --netns /run/netns/web -f web.yaml
+  weir explain --pod shop/web
 
 Exit status: 0 done, 1 something in the input was refused or the rules of a namespace are not as they should be, 2 wrong usage, or a
 file or namespace cannot be read.")]
@@ -76,6 +79,13 @@ pub(crate) struct ExplainArgs {
     /// The network namespace of a process
     #[arg(long, value_name = "PID", group = "subject")]
     pid: Option<u32>,
+
+    /// A pod of the mesh, as the agent of its node sees it
+    #[arg(long, value_name = "NAMESPACE/NAME", group = "subject", conflicts_with_all = ["filename", "annotations", "netns", "pid"])]
+    pod: Option<String>,
+
+    #[command(flatten)]
+    agent: AgentArgs,
 
     #[command(flatten)]
     packet: PacketArgs,
@@ -131,6 +141,9 @@ pub(crate) fn run(args: &ExplainArgs) -> Result<ExitCode, Failure> {
     if let Some(Other::Inject(args)) = &args.other {
         return inject::run(args);
     }
+    if let Some(pod) = &args.pod {
+        return as_the_agent_sees_it(pod, args);
+    }
     let namespace = match (&args.netns, args.pid) {
         (Some(path), _) => Some(path.clone()),
         (None, Some(pid)) => Some(live::of_process(pid)?),
@@ -157,6 +170,19 @@ pub(crate) fn run(args: &ExplainArgs) -> Result<ExitCode, Failure> {
     };
     files::write(None, &text)?;
     let fine = explained.iter().all(|explanation| explanation.found.as_ref().is_none_or(|found| found.fine));
+    Ok(if fine { ExitCode::SUCCESS } else { ExitCode::from(exit::FINDINGS) })
+}
+
+/// A pod in the words of its node's agent.
+fn as_the_agent_sees_it(pod: &str, args: &ExplainArgs) -> Result<ExitCode, Failure> {
+    if args.packet.given() || args.format != Format::Text {
+        return Err(Failure::usage(
+            "--pod tells the state of the rules in words; packets and other forms need --netns, --pid or -f",
+        ));
+    }
+    let (listing, _) = args.agent.listing()?;
+    let (text, fine) = pod::explain(&listing, pod).map_err(|finding| Failure::refused(vec![finding]))?;
+    files::write(None, &text)?;
     Ok(if fine { ExitCode::SUCCESS } else { ExitCode::from(exit::FINDINGS) })
 }
 

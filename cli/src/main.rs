@@ -11,6 +11,7 @@
 //! failure: all that is wrong at once, and the exit code
 //! ```
 
+mod agent;
 mod args;
 mod check;
 mod demo;
