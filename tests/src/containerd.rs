@@ -30,6 +30,9 @@ pub use release::Release;
 /// Reference of the image that every daemon starts with: busybox, also as pause container.
 pub const BUSYBOX: &str = "test.local/busybox:1";
 
+/// How often an import is tried.
+const IMPORTS: u32 = 5;
+
 /// How long the daemon may take to be ready.
 const START: Duration = Duration::from_secs(20);
 
@@ -138,15 +141,22 @@ impl Containerd {
     /// # Errors
     /// When the daemon refuses it.
     pub fn import_archive(&self, tar: &Path, reference: &str) -> anyhow::Result<()> {
-        let output = Command::new("ctr")
-            .env("PATH", self.release.path())
-            .arg("--address")
-            .arg(Folders::below(self.dir.path()).socket)
-            .args(["--namespace", "k8s.io", "images", "import", "--index-name", reference])
-            .arg(tar)
-            .output()
-            .context("ctr")?;
-        ensure!(output.status.success(), "ctr images import: {}", String::from_utf8_lossy(&output.stderr));
+        for attempt in 1.. {
+            let output = Command::new("ctr")
+                .env("PATH", self.release.path())
+                .arg("--address")
+                .arg(Folders::below(self.dir.path()).socket)
+                .args(["--namespace", "k8s.io", "images", "import", "--index-name", reference])
+                .arg(tar)
+                .output()
+                .context("ctr")?;
+            let said = String::from_utf8_lossy(&output.stderr);
+            if output.status.success() {
+                break;
+            }
+            // Seen now and then with images of 100 MB, and gone when tried again.
+            ensure!(attempt < IMPORTS && said.contains("not found"), "ctr images import: {said}");
+        }
         Ok(())
     }
 
@@ -332,7 +342,8 @@ fn tail(log: &Path) -> String {
     lines[lines.len().saturating_sub(15)..].join("\n")
 }
 
-/// Configuration, version 2 (containerd 1.6 and later). `restrict_oom_score_adj`: machines without CAP_SYS_RESOURCE.
+/// Configuration, version 2 (containerd 1.6 and later). No daemon lives long enough to need its garbage collector, which may take
+/// what an import has brought but not named yet. `restrict_oom_score_adj`: machines without CAP_SYS_RESOURCE.
 fn toml(dir: &Path, folders: &Folders) -> String {
     let (dir, socket, bin, conf) =
         (dir.display(), folders.socket.display(), folders.bin.display(), folders.conf.display());
@@ -344,6 +355,9 @@ oom_score = 0
 disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.zfs", "io.containerd.snapshotter.v1.devmapper", "io.containerd.tracing.processor.v1.otlp", "io.containerd.internal.v1.tracing"]
 [grpc]
   address = "{socket}"
+[plugins."io.containerd.gc.v1.scheduler"]
+  startup_delay = "1h"
+  schedule_delay = "1h"
 [plugins."io.containerd.internal.v1.opt"]
   path = "{dir}/opt"
 [plugins."io.containerd.grpc.v1.cri"]
