@@ -14,6 +14,7 @@
 mod agent;
 mod args;
 mod check;
+mod cluster;
 mod demo;
 mod explain;
 mod failure;
