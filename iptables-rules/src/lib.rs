@@ -41,6 +41,8 @@ pub mod netns;
 pub mod nft;
 #[cfg(feature = "apply")]
 pub mod route;
+#[cfg(feature = "apply")]
+pub mod xtables;
 
 #[cfg(test)]
 #[cfg(feature = "apply")]

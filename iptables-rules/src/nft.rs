@@ -162,7 +162,7 @@ pub fn read_back() -> Result<Program, NftError> {
 }
 
 /// Tables of others that hold chains by Istio's names, as `FAMILY NAME`: what Istio's own CNI plugin or init container left, by way of
-/// nf_tables. Rules in the legacy tables of iptables do not show here.
+/// nf_tables. Legacy tables of iptables: [`crate::xtables::tables_of_others`].
 ///
 /// # Errors
 /// See [`NftError`].

@@ -9,7 +9,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use iptables_rules::netns::{self, NetnsError};
-use iptables_rules::{RuleSet, nft};
+use iptables_rules::{RuleSet, nft, xtables};
 use weir_cni::kernel::{self, Backend, KernelError};
 
 /// The namespaces that are never entered: the node's, and our own.
@@ -121,8 +121,8 @@ fn condition(rules: &RuleSet, backend: Backend) -> Result<Condition, KernelError
     if ours {
         return Ok(Condition::Drifted(differences));
     }
-    Ok(match nft::tables_of_others() {
-        Ok(tables) if !tables.is_empty() => Condition::Foreign(tables),
-        _ => Condition::Missing,
-    })
+    // Where neither can be asked there are no such tables, or nothing could be mended either.
+    let others =
+        [nft::tables_of_others().unwrap_or_default(), xtables::tables_of_others().unwrap_or_default()].concat();
+    Ok(if others.is_empty() { Condition::Missing } else { Condition::Foreign(others) })
 }

@@ -206,13 +206,21 @@ fn leaves_rules_of_another_installer_alone() {
         return;
     }
     let bench = Bench::new(true);
-    let pod = pod_netns("10.0.0.7");
-    inside(&pod, "nft", &["add table ip nat; add chain ip nat ISTIO_OUTPUT; add rule ip nat ISTIO_OUTPUT return"]);
-    let before = ruleset(&pod);
-    bench.reported("web", "10.0.0.7", &pod.path());
-    assert!(bench.repairer.pass(true).is_empty());
-    assert_eq!(bench.state("web").0, State::Foreign);
-    assert_eq!(ruleset(&pod), before);
+    let istio = "*nat\n:ISTIO_OUTPUT - [0:0]\n-A ISTIO_OUTPUT -j RETURN\nCOMMIT\n";
+    let legacy = format!("printf '{istio}' | iptables-legacy-restore");
+    let ways: [(&str, &[&str]); 2] = [
+        ("nft", &["add table ip nat; add chain ip nat ISTIO_OUTPUT; add rule ip nat ISTIO_OUTPUT return"]),
+        ("sh", &["-c", &legacy]),
+    ];
+    for (program, arguments) in ways {
+        let pod = pod_netns("10.0.0.7");
+        inside(&pod, program, arguments);
+        let before = ruleset(&pod);
+        bench.reported("web", "10.0.0.7", &pod.path());
+        assert!(bench.repairer.pass(true).is_empty());
+        assert_eq!(bench.state("web").0, State::Foreign, "{program}");
+        assert_eq!(ruleset(&pod), before);
+    }
 }
 
 #[test]
