@@ -13,7 +13,6 @@
 
 pub mod args;
 pub mod events;
-pub mod health;
 pub mod http;
 pub mod install;
 pub mod logging;
@@ -24,5 +23,6 @@ pub mod pods;
 pub mod repair;
 pub mod run;
 pub mod socket;
-pub mod stop;
 pub mod taint;
+
+pub use weir_cluster::{health, stop};

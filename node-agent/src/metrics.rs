@@ -26,8 +26,8 @@ impl Default for Metrics {
 
 impl Metrics {
     /// Lets a part register what it has. The library appends `_total` to counters and `_info` to infos.
-    pub fn register(&self, add: impl FnOnce(&mut Registry)) {
-        add(&mut self.registry.lock().unwrap_or_else(PoisonError::into_inner));
+    pub fn register<R>(&self, add: impl FnOnce(&mut Registry) -> R) -> R {
+        add(&mut self.registry.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The text that Prometheus scrapes, of type [`CONTENT_TYPE`].

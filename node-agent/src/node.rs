@@ -9,7 +9,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use kube::{Api, Client, Config};
+use kube::Api;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::time::sleep;
 use weir_cni::agent::REPORT_SOCKET;
@@ -52,13 +52,9 @@ struct Lister {
     repairs: bool,
 }
 
-/// Makes clients of the API server of the cluster that this runs in, or of `KUBECONFIG`. Each reads the token anew.
+/// Makes clients of the API server. Where none is configured, the agent does what it can without one.
 pub async fn connector() -> Connect {
-    let config = Config::infer().await.map_err(|error| format!("no API server is configured: {error}"));
-    Arc::new(move || {
-        let config = config.clone()?;
-        Client::try_from(config).map_err(|error| format!("no client of the API server: {error}"))
-    })
+    weir_cluster::connect::infer().await.unwrap_or_else(|reason| Arc::new(move || Err(reason.clone())))
 }
 
 /// Puts the parts together.
@@ -85,7 +81,7 @@ pub fn node(args: &RunArgs, connect: &Connect, context: &Context) -> Node {
     let mut parts: Vec<Part> = vec![
         ("questions", Box::pin(answerer.serve(entry.agent_socket.clone(), stop.clone()))),
         ("reports", Box::pin(reports.serve(run.join(REPORT_SOCKET), stop.clone()))),
-        ("events", Box::pin(teller.run(Arc::clone(connect), node.clone(), stop.clone()))),
+        ("events", Box::pin(teller.run(Arc::clone(connect), events::reporter(&node), stop.clone()))),
     ];
     let weight = if named { Weight::Blocking } else { Weight::Advisory };
     let condition = health.register("pods", weight, "the pods of the node are not known yet");

@@ -114,6 +114,25 @@ pub struct ServeArgs {
     /// What goes to the log: error, warn, info, debug, trace, or by module: info,weir_webhook::server::tls=debug
     #[arg(long, env = "WEIR_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
     pub log_level: tracing_subscriber::filter::Targets,
+
+    /// Flags about the cluster.
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+}
+
+/// Flags about the cluster that the server is for. Without any of them it talks to nobody.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Cluster")]
+pub struct ClusterArgs {
+    /// Kubeconfig of the cluster; without it, the one that the pod runs in
+    #[arg(long, env = "WEIR_KUBECONFIG", value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Namespace of the webhook; without it, the service account's
+    #[arg(long, env = "POD_NAMESPACE", value_name = "NAME")]
+    pub namespace: Option<String>,
+    /// Name of this replica, for events and the Lease; without it, the host's
+    #[arg(long, env = "POD_NAME", value_name = "NAME")]
+    pub pod_name: Option<String>,
 }
 
 /// Values of `--native-sidecars`.

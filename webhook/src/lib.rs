@@ -12,6 +12,8 @@
 pub mod admission;
 #[cfg(feature = "server")]
 pub mod args;
+#[cfg(feature = "server")]
+pub mod cluster;
 pub mod inject;
 #[cfg(feature = "server")]
 pub mod server;

@@ -6,6 +6,8 @@
 //! socket ──listen (tls)──▶ router ─▶ review ─▶ inject::inject ─▶ answer
 //!                            │                                     │
 //!                      health, metrics ◀──────── count, log ◀──────┘
+//!                            ▲
+//!                         cluster: parts that talk to the API server, where flags ask for them
 //! ```
 //!
 //! `main.rs` calls [`run`] and turns errors into exit codes. Everything that can be wrong with flags and files is found before a
@@ -33,6 +35,7 @@ use tokio_rustls::TlsAcceptor;
 use tracing::{error, info, warn};
 
 use crate::args::ListenAddr;
+use crate::cluster::{self, Parts};
 use crate::inject;
 use config::Config;
 use health::Health;
@@ -40,7 +43,7 @@ use listen::{Limits, Port};
 use metrics::{Metrics, Source};
 use review::Decide;
 use router::App;
-use tls::ServerCert;
+use tls::{Served, ServerCert};
 use watch::{Look, Watched};
 
 /// Why the server did not start.
@@ -54,6 +57,9 @@ pub enum StartError {
         /// The kernel's reason.
         reason: std::io::Error,
     },
+    /// There is no API server to talk to.
+    #[error("{0}")]
+    Cluster(String),
     /// The TLS library refused its own defaults.
     #[error("cannot set up TLS: {0}")]
     Tls(#[from] rustls::Error),
@@ -68,6 +74,7 @@ pub struct Server {
     stop: channel::Sender<bool>,
     ports: Vec<JoinHandle<usize>>,
     reload: JoinHandle<()>,
+    background: Parts,
     shutdown_delay: Duration,
 }
 
@@ -94,14 +101,20 @@ impl Server {
             shutdown_delay,
             certificate,
             settings,
+            cluster,
         } = config;
         let acceptor = TlsAcceptor::from(Arc::new(tls::server_config(Arc::clone(certificate.current()))?));
         let metrics = Arc::new(Metrics::new());
-        metrics.certificate_expires(certificate.current().load().not_after());
+        tell_expiry(&metrics, certificate.current());
+        let health = Arc::new(Health::new(Arc::clone(certificate.current())));
+        let mut background = Parts::new(Arc::clone(&health));
+        if let Some(cluster) = cluster {
+            cluster::start(cluster, &metrics, &mut background).await.map_err(StartError::Cluster)?;
+        }
         let app = Arc::new(App {
             settings: Arc::clone(settings.current()),
             metrics: Arc::clone(&metrics),
-            health: Arc::new(Health::new(Arc::clone(certificate.current()))),
+            health,
             request_timeout,
             decide,
         });
@@ -125,7 +138,7 @@ impl Server {
         }
         let reload = tokio::spawn(reload(certificate, settings, Arc::clone(&app), reload_interval));
         info!(https = %tls_addr, http = plain_addr.map(tracing::field::display), "listening");
-        Ok(Self { https: tls_addr, http: plain_addr, app, stop, ports, reload, shutdown_delay })
+        Ok(Self { https: tls_addr, http: plain_addr, app, stop, ports, reload, background, shutdown_delay })
     }
 
     /// Where the TLS port is.
@@ -154,6 +167,7 @@ impl Server {
         for port in self.ports {
             cut += port.await.unwrap_or(0);
         }
+        self.background.finish().await;
         cut
     }
 }
@@ -168,7 +182,7 @@ fn local_addr(listener: &TcpListener, addr: ListenAddr) -> Result<SocketAddr, St
 
 /// Looks at the files on a timer, for as long as the server runs.
 async fn reload(
-    mut certificate: Watched<ServerCert>,
+    mut certificate: Watched<Option<ServerCert>>,
     mut settings: Watched<crate::settings::Settings>,
     app: Arc<App>,
     interval: Duration,
@@ -192,9 +206,15 @@ async fn reload(
         };
         (certificate, settings) = (looked_certificate, looked_settings);
         if note(&app, Source::Certificate, &looks.0) {
-            app.metrics.certificate_expires(certificate.current().load().not_after());
+            tell_expiry(&app.metrics, certificate.current());
         }
         note(&app, Source::Settings, &looks.1);
+    }
+}
+
+fn tell_expiry(metrics: &Metrics, served: &Served) {
+    if let Some(cert) = served.load().as_ref() {
+        metrics.certificate_expires(cert.not_after());
     }
 }
 
@@ -235,11 +255,13 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         shutdown_delay,
         certificate,
         settings,
+        cluster,
     } = &config;
     let Limits { connections, handshake, idle, drain } = limits;
     info!(
         %https_addr, http_addr = http_addr.map(tracing::field::display), connections, ?handshake, ?idle, ?drain, ?request_timeout,
-        ?reload_interval, ?shutdown_delay, ?certificate, settings_files = ?settings.files(), "configuration"
+        ?reload_interval, ?shutdown_delay, ?certificate, settings_files = ?settings.files(), ?cluster,
+        "configuration"
     );
     info!(settings = ?**settings.current().load(), "injecting with");
     let server = Server::start(config).await?;

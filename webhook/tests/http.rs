@@ -44,7 +44,7 @@ fn app() -> Arc<App> {
     Arc::new(App {
         settings: Arc::new(ArcSwap::from_pointee(Settings::from_documents(None, None).unwrap())),
         metrics: Arc::new(Metrics::new()),
-        health: Arc::new(Health::new(Arc::new(ArcSwap::from_pointee(cert)))),
+        health: Arc::new(Health::new(Arc::new(ArcSwap::from_pointee(Some(cert))))),
         request_timeout: Duration::from_secs(4),
         decide: obey,
     })

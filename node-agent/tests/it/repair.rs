@@ -323,7 +323,7 @@ async fn two_hundred_broken_pods_of_one_owner_are_not_all_deleted() {
     let metrics = Metrics::default();
     let (events, teller) = events::channel(&metrics);
     let (stopper, stop) = stop::pair();
-    tokio::spawn(teller.run(connect(&server, || None), "n1".to_owned(), stop));
+    tokio::spawn(teller.run(connect(&server, || None), events::reporter("n1"), stop));
     let limits = Limits { per_owner: 3, per_node: 10, window: Duration::from_hours(1) };
     let actor = Actor::new(connect(&server, || None), Fallback::Delete, limits);
     let (_pods, _states, _attachments, _stoppers) = run(&server, settings, Some(actor), events);

@@ -10,6 +10,7 @@ use super::listen::Limits;
 use super::tls::ServerCert;
 use super::watch::Watched;
 use crate::args::{ListenAddr, NativeSidecarsArg, ServeArgs};
+use crate::cluster;
 use crate::settings::{Documents, NativeSidecars, Settings};
 use crate::yaml;
 
@@ -32,9 +33,11 @@ pub struct Config {
     /// See [`ServeArgs::shutdown_delay`].
     pub shutdown_delay: std::time::Duration,
     /// What is served over TLS, and where it comes from.
-    pub certificate: Watched<ServerCert>,
+    pub certificate: Watched<Option<ServerCert>>,
     /// What is injected, and where it comes from.
     pub settings: Watched<Settings>,
+    /// What is done with the API server; `None` where nothing asks for it.
+    pub cluster: Option<cluster::Settings>,
 }
 
 /// Why the server does not start. Nothing is bound by then.
@@ -62,6 +65,9 @@ pub enum ConfigError {
         /// Why it cannot be read.
         reason: std::io::Error,
     },
+    /// Flags about the cluster that cannot be followed.
+    #[error(transparent)]
+    Cluster(#[from] cluster::SettingsError),
     /// Making or writing our own certificate failed.
     #[error(transparent)]
     Certs(#[from] CertsError),
@@ -73,6 +79,7 @@ impl Config {
     /// # Errors
     /// The first thing that keeps the server from starting; of settings, all findings at once.
     pub fn resolve(args: &ServeArgs) -> Result<Self, ConfigError> {
+        let cluster = cluster::Settings::resolve(args)?;
         // Settings first: a refused file must leave no freshly made certificate behind.
         let settings = settings(args)?;
         let certificate = certificate(args)?;
@@ -90,11 +97,12 @@ impl Config {
             shutdown_delay: args.shutdown_delay,
             certificate,
             settings,
+            cluster,
         })
     }
 }
 
-fn certificate(args: &ServeArgs) -> Result<Watched<ServerCert>, ConfigError> {
+fn certificate(args: &ServeArgs) -> Result<Watched<Option<ServerCert>>, ConfigError> {
     if let (Some(cert), Some(key)) = (&args.tls_cert_file, &args.tls_key_file) {
         return watch_pair(cert.clone(), key.clone());
     }
@@ -127,16 +135,18 @@ fn write_ca(out: Option<&Path>, ca: &str) -> Result<(), CertsError> {
     out.map_or(Ok(()), |path| certs::write_file(path, ca, 0o644, true))
 }
 
-fn in_memory(made: &Bundle) -> Result<Watched<ServerCert>, ConfigError> {
+fn in_memory(made: &Bundle) -> Result<Watched<Option<ServerCert>>, ConfigError> {
     let cert = ServerCert::from_pem(made.cert.as_bytes(), made.key.as_bytes(), SystemTime::now())
         .map_err(|error| ConfigError::Certificate(error.to_string()))?;
-    Watched::open(Vec::new(), Box::new(move |_| Ok(cert.clone()))).map_err(ConfigError::Certificate)
+    Watched::open(Vec::new(), Box::new(move |_| Ok(Some(cert.clone())))).map_err(ConfigError::Certificate)
 }
 
-fn watch_pair(cert: PathBuf, key: PathBuf) -> Result<Watched<ServerCert>, ConfigError> {
+fn watch_pair(cert: PathBuf, key: PathBuf) -> Result<Watched<Option<ServerCert>>, ConfigError> {
     let names = format!("certificate {}, key {}", cert.display(), key.display());
     let build = move |bytes: &[Vec<u8>]| match bytes {
-        [cert, key] => ServerCert::from_pem(cert, key, SystemTime::now()).map_err(|error| format!("{names}: {error}")),
+        [cert, key] => {
+            ServerCert::from_pem(cert, key, SystemTime::now()).map(Some).map_err(|error| format!("{names}: {error}"))
+        }
         _ => Err(format!("{names}: two files are expected")),
     };
     Watched::open(vec![cert, key], Box::new(build)).map_err(ConfigError::Certificate)
@@ -205,7 +215,8 @@ mod tests {
     fn without_flags_everything_is_built_in() {
         let config = resolve(&[]).unwrap();
         assert_eq!(config.settings.current().load().native_sidecars, NativeSidecars::On);
-        assert!(config.certificate.current().load().not_after() > SystemTime::now());
+        assert!(config.certificate.current().load().as_ref().as_ref().unwrap().not_after() > SystemTime::now());
+        assert!(config.cluster.is_none());
     }
 
     #[test]

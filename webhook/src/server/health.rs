@@ -2,30 +2,23 @@
 
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
-use arc_swap::ArcSwap;
+use weir_cluster::health::{self as conditions, Condition, Readiness, Weight};
 
 use super::metrics::Source;
-use super::tls::ServerCert;
+use super::tls::{Served, ServerCert};
 
 /// State behind `/readyz`.
 #[derive(Debug)]
 pub struct Health {
     stopping: AtomicBool,
-    certificate: Arc<ArcSwap<ServerCert>>,
+    certificate: Served,
     /// Changes that were refused, by source. The server goes on with the last good ones, so they do not make it unready.
     refused: Mutex<[Option<String>; 2]>,
-}
-
-/// Answer of `/readyz`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Readiness {
-    /// 200 or 503.
-    pub ready: bool,
-    /// One line for each check.
-    pub detail: String,
+    /// What the parts about the cluster say.
+    parts: conditions::Health,
 }
 
 const fn index(source: Source) -> usize {
@@ -37,8 +30,14 @@ const fn index(source: Source) -> usize {
 
 impl Health {
     /// Ready as long as the certificate of the moment is valid.
-    pub fn new(certificate: Arc<ArcSwap<ServerCert>>) -> Self {
-        Self { stopping: AtomicBool::new(false), certificate, refused: Mutex::default() }
+    pub fn new(certificate: Served) -> Self {
+        let (refused, parts) = (Mutex::default(), conditions::Health::default());
+        Self { stopping: AtomicBool::new(false), certificate, refused, parts }
+    }
+
+    /// Registers a condition of a part; it is bad for the reason `pending` until the part says otherwise.
+    pub fn register(&self, name: &'static str, weight: Weight, pending: &str) -> Condition {
+        self.parts.register(name, weight, pending)
     }
 
     /// From now on unready, for good.
@@ -55,32 +54,42 @@ impl Health {
     /// The state at `now`, in the form of the API server's own `/readyz?verbose`.
     pub fn readiness(&self, now: SystemTime) -> Readiness {
         let stopping = self.stopping.load(Ordering::Relaxed);
-        let expired = self.certificate.load().not_after() <= now;
+        let end = self.certificate.load().as_ref().as_ref().map(ServerCert::not_after);
+        let unusable = match end {
+            None => Some("there is none yet"),
+            Some(end) => (end <= now).then_some("expired"),
+        };
         let mut detail = String::new();
         detail.push_str(if stopping { "[-]stopping: the server was told to end\n" } else { "[+]serving\n" });
         let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
         for source in [Source::Certificate, Source::Settings] {
-            let expired = expired && source == Source::Certificate;
-            let mark = if expired { '-' } else { '+' };
+            let unusable = unusable.filter(|_| source == Source::Certificate);
+            let mark = if unusable.is_some() { '-' } else { '+' };
             let name = source.name();
-            let state = match (&refused[index(source)], expired) {
-                (None, false) => "ok".to_owned(),
-                (None, true) => "expired".to_owned(),
-                (Some(reason), expired) => {
-                    let served = if expired { "expired" } else { "the last good one is in use" };
+            let state = match &refused[index(source)] {
+                None => unusable.unwrap_or("ok").to_owned(),
+                Some(reason) => {
+                    let served = unusable.unwrap_or("the last good one is in use");
                     format!("{served}; its change was refused: {reason}")
                 }
             };
             // Writing to a string does not fail.
             let _ = writeln!(detail, "[{mark}]{name}: {state}");
         }
-        Readiness { ready: !stopping && !expired, detail }
+        let parts = self.parts.readiness();
+        // Without a cluster there are no parts, and nothing of them to wait for.
+        let parts_ready = parts.ready || parts.detail.is_empty();
+        detail.push_str(&parts.detail);
+        Readiness { ready: !stopping && unusable.is_none() && parts_ready, detail }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::time::Duration;
+
+    use arc_swap::ArcSwap;
 
     use super::super::certs;
     use super::*;
@@ -88,7 +97,24 @@ mod tests {
     fn health(now: SystemTime) -> Health {
         let made = certs::make(&["localhost".to_owned()], 1, now).unwrap();
         let cert = ServerCert::from_pem(made.cert.as_bytes(), made.key.as_bytes(), now).unwrap();
-        Health::new(Arc::new(ArcSwap::from_pointee(cert)))
+        Health::new(Arc::new(ArcSwap::from_pointee(Some(cert))))
+    }
+
+    #[test]
+    fn is_not_ready_without_a_certificate_or_while_a_part_is_not() {
+        let now = SystemTime::now();
+        let none = Health::new(Arc::new(ArcSwap::from_pointee(None)));
+        let state = none.readiness(now);
+        assert!(!state.ready && state.detail.contains("[-]certificate: there is none yet"), "{}", state.detail);
+
+        let health = health(now);
+        let bundle = health.register("ca-bundle", Weight::Blocking, "not seen yet");
+        let advice = health.register("events", Weight::Advisory, "not sent");
+        assert!(!health.readiness(now).ready);
+        bundle.good("ok");
+        let state = health.readiness(now);
+        assert!(state.ready && state.detail.ends_with("[+]ca-bundle: ok\n[!]events: not sent\n"), "{}", state.detail);
+        drop(advice);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Prometheus metrics. Names are Istio's where Istio has one; no label ever holds anything a user wrote.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus_client::encoding::{EncodeLabelSet, text::encode};
@@ -99,7 +100,7 @@ struct Reload {
 /// All metrics of the server.
 #[derive(Debug)]
 pub struct Metrics {
-    registry: Registry,
+    registry: Mutex<Registry>,
     requests: Counter,
     success: Counter,
     skipped: Family<Reason, Counter>,
@@ -123,7 +124,7 @@ impl Metrics {
     /// Registers everything; every series of a bounded label starts at 0.
     pub fn new() -> Self {
         let mut metrics = Self {
-            registry: Registry::default(),
+            registry: Mutex::default(),
             requests: Counter::default(),
             success: Counter::default(),
             skipped: Family::default(),
@@ -152,7 +153,7 @@ impl Metrics {
     }
 
     fn register(&mut self) {
-        let registry = &mut self.registry;
+        let registry = self.registry.get_mut().unwrap_or_else(PoisonError::into_inner);
         // The library appends `_total` to counters and `_info` to infos.
         registry.register("sidecar_injection_requests", "Requests to the injection endpoint", self.requests.clone());
         registry.register(
@@ -190,6 +191,11 @@ impl Metrics {
         );
         registry.register("weir_webhook_connections", "Connections open now, both ports", self.connections.clone());
         registry.register("weir_webhook_build", "What runs here", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+    }
+
+    /// Lets a part register what it has, under names that begin with `weir_webhook_`.
+    pub fn with_registry<R>(&self, add: impl FnOnce(&mut Registry) -> R) -> R {
+        add(&mut self.registry.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// A request reached the injection endpoint.
@@ -252,7 +258,7 @@ impl Metrics {
     pub fn render(&self) -> String {
         let mut text = String::with_capacity(4096);
         // Writing to a string does not fail.
-        let _ = encode(&mut text, &self.registry);
+        let _ = encode(&mut text, &self.registry.lock().unwrap_or_else(PoisonError::into_inner));
         text
     }
 }

@@ -90,6 +90,9 @@ impl ServerCert {
     }
 }
 
+/// The certificate of the moment; `None` before the first.
+pub type Served = Arc<ArcSwap<Option<ServerCert>>>;
+
 fn expiry(leaf: &CertificateDer<'_>) -> Result<SystemTime, PairError> {
     let (_, parsed) = X509Certificate::from_der(leaf).map_err(|error| PairError::NotX509(error.to_string()))?;
     let seconds = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0);
@@ -103,11 +106,11 @@ fn provider() -> CryptoProvider {
 
 /// Hands every handshake the certificate of the moment.
 #[derive(Debug)]
-struct Current(Arc<ArcSwap<ServerCert>>);
+struct Current(Served);
 
 impl ResolvesServerCert for Current {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(Arc::clone(&self.0.load().key))
+        self.0.load().as_ref().as_ref().map(|cert| Arc::clone(&cert.key))
     }
 }
 
@@ -115,7 +118,7 @@ impl ResolvesServerCert for Current {
 ///
 /// # Errors
 /// None that input could cause: the provider supports both versions.
-pub fn server_config(current: Arc<ArcSwap<ServerCert>>) -> Result<ServerConfig, rustls::Error> {
+pub fn server_config(current: Served) -> Result<ServerConfig, rustls::Error> {
     let mut config = ServerConfig::builder_with_provider(Arc::new(provider()))
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
         .with_no_client_auth()

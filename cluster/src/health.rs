@@ -1,4 +1,4 @@
-//! Named conditions behind `/readyz`. Every part of the agent registers its own; the answer names all of them.
+//! Named conditions behind `/readyz`. Every part of a process registers its own; the answer names all of them.
 
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,9 +15,9 @@ enum State {
 /// What a bad condition means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Weight {
-    /// The agent is not ready.
+    /// The process is not ready.
     Blocking,
-    /// Somebody should look at it, but the agent does its work.
+    /// Somebody should look at it, but the process does its work.
     Advisory,
 }
 

@@ -1,4 +1,4 @@
-//! Telling every part that the agent ends.
+//! Telling every part that the process ends.
 
 use tokio::sync::watch;
 
