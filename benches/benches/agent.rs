@@ -1,4 +1,5 @@
-//! The node agent: its memory by the number of pods, the repair of a full node, and what asking it adds to an ADD. Needs root.
+//! The node agent: its memory by the number of pods, the time until an overwritten CNI configuration is restored, the repair of a full
+//! node, and what asking it adds to an ADD. Needs root.
 //!
 //! The agent runs as a process against an API server of this one; pods are as large as those of a cluster (12 KiB and more of JSON).
 //! A repair is measured in process: one pass over 110 namespaces, first without any rules, then with all of them in place.
@@ -69,19 +70,37 @@ impl Drop for Agent {
 }
 
 impl Agent {
-    fn start(binary: &Path, server: &ApiServer, pods: usize) -> anyhow::Result<Self> {
+    /// One that knows its node's pods.
+    fn start(binary: &Path, plugin: &Path, server: &ApiServer, pods: usize) -> anyhow::Result<Self> {
+        let agent = Self::spawn(binary, plugin, |command, root| {
+            command.env("KUBECONFIG", server.kubeconfig(root)?).env("NODE_NAME", "n1");
+            Ok(())
+        })?;
+        let begun = Instant::now();
+        while agent.listed() != Some(pods) {
+            ensure!(begun.elapsed() < BOUND, "the agent knows {:?} of {pods} pods", agent.listed());
+            thread::sleep(Duration::from_millis(20));
+        }
+        Ok(agent)
+    }
+
+    /// One on a node of its own, which is a folder.
+    fn spawn(
+        binary: &Path,
+        plugin: &Path,
+        prepare: impl FnOnce(&mut Command, &Path) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Self> {
         let dir = tempfile::tempdir()?;
         let root = dir.path();
         for folder in ["etc/cni/net.d", "opt/cni/bin"] {
             fs::create_dir_all(root.join(folder))?;
         }
-        fs::write(root.join("plugin"), "")?;
         let monitoring = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let child = Command::new(binary)
-            .env("KUBECONFIG", server.kubeconfig(root)?)
-            .env("NODE_NAME", "n1")
+        let mut command = Command::new(binary);
+        prepare(&mut command, root)?;
+        let child = command
             .arg(format!("--host-root={}", root.display()))
-            .arg(format!("--plugin-source={}", root.join("plugin").display()))
+            .arg(format!("--plugin-source={}", plugin.display()))
             .arg(format!("--cni-agent-run-dir={}", root.join("run").display()))
             .args([
                 format!("--monitoring-port={monitoring}"),
@@ -91,19 +110,14 @@ impl Agent {
             .stderr(Stdio::null())
             .spawn()
             .with_context(|| binary.display().to_string())?;
-        let agent = Self { child, dir, monitoring };
-        let begun = Instant::now();
-        while agent.listed() < pods {
-            ensure!(begun.elapsed() < BOUND, "the agent knows {} of {pods} pods", agent.listed());
-            thread::sleep(Duration::from_millis(20));
-        }
-        Ok(agent)
+        Ok(Self { child, dir, monitoring })
     }
 
-    fn listed(&self) -> usize {
-        let answer = weir_lab::http::get(([127, 0, 0, 1], self.monitoring).into(), "/pods").ok();
-        let listing: Option<Value> = answer.and_then(|answer| serde_json::from_str(&answer.body).ok());
-        listing.and_then(|listing| listing["pods"].as_array().map(Vec::len)).unwrap_or(0)
+    /// How many pods it knows, once it has heard of them.
+    fn listed(&self) -> Option<usize> {
+        let answer = weir_lab::http::get(([127, 0, 0, 1], self.monitoring).into(), "/pods").ok()?;
+        let listing: Value = serde_json::from_str(&answer.body).ok()?;
+        listing["pods"].as_array().filter(|_| listing["synced"] == true).map(Vec::len)
     }
 
     /// `VmRSS` and `VmHWM`, in KiB.
@@ -122,12 +136,13 @@ fn main() -> anyhow::Result<()> {
         Ok(std::env::var_os(name).with_context(|| format!("{name} is not set; run `make bench`"))?.into())
     };
     let (agent, plugin) = (binary("WEIR_AGENT")?, binary("WEIR_CNI")?);
-    memory(&agent)?;
+    memory(&agent, &plugin)?;
+    restore(&agent, &plugin)?;
     repair()?;
     add(&agent, &plugin)
 }
 
-fn memory(agent: &Path) -> anyhow::Result<()> {
+fn memory(agent: &Path, plugin: &Path) -> anyhow::Result<()> {
     println!(
         "the agent with pods of {} KiB of JSON: resident after the first list, after ten changes of each, and at most (KiB)",
         pod(0).to_string().len() / 1024
@@ -137,7 +152,7 @@ fn memory(agent: &Path) -> anyhow::Result<()> {
         for number in 0..pods {
             server.put("pods", pod(number));
         }
-        let agent = Agent::start(agent, &server, pods)?;
+        let agent = Agent::start(agent, plugin, &server, pods)?;
         let [listed, _] = agent.memory()?;
         // Ten more rounds of changes, as a rollout makes them.
         for _ in 0..10 {
@@ -149,6 +164,40 @@ fn memory(agent: &Path) -> anyhow::Result<()> {
         let [resident, peak] = agent.memory()?;
         println!("  {pods:4} pods  {listed:7}  {resident:7}  {peak:7}");
     }
+    Ok(())
+}
+
+/// A network's installer writes its file anew, without the entry; how long until the entry is there again. The first five times in a
+/// row are answered at once, later ones are damped: so it is an agent of its own for every five.
+fn restore(agent: &Path, plugin: &Path) -> anyhow::Result<()> {
+    const AGENTS: usize = 20;
+    const TIMES: usize = 5;
+    let network = r#"{"cniVersion": "1.0.0", "name": "net", "plugins": [{"type": "bridge", "bridge": "cni0"}]}"#;
+    let mut times = Samples::default();
+    for _ in 0..AGENTS {
+        let agent =
+            Agent::spawn(agent, plugin, |_, root| Ok(fs::write(root.join("etc/cni/net.d/10-net.conflist"), network)?))?;
+        let file = agent.dir.path().join("etc/cni/net.d/10-net.conflist");
+        let restored = |begun: Instant| -> anyhow::Result<Duration> {
+            while !fs::read_to_string(&file)?.contains("weir-cni") {
+                ensure!(begun.elapsed() < BOUND, "the entry does not come back");
+                thread::sleep(Duration::from_micros(50));
+            }
+            Ok(begun.elapsed())
+        };
+        restored(Instant::now())?;
+        for _ in 0..TIMES {
+            // At rest, as a node is when this happens: what the agent has just written is looked at once more.
+            thread::sleep(Duration::from_millis(100));
+            let new = agent.dir.path().join("etc/cni/net.d/.new");
+            fs::write(&new, network)?;
+            fs::rename(&new, &file)?;
+            times.push(restored(Instant::now())?);
+        }
+    }
+    let [p10, median, p90, most] = [10, 50, 90, 100].map(|percent| times.percentile_us(percent));
+    println!("configuration overwritten to restored, {} times (us): p10, median, p90, most", AGENTS * TIMES);
+    println!("  {p10:6} {median:6} {p90:6} {most:6}");
     Ok(())
 }
 
@@ -217,7 +266,7 @@ fn add(agent: &Path, plugin: &Path) -> anyhow::Result<()> {
     for number in 1..FULL {
         server.put("pods", pod(number));
     }
-    let agent = Agent::start(agent, &server, FULL)?;
+    let agent = Agent::start(agent, plugin, &server, FULL)?;
     let socket = agent.dir.path().join("run/agent.sock");
     let annotated = json!({"sidecar.istio.io/status": STATUS, "weir.dev/capture": CAPTURE});
     let ways = [
