@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
 # Renders the manifests as `kubectl apply -k` would and validates them against the schema of Kubernetes, offline.
-# For the webhook, and for the agent on every platform, for the oldest Kubernetes that is served and for newer ones.
-# The validator comes from PyPI into a folder below target/. Without kubectl (and outside CI) only the files themselves are validated.
+# For the webhook with every component, and for the agent on every platform, for the oldest Kubernetes that is served and for newer ones.
+# Lints the Helm chart, and holds what it renders to against what kustomize does, object by object (compare.py).
+# The tools come from PyPI into a folder below target/. Without kubectl (and outside CI) only the files themselves are validated.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 versions=(1.29 1.32 1.36)
 venv=target/tools/kubernetes-validate
-if [ ! -x "$venv/bin/kubernetes-validate" ]; then
+if [ ! -x "$venv/bin/kubernetes-validate" ] || ! "$venv/bin/python" -c 'import helm_python' 2>/dev/null; then
   python3 -m venv "$venv"
-  "$venv/bin/pip" install --quiet --disable-pip-version-check --no-cache-dir "kubernetes-validate==1.37.0"
+  "$venv/bin/pip" install --quiet --disable-pip-version-check --no-cache-dir "kubernetes-validate==1.37.0" "helm-python-sdk==0.2.2" "PyYAML==6.0.3"
 fi
 # validate FILE: silent where it is valid for every version.
 validate() {
@@ -33,23 +34,38 @@ if ! command -v kubectl >/dev/null; then
   exit
 fi
 
-# Rendering needs certificates; what is in them does not matter here.
+# Rendering with a certificate of one's own needs one; what is in it does not matter here.
 cp -r manifests "$work/manifests"
-rm -rf "$work/manifests/certs"
-if kubectl kustomize "$work/manifests" >"$work/without.yaml" 2>/dev/null; then
-  echo "the manifests render without certificates: a webhook without a CA could be applied" >&2
+certs="$work/manifests/components/own-certificate/certs"
+rm -rf "$certs"
+if kubectl kustomize "$work/manifests/overlays/own-certificate" >"$work/without.yaml" 2>/dev/null; then
+  echo "the manifests render without the certificate that they name: a webhook without a CA could be applied" >&2
   exit 1
 fi
-mkdir "$work/manifests/certs"
-for file in ca.crt tls.crt tls.key; do echo "placeholder $file" >"$work/manifests/certs/$file"; done
-kubectl kustomize "$work/manifests" >"$work/all.yaml"
-validate "$work/all.yaml" >&2
+mkdir "$certs"
+for file in ca.crt tls.crt tls.key; do echo "placeholder $file" >"$certs/$file"; done
 
-ca=$(base64 -w0 <"$work/manifests/certs/ca.crt")
-entries=$(grep -c 'sidecar-injector.weir.dev$' "$work/all.yaml")
-trusting=$(grep -c "caBundle: $ca\$" "$work/all.yaml" || true)
-if [ "$entries" != 4 ] || [ "$trusting" != "$entries" ]; then
-  echo "$trusting of $entries webhook entries have the CA; expected 4 of 4" >&2
+# The webhook: as it is, with each component, and as the overlays put them together.
+kubectl kustomize "$work/manifests" >"$work/all.yaml"
+for component in "$work"/manifests/components/*/; do
+  with="$work/manifests/overlays/with-$(basename "$component")"
+  mkdir "$with"
+  printf 'resources: [../../base]\ncomponents: [../../image, ../../components/%s]\n' "$(basename "$component")" >"$with/kustomization.yaml"
+done
+variants=0
+for file in "$work"/manifests/overlays/*/kustomization.yaml; do
+  kubectl kustomize "$(dirname "$file")" >"$work/overlay.yaml" || { echo "overlay $file does not render" >&2; exit 1; }
+  { echo ---; cat "$work/overlay.yaml"; } >>"$work/own-and-others.yaml"
+  variants=$((variants + 1))
+done
+rm -r "$work"/manifests/overlays/with-*
+
+# Who writes caBundle: the webhook, unless the CA is given.
+bundles=$(grep -c 'caBundle:' "$work/all.yaml" || true)
+kubectl kustomize "$work/manifests/overlays/own-certificate" >"$work/overlay.yaml"
+trusting=$(grep -c "caBundle: $(base64 -w0 <"$certs/ca.crt")\$" "$work/overlay.yaml" || true)
+if [ "$bundles" != 0 ] || [ "$trusting" != 4 ]; then
+  echo "$bundles entries have a caBundle where the webhook writes it, $trusting of 4 where it is given" >&2
   exit 1
 fi
 
@@ -64,7 +80,7 @@ overlays=0
 for file in "$work"/manifests/node/overlays/{*/,*/uninstall/}kustomization.yaml; do
   name=${file#"$work/manifests/node/overlays/"}
   kubectl kustomize "$(dirname "$file")" >"$work/overlay.yaml" || { echo "overlay $name does not render" >&2; exit 1; }
-  { echo ---; cat "$work/overlay.yaml"; } >>"$work/agent.yaml"
+  { echo ---; cat "$work/overlay.yaml"; } >>"$work/own-and-others.yaml"
   # Every platform has its folders where the plugin is told they are.
   for folder in NET BIN; do
     path=$(sed -n "s/^  CNI_${folder}_DIR: //p" "$work/overlay.yaml")
@@ -72,14 +88,25 @@ for file in "$work"/manifests/node/overlays/{*/,*/uninstall/}kustomization.yaml;
   done
   overlays=$((overlays + 1))
 done
-python3 - "$work/agent.yaml" >"$work/own.yaml" <<'PYTHON'
+python3 - "$work/own-and-others.yaml" >"$work/own.yaml" <<'PYTHON'
 import re, sys
 for document in re.split(r"(?m)^---$", open(sys.argv[1]).read())[1:]:
     group = re.search(r"(?m)^apiVersion: (\S+)$", document).group(1).partition("/")[0]
     if "." not in group or (group.endswith(".k8s.io") and group != "k8s.cni.cncf.io"):
         print("---\n" + document.strip("\n"))
 PYTHON
+{ echo ---; cat "$work/all.yaml"; } >>"$work/own.yaml"
 validate "$work/own.yaml" >&2
+rm -r "$work"/manifests/node/overlays/with-*
+
+"$venv/bin/python" - "$work/manifests/chart" <<'PYTHON'
+import sys, helm_python
+found = helm_python.lint(sys.argv[1], strict=True)
+# A finding of severity 1 is advice (an icon, for catalogues of charts).
+wrong = found["errors"] + [message["error"] for message in found["messages"] if message["severity"] > 1]
+sys.exit("\n".join(wrong) or None)
+PYTHON
+compared=$("$venv/bin/python" manifests/compare.py "$work/manifests")
 
 # The validator can say no: a misspelt key must not pass.
 sed 's/^  replicas:/  replica:/' "$work/all.yaml" >"$work/misspelt.yaml"
@@ -87,4 +114,4 @@ if validate "$work/misspelt.yaml" >/dev/null 2>&1; then
   echo "the validator takes a misspelt key: its verdict is worth nothing" >&2
   exit 1
 fi
-echo "manifests: $(grep -c '^kind:' "$work/all.yaml") objects of the webhook and $overlays overlays of the agent are valid for Kubernetes ${versions[*]}; $entries webhook entries have their CA"
+echo "manifests: the webhook in $variants variants and $overlays overlays of the agent are valid for Kubernetes ${versions[*]}; $compared"

@@ -2,13 +2,15 @@
 //!
 //! ```text
 //! labels of namespace and pod ─┬─▶ wish: who is asked for a sidecar, by one table ─▶ is it this installation?
-//!                              └─▶ entries of the configurations, as the API server evaluates them
+//!                              └─▶ entries of the configurations, as the API server evaluates them ─▶ objects, whole
 //! ```
 //!
-//! The two agree for all labels (tested, also for `manifests/base/webhook.yaml`). The table can say why; the entries are what a
-//! cluster has.
+//! The two agree for all labels (tested). The table can say why; the entries are what a cluster has. [`objects`] makes the
+//! MutatingWebhookConfigurations of Weir of them; those below `manifests/` are the same ones (tested too).
 //!
 //! Source: Istio's chart `istiod`, templates of the MutatingWebhookConfiguration and of revision tags.
+
+pub mod objects;
 
 use serde_json::{Map, Value, json};
 
@@ -23,6 +25,8 @@ pub const REVISION: &str = "istio.io/rev";
 const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
 /// The revision of an installation that has none, and the tag that makes a revision the default one.
 const DEFAULT: &str = "default";
+/// How the name of the entry for namespaces that nobody has labelled begins.
+const AUTO: &str = "auto.";
 
 /// What decides whose pods an installation is sent.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -33,7 +37,7 @@ pub struct Installation {
     pub tags: Vec<String>,
     /// `sidecarInjectorWebhook.enableNamespacesByDefault`.
     pub by_default: bool,
-    /// Another installation has become the default one, so this one's entries for it are off.
+    /// Another installation has become the default one: what says `default` here, revision or tag, is off.
     pub deactivated: bool,
 }
 
@@ -112,33 +116,43 @@ impl Installation {
 
     /// Whether it is the one that is meant where no revision is named.
     pub fn is_default(&self) -> bool {
-        !self.deactivated && (self.revision() == DEFAULT || self.tags.iter().any(|tag| tag == DEFAULT))
+        self.names().contains(&DEFAULT)
     }
 
     /// What becomes of a pod of these labels. `namespace` is the name of its namespace.
     pub fn admits(&self, labels: Labels<'_>, namespace: &str) -> Admission {
         let not_sent = |why: String, remedy: String| Admission::NotSent { why, remedy };
+        let names = self.names().join("' or '");
+        let (this, instead) = if names.is_empty() {
+            let taken = format!("revision '{}' is off, because another one has become the default", self.revision());
+            (taken.clone(), "make this revision the default one again".to_owned())
+        } else {
+            (format!("this one is '{names}'"), format!("set label {REVISION} of the %s to '{names}'"))
+        };
         let to_default = |label: &str| {
             if self.is_default() {
                 return Admission::Sent;
             }
-            let names = self.names().join("' or '");
+            let remedy = if names.is_empty() {
+                instead.clone()
+            } else {
+                format!("label the namespace {REVISION}={names} instead, or make this revision the default one")
+            };
             not_sent(
                 format!(
                     "{label} asks for the default injector, and revision '{}' is not the default one",
                     self.revision()
                 ),
-                format!("label the namespace {REVISION}={names} instead, or make this revision the default one"),
+                remedy,
             )
         };
         let to_revision = |whose: &str, revision: &str| {
             if self.names().contains(&revision) {
                 return Admission::Sent;
             }
-            let names = self.names().join("' or '");
             not_sent(
-                format!("label {REVISION}={revision} of the {whose} names another injector; this one is '{names}'"),
-                format!("set label {REVISION} of the {whose} to '{names}'"),
+                format!("label {REVISION}={revision} of the {whose} names another injector; {this}"),
+                instead.replace("%s", whose),
             )
         };
         let ask = format!(
@@ -176,54 +190,62 @@ impl Installation {
 
     /// Its revision and its tags: what a label `istio.io/rev` may say to mean it.
     fn names(&self) -> Vec<&str> {
+        let mut names = self.all_names();
+        names.retain(|name| !self.is_off(name));
+        names
+    }
+
+    /// Those that are off, too: each has a configuration.
+    fn all_names(&self) -> Vec<&str> {
         let mut names = vec![self.revision()];
         names.extend(self.tags.iter().map(String::as_str).filter(|tag| *tag != self.revision()));
         names
     }
 
-    /// The entries of its webhook configurations, one configuration for the revision and one for each tag.
+    /// Whether the configuration of a revision or tag selects nothing.
+    fn is_off(&self, name: &str) -> bool {
+        self.deactivated && name == DEFAULT
+    }
+
+    /// The entries of its webhook configurations, one configuration for the revision and one for each tag. Names are those of
+    /// Istio.
     pub fn entries(&self) -> Vec<Entry> {
-        let mut entries = Vec::new();
-        for name in self.names() {
+        let of = |name: &str| {
             let suffix = if name == self.revision() { String::new() } else { format!(" (tag {name})") };
-            let mut entry = |prefix: &str, namespace: Value, pod: Value| {
-                entries.push(Entry {
+            let entries = self.entries_of(name, "istio.io/deactivated").into_iter();
+            entries
+                .map(|(prefix, [namespace, pod])| Entry {
                     name: format!("{prefix}sidecar-injector.istio.io{suffix}"),
                     namespace_selector: json!({"matchExpressions": namespace}),
                     object_selector: json!({"matchExpressions": pod}),
-                });
-            };
-            let not_refused = json!({"key": INJECT, "operator": "NotIn", "values": ["false"]});
-            let absent = |key: &str| json!({"key": key, "operator": "DoesNotExist"});
-            let is = |key: &str, value: &str| json!({"key": key, "operator": "In", "values": [value]});
-            entry("rev.namespace.", json!([is(REVISION, name), absent(INJECTION)]), json!([not_refused]));
-            entry(
-                "rev.object.",
-                json!([absent(REVISION), absent(INJECTION)]),
-                json!([not_refused, is(REVISION, name)]),
-            );
-            if name != DEFAULT {
-                continue;
-            }
-            // What `istioctl tag` adds to the entries of the default injector that was.
-            let off = if self.deactivated { vec![is("istio.io/deactivated", "never-match")] } else { Vec::new() };
-            let with_off = |mut terms: Vec<Value>| {
-                terms.extend(off.iter().cloned());
-                Value::Array(terms)
-            };
-            entry("namespace.", with_off(vec![is(INJECTION, "enabled")]), with_off(vec![not_refused.clone()]));
-            entry(
-                "object.",
-                with_off(vec![absent(INJECTION), absent(REVISION)]),
-                with_off(vec![is(INJECT, "true"), absent(REVISION)]),
-            );
+                })
+                .collect::<Vec<_>>()
+        };
+        self.all_names().into_iter().flat_map(of).collect()
+    }
+
+    /// The entries for a revision or tag: the start of the name, and what is asked of the labels of namespace and pod.
+    /// `never` is the label that no object has, for entries that are off.
+    fn entries_of(&self, name: &str, never: &str) -> Vec<(&'static str, [Vec<Value>; 2])> {
+        let not_refused = || json!({"key": INJECT, "operator": "NotIn", "values": ["false"]});
+        let absent = |key: &str| json!({"key": key, "operator": "DoesNotExist"});
+        let is = |key: &str, value: &str| json!({"key": key, "operator": "In", "values": [value]});
+        let mut entries = vec![
+            ("rev.namespace.", [vec![is(REVISION, name), absent(INJECTION)], vec![not_refused()]]),
+            ("rev.object.", [vec![absent(REVISION), absent(INJECTION)], vec![not_refused(), is(REVISION, name)]]),
+        ];
+        if name == DEFAULT {
+            entries.push(("namespace.", [vec![is(INJECTION, "enabled")], vec![not_refused()]]));
+            let neither = || vec![absent(INJECTION), absent(REVISION)];
+            entries.push(("object.", [neither(), vec![is(INJECT, "true"), absent(REVISION)]]));
             if self.by_default {
                 let system = json!({"key": NAMESPACE_NAME, "operator": "NotIn", "values": SYSTEM_NAMESPACES});
-                entry(
-                    "auto.",
-                    with_off(vec![absent(INJECTION), absent(REVISION), system]),
-                    with_off(vec![absent(INJECT), absent(REVISION)]),
-                );
+                entries.push((AUTO, [[neither(), vec![system]].concat(), vec![absent(INJECT), absent(REVISION)]]));
+            }
+        }
+        if self.is_off(name) {
+            for selector in entries.iter_mut().flat_map(|(_, selectors)| selectors) {
+                selector.push(is(never, "never-match"));
             }
         }
         entries
@@ -260,7 +282,7 @@ pub fn namespace_labels(name: &str, mut labels: Map<String, Value>) -> Map<Strin
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     const VALUES: [&[Option<&str>]; 4] = [
@@ -271,8 +293,8 @@ mod tests {
     ];
 
     /// All combinations of the four labels, in namespaces of the system and others.
-    fn combinations(mut look: impl FnMut(&str, Labels<'_>)) {
-        for name in ["shop", "kube-system", "weir-system"] {
+    pub(super) fn combinations(mut look: impl FnMut(&str, Labels<'_>)) {
+        for name in ["shop", "kube-system", "weir-system", "weir-node"] {
             for injection in VALUES[0] {
                 for namespace_revision in VALUES[1] {
                     for inject in VALUES[2] {
@@ -294,7 +316,7 @@ mod tests {
         }
     }
 
-    fn installations() -> Vec<Installation> {
+    pub(super) fn installations() -> Vec<Installation> {
         let mut all = Vec::new();
         for revision in ["", "r1"] {
             for tags in [&[][..], &["canary"], &["canary", "default"]] {
@@ -326,31 +348,7 @@ mod tests {
                 compared += 1;
             });
         }
-        assert_eq!(compared, 24 * 3 * 4 * 4 * 5 * 4);
-    }
-
-    #[test]
-    fn our_own_configuration_selects_what_the_table_says_outside_of_system_namespaces() {
-        let text =
-            std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../manifests/base/webhook.yaml")).unwrap();
-        let configuration = crate::yaml::from_str(&text).unwrap();
-        let entries: Vec<Entry> = configuration["webhooks"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|entry| Entry {
-                name: entry["name"].as_str().unwrap().to_owned(),
-                namespace_selector: entry["namespaceSelector"].clone(),
-                object_selector: entry["objectSelector"].clone(),
-            })
-            .collect();
-        assert_eq!(entries.len(), Installation::default().entries().len());
-        combinations(|name, labels| {
-            let matching = entries.iter().filter(|entry| entry.matches(labels).unwrap()).count();
-            let excluded = SYSTEM_NAMESPACES.contains(&name) || name == "weir-system";
-            let sent = !excluded && Installation::default().admits(labels, name) == Admission::Sent;
-            assert_eq!(matching, usize::from(sent), "{name} {labels:?}");
-        });
+        assert_eq!(compared, 24 * 4 * 4 * 4 * 5 * 4);
     }
 
     #[test]
