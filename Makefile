@@ -12,6 +12,7 @@ STATIC_DIR := $(TARGET_DIR)/$(STATIC_TARGET)/dist-plugin
 # Absolute, so that benches and tests find it from any directory.
 DIST := $(CURDIR)/dist
 export WEIR_ENVOY ?= $(CURDIR)/target/tools/envoy
+export KUBEBUILDER_ASSETS ?= $(CURDIR)/target/tools/apiserver
 
 .PHONY: help
 help: ## this list
@@ -82,7 +83,7 @@ tools: ## install what the demo needs
 	scripts/install-tools
 
 .PHONY: test-tools
-test-tools: ## install what the demo and the tests need: also newer containerds and buildah
+test-tools: ## install what the demo and the tests need: also newer containerds, buildah and a kube-apiserver
 	scripts/install-tools tests
 
 .PHONY: clean
