@@ -53,7 +53,7 @@ use finish::{annotate, label};
 use merge::{MergeError, merge, merge_pod};
 use overlay::Template;
 use overrides::Stored;
-use uninject::{UninjectError, foreign, uninject};
+use uninject::{Injection, UninjectError, foreign, uninject};
 use workload::workload_of_pod;
 
 use crate::settings::{ProxyConfig, Settings};
@@ -259,12 +259,14 @@ pub fn inject(request: &InjectRequest, settings: &Settings) -> Result<Outcome, I
         Ok(more) => warnings.extend(more),
         Err(mut denials) => findings.append(&mut denials),
     }
-    let variables = foreign::unknown_variables(&injected, pod);
-    if before.is_some() {
-        foreign::carry_over(&request.pod, pod, &mut injected);
+    // Our own records can be read.
+    let injection = Injection::of(&injected).ok().flatten();
+    let variables = injection.as_ref().map_or_else(Vec::new, |now| foreign::unknown_variables(&injected, now, pod));
+    if let (Some(_), Some(now)) = (&before, &injection) {
+        foreign::carry_over(&request.pod, pod, &mut injected, now);
     }
     findings.extend(write_capture(&mut injected, &kinds, settings).err().into_iter().flatten());
-    let record = uninject::record(&injected, pod, &variables);
+    let record = uninject::record(&injected, injection.as_ref(), pod, &variables);
     annotate(&mut injected, annotations::ORIGINAL, &record);
     let Conflicts { mut denials, warnings: conflicts } = conflicts::of(&injected, &kinds, &context);
     findings.append(&mut denials);

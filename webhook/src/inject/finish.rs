@@ -14,6 +14,8 @@ pub mod status;
 
 use serde_json::{Map, Value, json};
 
+use super::containers;
+
 /// Name of the proxy container.
 const PROXY: &str = "istio-proxy";
 
@@ -27,12 +29,17 @@ fn proxy_mut(pod: &mut Value) -> Option<&mut Map<String, Value>> {
     spec.get_mut(list)?.as_array_mut()?.iter_mut().find(|container| is_proxy(container))?.as_object_mut()
 }
 
+/// The same one, to read it.
+pub(super) fn proxy(pod: &Value) -> Option<&Map<String, Value>> {
+    containers::find(pod, PROXY)?.as_object()
+}
+
 fn is_proxy(container: &Value) -> bool {
     container.get("name").is_some_and(|name| name == PROXY)
 }
 
 /// The value of a variable of a container that is written as text. Of two, the last counts, as for the kubelet.
-fn variable<'a>(container: &'a Map<String, Value>, name: &str) -> Option<&'a str> {
+pub(super) fn variable<'a>(container: &'a Map<String, Value>, name: &str) -> Option<&'a str> {
     let env = container.get("env")?.as_array()?;
     env.iter().rev().find(|variable| variable["name"] == name)?.get("value")?.as_str()
 }

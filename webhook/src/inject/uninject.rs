@@ -64,14 +64,14 @@ fn cut(text: &str) -> String {
 }
 
 /// What an injection left in a pod.
-struct Injection {
+pub(super) struct Injection {
     status: InjectionStatus,
     stored: Stored,
 }
 
 impl Injection {
     /// `None` where the pod was never injected.
-    fn of(pod: &Value) -> Result<Option<Self>, UninjectError> {
+    pub(super) fn of(pod: &Value) -> Result<Option<Self>, UninjectError> {
         let annotations = Texts::of(pod, "annotations");
         let Some(status) = annotations.get(STATUS) else { return Ok(None) };
         let status = InjectionStatus::parse(status).ok_or_else(|| UninjectError::Status(status.to_owned()))?;
@@ -87,8 +87,7 @@ impl Injection {
 pub fn uninject(pod: &Value) -> Result<Option<Uninjected>, UninjectError> {
     let Some(injection) = Injection::of(pod)? else { return Ok(None) };
     let record = Texts::of(pod, "annotations").get(ORIGINAL).map(read_record).transpose()?;
-    let mut pod = pod.clone();
-    let mut unknown = guess(&mut pod, &injection);
+    let (mut pod, mut unknown) = guess(pod, &injection);
     if let Some(record) = record {
         unknown = match record.get("partial") {
             Some(_) => vec!["what was rewritten beyond the size of the record".to_owned()],
@@ -108,20 +107,23 @@ fn read_record(text: &str) -> Result<Delta, UninjectError> {
     }
 }
 
-/// The record that leads from an injected pod back to the original one. `variables` are further names for the reader of a
-/// second injection ([`foreign`]).
+/// The record that leads from an injected pod (with what `injection` left in it) back to the original one. `variables` are
+/// further names for the reader of a second injection ([`foreign`]).
 ///
 /// A record that would be too long leaves the difference out and says so.
-pub(super) fn record(injected: &Value, original: &Value, variables: &[String]) -> String {
+pub(super) fn record(
+    injected: &Value,
+    injection: Option<&Injection>,
+    original: &Value,
+    variables: &[String],
+) -> String {
     let mut record = Map::new();
     record.insert("v".to_owned(), VERSION.into());
     if !variables.is_empty() {
         record.insert(foreign::VARIABLES.to_owned(), json!(variables));
     }
-    // Our own records can be read.
-    if let Ok(Some(injection)) = Injection::of(injected) {
-        let mut guessed = injected.clone();
-        guess(&mut guessed, &injection);
+    if let Some(injection) = injection {
+        let (guessed, _) = guess(injected, injection);
         record.append(&mut delta::between(&guessed, original));
     }
     let text = Value::Object(record).to_string();

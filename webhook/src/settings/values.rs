@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::reader::Node;
 use super::templates::Templates;
+use crate::inject::selector::Selector;
 
 /// Images of a public Istio release, for installations that name none.
 const HUB: &str = "docker.io/istio";
@@ -329,10 +330,10 @@ pub struct InjectionConfig {
     pub default_templates: Vec<String>,
     /// Names that stand for several templates.
     pub aliases: BTreeMap<String, Vec<String>>,
-    /// Label selectors (Kubernetes `LabelSelector` objects) of pods that are left alone.
-    pub never_inject: Vec<Value>,
-    /// Label selectors of pods that are injected whatever the policy.
-    pub always_inject: Vec<Value>,
+    /// Label selectors of pods that are left alone, or why one is not understood.
+    pub never_inject: Vec<Result<Selector, String>>,
+    /// Label selectors of pods that are injected whatever the policy; likewise.
+    pub always_inject: Vec<Result<Selector, String>>,
     /// Annotations that every injected pod gets.
     pub injected_annotations: BTreeMap<String, String>,
     /// Templates that the documents bring along.
@@ -355,10 +356,15 @@ impl InjectionConfig {
             policy: policy.unwrap_or_else(|| text(&root.at("global").at("proxy"), "autoInject", "enabled")),
             default_templates,
             aliases: aliases.map(|(name, _)| (name.clone(), aliases_node.at(name).texts())).collect(),
-            never_inject: pick("neverInjectSelector").list().to_vec(),
-            always_inject: pick("alwaysInjectSelector").list().to_vec(),
+            never_inject: selectors(&pick("neverInjectSelector")),
+            always_inject: selectors(&pick("alwaysInjectSelector")),
             injected_annotations: pick("injectedAnnotations").text_map(),
             templates: Templates::read(&[webhook.at("templates"), config.at("templates")]),
         }
     }
+}
+
+/// Selectors, read once for all pods.
+fn selectors(list: &Node<'_>) -> Vec<Result<Selector, String>> {
+    list.list().iter().map(Selector::parse).collect()
 }

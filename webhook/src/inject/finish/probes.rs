@@ -63,10 +63,9 @@ pub fn rewrite_probes(pod: &mut Value, settings: ProbeSettings) -> Vec<String> {
     warnings
 }
 
-/// Gives probes and lifecycle handlers back what they asked before [`rewrite_probes`], as far as the proxy still knows it.
+/// Gives probes and lifecycle handlers back what they asked before [`rewrite_probes`], as far as `proxy` still knows it.
 /// Ports that had a name come back as numbers.
-pub(crate) fn restore_probes(pod: &mut Value) {
-    let Some(proxy) = proxy_mut(pod) else { return };
+pub(crate) fn restore_probes(pod: &mut Value, proxy: &Map<String, Value>) {
     let known: BTreeMap<String, Value> =
         variable(proxy, VARIABLE).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
     for list in ["initContainers", "containers"] {

@@ -2,7 +2,7 @@
 //! application has its own.
 
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::{annotate, annotation, parse_bool, proxy_mut, set_variable, texts_mut, variable};
 
@@ -109,20 +109,18 @@ pub fn merge_metrics(pod: &mut Value, settings: PrometheusSettings) -> Result<Ve
     Ok(warnings)
 }
 
-/// Takes back what [`merge_metrics`] and [`announce_secure_port`] wrote, as far as the pod still says what it said before; gives back
-/// what it does not.
-pub(crate) fn restore_metrics(pod: &mut Value) -> Vec<String> {
-    let variable_of =
-        |pod: &mut Value, name: &str| proxy_mut(pod).and_then(|proxy| variable(proxy, name)).map(str::to_owned);
-    let told = variable_of(pod, VARIABLE);
-    let secure = variable_of(pod, SECURE_PORT_VARIABLE);
+/// Takes back what [`merge_metrics`] and [`announce_secure_port`] wrote, as far as the pod and its proxy still say what it said before;
+/// gives back what they do not.
+pub(crate) fn restore_metrics(pod: &mut Value, proxy: Option<&Map<String, Value>>) -> Vec<String> {
+    let told = proxy.and_then(|proxy| variable(proxy, VARIABLE));
+    let secure = proxy.and_then(|proxy| variable(proxy, SECURE_PORT_VARIABLE));
     let mut unknown = Vec::new();
     let Some(annotations) =
         pod.get_mut("metadata").and_then(|metadata| metadata.get_mut("annotations")?.as_object_mut())
     else {
         return unknown;
     };
-    if secure.is_some() && annotations.get(SECURE_PORT).and_then(Value::as_str) == secure.as_deref() {
+    if secure.is_some() && annotations.get(SECURE_PORT).and_then(Value::as_str) == secure {
         annotations.shift_remove(SECURE_PORT);
         unknown.push(format!("whether annotation '{SECURE_PORT}' was there: it is taken away"));
     }
@@ -130,7 +128,7 @@ pub(crate) fn restore_metrics(pod: &mut Value) -> Vec<String> {
     if !merged(PATH, "/stats/prometheus") || !merged(SCRAPE, "true") || !annotations.contains_key(PORT) {
         return unknown;
     }
-    let told: Value = told.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
+    let told: Value = told.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
     let targets = told["targets"].as_array();
     for (name, key) in [(SCRAPE, "scrape"), (PATH, "path"), (PORT, "port")] {
         // Beside targets, path and port are those of the first.

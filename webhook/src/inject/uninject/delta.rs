@@ -11,6 +11,7 @@
 //! Names are keys of a map, or of a list that Kubernetes merges what tells its items apart (`name`, `mountPath`, ...): whatever
 //! else happened to a tree in the meantime, a change finds what it is about, or nothing.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
 use serde_json::{Map, Value};
@@ -41,7 +42,7 @@ pub(super) fn apply(delta: &Delta, tree: &mut Value) {
 
 /// The named parts of a map or of a keyed list.
 struct Node<'a> {
-    parts: Vec<(String, &'a Value)>,
+    parts: Vec<(Cow<'a, str>, &'a Value)>,
     is_list: bool,
     field: Field,
 }
@@ -50,7 +51,7 @@ impl<'a> Node<'a> {
     /// `None` for what has no named parts.
     fn of(value: &'a Value, field: Field) -> Option<Self> {
         let parts = match value {
-            Value::Object(fields) => fields.iter().map(|(name, value)| (name.clone(), value)).collect(),
+            Value::Object(fields) => fields.iter().map(|(name, value)| (name.as_str().into(), value)).collect(),
             Value::Array(items) => names(items, field)?.into_iter().zip(items).collect(),
             _ => return None,
         };
@@ -58,14 +59,14 @@ impl<'a> Node<'a> {
     }
 
     fn until(&self, to: &Self) -> Delta {
-        let before: HashMap<&str, &Value> = self.parts.iter().map(|(name, value)| (name.as_str(), *value)).collect();
-        let after: HashSet<&str> = to.parts.iter().map(|(name, _)| name.as_str()).collect();
+        let before: HashMap<&str, &Value> = self.parts.iter().map(|(name, value)| (&**name, *value)).collect();
+        let after: HashSet<&str> = to.parts.iter().map(|(name, _)| &**name).collect();
         let (kept, dropped): (Vec<&str>, Vec<&str>) =
-            self.parts.iter().map(|(name, _)| name.as_str()).partition(|name| after.contains(name));
+            self.parts.iter().map(|(name, _)| &**name).partition(|name| after.contains(name));
         let (mut set, mut added, mut inside, mut order) = (Map::new(), Map::new(), Vec::new(), kept);
         for (name, value) in &to.parts {
-            let Some(was) = before.get(name.as_str()) else {
-                added.insert(name.clone(), (*value).clone());
+            let Some(was) = before.get(&**name) else {
+                added.insert(name.clone().into_owned(), (*value).clone());
                 order.push(name);
                 continue;
             };
@@ -81,10 +82,10 @@ impl<'a> Node<'a> {
                         inside.push((format!(".{name}"), Value::Object(change)));
                     }
                 }
-                _ => drop(set.insert(name.clone(), (*value).clone())),
+                _ => drop(set.insert(name.clone().into_owned(), (*value).clone())),
             }
         }
-        let wanted: Vec<&str> = to.parts.iter().map(|(name, _)| name.as_str()).collect();
+        let wanted: Vec<&str> = to.parts.iter().map(|(name, _)| &**name).collect();
         let staying: HashSet<usize> = pairs(order, &wanted).into_iter().map(|pair| pair.after).collect();
         let moved = wanted.iter().enumerate().filter(|(position, _)| !staying.contains(position));
         let moved: Map<String, Value> = moved.map(|(position, name)| ((*name).to_owned(), position.into())).collect();
@@ -113,18 +114,21 @@ fn part(field: Field, name: &str) -> Field {
 }
 
 /// Names of the items of a keyed list, of twins with a number; `None` for other lists.
-fn names(items: &[Value], field: Field) -> Option<Vec<String>> {
+fn names(items: &[Value], field: Field) -> Option<Vec<Cow<'_, str>>> {
     let Field::Keyed(key, _) = field else { return None };
-    let mut seen: HashMap<String, usize> = HashMap::with_capacity(items.len());
+    let mut seen: HashMap<Cow<'_, str>, usize> = HashMap::with_capacity(items.len());
     let mut names = Vec::with_capacity(items.len());
+    let mut twins = false;
     for item in items {
-        let name = key.identity(item.as_object()?)?.into_owned();
+        let name = key.identity(item.as_object()?)?;
         let times = seen.entry(name.clone()).or_default();
         *times += 1;
-        names.push(if *times == 1 { name } else { format!("{name}#{times}") });
+        twins |= *times > 1;
+        names.push(if *times == 1 { name } else { Cow::Owned(format!("{name}#{times}")) });
     }
-    let unique: HashSet<&String> = names.iter().collect();
-    (unique.len() == names.len()).then_some(names)
+    // Only the number of a twin can make its name that of another item.
+    let unique = !twins || names.iter().collect::<HashSet<_>>().len() == names.len();
+    unique.then_some(names)
 }
 
 /// Equal, order of keys included.
@@ -142,7 +146,10 @@ fn apply_to(delta: &Delta, tree: &mut Value, field: Field) {
     let mut parts: Vec<(String, Value)> = match tree {
         Value::Object(fields) => std::mem::take(fields).into_iter().collect(),
         Value::Array(items) => match names(items, field) {
-            Some(names) => names.into_iter().zip(std::mem::take(items)).collect(),
+            Some(names) => {
+                let names: Vec<String> = names.into_iter().map(Cow::into_owned).collect();
+                names.into_iter().zip(std::mem::take(items)).collect()
+            }
             None => return,
         },
         _ => return,

@@ -71,12 +71,11 @@ const KNOWN_VARIABLES: [&str; 21] = [
 ];
 
 /// Names of variables of injected containers that the record has to list.
-pub(in crate::inject) fn unknown_variables(injected: &Value, original: &Value) -> Vec<String> {
-    let Ok(Some(injection)) = Injection::of(injected) else { return Vec::new() };
+pub(in crate::inject) fn unknown_variables(injected: &Value, injection: &Injection, original: &Value) -> Vec<String> {
     let mut found = Vec::new();
     for (container, name) in injection.containers_of(injected) {
-        let known = Known::of(container, name, original);
-        for variable in names(container, "env", "name").filter(|variable| !known.variable(variable)) {
+        let known = Variables::of(container, name, original);
+        for variable in names(container, "env", "name").filter(|variable| !known.contain(variable)) {
             if !found.iter().any(|known| known == variable) {
                 found.push(variable.to_owned());
             }
@@ -85,10 +84,10 @@ pub(in crate::inject) fn unknown_variables(injected: &Value, original: &Value) -
     found
 }
 
-/// Puts into a pod that is injected again what others added to the containers of the injection before. `original` is the pod
-/// without any injection.
-pub(in crate::inject) fn carry_over(before: &Value, original: &Value, injected: &mut Value) {
-    let (Ok(Some(then)), Ok(Some(now))) = (Injection::of(before), Injection::of(injected)) else { return };
+/// Puts into a pod that is injected again (`now`) what others added to the containers of the injection before. `original` is
+/// the pod without any injection.
+pub(in crate::inject) fn carry_over(before: &Value, original: &Value, injected: &mut Value, now: &Injection) {
+    let Ok(Some(then)) = Injection::of(before) else { return };
     let record = Texts::of(before, "annotations").get(ORIGINAL).and_then(|text| super::read_record(text).ok());
     let listed = record.as_ref().and_then(|record| record.get(VARIABLES)?.as_array()).into_iter().flatten();
     let listed: HashSet<&str> = listed.filter_map(Value::as_str).collect();
@@ -105,7 +104,7 @@ pub(in crate::inject) fn carry_over(before: &Value, original: &Value, injected: 
             });
         }
         carry_items(was, now, "env", "name", |item| {
-            item["name"].as_str().is_some_and(|name| !known.variable(name) && !listed.contains(name))
+            item["name"].as_str().is_some_and(|name| !known.variables.contain(name) && !listed.contains(name))
         });
         carry_items(was, now, "volumeMounts", "mountPath", |item| {
             let path = item["mountPath"].as_str().unwrap_or_default();
@@ -129,28 +128,44 @@ impl Injection {
 struct Known<'a> {
     fields: HashSet<&'a str>,
     security: HashSet<&'a str>,
-    variables: HashSet<&'a str>,
+    variables: Variables<'a>,
     mounts: HashSet<&'a str>,
+}
+
+/// Variables of an injected container that the user or the injection wrote.
+struct Variables<'a> {
+    own: HashSet<&'a str>,
     metadata: Map<String, Value>,
+}
+
+/// The user's own versions of a container.
+fn own<'a>(name: &str, original: &'a Value) -> impl Iterator<Item = &'a Value> {
+    List::BOTH.into_iter().flat_map(|list| list.of(original)).filter(move |own| own["name"] == name)
 }
 
 impl<'a> Known<'a> {
     fn of(container: &Value, name: &str, original: &'a Value) -> Self {
-        let own = || List::BOTH.into_iter().flat_map(|list| list.of(original)).filter(|own| own["name"] == name);
+        let own = || own(name, original);
         let security = |own: &'a Value| own["securityContext"].as_object().into_iter().flatten();
         Self {
             fields: own().filter_map(Value::as_object).flatten().map(|(field, _)| field.as_str()).collect(),
             security: own().flat_map(security).map(|(field, _)| field.as_str()).collect(),
-            variables: own().flat_map(|own| names(own, "env", "name")).collect(),
+            variables: Variables::of(container, name, original),
             mounts: own().flat_map(|own| names(own, "volumeMounts", "mountPath")).collect(),
-            metadata: metadata_of(container),
         }
     }
+}
 
-    fn variable(&self, name: &str) -> bool {
+impl<'a> Variables<'a> {
+    fn of(container: &Value, name: &str, original: &'a Value) -> Self {
+        let own = own(name, original).flat_map(|own| names(own, "env", "name")).collect();
+        Self { own, metadata: metadata_of(container) }
+    }
+
+    fn contain(&self, name: &str) -> bool {
         name.starts_with("ISTIO_")
             || KNOWN_VARIABLES.contains(&name)
-            || self.variables.contains(name)
+            || self.own.contains(name)
             || self.metadata.contains_key(name)
     }
 }
@@ -163,6 +178,8 @@ fn names<'a>(container: &'a Value, list: &str, key: &'static str) -> impl Iterat
 fn metadata_of(container: &Value) -> Map<String, Value> {
     let env = container["env"].as_array();
     let config = env.and_then(|env| env.iter().find(|item| item["name"] == "PROXY_CONFIG")?["value"].as_str());
+    // Most have none, and need not be read.
+    let config = config.filter(|text| text.contains("proxyMetadata"));
     let config: Option<Value> = config.and_then(|text| serde_json::from_str(text).ok());
     match config.map(|mut config| config["proxyMetadata"].take()) {
         Some(Value::Object(metadata)) => metadata,

@@ -10,10 +10,11 @@ use serde_json::{Map, Value, json};
 
 use super::Injection;
 use crate::inject::annotations::{self as name, Texts};
-use crate::inject::containers::{self, List};
+use crate::inject::containers::List;
 use crate::inject::context::PROXY;
 use crate::inject::finish::probes::restore_probes;
 use crate::inject::finish::prometheus::restore_metrics;
+use crate::inject::finish::{proxy, variable};
 use crate::inject::overlay::label_value;
 use crate::inject::overrides::Stored;
 
@@ -36,29 +37,66 @@ pub(super) fn is_of_mesh(container: &str, stored: &Stored) -> bool {
     MESH_CONTAINERS.contains(&container) || stored.find(container).is_none()
 }
 
-/// Takes an injection back as far as the pod tells; gives back what it does not tell.
-pub(super) fn guess(pod: &mut Value, injection: &Injection) -> Vec<String> {
+/// Takes an injection back as far as the pod tells; gives back the pod, and what it does not tell.
+pub(super) fn guess(injected: &Value, injection: &Injection) -> (Value, Vec<String>) {
+    let mut pod = without_additions(injected, injection);
     let mut unknown = Vec::new();
-    restore_probes(pod);
-    unknown.append(&mut restore_metrics(pod));
-    let network =
-        containers::find(pod, PROXY).and_then(|proxy| variable(proxy, "ISTIO_META_NETWORK")).map(str::to_owned);
-    for list in List::BOTH {
-        restore_containers(pod, list, injection, &mut unknown);
+    let proxy = proxy(injected);
+    if let Some(proxy) = proxy {
+        restore_probes(&mut pod, proxy);
     }
-    for (list, names) in
-        [("volumes", &injection.status.volumes), ("imagePullSecrets", &injection.status.image_pull_secrets)]
-    {
-        remove_named(pod, list, names.as_deref().unwrap_or_default());
+    unknown.append(&mut restore_metrics(&mut pod, proxy));
+    for list in List::BOTH {
+        restore_containers(&mut pod, list, injection, &mut unknown);
     }
     if injection.status.image_pull_secrets.is_some() {
         unknown.push("which of imagePullSecrets were there: those of the injector are taken away".to_owned());
     }
-    restore_annotations(pod, injection, &mut unknown);
-    restore_labels(pod, network.as_deref(), &mut unknown);
-    restore_security(pod);
-    drop_empty(pod);
-    unknown
+    restore_annotations(&mut pod, injection, &mut unknown);
+    restore_labels(&mut pod, proxy.and_then(|proxy| variable(proxy, "ISTIO_META_NETWORK")), &mut unknown);
+    restore_security(&mut pod);
+    drop_empty(&mut pod);
+    (pod, unknown)
+}
+
+/// A copy of the pod without what was added as a whole: the greater part of a typical one is not even copied.
+fn without_additions(injected: &Value, injection: &Injection) -> Value {
+    let with_spec = |(name, value): (&String, &Value)| match value {
+        Value::Object(spec) if name == "spec" => {
+            let fields = spec.iter().map(|(name, value)| (name.clone(), own_items(name, value, injection)));
+            (name.clone(), Value::Object(fields.collect()))
+        }
+        other => (name.clone(), other.clone()),
+    };
+    match injected {
+        Value::Object(fields) => Value::Object(fields.iter().map(with_spec).collect()),
+        other => other.clone(),
+    }
+}
+
+/// A field of the spec without the items that only the injection knows.
+fn own_items(field: &str, value: &Value, Injection { status, stored }: &Injection) -> Value {
+    let names = match field {
+        "containers" => &status.containers,
+        "initContainers" => &status.init_containers,
+        "volumes" => &status.volumes,
+        "imagePullSecrets" => &status.image_pull_secrets,
+        _ => return value.clone(),
+    };
+    let (Some(items), Some(names)) = (value.as_array(), names) else { return value.clone() };
+    let containers = matches!(field, "containers" | "initContainers");
+    let mut listed: HashSet<&str> = names.iter().map(String::as_str).collect();
+    let is_own = |item: &&Value| {
+        let name = item["name"].as_str();
+        if containers {
+            // Of two of one name, the first is the one that a template has met.
+            let name = name.unwrap_or_default();
+            !listed.remove(name) || stored.find(name).is_some()
+        } else {
+            name.is_none_or(|name| !listed.contains(name))
+        }
+    };
+    items.iter().filter(is_own).cloned().collect()
 }
 
 fn restore_containers(pod: &mut Value, list: List, injection: &Injection, unknown: &mut Vec<String>) {
@@ -70,12 +108,8 @@ fn restore_containers(pod: &mut Value, list: List, injection: &Injection, unknow
     let mut movers = Vec::new();
     let Some(containers) = list.of_mut(pod) else { return };
     containers.retain_mut(|container| {
-        // Of two of one name, the first is the one that a template has met.
         let name = container["name"].as_str().unwrap_or_default().to_owned();
-        if !listed.remove(name.as_str()) {
-            return true;
-        }
-        let Some(stored) = injection.stored.find(&name) else { return false };
+        let Some(stored) = injection.stored.find(&name).filter(|_| listed.remove(name.as_str())) else { return true };
         if !MESH_CONTAINERS.contains(&name.as_str()) {
             take_back_additions(container, stored, injection);
             unknown.push(format!(
@@ -128,13 +162,6 @@ fn take_back_additions(container: &mut Value, stored: &Value, injection: &Inject
     };
     take_back("env", "name", &|variable| GRPC_VARIABLES.contains(&variable));
     take_back("volumeMounts", "mountPath", &|volume| volumes.contains(volume));
-}
-
-fn remove_named(pod: &mut Value, list: &str, names: &[String]) {
-    let names: HashSet<&str> = names.iter().map(String::as_str).collect();
-    if let Some(items) = pod.get_mut("spec").and_then(|spec| spec.get_mut(list)?.as_array_mut()) {
-        items.retain(|item| !item["name"].as_str().is_some_and(|name| names.contains(name)));
-    }
 }
 
 fn restore_annotations(pod: &mut Value, injection: &Injection, unknown: &mut Vec<String>) {
@@ -292,8 +319,4 @@ fn drop_empty(pod: &mut Value) {
     drop_from(pod.get_mut("spec"), &["initContainers", "volumes", "imagePullSecrets"]);
     drop_from(pod.get_mut("metadata"), &["labels", "annotations"]);
     drop_from(Some(pod), &["metadata"]);
-}
-
-fn variable<'a>(container: &'a Value, name: &str) -> Option<&'a str> {
-    container["env"].as_array()?.iter().rev().find(|variable| variable["name"] == name)?["value"].as_str()
 }

@@ -188,7 +188,8 @@ fn what_handlers_asked_comes_back_where_it_stood() {
         json!({"name": "a", "lifecycle": {"postStart": {"tcpSocket": {"port": 83}}, "preStop": {"exec": {"command": ["x"]}}}}),
     ] {
         let mut pod = rewritten(&app);
-        restore_probes(&mut pod);
+        let injected = pod.clone();
+        restore_probes(&mut pod, super::super::proxy(&injected).unwrap());
         assert_eq!(self::app(&pod).to_string(), app.to_string());
     }
 }
