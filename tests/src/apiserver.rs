@@ -1,31 +1,57 @@
-//! A small Kubernetes API server in this process: objects of any kind with resource versions, list and watch with selectors, patches,
-//! preconditions; and told to, it misbehaves.
+//! A small Kubernetes API server in this process: objects of any kind with resource versions, list and watch with selectors, patches and
+//! server-side apply, preconditions, admission by webhooks; and told to, it misbehaves.
 //!
 //! ```text
-//! request ──http.rs──▶ Target (target.rs) ──▶ Store (store.rs: objects, history) ──▶ answer, or a stream of events
-//!             │
-//!             └─ trouble.rs: slow, 401, 410, 500, hung, as a test has asked for
+//! request ──▶ listen.rs (plain, or TLS: tls.rs) ──▶ http.rs ──▶ Target (target.rs) ──▶ answer, or a stream of events (watch.rs)
+//!               ├─ trouble.rs: slow, 401, 410, 500, hung, as a test has asked for
+//!               ├─ auth.rs, rbac.rs: who asks, and whether they may
+//!               ├─ discovery.rs, resources.rs: what there is to ask for
+//!               ├─ proxy.rs: on to a Service or a pod
+//!               └─ write.rs ──▶ admission.rs: plugins, webhooks ──▶ apply.rs, fields.rs: who owns what ──▶ Store (store.rs)
 //! ```
 //!
-//! It keeps what it is given, without defaults, validation or admission. What it does with versions, preconditions, subresources and
+//! There are two kinds. [`ApiServer::start`] gives one that keeps what it is given, plain HTTP, without namespaces having to exist.
+//! [`ApiServer::cluster`] gives one that is like a new cluster: TLS, the namespaces every cluster has, only known resources, the
+//! plugins `NamespaceLifecycle` and `ServiceAccount`. Both ask the webhooks that are configured in them. Beyond
+//! MutatingWebhookConfigurations nothing is validated or filled in. What it does with versions, preconditions, subresources and
 //! selectors is what the real one does (Kubernetes API concepts: "Efficient detection of changes", "Patch", "Preconditions").
 
+mod admission;
+mod apply;
+mod auth;
+mod discovery;
+mod fields;
 mod http;
+pub(crate) mod listen;
+mod proxy;
+mod rbac;
+mod resources;
 mod store;
 mod target;
+pub mod tls;
 mod trouble;
+mod validate;
+mod watch;
+mod write;
 
+use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use anyhow::Context as _;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::watch as channel;
 
+pub use self::admission::Audit;
+pub use self::auth::{Access, User};
+use self::listen::Door;
 use self::store::Store;
+use self::tls::Authority;
 pub use self::trouble::{Trouble, When};
 
 /// A running server; it ends with the value.
@@ -34,12 +60,14 @@ pub struct ApiServer {
     shared: Arc<Shared>,
     addr: SocketAddr,
     serving: Option<Serving>,
+    /// The CA of its own certificate, PEM, and how it is shown; without, it serves plain HTTP.
+    tls: Option<(String, Arc<rustls::ServerConfig>)>,
 }
 
 /// The thread that serves, and what ends it.
 #[derive(Debug)]
 struct Serving {
-    stop: watch::Sender<bool>,
+    stop: channel::Sender<bool>,
     thread: JoinHandle<()>,
 }
 
@@ -47,18 +75,23 @@ struct Serving {
 #[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
+    /// Whether it is like a cluster, or just keeps objects.
+    cluster: bool,
+    caller: admission::Caller,
     /// The newest resource version; watches wait for it to change.
-    version: watch::Sender<u64>,
+    version: channel::Sender<u64>,
     /// Counts up to end every watch that is open.
-    cut: watch::Sender<u64>,
+    cut: channel::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     store: Store,
     troubles: Vec<trouble::Pending>,
-    token: Option<String>,
+    auth: auth::Auth,
     asked: Vec<String>,
+    audit: VecDeque<Audit>,
+    pod_ports: proxy::PodPorts,
 }
 
 impl Shared {
@@ -88,15 +121,41 @@ impl ApiServer {
         Ok(server)
     }
 
+    /// Starts a server that is like a new cluster, over TLS (see the module).
+    ///
+    /// # Errors
+    /// When no port can be had, or there is no randomness.
+    pub fn cluster() -> anyhow::Result<Self> {
+        let authority = Authority::new("kubernetes")?;
+        let pair = authority.issue("kube-apiserver", &["127.0.0.1", "localhost", "kubernetes.default.svc"])?;
+        let mut server = Self::made(true, Some((authority.cert(), Arc::new(tls::server_config(&pair)?))))?;
+        for name in ["default", "kube-system", "kube-public", "kube-node-lease"] {
+            let labels = json!({ "kubernetes.io/metadata.name": name });
+            let metadata = json!({ "name": name, "labels": labels });
+            server.put("namespaces", json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": metadata }));
+        }
+        server.appear()?;
+        Ok(server)
+    }
+
     /// A server that is not there yet: its address is known, and connections are refused until [`appear`](Self::appear).
     ///
     /// # Errors
     /// When no port can be had.
     pub fn absent() -> anyhow::Result<Self> {
+        Self::made(false, None)
+    }
+
+    fn made(cluster: bool, tls: Option<(String, Arc<rustls::ServerConfig>)>) -> anyhow::Result<Self> {
         let addr = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
-        let state = Mutex::new(State::default());
-        let shared = Shared { state, version: watch::Sender::new(0), cut: watch::Sender::new(0) };
-        Ok(Self { shared: Arc::new(shared), addr, serving: None })
+        let shared = Shared {
+            state: Mutex::default(),
+            cluster,
+            caller: admission::Caller::default(),
+            version: channel::Sender::new(0),
+            cut: channel::Sender::new(0),
+        };
+        Ok(Self { shared: Arc::new(shared), addr, serving: None, tls })
     }
 
     /// Begins to serve; nothing changes where it does already.
@@ -109,14 +168,15 @@ impl ApiServer {
         }
         let listener = std::net::TcpListener::bind(self.addr).with_context(|| format!("port {}", self.addr))?;
         listener.set_nonblocking(true)?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let (stop, mut stopped) = watch::channel(false);
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+        let (stop, mut stopped) = channel::channel(false);
         let app = http::app(Arc::clone(&self.shared));
+        let (addr, tls) = (self.addr, self.tls.as_ref().map(|(_, config)| Arc::clone(config)));
         let thread = thread::Builder::new().name("apiserver".to_owned()).spawn(move || {
             runtime.block_on(async {
                 let Ok(listener) = TcpListener::from_std(listener) else { return };
                 tokio::select! {
-                    _ = axum::serve(listener, app).into_future() => {}
+                    _ = axum::serve(Door::open(listener, addr, tls), app).into_future() => {}
                     _ = stopped.wait_for(|stop| *stop) => {}
                 }
             });
@@ -140,24 +200,39 @@ impl ApiServer {
         self.addr.port()
     }
 
-    /// Its address, `http://127.0.0.1:PORT`.
+    /// Its address, `http://127.0.0.1:PORT`, or with `https`.
     pub fn url(&self) -> String {
-        format!("http://{}", self.addr)
+        format!("{}://{}", if self.tls.is_some() { "https" } else { "http" }, self.addr)
     }
 
-    /// Writes a kubeconfig that leads here into `folder`.
+    /// The certificate of the CA that its own is signed by, PEM; none where it serves plain HTTP.
+    pub fn ca(&self) -> Option<&str> {
+        self.tls.as_ref().map(|(ca, _)| ca.as_str())
+    }
+
+    /// Writes a kubeconfig of an administrator that leads here into `folder`.
     ///
     /// # Errors
     /// When it cannot be written.
     pub fn kubeconfig(&self, folder: &Path) -> anyhow::Result<PathBuf> {
+        let token = self.shared.state().auth.admins_token().map(str::to_owned);
+        self.kubeconfig_with(folder, token.as_deref())
+    }
+
+    /// Writes a kubeconfig with a bearer token that leads here into `folder`.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn kubeconfig_with(&self, folder: &Path, token: Option<&str>) -> anyhow::Result<PathBuf> {
         let path = folder.join("kubeconfig");
-        let user = match &self.shared.state().token {
-            Some(token) => json!({ "token": token }),
-            None => json!({}),
-        };
+        let user = token.map_or_else(|| json!({}), |token| json!({ "token": token }));
+        let mut cluster = json!({ "server": self.url() });
+        if let Some(ca) = self.ca() {
+            cluster["certificate-authority-data"] = STANDARD.encode(ca).into();
+        }
         let config = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "fake",
-            "clusters": [{ "name": "fake", "cluster": { "server": self.url() } }],
+            "clusters": [{ "name": "fake", "cluster": cluster }],
             "users": [{ "name": "fake", "user": user }],
             "contexts": [{ "name": "fake", "context": { "cluster": "fake", "user": "fake" } }],
         });
@@ -194,11 +269,6 @@ impl ApiServer {
     /// Behaves again.
     pub fn behave(&self) {
         self.shared.state().troubles.clear();
-    }
-
-    /// From now on only requests with this bearer token are served, all others get 401; `None` serves everybody.
-    pub fn require_token(&self, token: Option<&str>) {
-        self.shared.state().token = token.map(str::to_owned);
     }
 
     /// Ends every open watch in the middle of its stream.

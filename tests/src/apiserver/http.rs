@@ -1,29 +1,29 @@
 //! Requests and answers.
 
 use std::collections::HashMap;
-use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
-use axum::body::{Body, Bytes};
-use axum::extract::State;
-use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse as _, Response};
-use futures_util::stream;
 use serde_json::{Value, json};
-use tokio::sync::watch;
 
-use super::Shared;
-use super::store::{Refusal, merge, selected};
+use super::auth::{Access, User};
+use super::resources::Resource;
+use super::store::Refusal;
 use super::target::Target;
 use super::trouble::{self, Asked, Trouble};
+use super::watch::{list_of, watch_stream};
+use super::write::{self, Done, Wish};
+use super::{Shared, discovery, proxy};
 
-/// How long a watch lasts that names no `timeoutSeconds`.
-const WATCH: Duration = Duration::from_mins(5);
+/// What the real one takes.
+const BODY: usize = 3 << 20;
 
 pub(super) fn app(shared: Arc<Shared>) -> Router {
-    Router::new().fallback(serve).with_state(shared)
+    Router::new().fallback(serve).layer(DefaultBodyLimit::max(BODY)).with_state(shared)
 }
 
 async fn serve(
@@ -37,14 +37,12 @@ async fn serve(
     let target = Target::parse(uri.path());
     let watch = query.get("watch").is_some_and(|value| value == "true" || value == "1");
     let list = method == Method::GET && target.as_ref().is_some_and(|target| target.name.is_empty());
-    let (trouble, permitted) = {
+    let (trouble, user) = {
         let mut state = shared.state();
         state.asked.push(format!("{method} {uri}"));
-        let asked = Asked { method: method.as_str(), watch, list };
-        let trouble = trouble::next(&mut state.troubles, asked);
-        let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let permitted = state.token.as_ref().is_none_or(|token| bearer == Some(&format!("Bearer {token}")));
-        (trouble, permitted)
+        let resource = target.as_ref().map_or("", |target| &target.resource);
+        let asked = Asked { method: method.as_str(), watch, list, resource };
+        (trouble::next(&mut state.troubles, asked), state.auth.identify(&headers))
     };
     match trouble {
         Some(Trouble::Slow(time)) => tokio::time::sleep(time).await,
@@ -56,200 +54,86 @@ async fn serve(
         }
         None => {}
     }
-    if !permitted {
-        return refuse(&Refusal::new(401, "Unauthorized", "Unauthorized"));
+    if matches!(uri.path(), "/readyz" | "/livez" | "/healthz") {
+        return "ok".into_response();
     }
-    if uri.path() == "/version" {
-        return answer(StatusCode::OK, &json!({"major": "1", "minor": "33", "gitVersion": "v1.33.0"}));
-    }
-    let Some(target) = target else {
-        return refuse(&Refusal::new(404, "NotFound", "the server could not find the requested resource"));
+    let user = match user {
+        Ok(user) => user,
+        Err(refusal) => return refuse(&refusal),
     };
+    let found = discovery::answer(&shared.state().store, uri.path());
+    if let Some(found) = found {
+        return answer(StatusCode::OK, &found);
+    }
+    let unknown = || refuse(&Refusal::new(404, "NotFound", "the server could not find the requested resource"));
+    let Some(target) = target else { return unknown() };
+    if let Err(refusal) = permitted(&shared, &user, &method, watch, &target, &query) {
+        return refuse(&refusal);
+    }
+    if shared.cluster && Resource::find(&shared.state().store, &target.api_version, &target.resource).is_none() {
+        return unknown();
+    }
+    if target.subresource == "proxy" {
+        return proxy::forward(&shared, &method, &target, &uri, &headers, body)
+            .await
+            .unwrap_or_else(|refusal| refuse(&refusal));
+    }
     if list && watch {
         return watch_stream(shared, target, &query);
     }
-    let content = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    match carry_out(&shared, &method, &target, &query, content, &body) {
-        Ok((code, value)) => answer(code, &value),
+    if list {
+        return answer(StatusCode::OK, &list_of(&shared, &target, &query));
+    }
+    let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok()).unwrap_or_default();
+    let wish = Wish {
+        method: &method,
+        target: &target,
+        query: &query,
+        content: text(header::CONTENT_TYPE),
+        agent: text(header::USER_AGENT),
+        user: &user,
+        body: &body,
+    };
+    match write::carry_out(&shared, &wish).await {
+        Ok(Done { code, object, warnings }) => {
+            let mut response = answer(code, &object);
+            for warning in warnings {
+                if let Ok(value) = HeaderValue::from_str(&warning_header(&warning)) {
+                    response.headers_mut().append(header::WARNING, value);
+                }
+            }
+            response
+        }
         Err(refusal) => refuse(&refusal),
     }
 }
 
-fn carry_out(
+/// Whether the user may do what the request wants; access reviews of oneself are everybody's.
+fn permitted(
     shared: &Shared,
+    user: &User,
     method: &Method,
+    watch: bool,
     target: &Target,
     query: &HashMap<String, String>,
-    content: &str,
-    body: &[u8],
-) -> Result<(StatusCode, Value), Refusal> {
-    let Target { resource, namespace, name, .. } = target;
-    let read = || -> Result<Value, Refusal> {
-        if body.is_empty() {
-            return Ok(Value::Null);
-        }
-        serde_json::from_slice(body).map_err(|error| Refusal::new(400, "BadRequest", error.to_string()))
-    };
-    if *method == Method::GET && name.is_empty() {
-        return Ok((StatusCode::OK, list_of(shared, target, query)));
-    }
-    if *method == Method::POST {
-        let created = read()?;
-        return shared
-            .change(|store| store.create(resource, namespace, created))
-            .map(|made| (StatusCode::CREATED, made));
-    }
-    let patch = read()?;
-    shared.change(|store| {
-        let found = store.get(resource, namespace, name).cloned();
-        let old = match found {
-            Some(old) => old,
-            None if content == "application/apply-patch+yaml" => {
-                return store.create(resource, namespace, patch).map(|made| (StatusCode::CREATED, made));
-            }
-            None => return Err(Refusal::new(404, "NotFound", format!("{resource} \"{name}\" not found"))),
-        };
-        let done = match method.as_str() {
-            "GET" => Ok(old),
-            "DELETE" => store.delete(resource, &old, &patch),
-            "PUT" => store.update(resource, &old, patch, target.subresource == "status"),
-            "PATCH" => {
-                let mut new = old.clone();
-                if content == "application/json-patch+json" {
-                    let invalid = |message: String| Refusal::new(422, "Invalid", message);
-                    let patch: json_patch::Patch =
-                        serde_json::from_value(patch).map_err(|error| invalid(error.to_string()))?;
-                    json_patch::patch(&mut new, &patch).map_err(|error| invalid(error.to_string()))?;
-                } else {
-                    merge(&mut new, &patch);
-                }
-                store.update(resource, &old, new, target.subresource == "status")
-            }
-            other => Err(Refusal::new(405, "MethodNotAllowed", other)),
-        };
-        done.map(|object| (StatusCode::OK, object))
-    })
-}
-
-fn list_of(shared: &Shared, target: &Target, query: &HashMap<String, String>) -> Value {
+) -> Result<(), Refusal> {
+    let fields = query.get("fieldSelector").map_or("", String::as_str);
+    let named = fields.split(',').find_map(|term| term.strip_prefix("metadata.name="));
+    let access = Access::of(user.clone(), method, watch, target, named.map(|name| name.trim_start_matches('=')));
     let state = shared.state();
-    let (fields, labels) = selectors(query);
-    let number = |key: &str| query.get(key).and_then(|text| text.parse::<usize>().ok());
-    let (start, limit) = (number("continue").unwrap_or(0), number("limit").filter(|limit| *limit > 0));
-    let objects = state.store.list(&target.resource);
-    let mut items: Vec<Value> = objects
-        .filter(|object| selected(object, &target.namespace, &fields, &labels))
-        .skip(start)
-        .take(limit.map_or(usize::MAX, |limit| limit + 1))
-        .cloned()
-        .collect();
-    let mut metadata = json!({ "resourceVersion": state.store.version().to_string() });
-    if let Some(limit) = limit.filter(|limit| items.len() > *limit) {
-        items.truncate(limit);
-        metadata["continue"] = (start + limit).to_string().into();
+    if target.resource == "selfsubjectaccessreviews" || state.auth.allows(&state.store, &access) {
+        return Ok(());
     }
-    json!({
-        "apiVersion": target.api_version, "kind": format!("{}List", target.kind()), "metadata": metadata, "items": items,
-    })
+    Err(access.refusal())
 }
 
-fn selectors(query: &HashMap<String, String>) -> (String, String) {
-    let text = |key: &str| query.get(key).cloned().unwrap_or_default();
-    (text("fieldSelector"), text("labelSelector"))
+/// RFC 7234, 5.5: code, agent, text.
+fn warning_header(text: &str) -> String {
+    let line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    format!("299 - \"{}\"", line.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
-/// Where a watch stands.
-struct Watch {
-    shared: Arc<Shared>,
-    target: Target,
-    fields: String,
-    labels: String,
-    seen: u64,
-    newest: watch::Receiver<u64>,
-    cut: watch::Receiver<u64>,
-    until: tokio::time::Instant,
-    over: bool,
-    /// Lines that come before any change.
-    first: String,
-}
-
-fn watch_stream(shared: Arc<Shared>, target: Target, query: &HashMap<String, String>) -> Response {
-    let (fields, labels) = selectors(query);
-    let seconds = query.get("timeoutSeconds").and_then(|text| text.parse().ok());
-    let until = tokio::time::Instant::now() + seconds.map_or(WATCH, Duration::from_secs);
-    let given = query.get("resourceVersion").and_then(|text| text.parse().ok()).filter(|version| *version != 0);
-    let (newest, cut) = (shared.version.subscribe(), shared.cut.subscribe());
-    let seen = given.unwrap_or_else(|| shared.state().store.version());
-    let mut watch =
-        Watch { shared, target, fields, labels, seen, newest, cut, until, over: false, first: String::new() };
-    if given.is_none() {
-        watch.first = watch.present();
-    }
-    let events = stream::unfold(watch, |mut watch| async move {
-        let chunk = watch.next().await?;
-        Some((Ok::<_, Infallible>(chunk), watch))
-    });
-    ([(header::CONTENT_TYPE, "application/json")], Body::from_stream(events)).into_response()
-}
-
-impl Watch {
-    /// The next lines; `None` ends the stream.
-    async fn next(&mut self) -> Option<Bytes> {
-        while !self.over {
-            self.newest.borrow_and_update();
-            let lines = std::mem::take(&mut self.first) + &self.changes();
-            if !lines.is_empty() {
-                return Some(lines.into());
-            }
-            tokio::select! {
-                changed = self.newest.changed() => changed.ok()?,
-                _ = self.cut.changed() => return None,
-                () = tokio::time::sleep_until(self.until) => {
-                    self.over = true;
-                    let metadata = json!({ "resourceVersion": self.seen.to_string() });
-                    let object = json!({ "apiVersion": self.target.api_version, "kind": self.target.kind(), "metadata": metadata });
-                    return Some(line(&json!({ "type": "BOOKMARK", "object": object })).into());
-                }
-            }
-        }
-        None
-    }
-
-    /// What there is, as a watch without a version begins.
-    fn present(&self) -> String {
-        let state = self.shared.state();
-        let objects = state.store.list(&self.target.resource);
-        let objects = objects.filter(|object| selected(object, &self.target.namespace, &self.fields, &self.labels));
-        objects.map(|object| line(&json!({ "type": "ADDED", "object": object }))).collect()
-    }
-
-    fn changes(&mut self) -> String {
-        let state = self.shared.state();
-        let Some(changes) = state.store.since(self.seen) else {
-            self.over = true;
-            let gone = Refusal::new(410, "Expired", format!("too old resource version: {}", self.seen));
-            return line(&json!({ "type": "ERROR", "object": status(&gone) }));
-        };
-        let mut lines = String::new();
-        for change in changes {
-            self.seen = change.version;
-            if change.resource != self.target.resource {
-                continue;
-            }
-            let meant = |object: &&Value| selected(object, &self.target.namespace, &self.fields, &self.labels);
-            let event = match (change.before.as_ref().filter(meant), change.after.as_ref().filter(meant)) {
-                (None, Some(after)) => json!({ "type": "ADDED", "object": after }),
-                (Some(_), Some(after)) => json!({ "type": "MODIFIED", "object": after }),
-                (Some(before), None) => json!({ "type": "DELETED", "object": before }),
-                (None, None) => continue,
-            };
-            lines.push_str(&line(&event));
-        }
-        lines
-    }
-}
-
-fn line(value: &Value) -> String {
+pub(super) fn line(value: &Value) -> String {
     format!("{value}\n")
 }
 
@@ -257,10 +141,10 @@ fn answer(code: StatusCode, value: &Value) -> Response {
     (code, [(header::CONTENT_TYPE, "application/json")], value.to_string()).into_response()
 }
 
-fn status(refusal: &Refusal) -> Value {
+pub(super) fn status(refusal: &Refusal) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Status", "metadata": {}, "status": "Failure",
-        "code": refusal.code, "reason": refusal.reason, "message": refusal.message,
+        "code": refusal.code, "reason": refusal.reason, "message": refusal.message, "details": refusal.details,
     })
 }
 

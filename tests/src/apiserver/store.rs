@@ -1,20 +1,28 @@
 //! Objects, their versions, and what happened to them.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
+
+use super::resources::qualified;
+
+/// So many changes can be watched from; older ones are forgotten, as a compaction does.
+const HISTORY: usize = 50_000;
 
 /// An error with its HTTP status and the reason that clients look at.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Refusal {
     pub(super) code: u16,
-    pub(super) reason: &'static str,
+    pub(super) reason: Cow<'static, str>,
     pub(super) message: String,
+    /// Causes and the like.
+    pub(super) details: Option<Box<Value>>,
 }
 
 impl Refusal {
     pub(super) fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into() }
+        Self { code, reason: reason.into(), message: message.into(), details: None }
     }
 }
 
@@ -74,7 +82,7 @@ impl Store {
         }
         object["metadata"]["resourceVersion"] = version.to_string().into();
         self.objects.insert(key, object.clone());
-        self.history.push(Change { version, resource: resource.to_owned(), before, after: Some(object.clone()) });
+        self.record(Change { version, resource: resource.to_owned(), before, after: Some(object.clone()) });
         object
     }
 
@@ -84,40 +92,71 @@ impl Store {
         let mut last = before.clone();
         last["metadata"]["resourceVersion"] = self.version.to_string().into();
         let change = Change { version: self.version, resource: resource.to_owned(), before: Some(last), after: None };
-        self.history.push(change);
+        self.record(change);
         Some(before)
     }
 
-    /// A create by a client.
-    pub(super) fn create(&mut self, resource: &str, namespace: &str, mut object: Value) -> Result<Value, Refusal> {
-        if !namespace.is_empty() {
-            object["metadata"]["namespace"] = namespace.into();
+    fn record(&mut self, change: Change) {
+        if self.history.len() == HISTORY {
+            let old: Vec<Change> = self.history.drain(..HISTORY / 2).collect();
+            self.compacted = old.last().map_or(self.compacted, |last| last.version);
         }
+        self.history.push(change);
+    }
+
+    /// A create by a client; with `dry_run` nothing is kept.
+    pub(super) fn create(
+        &mut self,
+        api_version: &str,
+        resource: &str,
+        namespace: &str,
+        mut object: Value,
+        dry_run: bool,
+    ) -> Result<Value, Refusal> {
         let name = object["metadata"]["name"].as_str().unwrap_or_default();
         if !name.is_empty() && self.get(resource, namespace, name).is_some() {
-            return Err(Refusal::new(409, "AlreadyExists", format!("{resource} \"{name}\" already exists")));
+            let message = format!("{} \"{name}\" already exists", qualified(api_version, resource));
+            return Err(Refusal::new(409, "AlreadyExists", message));
+        }
+        let kept = object["metadata"]["generateName"].is_string() || !name.is_empty();
+        if !kept {
+            let message =
+                format!("{resource} is invalid: metadata.name: Required value: name or generateName is required");
+            return Err(Refusal::new(422, "Invalid", message));
         }
         if let Some(metadata) = object["metadata"].as_object_mut() {
             metadata.remove("uid");
         }
+        if dry_run {
+            if object["metadata"]["name"].is_null() {
+                let prefix = object["metadata"]["generateName"].as_str().unwrap_or_default();
+                object["metadata"]["name"] = format!("{prefix}{:05}", self.version).into();
+            }
+            return Ok(object);
+        }
         Ok(self.put(resource, object))
     }
 
-    /// A change by a client: `new` replaces the object, within the bounds of the subresource.
-    pub(super) fn update(
-        &mut self,
-        resource: &str,
-        old: &Value,
-        mut new: Value,
-        status: bool,
-    ) -> Result<Value, Refusal> {
+    /// A change by a client: `new` in place of `old`, within the bounds of the subresource. What the server keeps stays.
+    pub(super) fn bounded(resource: &str, old: &Value, mut new: Value, status: bool) -> Result<Value, Refusal> {
         let name = old["metadata"]["name"].as_str().unwrap_or_default();
-        for (key, reason) in
-            [("resourceVersion", "the object has been modified"), ("uid", "another object has that name")]
-        {
+        for (key, reason) in [
+            (
+                "resourceVersion",
+                "the object has been modified; please apply your changes to the latest version and try again",
+            ),
+            ("uid", "another object has that name"),
+        ] {
             let given = &new["metadata"][key];
             if !given.is_null() && *given != old["metadata"][key] {
-                return Err(Refusal::new(409, "Conflict", format!("{resource} \"{name}\": {reason}")));
+                let message = format!("Operation cannot be fulfilled on {resource} \"{name}\": {reason}");
+                return Err(Refusal::new(409, "Conflict", message));
+            }
+        }
+        for key in ["resourceVersion", "uid", "creationTimestamp", "generation"] {
+            match old["metadata"].get(key) {
+                Some(value) => new["metadata"][key] = value.clone(),
+                None => drop(new["metadata"].as_object_mut().and_then(|metadata| metadata.remove(key))),
             }
         }
         // The main resource does not touch the status, and the status nothing but itself and metadata.
@@ -130,10 +169,7 @@ impl Store {
                 }
             }
         }
-        if new == *old {
-            return Ok(new);
-        }
-        Ok(self.put(resource, new))
+        Ok(new)
     }
 
     /// A delete by a client.
@@ -144,6 +180,13 @@ impl Store {
             if !wanted.is_null() && *wanted != object["metadata"][key] {
                 let message = format!("{resource} \"{}\": precondition failed: {key}", text("name"));
                 return Err(Refusal::new(409, "Conflict", message));
+            }
+        }
+        if resource == "namespaces" {
+            let inside = |[_, namespace, _]: &&[String; 3]| namespace == text("name");
+            let keys: Vec<[String; 3]> = self.objects.keys().filter(inside).cloned().collect();
+            for [resource, namespace, name] in keys {
+                self.remove(&resource, &namespace, &name);
             }
         }
         Ok(self.remove(resource, text("namespace"), text("name")).unwrap_or_default())
@@ -248,15 +291,16 @@ mod tests {
         let mut stale = first.clone();
         store.put("pods", pod("n1"));
         let now = store.get("pods", "shop", "web").unwrap().clone();
-        assert_eq!(store.update("pods", &now, stale.clone(), false).unwrap_err().code, 409);
+        let change = |new: &Value, status| Store::bounded("pods", &now, new.clone(), status);
+        assert_eq!(change(&stale, false).unwrap_err().code, 409);
         stale["metadata"]["resourceVersion"] = Value::Null;
         stale["status"] = json!({"phase": "Running"});
         stale["spec"]["nodeName"] = "n2".into();
-        let main = store.update("pods", &now, stale.clone(), false).unwrap();
+        let main = change(&stale, false).unwrap();
         assert_eq!((&main["spec"]["nodeName"], &main["status"]), (&json!("n2"), &Value::Null));
-        stale["spec"]["nodeName"] = "n3".into();
-        let status = store.update("pods", &main, stale, true).unwrap();
-        assert_eq!((&status["spec"]["nodeName"], &status["status"]["phase"]), (&json!("n2"), &json!("Running")));
+        let status = change(&stale, true).unwrap();
+        assert_eq!((&status["spec"]["nodeName"], &status["status"]["phase"]), (&json!("n1"), &json!("Running")));
+        assert_eq!(status["metadata"]["resourceVersion"], now["metadata"]["resourceVersion"]);
     }
 
     #[test]

@@ -1,5 +1,8 @@
 //! What a request is about, from its path.
 
+use super::resources::Resource;
+use super::store::Store;
+
 /// An object, or all objects of a resource.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Target {
@@ -9,8 +12,10 @@ pub(super) struct Target {
     pub(super) namespace: String,
     /// Empty for all objects.
     pub(super) name: String,
-    /// `status` or empty.
+    /// `status`, `proxy` or empty.
     pub(super) subresource: String,
+    /// Behind `proxy`: the path there, with its `/`.
+    pub(super) rest: String,
     /// `v1` or `group/version`.
     pub(super) api_version: String,
 }
@@ -29,32 +34,33 @@ impl Target {
             ["namespaces", namespace, rest @ ..] if !rest.is_empty() && rest != ["status"] => (*namespace, rest),
             rest => ("", rest),
         };
+        let mut behind = String::new();
         let (resource, name, subresource) = match rest {
+            [resource, name, "proxy", path @ ..] => {
+                behind = format!("/{}", path.join("/"));
+                (*resource, *name, "proxy")
+            }
             [resource] => (*resource, "", ""),
             [resource, name] => (*resource, *name, ""),
             [resource, name, subresource] => (*resource, *name, *subresource),
             _ => return None,
         };
         let [resource, namespace, name, subresource] = [resource, namespace, name, subresource].map(str::to_owned);
-        Some(Self { resource, namespace, name, subresource, api_version })
+        Some(Self { resource, namespace, name, subresource, rest: behind, api_version })
     }
 
-    /// Kind of the objects: the resource in the singular, as far as it is needed here.
-    pub(super) fn kind(&self) -> String {
-        match self.resource.as_str() {
-            "configmaps" => "ConfigMap".to_owned(),
-            "serviceaccounts" => "ServiceAccount".to_owned(),
-            "daemonsets" => "DaemonSet".to_owned(),
-            "replicasets" => "ReplicaSet".to_owned(),
-            "mutatingwebhookconfigurations" => "MutatingWebhookConfiguration".to_owned(),
-            other => {
-                let singular = other.strip_suffix('s').unwrap_or(other);
-                let mut letters = singular.chars();
-                letters
-                    .next()
-                    .map_or_else(String::new, |first| first.to_ascii_uppercase().to_string() + letters.as_str())
-            }
+    /// Kind of the objects; of a resource that nobody has defined a guess from its name.
+    pub(super) fn kind(&self, store: &Store) -> String {
+        if let Some(found) = Resource::find(store, &self.api_version, &self.resource) {
+            return found.kind;
         }
+        let mut letters = self.resource.strip_suffix('s').unwrap_or(&self.resource).chars();
+        letters.next().map_or_else(String::new, |first| first.to_ascii_uppercase().to_string() + letters.as_str())
+    }
+
+    /// Empty for the core.
+    pub(super) fn group(&self) -> &str {
+        self.api_version.split_once('/').map_or("", |(group, _)| group)
     }
 }
 
@@ -80,7 +86,10 @@ mod tests {
                 target.as_ref().map(|t| [&*t.api_version, &*t.namespace, &*t.resource, &*t.name, &*t.subresource]);
             assert_eq!(found, expected, "{path}");
         }
-        assert_eq!(Target::parse("/api/v1/configmaps").unwrap().kind(), "ConfigMap");
-        assert_eq!(Target::parse("/api/v1/pods").unwrap().kind(), "Pod");
+        let kind = |path| Target::parse(path).unwrap().kind(&Store::default());
+        assert_eq!(kind("/api/v1/configmaps"), "ConfigMap");
+        assert_eq!(kind("/apis/example.org/v1/widgets"), "Widget");
+        let proxied = Target::parse("/api/v1/namespaces/a/services/https:web:443/proxy/x/y").unwrap();
+        assert_eq!((&*proxied.name, &*proxied.subresource, &*proxied.rest), ("https:web:443", "proxy", "/x/y"));
     }
 }

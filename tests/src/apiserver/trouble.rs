@@ -26,6 +26,8 @@ pub enum When {
     List,
     /// Requests of this method, `GET`, `POST`, `PATCH`, `DELETE`.
     Method(&'static str),
+    /// Requests for this resource, `secrets`, `configmaps`, ...
+    Resource(&'static str),
 }
 
 /// A trouble that is still to come.
@@ -42,6 +44,7 @@ pub(super) struct Asked<'a> {
     pub(super) method: &'a str,
     pub(super) watch: bool,
     pub(super) list: bool,
+    pub(super) resource: &'a str,
 }
 
 impl When {
@@ -51,6 +54,7 @@ impl When {
             Self::Watch => asked.watch,
             Self::List => asked.list && !asked.watch,
             Self::Method(method) => asked.method == method,
+            Self::Resource(resource) => asked.resource == resource,
         }
     }
 }
