@@ -54,7 +54,7 @@ pub(crate) struct Pod {
 }
 
 /// States in which a pod of the mesh is, or may be, without its rules.
-const BAD: [&str; 4] = ["missing", "drifted", "unreachable", "refused"];
+pub(crate) const BAD: [&str; 4] = ["missing", "drifted", "unreachable", "refused"];
 
 impl Pod {
     /// Whether it is, or may be, without its rules.

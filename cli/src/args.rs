@@ -27,8 +27,8 @@ pub(crate) enum Command {
     Rules(rules::RulesArgs),
     /// Say what is captured in a pod, and what becomes of a packet, rule by rule
     Explain(Box<explain::ExplainArgs>),
-    /// Check whether what should hold on a node does
-    Check(check::CheckArgs),
+    /// Find what is wrong in a cluster, before an installation, after it, and in between; or on a node
+    Check(Box<check::CheckArgs>),
     /// Program or check the capture rules of a network namespace, with the options of istio-iptables (root, or `CAP_NET_ADMIN`)
     #[command(visible_alias = "istio-iptables", after_long_help = iptables::HELP)]
     Iptables(iptables::IptablesArgs),

@@ -1,119 +1,180 @@
-//! `weir check node`: the pods of the mesh on a node, and whether their capture rules are in place, as the node's agent sees it.
+//! `weir check`: what is wrong in a cluster, before an installation, after it, and in between.
+//!
+//! ```text
+//! cluster ──gather──▶ Snapshot ──judge──▶ Findings ──suppress──▶ text | json | junit, exit status
+//! ```
 
-use std::fmt::Write as _;
+mod fault;
+mod finding;
+mod gather;
+mod judge;
+mod node;
+mod print;
+mod snapshot;
+mod suppress;
+#[cfg(test)]
+mod tests;
+
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use crate::agent::{AgentArgs, Listing};
+use self::fault::Severity;
+use self::gather::Scope;
+use self::snapshot::Places;
+use self::suppress::Suppressed;
+use crate::cluster::ConnectArgs;
 use crate::failure::{Failure, exit};
 use crate::files;
 
 /// What is checked.
 #[derive(Debug, Args)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_long_help = "\
+Looks at the whole of an installation: the cluster, the webhook and every hop on the way to it, certificates, webhook configurations,
+namespaces, replicas, nodes and their agents, configuration, workloads. Changes nothing; it creates a pod on trial (dry-run), which the API
+server does not store. Every finding has a code, which docs/check.md explains, and what to do about it.
+
+What you may not read is said, and the rest is checked.
+
+Examples:
+  weir check
+  weir check --pre                                  # before installing
+  weir check -n shop -o json
+  weir check -S 'single-replica' -S 'WEIR802=Pod shop/*'
+
+Exit status: 0 nothing at or above --failure-threshold, 1 findings, 2 wrong usage or the cluster is not reached."
+)]
 pub(crate) struct CheckArgs {
     #[command(subcommand)]
-    what: What,
+    what: Option<What>,
+    #[command(flatten)]
+    cluster: ClusterCheckArgs,
 }
 
 #[derive(Debug, Subcommand)]
 enum What {
+    /// Whether the cluster is ready for an installation, the same as --pre
+    #[command(alias = "pre")]
+    Precheck(Box<ClusterCheckArgs>),
     /// The pods of the mesh on one node: ask its agent whether their rules are in place
-    Node(NodeArgs),
+    Node(node::NodeArgs),
 }
 
 #[derive(Debug, Args)]
-struct NodeArgs {
+struct ClusterCheckArgs {
     #[command(flatten)]
-    agent: AgentArgs,
+    connect: ConnectArgs,
+
+    /// Namespace of the control plane
+    #[arg(short = 'i', long = "istioNamespace", value_name = "NAME", default_value = "istio-system")]
+    istio_namespace: String,
+
+    /// Namespace of the webhook
+    #[arg(long, value_name = "NAME", default_value = "weir-system")]
+    weir_namespace: String,
+
+    /// Namespace of the node agents
+    #[arg(long, value_name = "NAME", default_value = "weir-node")]
+    node_namespace: String,
+
+    /// Look at the workloads of this namespace only
+    #[arg(short, long, value_name = "NAME")]
+    namespace: Option<String>,
+
+    /// Check whether the cluster is ready for an installation, instead of an installation
+    #[arg(long)]
+    pre: bool,
+
+    /// Revision that is to be installed, with --pre
+    #[arg(short, long, value_name = "NAME", default_value = "default")]
+    revision: String,
+
     /// Form of the answer
-    #[arg(short, long, value_name = "FORM", default_value = "text")]
+    #[arg(short, long, value_name = "FORM", value_enum, default_value_t = Form::Text)]
     output: Form,
+
+    /// Least severity that makes the exit status 1
+    #[arg(long, value_name = "SEVERITY", value_enum, ignore_case = true, default_value_t = Severity::Error)]
+    failure_threshold: Severity,
+
+    /// Leave findings out: CODE=KIND NAMESPACE/NAME, every part with `*` for anything, or CODE alone; may be repeated
+    #[arg(short = 'S', long, value_name = "RULE")]
+    suppress: Vec<Suppressed>,
+
+    /// Create no pod on trial
+    #[arg(long, conflicts_with = "probe_namespace")]
+    no_probe: bool,
+
+    /// Namespace in which a pod is created on trial; without it, one whose pods get sidecars
+    #[arg(long, value_name = "NAME")]
+    probe_namespace: Option<String>,
+
+    /// Longest time for all of it: seconds, or 90s, 2m
+    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = time)]
+    timeout: Duration,
 }
 
+/// `--output`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Form {
-    /// A table.
+    /// For people, with what to do.
     Text,
-    /// The agent's own words.
+    /// One JSON document.
     Json,
+    /// JUnit's XML, for CI.
+    Junit,
+}
+
+fn time(text: &str) -> Result<Duration, String> {
+    let (number, unit) = match text.strip_suffix('m') {
+        Some(minutes) => (minutes, 60),
+        None => (text.strip_suffix('s').unwrap_or(text), 1),
+    };
+    let number: u64 = number.parse().map_err(|_| format!("{text:?} is no time: seconds, or 90s, 2m"))?;
+    match number.saturating_mul(unit) {
+        seconds @ 1..=3600 => Ok(Duration::from_secs(seconds)),
+        _ => Err(format!("{text:?} is not between 1s and 60m")),
+    }
 }
 
 /// Carries it out.
 ///
 /// # Errors
-/// Where the agent cannot be asked.
+/// Where the cluster or the agent cannot be asked.
 pub(crate) fn run(args: &CheckArgs) -> Result<ExitCode, Failure> {
-    let What::Node(args) = &args.what;
-    let (listing, body) = args.agent.listing()?;
-    let (text, good) = report(&listing);
-    files::write(None, if args.output == Form::Json { &body } else { &text })?;
-    Ok(if good { ExitCode::SUCCESS } else { ExitCode::from(exit::FINDINGS) })
+    match &args.what {
+        Some(What::Node(args)) => node::run(args),
+        Some(What::Precheck(args)) => run_cluster(args, true),
+        None => run_cluster(&args.cluster, args.cluster.pre),
+    }
 }
 
-/// The table, and whether all is well.
-fn report(listing: &Listing) -> (String, bool) {
-    let mut text = String::new();
-    let width = listing.pods.iter().map(|pod| pod.namespace.len() + pod.name.len() + 1).max().unwrap_or(0).max(3);
-    if !listing.pods.is_empty() {
-        // Writing to a string does not fail.
-        let _ = writeln!(text, "{:width$}  {:11}  {:7}  DETAIL", "POD", "STATE", "REPAIRS");
-    }
-    for pod in &listing.pods {
-        let name = format!("{}/{}", pod.namespace, pod.name);
-        let line = format!("{name:width$}  {:11}  {:7}  {}", pod.state, pod.repairs, pod.detail.join("; "));
-        let _ = writeln!(text, "{}", line.trim_end());
-    }
-    let bad = listing.pods.iter().filter(|pod| pod.is_bad()).count();
-    let _ = writeln!(
-        text,
-        "node {}: {} of {} pods of the mesh without their rules",
-        if listing.node.is_empty() { "(without a name)" } else { &listing.node },
-        bad,
-        listing.pods.len()
-    );
-    if let Some(trouble) = &listing.trouble {
-        let _ = writeln!(text, "the agent is not up to date: {trouble}");
-    }
-    if !listing.synced {
-        let _ = writeln!(text, "the agent does not know the pods of its node");
-    }
-    (text, bad == 0 && listing.synced)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn reported(listing: &str) -> (String, bool) {
-        report(&serde_json::from_str(listing).unwrap())
-    }
-
-    #[test]
-    fn lists_what_is_wrong() {
-        let (text, good) = reported(
-            r#"{"node":"n1","synced":true,"ageSeconds":1,"repairs":false,"pods":[
-                {"namespace":"shop","name":"web-1","uid":"1","state":"ok","foundBy":"plugin","repairs":2},
-                {"namespace":"shop","name":"db","uid":"2","state":"drifted","detail":["rule 3 differs","x"],"repairs":0}]}"#,
-        );
-        assert!(!good);
-        insta::assert_snapshot!(text, @r"
-        POD         STATE        REPAIRS  DETAIL
-        shop/web-1  ok                 2
-        shop/db     drifted            0  rule 3 differs; x
-        node n1: 1 of 2 pods of the mesh without their rules
-        ");
-    }
-
-    #[test]
-    fn an_agent_that_knows_nothing_is_not_well() {
-        let (text, good) = reported(r#"{"node":"","synced":false,"trouble":"401 Unauthorized","pods":[]}"#);
-        assert!(!good);
-        insta::assert_snapshot!(text, @r"
-        node (without a name): 0 of 0 pods of the mesh without their rules
-        the agent is not up to date: 401 Unauthorized
-        the agent does not know the pods of its node
-        ");
-        assert!(reported(r#"{"node":"n","synced":true,"pods":[{"namespace":"a","name":"b","state":"pending"}]}"#).1);
-    }
+fn run_cluster(args: &ClusterCheckArgs, pre: bool) -> Result<ExitCode, Failure> {
+    let probe = (!args.no_probe).then(|| args.probe_namespace.clone().unwrap_or_default());
+    let scope = Scope {
+        places: Places {
+            weir: args.weir_namespace.clone(),
+            node: args.node_namespace.clone(),
+            istio: args.istio_namespace.clone(),
+        },
+        namespace: args.namespace.clone(),
+        before: pre.then(|| args.revision.clone()),
+        probe,
+        reports: args.timeout / 2,
+    };
+    let snapshot =
+        args.connect.ask_slowly(args.timeout, async |cluster| Box::pin(gather::gather(&cluster, &scope)).await)?;
+    let findings = judge::judge(&snapshot).into_sorted(&args.suppress);
+    let text = match args.output {
+        Form::Text => print::text(&findings, std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none()),
+        Form::Json => print::json(&findings),
+        Form::Junit => print::junit(&findings),
+    };
+    files::write(None, &text)?;
+    let failed = findings.iter().any(|finding| finding.fault.severity >= args.failure_threshold);
+    Ok(if failed { ExitCode::from(exit::FINDINGS) } else { ExitCode::SUCCESS })
 }

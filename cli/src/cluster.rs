@@ -54,12 +54,33 @@ impl ConnectArgs {
         bound: Duration,
         ask: impl AsyncFnOnce(Cluster) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
+        self.ask_within(REQUEST, bound, ask)
+    }
+
+    /// As [`Self::ask`], for requests that may take as long as all of it.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub(crate) fn ask_slowly<T>(
+        &self,
+        bound: Duration,
+        ask: impl AsyncFnOnce(Cluster) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        self.ask_within(bound, bound, ask)
+    }
+
+    fn ask_within<T>(
+        &self,
+        request: Duration,
+        bound: Duration,
+        ask: impl AsyncFnOnce(Cluster) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(|error| Failure::usage(format!("cannot wait for the network: {error}")))?;
         runtime.block_on(async {
-            let asked = async { ask(self.connect().await?).await };
+            let asked = async { ask(self.connect(request).await?).await };
             match tokio::time::timeout(bound, asked).await {
                 Ok(answer) => answer,
                 Err(_) => Err(Failure::usage(format!("the cluster did not answer in {} s", bound.as_secs()))),
@@ -67,11 +88,11 @@ impl ConnectArgs {
         })
     }
 
-    async fn connect(&self) -> Result<Cluster, Failure> {
+    async fn connect(&self, request: Duration) -> Result<Cluster, Failure> {
         let mut config = self.config().await?;
         config.connect_timeout = Some(REQUEST);
-        config.read_timeout = Some(REQUEST);
-        config.write_timeout = Some(REQUEST);
+        config.read_timeout = Some(request);
+        config.write_timeout = Some(request);
         let server = config.cluster_url.to_string();
         let client =
             Client::try_from(config).map_err(|error| Failure::usage(format!("{server}: {}", causes(&error))))?;

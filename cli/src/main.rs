@@ -5,10 +5,10 @@
 //!                                     ├▶ uninject┤
 //!                                     ├▶ rules ──┼▶ settings, files, manifest (streams and their pods), yaml_text
 //!                                     ├▶ explain ┘
-//!                                     ├▶ check (asks a node agent)
+//!                                     ├▶ check (a cluster as a whole; a node's agent)
 //!                                     ├▶ iptables (a network namespace)
 //!                                     └▶ demo
-//! failure: all that is wrong at once, and the exit code
+//! cluster: the way to an API server; failure: all that is wrong at once, and the exit code
 //! ```
 
 mod agent;
