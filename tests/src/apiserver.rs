@@ -14,7 +14,7 @@
 //! [`ApiServer::cluster`] gives one that is like a new cluster: TLS, the namespaces every cluster has, only known resources, the
 //! plugins `NamespaceLifecycle` and `ServiceAccount`. Both ask the webhooks that are configured in them. Beyond
 //! MutatingWebhookConfigurations nothing is validated or filled in. What it does with versions, preconditions, subresources and
-//! selectors is what the real one does (Kubernetes API concepts: "Efficient detection of changes", "Patch", "Preconditions").
+//! selectors is what the real one does; real.rs starts that one, so that both can be held against each other (Kubernetes API concepts: "Efficient detection of changes", "Patch", "Preconditions").
 
 mod admission;
 mod apply;
@@ -25,6 +25,7 @@ mod http;
 pub(crate) mod listen;
 mod proxy;
 mod rbac;
+mod real;
 mod resources;
 mod store;
 mod target;
@@ -50,6 +51,7 @@ use tokio::sync::watch as channel;
 pub use self::admission::Audit;
 pub use self::auth::{Access, User};
 use self::listen::Door;
+pub use self::real::{Real, real_or_skip};
 use self::store::Store;
 use self::tls::Authority;
 pub use self::trouble::{Trouble, When};
@@ -225,18 +227,7 @@ impl ApiServer {
     /// When it cannot be written.
     pub fn kubeconfig_with(&self, folder: &Path, token: Option<&str>) -> anyhow::Result<PathBuf> {
         let path = folder.join("kubeconfig");
-        let user = token.map_or_else(|| json!({}), |token| json!({ "token": token }));
-        let mut cluster = json!({ "server": self.url() });
-        if let Some(ca) = self.ca() {
-            cluster["certificate-authority-data"] = STANDARD.encode(ca).into();
-        }
-        let config = json!({
-            "apiVersion": "v1", "kind": "Config", "current-context": "fake",
-            "clusters": [{ "name": "fake", "cluster": cluster }],
-            "users": [{ "name": "fake", "user": user }],
-            "contexts": [{ "name": "fake", "context": { "cluster": "fake", "user": "fake" } }],
-        });
-        std::fs::write(&path, config.to_string())?;
+        kubeconfig(&path, &self.url(), self.ca(), token)?;
         Ok(path)
     }
 
@@ -293,12 +284,21 @@ impl Drop for ApiServer {
     }
 }
 
-/// The kubeconfig of a real API server, if `KUBECONFIG` names one; where not, prints that no real server was tried. A test makes a
-/// namespace of its own there, and removes it.
-pub fn real_or_skip() -> Option<PathBuf> {
-    let found = std::env::var_os("KUBECONFIG").map(PathBuf::from).filter(|path| path.is_file());
-    if found.is_none() {
-        eprintln!("SKIPPED: KUBECONFIG names no file, so nothing was tried against a real API server");
+/// Writes a kubeconfig for a server, what to trust there, and a bearer token.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn kubeconfig(path: &Path, url: &str, ca: Option<&str>, token: Option<&str>) -> anyhow::Result<()> {
+    let user = token.map_or_else(|| json!({}), |token| json!({ "token": token }));
+    let mut cluster = json!({ "server": url });
+    if let Some(ca) = ca {
+        cluster["certificate-authority-data"] = STANDARD.encode(ca).into();
     }
-    found
+    let config = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "test",
+        "clusters": [{ "name": "test", "cluster": cluster }],
+        "users": [{ "name": "test", "user": user }],
+        "contexts": [{ "name": "test", "context": { "cluster": "test", "user": "test" } }],
+    });
+    std::fs::write(path, config.to_string()).with_context(|| path.display().to_string())
 }

@@ -1,6 +1,6 @@
 //! An admission webhook of a test's own making, to stand beside the project's or in its place.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::Router;
@@ -54,14 +54,18 @@ pub struct Hook {
 }
 
 impl Hook {
-    /// Starts one that shows the certificate `pair` and answers every review with `reply`, whatever the path.
+    /// Starts one on a port of `ip` that shows the certificate `pair` and answers every review with `reply`, whatever the path.
     ///
     /// # Errors
     /// When no port can be had, or the certificate is none.
-    pub fn start(pair: &Pair, reply: impl Fn(&Value) -> Answer + Send + Sync + 'static) -> anyhow::Result<Self> {
+    pub fn start(
+        ip: IpAddr,
+        pair: &Pair,
+        reply: impl Fn(&Value) -> Answer + Send + Sync + 'static,
+    ) -> anyhow::Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let tls = Arc::new(server_config(pair)?);
-        let listener = runtime.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))?;
+        let listener = runtime.block_on(TcpListener::bind((ip, 0)))?;
         let addr = listener.local_addr()?;
         let seen: Arc<Mutex<Vec<Value>>> = Arc::default();
         let reply: Reply = Arc::new(reply);

@@ -63,6 +63,11 @@ impl Owner {
         entry
     }
 
+    fn shown(&self) -> String {
+        let using = if self.operation == "Update" { format!(" using {}", self.api_version) } else { String::new() };
+        format!("\"{}\"{using}", self.manager)
+    }
+
     fn is(&self, other: &Self) -> bool {
         (&self.manager, &self.operation, &self.subresource) == (&other.manager, &other.operation, &other.subresource)
     }
@@ -105,11 +110,11 @@ pub(super) fn applied(live: &Value, config: &Value, writer: &Writer, force: bool
     let before = all.iter().position(|owner| owner.is(&own)).map(|place| all.remove(place).fields).unwrap_or_default();
 
     let taken = |path: &Path| wanted.0.contains(path) && !fields::same(live, &object, path);
-    let conflicts: Vec<(&str, String)> = all
+    let conflicts: Vec<(String, String)> = all
         .iter()
         .flat_map(|owner| owner.fields.0.iter().map(move |path| (owner, path)))
         .filter(|(_, path)| taken(path))
-        .map(|(owner, path)| (owner.manager.as_str(), shown(path)))
+        .map(|(owner, path)| (owner.shown(), shown(path)))
         .collect();
     if !conflicts.is_empty() && !force {
         return Err(conflict(&conflicts));
@@ -140,15 +145,15 @@ fn names_its_item(path: &Path, wanted: &Fields, others: &[Owner]) -> bool {
     of_key && (wanted.touch(&item) || others.iter().any(|owner| owner.fields.touch(&item)))
 }
 
-fn conflict(conflicts: &[(&str, String)]) -> Refusal {
+fn conflict(conflicts: &[(String, String)]) -> Refusal {
     let mut lines = format!("Apply failed with {} conflict", conflicts.len());
     lines.push_str(if conflicts.len() == 1 { ": " } else { "s: " });
     let text: Vec<String> =
-        conflicts.iter().map(|(manager, path)| format!("conflict with \"{manager}\": {path}")).collect();
+        conflicts.iter().map(|(manager, path)| format!("conflict with {manager}: {path}")).collect();
     lines.push_str(&text.join("\n"));
     let causes: Vec<Value> = conflicts
         .iter()
-        .map(|(manager, path)| json!({"reason": "FieldManagerConflict", "message": format!("conflict with \"{manager}\""), "field": path}))
+        .map(|(manager, path)| json!({"reason": "FieldManagerConflict", "message": format!("conflict with {manager}"), "field": path}))
         .collect();
     Refusal { details: Some(Box::new(json!({ "causes": causes }))), ..Refusal::new(409, "Conflict", lines) }
 }

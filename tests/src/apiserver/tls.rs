@@ -80,7 +80,7 @@ impl Pair {
 }
 
 /// The one provider of cryptography here.
-pub(super) fn provider() -> Arc<CryptoProvider> {
+pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
 

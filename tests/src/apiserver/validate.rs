@@ -30,6 +30,12 @@ pub(super) fn default(resource: &str, object: &mut Value) {
                 hook[key] = value;
             }
         }
+        // Bytes that are none are not there, so nobody owns them.
+        if let Some(config) =
+            hook["clientConfig"].as_object_mut().filter(|config| config.get("caBundle") == Some(&json!("")))
+        {
+            config.shift_remove("caBundle");
+        }
         if hook["clientConfig"]["service"].is_object() && hook["clientConfig"]["service"]["port"].is_null() {
             hook["clientConfig"]["service"]["port"] = json!(443);
         }

@@ -150,15 +150,14 @@ fn patched(wish: &Wish<'_>, old: &Value, body: &Value) -> Result<Value, Refusal>
 /// What an apply makes of an object; of null, a new one.
 fn applied(wish: &Wish<'_>, old: &Value, config: &Value) -> Result<Value, Refusal> {
     let Target { api_version, resource, name, .. } = wish.target;
-    let bad = |message: &str| Err(Refusal::new(400, "BadRequest", message));
     if wish.query.get("fieldManager").is_none_or(String::is_empty) {
-        return bad(
-            "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch",
-        );
+        let message =
+            "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch";
+        return Err(Refusal::new(422, "Invalid", message));
     }
     let metadata = &config["metadata"];
     if !metadata["managedFields"].is_null() {
-        return bad("metadata.managedFields must be nil");
+        return Err(Refusal::new(400, "BadRequest", "metadata.managedFields must be nil"));
     }
     for key in ["uid", "resourceVersion"] {
         let given = &metadata[key];

@@ -1,10 +1,14 @@
 //! The webhook in a cluster: an API server that asks it, the clients that create pods, and everything that can go wrong on the way.
 //!
 //! ```text
-//! server.rs ── the API server of the tests itself, held to what kube-apiserver does
+//! cluster.rs ── an API server of either kind: the tests' own, or a real one where KUBEBUILDER_ASSETS has its binaries
+//! kubectl.rs ── the tool, as a person runs it
+//!
+//! server.rs ─── what the tests' own server does, held to what the real one does
 //! ```
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests may panic like tests")]
 
+mod cluster;
 mod kubectl;
 mod server;

@@ -257,6 +257,10 @@ fn handshake(error: &std::io::Error, name: &str) -> String {
             CertificateError::UnknownIssuer | CertificateError::BadSignature => {
                 "certificate signed by unknown authority".to_owned()
             }
+            CertificateError::NotValidForNameContext { presented, .. } if !presented.is_empty() => {
+                let names: Vec<&str> = presented.iter().map(|name| name.split('"').nth(1).unwrap_or(name)).collect();
+                format!("certificate is valid for {}, not {name}", names.join(", "))
+            }
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
                 format!("certificate is not valid for any names, but wanted to match {name}")
             }

@@ -22,7 +22,7 @@ fn an_apply_of_one_field_leaves_the_rest() {
     assert_eq!(refusal.code, 409);
     assert_eq!(
         refusal.message,
-        "Apply failed with 1 conflict: conflict with \"kubectl-create\": .webhooks[name=\"b\"].clientConfig.caBundle"
+        "Apply failed with 1 conflict: conflict with \"kubectl-create\" using v1: .webhooks[name=\"b\"].clientConfig.caBundle"
     );
     let done = applied(&live, &bundle_only("b", "new"), &by("weir-webhook"), true).unwrap();
     let mut expected = object;
