@@ -122,6 +122,7 @@ CHART_ONLY = [
     {"webhook": {"skipHostNetwork": True, "replicas": 5, "extraArgs": ["--log-level=debug", "--max-connections=9"]}},
     {"webhook": {"url": "https://injector.example/inject", "caBundle": "Q0E="}, "node": {"extraArgs": ["--log_output_level=debug"]}},
     {"webhook": {"certificates": "cert-manager", "certManager": {"issuerRef": {"name": "ours", "kind": "ClusterIssuer"}}}},
+    {"images": {"hub": "registry.example/weir", "tag": "2.0.0", "agent": "a@sha256:0"}, "node": {"enabled": True}, "revision": "default"},
     {"images": {"webhook": "r.example:5000/w@sha256:0", "agent": "a:1", "pullSecrets": [{"name": "registry"}]}, "platform": "eks"},
     {"config": {"values": {"global": {"hub": "yes", "variant": "a: b\n# c\n", "network": "'\"\\"}}, "mesh": {"rootNamespace": ""}}},
 ]

@@ -6,7 +6,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::failure::Failure;
-use crate::{check, demo, explain, files, inject, iptables, rules, uninject};
+use crate::{check, demo, explain, files, inject, install, iptables, manifest_cmd, rules, tag, uninject};
 
 /// Istio sidecars and capture rules, from the command line.
 #[derive(Debug, Parser)]
@@ -29,6 +29,14 @@ pub(crate) enum Command {
     Explain(Box<explain::ExplainArgs>),
     /// Find what is wrong in a cluster, before an installation, after it, and in between; or on a node
     Check(Box<check::CheckArgs>),
+    /// Install the webhook and the node agent into a cluster, or upgrade them
+    Install(Box<install::InstallArgs>),
+    /// Take them away again
+    Uninstall(Box<install::UninstallArgs>),
+    /// Names that stand for a revision of the webhook
+    Tag(Box<tag::TagArgs>),
+    /// Print the objects of an installation
+    Manifest(manifest_cmd::ManifestArgs),
     /// Program or check the capture rules of a network namespace, with the options of istio-iptables (root, or `CAP_NET_ADMIN`)
     #[command(visible_alias = "istio-iptables", after_long_help = iptables::HELP)]
     Iptables(iptables::IptablesArgs),
@@ -55,6 +63,10 @@ impl Command {
             Self::Rules(args) => rules::run(args),
             Self::Explain(args) => explain::run(args),
             Self::Check(args) => check::run(args),
+            Self::Install(args) => install::run(args),
+            Self::Uninstall(args) => install::uninstall(args),
+            Self::Tag(args) => tag::run(args),
+            Self::Manifest(args) => manifest_cmd::run(args),
             Self::Iptables(args) => iptables::run(args),
             Self::Demo(args) => demo::run(args),
             Self::Version => print(concat!("weir ", env!("CARGO_PKG_VERSION"), "\n")),

@@ -41,6 +41,17 @@ impl Failure {
         Self { exit: exit::USAGE, messages: vec![message.into()] }
     }
 
+    /// The command line asks for several things that are not there.
+    pub(crate) fn usage_all(messages: Vec<String>) -> Self {
+        Self { exit: exit::USAGE, messages }
+    }
+
+    /// With one more message.
+    pub(crate) fn and(mut self, message: String) -> Self {
+        self.messages.push(message);
+        self
+    }
+
     /// What the process ends with.
     pub(crate) fn exit_code(&self) -> ExitCode {
         ExitCode::from(self.exit)

@@ -6,6 +6,7 @@
 //!                                     ├▶ rules ──┼▶ settings, files, manifest (streams and their pods), yaml_text
 //!                                     ├▶ explain ┘
 //!                                     ├▶ check (a cluster as a whole; a node's agent)
+//!                                     ├▶ manifest, install, uninstall, tag ─▶ chart (settings to objects), objects (in a cluster)
 //!                                     ├▶ iptables (a network namespace)
 //!                                     └▶ demo
 //! cluster: the way to an API server; failure: all that is wrong at once, and the exit code
@@ -13,6 +14,7 @@
 
 mod agent;
 mod args;
+mod chart;
 mod check;
 mod cluster;
 mod demo;
@@ -20,11 +22,15 @@ mod explain;
 mod failure;
 mod files;
 mod inject;
+mod install;
 mod iptables;
 mod manifest;
+mod manifest_cmd;
+mod objects;
 mod rules;
 mod settings;
 mod splice;
+mod tag;
 mod uninject;
 mod yaml_text;
 

@@ -56,6 +56,8 @@ use overrides::Stored;
 use uninject::{Injection, UninjectError, foreign, uninject};
 use workload::workload_of_pod;
 
+pub use template::texts::TextSet;
+
 use crate::settings::{ProxyConfig, Settings};
 
 pub use template::RenderError;

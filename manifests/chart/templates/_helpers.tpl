@@ -16,6 +16,25 @@ weir-webhook{{ include "weir.suffix" . }}
 {{- if and .Values.webhook.enabled (not .Values.webhook.url) }}true{{ end -}}
 {{- end -}}
 
+{{- define "weir.hasNode" -}}
+{{- if eq (toString .Values.node.enabled) "auto" -}}
+{{- if not (include "weir.suffix" .) }}true{{ end -}}
+{{- else if .Values.node.enabled -}}
+true
+{{- end -}}
+{{- end -}}
+
+{{- /* An image. Given: root; name, webhook or agent. */ -}}
+{{- define "weir.image" -}}
+{{- $images := .root.Values.images -}}
+{{- $whole := get $images .name -}}
+{{- if $whole -}}
+{{- $whole -}}
+{{- else -}}
+{{- with $images.hub }}{{ trimSuffix "/" . }}/{{ end }}weir-{{ .name }}:{{ $images.tag | default .root.Chart.AppVersion }}
+{{- end -}}
+{{- end -}}
+
 {{- define "weir.labels" -}}
 app.kubernetes.io/name: weir-webhook
 app.kubernetes.io/part-of: weir
@@ -82,7 +101,7 @@ name: {{ $row.name | default "" | quote }}
       apiVersions: [v1]
       resources: [pods]
       scope: Namespaced
-  {{- /* Who opted in: rather no pod than one outside the mesh that nobody notices. Who did not: rather the pod. */}}
+  # Who opted in: rather no pod than one outside the mesh that nobody notices. Who did not: rather the pod.
   failurePolicy: {{ if eq $prefix "auto." }}Ignore{{ else }}Fail{{ end }}
   matchPolicy: Equivalent
   reinvocationPolicy: IfNeeded

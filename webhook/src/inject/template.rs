@@ -14,6 +14,7 @@ mod functions;
 mod meter;
 mod names;
 pub(crate) mod shipped;
+pub(crate) mod texts;
 
 use std::fmt;
 

@@ -46,7 +46,7 @@ pub(super) fn compile(text: &str, functions: &FuncMap) -> Result<Vec<(String, Li
     Ok(std::iter::once((MAIN.to_owned(), tree)).chain(defines).collect())
 }
 
-fn syntax(error: TemplateError) -> String {
+pub(super) fn syntax(error: TemplateError) -> String {
     match error {
         TemplateError::Parse { line, message, .. } | TemplateError::Lex { line, message, .. } => {
             format!("line {line}: {message}")

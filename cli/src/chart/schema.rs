@@ -1,0 +1,120 @@
+//! As much of JSON Schema as the chart's `values.schema.json` uses. A keyword that is not known here refuses everything, so that none is
+//! passed over.
+
+use regex::Regex;
+use serde_json::Value;
+
+/// All that a schema does not allow in a document, with paths.
+pub(super) fn findings(schema: &Value, document: &Value) -> Vec<String> {
+    let mut findings = Vec::new();
+    check(schema, document, "", &mut findings);
+    findings
+}
+
+fn check(schema: &Value, value: &Value, path: &str, findings: &mut Vec<String>) {
+    let Some(rules) = schema.as_object() else { return };
+    let name = if path.is_empty() { "the values" } else { path };
+    for (rule, wanted) in rules {
+        match rule.as_str() {
+            "$schema" | "title" | "description" | "properties" => {}
+            "type" => {
+                let types: Vec<&str> = match wanted {
+                    Value::Array(types) => types.iter().filter_map(Value::as_str).collect(),
+                    one => one.as_str().into_iter().collect(),
+                };
+                if !types.iter().any(|wanted| is(value, wanted)) {
+                    return findings.push(format!("{name}: must be {}, is {value}", types.join(" or ")));
+                }
+            }
+            "enum" => {
+                let allowed = wanted.as_array().map_or(&[][..], Vec::as_slice);
+                if !allowed.contains(value) {
+                    let allowed: Vec<String> = allowed.iter().map(word).collect();
+                    findings.push(format!("{name}: {} is none of {}", word(value), allowed.join(", ")));
+                }
+            }
+            "required" => {
+                let required = wanted.as_array().into_iter().flatten().filter_map(Value::as_str);
+                findings.extend(
+                    required
+                        .filter(|key| value.is_object() && value.get(key).is_none())
+                        .map(|key| format!("{}: is missing", below(path, key))),
+                );
+            }
+            "additionalProperties" => {
+                let known = rules.get("properties").and_then(Value::as_object);
+                for (key, field) in value.as_object().into_iter().flatten() {
+                    if known.is_some_and(|known| known.contains_key(key)) {
+                        continue;
+                    }
+                    let path = below(path, key);
+                    if *wanted == Value::Bool(false) {
+                        let keys: Vec<&str> =
+                            known.map(|known| known.keys().map(String::as_str).collect()).unwrap_or_default();
+                        findings.push(format!("{path}: there is no such setting; there are {}", keys.join(", ")));
+                    } else {
+                        check(wanted, field, &path, findings);
+                    }
+                }
+            }
+            "items" => {
+                for (index, item) in value.as_array().into_iter().flatten().enumerate() {
+                    check(wanted, item, &format!("{path}[{index}]"), findings);
+                }
+            }
+            "pattern" => {
+                let pattern = wanted.as_str().and_then(|pattern| Regex::new(pattern).ok());
+                let fits = |text: &str| pattern.as_ref().is_some_and(|pattern| pattern.is_match(text));
+                if value.as_str().is_some_and(|text| !fits(text)) {
+                    findings.push(format!("{name}: {} does not fit {wanted}", word(value)));
+                }
+            }
+            "minLength" => {
+                let length = value.as_str().map(|text| text.chars().count() as u64);
+                if length.is_some_and(|length| Some(length) < wanted.as_u64()) {
+                    findings.push(format!("{name}: must not be empty"));
+                }
+            }
+            "minimum" => {
+                if value.is_number() && value.as_f64() < wanted.as_f64() {
+                    findings.push(format!("{name}: {value} is less than {wanted}"));
+                }
+            }
+            "maximum" => {
+                if value.as_f64() > wanted.as_f64() {
+                    findings.push(format!("{name}: {value} is more than {wanted}"));
+                }
+            }
+            other => findings.push(format!("{name}: the schema says {other:?}, which is not known here")),
+        }
+    }
+    if let (Some(properties), Some(fields)) = (rules.get("properties").and_then(Value::as_object), value.as_object()) {
+        for (key, schema) in properties {
+            if let Some(field) = fields.get(key) {
+                check(schema, field, &below(path, key), findings);
+            }
+        }
+    }
+}
+
+fn is(value: &Value, wanted: &str) -> bool {
+    match wanted {
+        "string" => value.is_string(),
+        "boolean" => value.is_boolean(),
+        "object" => value.is_object(),
+        "array" => value.is_array(),
+        "integer" => value.is_i64() || value.is_u64(),
+        _ => false,
+    }
+}
+
+fn below(path: &str, key: &str) -> String {
+    if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
+}
+
+/// A value as people write it.
+fn word(value: &Value) -> String {
+    value
+        .as_str()
+        .map_or_else(|| value.to_string(), |text| if text.is_empty() { "\"\"".to_owned() } else { text.to_owned() })
+}

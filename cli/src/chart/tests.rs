@@ -1,0 +1,159 @@
+use std::collections::BTreeSet;
+
+use weir_webhook::inject::selection::Installation;
+use weir_webhook::inject::selection::objects::{Serving, Target};
+
+use super::*;
+
+fn objects(set: &[&str]) -> Vec<Value> {
+    SettingsArgs::of(set).release().unwrap().objects().unwrap()
+}
+
+fn refused(set: &[&str]) -> String {
+    SettingsArgs::of(set).release().and_then(|release| release.objects()).unwrap_err().to_string()
+}
+
+fn of_kind<'a>(objects: &'a [Value], kind: &str) -> Vec<&'a Value> {
+    objects.iter().filter(|object| object["kind"] == kind).collect()
+}
+
+#[test]
+fn every_file_of_the_chart_is_built_in() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../manifests/chart/templates");
+    let found: BTreeSet<String> =
+        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    assert_eq!(found, OBJECTS.iter().chain(&OTHERS).map(|(name, _)| (*name).to_owned()).collect());
+}
+
+#[test]
+fn the_default_values_fit_the_schema_and_wrong_ones_are_named_all_at_once() {
+    Release::new(NAMESPACE.to_owned(), defaults().unwrap()).unwrap();
+    let refused = refused(&[
+        "webhook.replica=3",
+        "webhook.certificates=files,platforms.x.netDir=a",
+        "revision=A_b,node.enabled=1",
+    ]);
+    for wanted in [
+        "webhook.replica: there is no such setting; there are enabled, createNamespace, ",
+        "webhook.certificates: files is none of builtin, secret, cert-manager",
+        "platforms.x.netDir: a does not fit",
+        "revision: A_b does not fit",
+        "node.enabled: 1 is none of true, false, auto",
+    ] {
+        assert!(refused.contains(wanted), "{wanted}: {refused}");
+    }
+}
+
+#[test]
+fn settings_that_do_not_go_together_are_refused_by_the_chart() {
+    assert!(refused(&["platform=gkee"]).contains("platform \"gkee\" is none of aks, bottlerocket, "));
+    assert!(
+        refused(&["webhook.certificates=secret"]).contains("webhook.caBundle has to be the CA of that certificate")
+    );
+}
+
+/// The chart's templates, and the same as data: whatever the settings, the same webhook configurations.
+#[test]
+fn the_webhook_configurations_of_the_chart_are_those_that_are_made_as_data() {
+    let mut compared = 0;
+    for revision in ["", "default", "r1"] {
+        for tags in [&[][..], &["canary"], &["canary", "default"]] {
+            for flags in 0..16_u8 {
+                let flag = |bit: u8| flags & (1 << bit) != 0;
+                let set = [
+                    format!("revision={revision}"),
+                    format!("revisionTags={{{}}}", tags.join(",")),
+                    format!("webhook.enableNamespacesByDefault={}", flag(0)),
+                    format!("webhook.deactivated={}", flag(1)),
+                    format!("webhook.matchConditions={}", flag(2)),
+                    format!("webhook.skipHostNetwork={}", flag(2)),
+                    format!("webhook.url={}", if flag(3) { "https://host/inject" } else { "" }),
+                    format!("webhook.caBundle={}", if flag(3) { "Q0E=" } else { "" }),
+                    format!("webhook.certificates={}", if flag(0) && !flag(3) { "cert-manager" } else { "builtin" }),
+                    format!("webhook.excludedNamespaces={{{}}}", if flag(1) { "legacy" } else { "" }),
+                ];
+                let set: Vec<&str> = set.iter().map(String::as_str).collect();
+                let rendered = objects(&set);
+                let installation = Installation {
+                    revision: revision.to_owned(),
+                    tags: tags.iter().map(|&tag| tag.to_owned()).collect(),
+                    by_default: flag(0),
+                    deactivated: flag(1),
+                };
+                let certificate =
+                    format!("{NAMESPACE}/{}", if revision == "r1" { "weir-webhook-r1" } else { "weir-webhook" });
+                let serving = Serving {
+                    namespace: NAMESPACE.to_owned(),
+                    target: if flag(3) { Target::Url("https://host/inject".to_owned()) } else { Target::Service },
+                    ca_bundle: flag(3).then(|| "Q0E=".to_owned()),
+                    inject_ca_from: (flag(0) && !flag(3)).then_some(certificate),
+                    excluded_namespaces: if flag(1) { vec!["legacy".to_owned()] } else { Vec::new() },
+                    match_conditions: flag(2),
+                    skip_host_network: flag(2),
+                };
+                let data = installation.configurations(&serving);
+                let mut found =
+                    of_kind(&rendered, "MutatingWebhookConfiguration").into_iter().cloned().collect::<Vec<_>>();
+                for object in &mut found {
+                    object["metadata"]["labels"].as_object_mut().unwrap().remove("app.kubernetes.io/managed-by");
+                }
+                assert_eq!(found, data, "{set:?}");
+                compared += data.len();
+            }
+        }
+    }
+    assert_eq!(compared, 16 * (1 + 2 + 2 + 1 + 2 + 2 + 1 + 2 + 3));
+}
+
+#[test]
+fn what_others_need_comes_first_and_what_sends_pods_last() {
+    let objects = objects(&["revisionTags={stable}", "webhook.autoscaling.enabled=true", "platform=gke"]);
+    let kinds: Vec<&str> = objects.iter().map(|object| object["kind"].as_str().unwrap()).collect();
+    assert_eq!(kinds[..2], ["Namespace", "Namespace"]);
+    assert!(kinds.ends_with(&[
+        "HorizontalPodAutoscaler",
+        "MutatingWebhookConfiguration",
+        "MutatingWebhookConfiguration"
+    ]));
+    let at = |kind: &str| kinds.iter().position(|found| *found == kind).unwrap();
+    assert!(
+        at("ConfigMap") < at("Deployment")
+            && at("ServiceAccount") < at("Deployment")
+            && at("ResourceQuota") < at("DaemonSet")
+    );
+}
+
+#[test]
+fn a_revision_has_its_own_names_and_leaves_the_agent_to_the_default_one() {
+    let objects = objects(&["revision=r1"]);
+    assert!(of_kind(&objects, "DaemonSet").is_empty());
+    let deployment = of_kind(&objects, "Deployment")[0];
+    assert_eq!(deployment["metadata"]["name"], "weir-webhook-r1");
+    let args = deployment["spec"]["template"]["spec"]["containers"][0]["args"].as_array().unwrap();
+    for wanted in ["--revision=r1", "--ca-secret=weir-webhook-ca-r1", "--service=weir-webhook-r1"] {
+        assert!(args.contains(&wanted.into()), "{args:?}");
+    }
+}
+
+#[test]
+fn shortcuts_say_what_their_settings_say_and_set_has_the_last_word() {
+    let args = SettingsArgs {
+        cert_manager: true,
+        init_container_mode: true,
+        platform: Some("k3s".to_owned()),
+        revision: "r2".to_owned(),
+        ..SettingsArgs::of(&["platform=k3d"])
+    };
+    let values = args.release().unwrap().values;
+    assert_eq!(values["webhook"]["certificates"], "cert-manager");
+    assert_eq!(values["config"]["values"]["pilot"]["cni"]["enabled"], false);
+    assert_eq!(values["node"]["enabled"], false);
+    assert_eq!((&values["platform"], &values["revision"]), (&json!("k3d"), &json!("r2")));
+}
+
+#[test]
+fn notes_name_the_label_of_the_revision() {
+    let notes = |set: &[&str]| SettingsArgs::of(set).release().unwrap().notes().unwrap();
+    assert!(notes(&[]).contains("istio-injection=enabled"));
+    assert!(notes(&["revision=r1"]).contains("istio.io/rev=r1"));
+}

@@ -1,0 +1,46 @@
+//! `weir manifest generate`, beside Helm.
+
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+use weir_webhook::yaml;
+
+use crate::run::weir;
+
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+
+#[test]
+fn what_is_generated_is_what_helm_renders() {
+    let python = Path::new(ROOT).join("target/tools/kubernetes-validate/bin/python");
+    if !python.exists() {
+        assert!(std::env::var_os("CI").is_none(), "{} is missing: manifests/validate.sh makes it", python.display());
+        eprintln!("skipped: no {} (manifests/validate.sh makes it)", python.display());
+        return;
+    }
+    let manifests = Path::new(ROOT).join("manifests");
+    let binary = assert_cmd::cargo::cargo_bin!("weir");
+    let compare = manifests.join("compare.py");
+    let output = Command::new(python).arg(compare).arg(&manifests).arg("--weir").arg(binary).output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+    println!("{}", String::from_utf8_lossy(&output.stdout));
+}
+
+#[test]
+fn settings_come_from_files_standard_input_and_the_command_line() {
+    let run = weir(
+        &["manifest", "generate", "-f", "-", "--set", "webhook.replicas=4"],
+        "webhook: {replicas: 3}\nnode: {enabled: false}\n",
+    );
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    let documents: Vec<Value> = run.stdout.split("---\n").skip(1).map(|text| yaml::from_str(text).unwrap()).collect();
+    let deployment = documents.iter().find(|object| object["kind"] == "Deployment").unwrap();
+    assert_eq!(deployment["spec"]["replicas"], 4);
+    assert!(!documents.iter().any(|object| object["kind"] == "DaemonSet"));
+    let wrong = weir(&["manifest", "generate", "--set", "a", "--set", "x[=1"], "");
+    assert_eq!(wrong.code, 2);
+    assert_eq!(wrong.stderr.lines().count(), 2, "{}", wrong.stderr);
+    let unknown = weir(&["manifest", "generate", "-f", "-"], "webhok: {}\n");
+    assert!(unknown.code == 1 && unknown.stderr.contains("webhok: there is no such setting"), "{}", unknown.stderr);
+}
