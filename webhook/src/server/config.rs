@@ -93,7 +93,7 @@ impl Config {
                 drain: args.drain_timeout,
             },
             request_timeout: args.request_timeout,
-            reload_interval: args.reload_interval.max(std::time::Duration::from_millis(100)),
+            reload_interval: args.reload_interval(),
             shutdown_delay: args.shutdown_delay,
             certificate,
             settings,
@@ -103,6 +103,10 @@ impl Config {
 }
 
 fn certificate(args: &ServeArgs) -> Result<Watched<Option<ServerCert>>, ConfigError> {
+    if args.cluster.ca_secret.is_some() {
+        // It comes from the cluster.
+        return Watched::open(Vec::new(), Box::new(|_| Ok(None))).map_err(ConfigError::Certificate);
+    }
     if let (Some(cert), Some(key)) = (&args.tls_cert_file, &args.tls_key_file) {
         return watch_pair(cert.clone(), key.clone());
     }
