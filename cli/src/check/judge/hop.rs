@@ -97,6 +97,7 @@ const SIGNS: &[(&str, &Fault, &str)] = &[
     ("forbidden", &fault::WEBHOOK_ANSWERS_ERROR, "what answers refuses the API server (403)"),
     ("an error on the server", &fault::WEBHOOK_ANSWERS_ERROR, "what answers says that it has failed (500)"),
     ("the server is currently unable", &fault::WEBHOOK_ANSWERS_ERROR, "what answers says that it is busy (503)"),
+    ("invalid webhook response", &fault::WEBHOOK_ANSWERS_ERROR, "what answers is no webhook"),
     ("expected webhook response", &fault::WEBHOOK_ANSWERS_ERROR, "what answers is no webhook"),
     ("server rejected our request", &fault::WEBHOOK_ANSWERS_ERROR, "what answers refuses the request"),
 ];
