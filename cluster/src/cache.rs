@@ -41,6 +41,18 @@ impl<T> Clone for Cache<T> {
     }
 }
 
+impl<T: PartialEq> Cache<T> {
+    /// An object is new or has changed. Nobody is woken for one of which all that is kept is as before: most changes of a
+    /// node are its heartbeats.
+    pub fn put(&self, uid: String, object: T) {
+        if self.with(|objects| objects.get(&uid).is_some_and(|known| **known == object)) {
+            return;
+        }
+        self.change(|objects| drop(objects.insert(uid, Arc::new(object))));
+        self.wake();
+    }
+}
+
 impl<T> Cache<T> {
     /// The object of that uid.
     pub fn get(&self, uid: &str) -> Option<Arc<T>> {
@@ -97,12 +109,6 @@ impl<T> Cache<T> {
         self.inner.changes.send_modify(|count| *count += 1);
     }
 
-    /// An object is new or has changed.
-    pub fn put(&self, uid: String, object: T) {
-        self.change(|objects| drop(objects.insert(uid, Arc::new(object))));
-        self.wake();
-    }
-
     /// An object is gone.
     pub fn remove(&self, uid: &str) {
         self.change(|objects| drop(objects.remove(uid)));
@@ -143,6 +149,8 @@ mod tests {
         cache.put("u1".to_owned(), 1);
         assert!(changes.has_changed().unwrap());
         changes.borrow_and_update();
+        cache.put("u1".to_owned(), 1);
+        assert!(!changes.has_changed().unwrap(), "as before");
         cache.remove("u0");
         assert!(changes.has_changed().unwrap());
         assert_eq!((cache.all().len(), cache.get("u1").as_deref(), cache.find(|n| *n == 0)), (1, Some(&1), None));

@@ -52,6 +52,8 @@ enum Ended {
     Interrupted,
     /// It cannot go on from where it was.
     TooOld,
+    /// The server knows no objects of this kind: a definition that is not installed.
+    NoSuchKind,
     /// An error.
     Failed(Refusal),
 }
@@ -68,7 +70,7 @@ impl From<Error> for Ended {
 impl<K, T> Follower<K, T>
 where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
-    T: Send + Sync + 'static,
+    T: PartialEq + Send + Sync + 'static,
 {
     /// Follows until told to stop.
     pub async fn run(self, stop: Stop) {
@@ -83,6 +85,14 @@ where
         loop {
             match self.follow_once(&mut pause).await {
                 Ended::Interrupted | Ended::TooOld => {}
+                Ended::NoSuchKind => {
+                    if !self.cache.is_synced() || !self.cache.all().is_empty() {
+                        info!("the API server has no such kind as {}; it is asked again", self.what);
+                    }
+                    self.cache.heard_now();
+                    self.cache.replace([]);
+                    pause = PAUSES.1;
+                }
                 Ended::Failed(refusal) => {
                     warn!(reason = refusal.reason, code = refusal.code, "no answer about {}", self.what);
                     self.cache.troubled(refusal.to_string());
@@ -114,6 +124,7 @@ where
                     debug!(version, "the watch of {} is too old and begins again", self.what);
                     return Ended::TooOld;
                 }
+                Ended::NoSuchKind => return Ended::NoSuchKind,
                 Ended::Interrupted => errors = 0,
                 // A new client has to be made, or the server is not what it was: better begin anew.
                 failed @ Ended::Failed(_) if errors >= 2 => return failed,
@@ -136,9 +147,15 @@ where
         let mut params = ListParams::default().fields(&self.fields).labels(&self.labels).limit(PAGE);
         loop {
             let page = timeout(LIST_WAIT, api.list(&params));
-            let page = page.await.map_err(|_| {
-                Ended::Failed(Refusal::unanswered(format!("the API server takes too long to list {}", self.what)))
-            })??;
+            let page = match page.await {
+                Ok(Ok(page)) => page,
+                Ok(Err(Error::Api(status))) if status.code == 404 => return Err(Ended::NoSuchKind),
+                Ok(Err(error)) => return Err(error.into()),
+                Err(_) => {
+                    let reason = format!("the API server takes too long to list {}", self.what);
+                    return Err(Ended::Failed(Refusal::unanswered(reason)));
+                }
+            };
             self.cache.heard_now();
             all.extend(page.items.into_iter().map(|object| {
                 let (uid, _) = identity(&object);

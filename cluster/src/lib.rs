@@ -11,7 +11,6 @@
 
 pub mod cache;
 pub mod connect;
-pub mod damper;
 pub mod events;
 pub mod follow;
 pub mod health;

@@ -82,7 +82,8 @@ pub struct ServeArgs {
     /// Revision that is written to pods
     #[arg(long, env = "WEIR_REVISION", value_name = "NAME", default_value = "")]
     pub revision: String,
-    /// Run the sidecar as a native one (init container with restartPolicy Always); auto is true, for Kubernetes 1.29 and later
+    /// Run the sidecar as a native one (init container with restartPolicy Always); auto is what all nodes can run with
+    /// --watch nodes, else true, for Kubernetes 1.29 and later
     #[arg(long, env = "WEIR_NATIVE_SIDECARS", value_name = "WHEN", default_value = "auto")]
     pub native_sidecars: NativeSidecarsArg,
 
@@ -101,6 +102,9 @@ pub struct ServeArgs {
     /// Connections at once, on each port; more wait in the kernel's queue
     #[arg(long, env = "WEIR_MAX_CONNECTIONS", value_name = "N", default_value = "1024")]
     pub max_connections: NonZeroUsize,
+    /// Reviews at once; more wait until their answer would be too late, and are then refused with 429
+    #[arg(long, env = "WEIR_MAX_IN_FLIGHT", value_name = "N", default_value = "256")]
+    pub max_in_flight: NonZeroUsize,
     /// On SIGTERM: stay unready but serve for so long, until the endpoints are gone everywhere
     #[arg(long, env = "WEIR_SHUTDOWN_DELAY", value_name = "TIME", default_value = "0s", value_parser = duration)]
     pub shutdown_delay: Duration,
@@ -114,6 +118,10 @@ pub struct ServeArgs {
     /// What goes to the log: error, warn, info, debug, trace, or by module: info,weir_webhook::server::tls=debug
     #[arg(long, env = "WEIR_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
     pub log_level: tracing_subscriber::filter::Targets,
+
+    /// Lines `review` in one second, and as many for denials and failures; the rest is counted. 0 is no limit
+    #[arg(long, env = "WEIR_LOG_MAX_PER_SECOND", value_name = "N", default_value = "100")]
+    pub log_max_per_second: u32,
 
     /// Flags about the cluster.
     #[command(flatten)]
@@ -133,48 +141,44 @@ pub struct ClusterArgs {
     /// Name of this replica, for events and the Lease; without it, the host's
     #[arg(long, env = "POD_NAME", value_name = "NAME")]
     pub pod_name: Option<String>,
-
-    /// Certificates from a CA of our own in this Secret, made where it is missing; it is rotated, and written under a Lease of that name
-    #[arg(long, env = "WEIR_CA_SECRET", value_name = "NAME", conflicts_with_all = ["tls_cert_file", "tls_key_file", "cert_dir", "ca_out", "ca_cert_file"])]
-    pub ca_secret: Option<String>,
-    /// Service by which API servers call the webhook: the names in certificates of --ca-secret; without it, weir-webhook and the revision
-    #[arg(long, env = "WEIR_SERVICE", value_name = "NAME")]
-    pub service: Option<String>,
-    /// Life of a certificate of --ca-secret; it is renewed after two thirds
-    #[arg(long, env = "WEIR_LEAF_LIFETIME", value_name = "TIME", default_value = "24h", value_parser = duration)]
-    pub leaf_lifetime: Duration,
-    /// Life of the CA of --ca-secret; it is replaced after two thirds
-    #[arg(long, env = "WEIR_CA_LIFETIME", value_name = "TIME", default_value = "8760h", value_parser = duration)]
-    pub ca_lifetime: Duration,
-    /// When the CA is replaced: for API servers to see a new bundle, after we have seen it in every webhook configuration
-    #[arg(long, env = "WEIR_CA_SETTLE", value_name = "TIME", default_value = "30s", value_parser = duration)]
-    pub ca_settle: Duration,
-    /// When the CA is replaced: for the one before to stay trusted, after it has signed its last; without it, --leaf-lifetime
-    #[arg(long, env = "WEIR_CA_RETIRE_AFTER", value_name = "TIME", value_parser = duration)]
-    pub ca_retire_after: Option<Duration>,
-
-    /// CA of the certificate files, PEM: what goes into caBundle; without it, ca.crt in --cert-dir; re-read when it changes
-    #[arg(long, alias = "caCertFile", env = "WEIR_CA_CERT_FILE", value_name = "FILE")]
-    pub ca_cert_file: Option<PathBuf>,
-    /// Keep caBundle right in the webhook configurations labelled weir.dev/rev=REVISION (`default` without one); on with --ca-secret
-    #[arg(long, env = "WEIR_PATCH_CA_BUNDLE", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
-    pub patch_ca_bundle: Option<bool>,
-    /// Only compare caBundle there with what is served, and say so: somebody else, such as cert-manager, writes it
-    #[arg(long, env = "WEIR_VERIFY_CA_BUNDLE", conflicts_with = "patch_ca_bundle")]
-    pub verify_ca_bundle: bool,
+    /// ConfigMap with the documents of --values (key `values`) and --config (key `config`), followed live
+    #[arg(long, env = "WEIR_INJECTOR_CONFIG_MAP", value_name = "NAME", conflicts_with_all = ["values", "config"])]
+    pub injector_config_map: Option<String>,
+    /// ConfigMap with the document of --mesh (key `mesh`), followed live
+    #[arg(long, env = "WEIR_MESH_CONFIG_MAP", value_name = "NAME", conflicts_with = "mesh")]
+    pub mesh_config_map: Option<String>,
+    /// Namespace of these two ConfigMaps; without it, the webhook's own
+    #[arg(long, env = "WEIR_ISTIO_NAMESPACE", value_name = "NAME")]
+    pub istio_namespace: Option<String>,
+    /// What else of the cluster is followed: ProxyConfig resources; nodes, whose versions then decide with --native-sidecars auto;
+    /// annotations of namespaces, for OpenShift
+    #[arg(long, env = "WEIR_WATCH", value_name = "LIST", value_delimiter = ',')]
+    pub watch: Vec<Followable>,
 }
 
-impl ServeArgs {
-    /// How often files are looked at; not so often that it would be all that is done.
-    pub fn reload_interval(&self) -> Duration {
-        self.reload_interval.max(Duration::from_millis(100))
+impl ClusterArgs {
+    /// Whether something of the cluster is followed to make settings of it.
+    pub fn follows(&self) -> bool {
+        self.injector_config_map.is_some() || self.mesh_config_map.is_some() || !self.watch.is_empty()
     }
+}
+
+/// Values of `--watch`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Followable {
+    /// `proxyconfigs.networking.istio.io`.
+    #[value(name = "proxyconfigs")]
+    ProxyConfigs,
+    /// Nodes.
+    Nodes,
+    /// Namespaces.
+    Namespaces,
 }
 
 /// Values of `--native-sidecars`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum NativeSidecarsArg {
-    /// Decided by us: on.
+    /// By the nodes where they are followed, else on.
     Auto,
     /// On.
     True,
@@ -243,16 +247,15 @@ fn optional_addr(text: &str) -> Result<OptionalAddr, String> {
     if text.is_empty() { Ok(OptionalAddr(None)) } else { text.parse().map(|addr| OptionalAddr(Some(addr))) }
 }
 
-/// `90s`, `1500ms`, `2m` or `24h`, as Go's tools and Kubernetes manifests write times.
-fn duration(text: &str) -> Result<Duration, String> {
-    let bad = || format!("{text:?} is not a time such as 500ms, 10s, 2m or 24h");
+/// `90s`, `1500ms` or `2m`, as Go's tools and Kubernetes manifests write times.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let bad = || format!("{text:?} is not a time such as 500ms, 10s or 2m");
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let number: u32 = text[..digits].parse().map_err(|_| bad())?;
     match &text[digits..] {
         "ms" => Ok(Duration::from_millis(u64::from(number))),
         "s" => Ok(Duration::from_secs(u64::from(number))),
         "m" => Ok(Duration::from_secs(60 * u64::from(number))),
-        "h" => Ok(Duration::from_secs(3600 * u64::from(number))),
         _ => Err(bad()),
     }
 }
@@ -304,7 +307,7 @@ mod tests {
         assert_eq!(duration("1500ms"), Ok(Duration::from_millis(1500)));
         assert_eq!(duration("0s"), Ok(Duration::ZERO));
         assert_eq!(duration("2m"), Ok(Duration::from_mins(2)));
-        for text in ["", "5", "s", "-1s", "1d", "5 s", "99999999999s", "1.5s"] {
+        for text in ["", "5", "s", "-1s", "1h", "5 s", "99999999999s", "1.5s"] {
             assert!(duration(text).is_err(), "{text:?}");
         }
     }

@@ -15,18 +15,22 @@
 
 pub mod certs;
 pub mod config;
+pub mod gate;
 pub mod health;
+pub mod lines;
 pub mod listen;
+pub mod live;
 pub mod logging;
 pub mod metrics;
 pub mod review;
 pub mod router;
+pub mod tell;
 pub mod tls;
 pub mod watch;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::net::TcpListener;
 use tokio::sync::watch as channel;
@@ -38,11 +42,15 @@ use crate::args::ListenAddr;
 use crate::cluster::{self, Parts};
 use crate::inject;
 use config::Config;
+use gate::Gate;
 use health::Health;
+use lines::Lines;
 use listen::{Limits, Port};
+use live::Files;
 use metrics::{Metrics, Source};
 use review::Decide;
 use router::App;
+use tell::tell;
 use tls::{Served, ServerCert};
 use watch::{Look, Watched};
 
@@ -97,6 +105,8 @@ impl Server {
             http_addr,
             limits,
             request_timeout,
+            max_in_flight,
+            log_max_per_second,
             reload_interval,
             shutdown_delay,
             certificate,
@@ -109,15 +119,23 @@ impl Server {
         let health = Arc::new(Health::new(Arc::clone(certificate.current())));
         let mut background = Parts::new(Arc::clone(&health));
         if let Some(cluster) = cluster {
-            cluster::start(cluster, &metrics, certificate.current(), &mut background)
-                .await
-                .map_err(StartError::Cluster)?;
+            cluster::start(cluster, &metrics, &mut background).await.map_err(StartError::Cluster)?;
         }
+        let current = {
+            let maker = settings.maker().lock();
+            let waiting = maker.current().load().is_none();
+            health.wait_for_settings(waiting.then(|| maker.problem().unwrap_or("the cluster was not seen yet")));
+            if !waiting {
+                metrics.settings_made(SystemTime::now());
+            }
+            Arc::clone(maker.current())
+        };
         let app = Arc::new(App {
-            settings: Arc::clone(settings.current()),
+            settings: current,
             metrics: Arc::clone(&metrics),
             health,
-            request_timeout,
+            gate: Gate::new(max_in_flight, request_timeout),
+            lines: Lines::new(log_max_per_second),
             decide,
         });
         // Both are bound before either serves.
@@ -183,12 +201,7 @@ fn local_addr(listener: &TcpListener, addr: ListenAddr) -> Result<SocketAddr, St
 }
 
 /// Looks at the files on a timer, for as long as the server runs.
-async fn reload(
-    mut certificate: Watched<Option<ServerCert>>,
-    mut settings: Watched<crate::settings::Settings>,
-    app: Arc<App>,
-    interval: Duration,
-) {
+async fn reload(mut certificate: Watched<Option<ServerCert>>, mut settings: Files, app: Arc<App>, interval: Duration) {
     loop {
         tokio::time::sleep(interval).await;
         // File systems can hang; that must not take a worker from the requests.
@@ -206,11 +219,12 @@ async fn reload(
                 return;
             }
         };
+        app.lines.report();
         (certificate, settings) = (looked_certificate, looked_settings);
-        if note(&app, Source::Certificate, &looks.0) {
+        if note(&app, &looks.0) {
             tell_expiry(&app.metrics, certificate.current());
         }
-        note(&app, Source::Settings, &looks.1);
+        tell(&app.metrics, &app.health, &looks.1, SystemTime::now());
     }
 }
 
@@ -220,8 +234,9 @@ fn tell_expiry(metrics: &Metrics, served: &Served) {
     }
 }
 
-/// Tells of a look; true where something new is in use.
-fn note(app: &App, source: Source, look: &Look) -> bool {
+/// Tells of a look at the files of the certificate; true where something new is in use.
+fn note(app: &App, look: &Look) -> bool {
+    let source = Source::Certificate;
     let name = source.name();
     match look {
         Look::Same => false,
@@ -253,6 +268,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         http_addr,
         limits,
         request_timeout,
+        max_in_flight,
+        log_max_per_second,
         reload_interval,
         shutdown_delay,
         certificate,
@@ -262,10 +279,11 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let Limits { connections, handshake, idle, drain } = limits;
     info!(
         %https_addr, http_addr = http_addr.map(tracing::field::display), connections, ?handshake, ?idle, ?drain, ?request_timeout,
+        max_in_flight, log_max_per_second,
         ?reload_interval, ?shutdown_delay, ?certificate, settings_files = ?settings.files(), ?cluster,
         "configuration"
     );
-    info!(settings = ?**settings.current().load(), "injecting with");
+    info!(settings = ?*settings.maker().lock().current().load(), "injecting with");
     let server = Server::start(config).await?;
     tokio::select! {
         _ = terminate.recv() => {}

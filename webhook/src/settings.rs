@@ -5,6 +5,7 @@
 //! understand are refused, all of them at once.
 
 mod mesh;
+mod namespaces;
 mod nodes;
 mod proxy_config;
 mod proxy_resources;
@@ -20,6 +21,7 @@ use reader::{Findings, Node};
 use crate::inject::template::data::Installation;
 
 pub use mesh::Mesh;
+pub use namespaces::Namespaces;
 pub use nodes::Nodes;
 pub use proxy_config::ProxyConfig;
 pub use proxy_resources::ProxyConfigResources;
@@ -79,6 +81,8 @@ pub struct Settings {
     pub nodes: Nodes,
     /// Kind of cluster.
     pub platform: Platform,
+    /// Namespaces of the cluster, for [`Platform::OpenShift`].
+    pub namespaces: Namespaces,
     /// Compliance policy of the control plane (`fips-140-2`, `fips-140-3`, ...), handed on to the proxy; empty for none.
     pub compliance_policy: String,
     /// The `values` document.
@@ -89,7 +93,62 @@ pub struct Settings {
     pub proxy_configs: ProxyConfigResources,
     /// Who is injected, and with what.
     pub injection: InjectionConfig,
+    /// Keys of the documents that have no effect and look like mistakes.
+    pub passed_over: Vec<SettingsError>,
 }
+
+/// Keys of the document `config` that are not read.
+const CONFIG_KEYS: [&str; 1] = ["template"];
+
+/// Keys of the document `mesh` (istio/api `mesh/v1alpha1/config.proto`) that are not read.
+const MESH_KEYS: [&str; 46] = [
+    "accessLogEncoding",
+    "accessLogFile",
+    "accessLogFormat",
+    "ca",
+    "caCertificates",
+    "certificates",
+    "configSources",
+    "connectTimeout",
+    "defaultDestinationRuleExportTo",
+    "defaultHttpRetryPolicy",
+    "defaultProviders",
+    "defaultServiceExportTo",
+    "defaultVirtualServiceExportTo",
+    "disableEnvoyListenerLog",
+    "discoverySelectors",
+    "dnsRefreshRate",
+    "enableAutoMtls",
+    "enableEnvoyAccessLogService",
+    "enableTracing",
+    "h2UpgradePolicy",
+    "hboneIdleTimeout",
+    "inboundClusterStatName",
+    "ingressClass",
+    "ingressControllerMode",
+    "ingressSelector",
+    "ingressService",
+    "localityLbSetting",
+    "meshMTLS",
+    "mixerCheckServer",
+    "mixerReportServer",
+    "outboundClusterStatName",
+    "outboundTrafficPolicy",
+    "pathNormalization",
+    "policyCheckFailOpen",
+    "protocolDetectionTimeout",
+    "proxyHttpPort",
+    "reportBatchMaxEntries",
+    "reportBatchMaxTime",
+    "sdsUdsPath",
+    "serviceScopeConfigs",
+    "serviceSettings",
+    "tcpKeepalive",
+    "thriftConfig",
+    "tlsDefaults",
+    "trustDomainAliases",
+    "verifyCertificateAtClient",
+];
 
 /// The documents of an installation.
 #[derive(Debug, Clone, Copy, Default)]
@@ -121,7 +180,7 @@ impl Settings {
     ///
     /// A document that is given is followed as Istio follows it; in particular it does not turn CNI mode on by itself.
     /// The revision is that of the values; what is no document (`native_sidecars`, `nodes`, `platform`,
-    /// `compliance_policy`, `proxy_configs`) starts at its default and is the caller's to set.
+    /// `namespaces`, `compliance_policy`, `proxy_configs`) starts at its default and is the caller's to set.
     ///
     /// # Errors
     /// Every field that is ill-typed, with its path, and every template that cannot be rendered, with the line.
@@ -150,14 +209,19 @@ impl Settings {
             native_sidecars: NativeSidecars::default(),
             nodes: Nodes::default(),
             platform: Platform::default(),
+            namespaces: Namespaces::default(),
             compliance_policy: String::new(),
             injection: InjectionConfig::read(&values_root, &config_root),
             values,
             mesh: Mesh::read(&mesh_root),
             proxy_configs: ProxyConfigResources::default(),
+            passed_over: Vec::new(),
         };
         settings.injection.templates.set_installation(|| Installation::new(raw_values, mesh_document, &settings.mesh));
         drop((values_root, mesh_root, config_root));
+        settings.passed_over = value_findings.passed_over(Some(raw_values), &[]);
+        settings.passed_over.extend(mesh_findings.passed_over(mesh_document, &MESH_KEYS));
+        settings.passed_over.extend(config_findings.passed_over(documents.config, &CONFIG_KEYS));
         let mut errors = value_findings.into_errors();
         errors.append(&mut mesh_findings.into_errors());
         errors.append(&mut config_findings.into_errors());

@@ -3,13 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use axum::Router;
 use axum::body::Body;
-use axum::http::header::{ALLOW, CONTENT_TYPE};
+use axum::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{Method, Request, StatusCode};
 use base64::Engine as _;
 use http_body_util::BodyExt as _;
@@ -17,7 +18,9 @@ use serde_json::{Value, json};
 use tower::ServiceExt as _;
 use weir_webhook::inject::{InjectError, InjectRequest, Outcome, SkipReason};
 use weir_webhook::server::router::{App, BODY_LIMIT};
-use weir_webhook::server::{certs, health::Health, metrics::Metrics, router, tls::ServerCert};
+use weir_webhook::server::{
+    certs, gate::Gate, health::Health, lines::Lines, metrics::Metrics, router, tls::ServerCert,
+};
 use weir_webhook::settings::Settings;
 
 fn obey(request: &InjectRequest, _: &Settings) -> Result<Outcome, InjectError> {
@@ -39,13 +42,18 @@ fn obey(request: &InjectRequest, _: &Settings) -> Result<Outcome, InjectError> {
 }
 
 fn app() -> Arc<App> {
+    app_with(64, Some(Settings::from_documents(None, None).unwrap()))
+}
+
+fn app_with(slots: usize, settings: Option<Settings>) -> Arc<App> {
     let made = certs::make(&["localhost".to_owned()], 1, SystemTime::now()).unwrap();
     let cert = ServerCert::from_pem(made.cert.as_bytes(), made.key.as_bytes(), SystemTime::now()).unwrap();
     Arc::new(App {
-        settings: Arc::new(ArcSwap::from_pointee(Settings::from_documents(None, None).unwrap())),
+        settings: Arc::new(ArcSwapOption::from_pointee(settings)),
         metrics: Arc::new(Metrics::new()),
         health: Arc::new(Health::new(Arc::new(ArcSwap::from_pointee(Some(cert))))),
-        request_timeout: Duration::from_secs(4),
+        gate: Gate::new(NonZeroUsize::new(slots).unwrap(), Duration::from_secs(4)),
+        lines: Lines::new(0),
         decide: obey,
     })
 }
@@ -64,6 +72,7 @@ fn review(version: &str, want: &str) -> Value {
 struct Got {
     status: StatusCode,
     allow: Option<String>,
+    retry_after: Option<String>,
     content_type: String,
     text: String,
 }
@@ -89,10 +98,12 @@ async fn send(router: Router, method: Method, path: &str, content_type: Option<&
         request = request.header(CONTENT_TYPE, content_type);
     }
     let answer = router.oneshot(request.body(body.into()).unwrap()).await.unwrap();
-    let header = |name| answer.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
-    let (status, allow, content_type) = (answer.status(), header(ALLOW), header(CONTENT_TYPE).unwrap_or_default());
+    let headers = answer.headers().clone();
+    let header = |name| headers.get(name).map(|value| value.to_str().unwrap().to_owned());
+    let (status, allow, retry_after) = (answer.status(), header(ALLOW), header(RETRY_AFTER));
+    let content_type = header(CONTENT_TYPE).unwrap_or_default();
     let text = String::from_utf8(answer.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap();
-    Got { status, allow, content_type, text }
+    Got { status, allow, retry_after, content_type, text }
 }
 
 async fn post(app: &Arc<App>, body: impl Into<Body>) -> Got {
@@ -270,6 +281,54 @@ async fn gives_up_on_a_body_that_does_not_come() {
     assert_eq!(got.status, StatusCode::REQUEST_TIMEOUT);
     assert!(got.message().contains("4s"), "{}", got.text);
     assert!(app.metrics.render().contains("sidecar_injection_failure_total{reason=\"timeout\"} 1"));
+}
+
+#[tokio::test]
+async fn who_would_be_answered_too_late_is_refused_and_told_to_come_again() {
+    let app = app_with(1, Some(Settings::from_documents(None, None).unwrap()));
+    let ask = |timeout: &str, body: Body| {
+        let (path, router) = (format!("/inject?timeout={timeout}"), router::https(Arc::clone(&app)));
+        async move { send(router, Method::POST, &path, Some("application/json"), body).await }
+    };
+    // Takes the only turn until its own time is over.
+    let slow = tokio::spawn(ask("2s", Body::new(Endless(None))));
+    while !app.metrics.render().contains("weir_webhook_in_flight 1") {
+        tokio::task::yield_now().await;
+    }
+    let got = ask("100ms", review("v1", "").to_string().into()).await;
+    assert_eq!((got.status.as_u16(), got.retry_after.as_deref()), (429, Some("1")), "{}", got.text);
+    // Who has the time gets his turn.
+    let patient = ask("4s", review("v1", "").to_string().into()).await;
+    assert_eq!((slow.await.unwrap().status.as_u16(), patient.status.as_u16()), (408, 200));
+    let text = app.metrics.render();
+    for line in ["sidecar_injection_failure_total{reason=\"overloaded\"} 1", "weir_webhook_in_flight 0"] {
+        assert!(text.lines().any(|found| found == line), "{line:?} is missing in\n{text}");
+    }
+}
+
+#[tokio::test]
+async fn without_a_configuration_nothing_is_injected_with_defaults() {
+    let got = post(&app_with(1, None), review("v1", "").to_string()).await;
+    assert_eq!(got.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(got.message().contains("no configuration yet"), "{}", got.text);
+}
+
+#[tokio::test]
+async fn counts_templates_patches_and_dry_runs_with_bounded_labels() {
+    let app = app();
+    let mut dry = review("v1", "");
+    dry["request"]["dryRun"] = true.into();
+    post(&app, dry.to_string()).await;
+    let text = app.metrics.render();
+    for line in [
+        "weir_webhook_templates_total{template=\"sidecar\"} 1",
+        "weir_webhook_templates_total{template=\"custom\"} 0",
+        "weir_webhook_dry_runs_total 1",
+        "weir_webhook_patch_bytes_count 1",
+        "weir_webhook_wait_seconds_count 1",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line:?} is missing in\n{text}");
+    }
 }
 
 #[tokio::test]

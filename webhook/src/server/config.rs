@@ -3,16 +3,15 @@
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use serde_json::Value;
-
 use super::certs::{self, Bundle, CertsError};
 use super::listen::Limits;
+use super::live::{Document, Files, Fixed, Live, Made, Maker, Text};
 use super::tls::ServerCert;
 use super::watch::Watched;
-use crate::args::{ListenAddr, NativeSidecarsArg, ServeArgs};
+use crate::args::{Followable, ListenAddr, NativeSidecarsArg, ServeArgs};
 use crate::cluster;
-use crate::settings::{Documents, NativeSidecars, Settings};
-use crate::yaml;
+use crate::cluster::configuration::{MapName, Wanted};
+use crate::settings::NativeSidecars;
 
 /// Validity of a certificate that is made at start. The process is replaced long before.
 const OWN_DAYS: u16 = 365;
@@ -28,6 +27,10 @@ pub struct Config {
     pub limits: Limits,
     /// Bound of a request.
     pub request_timeout: std::time::Duration,
+    /// See [`ServeArgs::max_in_flight`].
+    pub max_in_flight: std::num::NonZeroUsize,
+    /// See [`ServeArgs::log_max_per_second`].
+    pub log_max_per_second: u32,
     /// How often files are looked at.
     pub reload_interval: std::time::Duration,
     /// See [`ServeArgs::shutdown_delay`].
@@ -35,7 +38,7 @@ pub struct Config {
     /// What is served over TLS, and where it comes from.
     pub certificate: Watched<Option<ServerCert>>,
     /// What is injected, and where it comes from.
-    pub settings: Watched<Settings>,
+    pub settings: Files,
     /// What is done with the API server; `None` where nothing asks for it.
     pub cluster: Option<cluster::Settings>,
 }
@@ -79,9 +82,9 @@ impl Config {
     /// # Errors
     /// The first thing that keeps the server from starting; of settings, all findings at once.
     pub fn resolve(args: &ServeArgs) -> Result<Self, ConfigError> {
-        let cluster = cluster::Settings::resolve(args)?;
+        let mut cluster = cluster::Settings::resolve(args)?;
         // Settings first: a refused file must leave no freshly made certificate behind.
-        let settings = settings(args)?;
+        let settings = settings(args, cluster.as_mut())?;
         let certificate = certificate(args)?;
         Ok(Self {
             https_addr: args.https_addr,
@@ -93,7 +96,9 @@ impl Config {
                 drain: args.drain_timeout,
             },
             request_timeout: args.request_timeout,
-            reload_interval: args.reload_interval(),
+            max_in_flight: args.max_in_flight,
+            log_max_per_second: args.log_max_per_second,
+            reload_interval: args.reload_interval.max(std::time::Duration::from_millis(100)),
             shutdown_delay: args.shutdown_delay,
             certificate,
             settings,
@@ -103,10 +108,6 @@ impl Config {
 }
 
 fn certificate(args: &ServeArgs) -> Result<Watched<Option<ServerCert>>, ConfigError> {
-    if args.cluster.ca_secret.is_some() {
-        // It comes from the cluster.
-        return Watched::open(Vec::new(), Box::new(|_| Ok(None))).map_err(ConfigError::Certificate);
-    }
     if let (Some(cert), Some(key)) = (&args.tls_cert_file, &args.tls_key_file) {
         return watch_pair(cert.clone(), key.clone());
     }
@@ -156,48 +157,63 @@ fn watch_pair(cert: PathBuf, key: PathBuf) -> Result<Watched<Option<ServerCert>>
     Watched::open(vec![cert, key], Box::new(build)).map_err(ConfigError::Certificate)
 }
 
-fn settings(args: &ServeArgs) -> Result<Watched<Settings>, ConfigError> {
-    let values = args.values.clone();
-    let mesh = args.mesh.clone();
-    let config = args.config.clone();
-    let files: Vec<_> = values.iter().chain(&mesh).chain(&config).cloned().collect();
-    let revision = Some(args.revision.clone()).filter(|revision| !revision.is_empty());
-    let native = match args.native_sidecars {
-        NativeSidecarsArg::Auto => NativeSidecars::default(),
-        NativeSidecarsArg::True => NativeSidecars::On,
-        NativeSidecarsArg::False => NativeSidecars::Off,
+/// Where documents are, read as far as they are files; what is in the cluster is noted in `cluster` and comes later.
+fn settings(args: &ServeArgs, cluster: Option<&mut cluster::Settings>) -> Result<Files, ConfigError> {
+    let flags = &args.cluster;
+    let follows = |what| flags.watch.contains(&what);
+    let (nodes, namespaces) = (follows(Followable::Nodes), follows(Followable::Namespaces));
+    let proxy_configs = follows(Followable::ProxyConfigs);
+    let fixed = Fixed {
+        revision: Some(args.revision.clone()).filter(|revision| !revision.is_empty()),
+        native_sidecars: match args.native_sidecars {
+            NativeSidecarsArg::Auto if nodes => NativeSidecars::ByNodes,
+            NativeSidecarsArg::Auto => NativeSidecars::default(),
+            NativeSidecarsArg::True => NativeSidecars::On,
+            NativeSidecarsArg::False => NativeSidecars::Off,
+        },
     };
-    let build = move |bytes: &[Vec<u8>]| {
-        let mut bytes = bytes.iter();
-        let mut document = |path: &Option<PathBuf>| -> Result<Option<Value>, String> {
-            // A document that is not named has no bytes to take.
-            let Some((path, bytes)) = path.as_ref().and_then(|path| Some((path, bytes.next()?))) else {
-                return Ok(None);
-            };
-            parse(bytes).map(Some).map_err(|error| format!("{}: {error}", path.display()))
+    let own = cluster.as_ref().map_or("", |cluster| cluster.namespace.as_str());
+    let namespace = flags.istio_namespace.as_deref().unwrap_or(own);
+    let named = |name: &Option<String>, documents: &[Document]| {
+        let map = |name: &String| MapName {
+            namespace: namespace.to_owned(),
+            name: name.clone(),
+            documents: documents.to_vec(),
         };
-        let (values, mesh, config) = match (document(&values), document(&mesh), document(&config)) {
-            (Ok(values), Ok(mesh), Ok(config)) => (values, mesh, config),
-            (values, mesh, config) => {
-                let findings: Vec<_> = [values.err(), mesh.err(), config.err()].into_iter().flatten().collect();
-                return Err(findings.join("; "));
-            }
-        };
-        let documents = Documents { values: values.as_ref(), mesh: mesh.as_ref(), config: config.as_ref() };
-        let mut settings = Settings::from_all(documents)
-            .map_err(|findings| findings.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))?;
-        if let Some(revision) = &revision {
-            settings.revision.clone_from(revision);
-        }
-        settings.native_sidecars = native;
-        Ok(settings)
+        name.as_ref().map(map)
     };
-    Watched::open(files, Box::new(build)).map_err(ConfigError::Settings)
-}
-
-fn parse(bytes: &[u8]) -> Result<Value, String> {
-    let text = std::str::from_utf8(bytes).map_err(|error| format!("not UTF-8: {error}"))?;
-    yaml::from_str(text).map_err(|error| error.to_string())
+    let maps: Vec<MapName> = [
+        named(&flags.injector_config_map, &[Document::Values, Document::Config]),
+        named(&flags.mesh_config_map, &[Document::Mesh]),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    let texts = Document::ALL.map(|document| {
+        let map = maps.iter().find(|map| map.documents.contains(&document));
+        map.map_or(Text::BuiltIn, MapName::pending)
+    });
+    let given = Live::default();
+    let live = Live {
+        nodes: given.nodes.filter(|_| !nodes),
+        namespaces: given.namespaces.filter(|_| !namespaces),
+        proxy_configs: given.proxy_configs.filter(|_| !proxy_configs),
+    };
+    let maker = Maker::new(texts, fixed, live).shared();
+    if let Some(cluster) = cluster
+        && flags.follows()
+    {
+        cluster.followed = Some(Wanted { maker: maker.clone(), maps, proxy_configs, nodes, namespaces });
+    }
+    let files = [(Document::Values, &args.values), (Document::Mesh, &args.mesh), (Document::Config, &args.config)];
+    let files = files.into_iter().filter_map(|(document, path)| Some((document, path.clone()?))).collect();
+    let files = Files::open(files, maker.clone()).map_err(ConfigError::Settings)?;
+    let made = maker.lock().make();
+    match made {
+        // Without a cluster nothing could come that would change it.
+        Made::Waiting(reason) if !flags.follows() => Err(ConfigError::Settings(reason)),
+        _ => Ok(files),
+    }
 }
 
 #[cfg(test)]
@@ -206,19 +222,23 @@ mod tests {
 
     use clap::Parser as _;
 
-    use super::super::watch::Look;
     use super::*;
     use crate::args::Cli;
+    use crate::settings::Settings;
 
     fn resolve(flags: &[&str]) -> Result<Config, String> {
         let cli = Cli::try_parse_from(["weir-webhook"].iter().chain(flags)).unwrap();
         Config::resolve(&cli.serve).map_err(|error| error.to_string())
     }
 
+    fn settings_of(config: &Config) -> std::sync::Arc<Settings> {
+        config.settings.maker().lock().current().load_full().unwrap()
+    }
+
     #[test]
     fn without_flags_everything_is_built_in() {
         let config = resolve(&[]).unwrap();
-        assert_eq!(config.settings.current().load().native_sidecars, NativeSidecars::On);
+        assert_eq!(settings_of(&config).native_sidecars, NativeSidecars::On);
         assert!(config.certificate.current().load().as_ref().as_ref().unwrap().not_after() > SystemTime::now());
         assert!(config.cluster.is_none());
     }
@@ -228,7 +248,7 @@ mod tests {
         let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests/base/config");
         let (values, mesh) = (config.join("values.yaml"), config.join("mesh.yaml"));
         let shipped = resolve(&["--values", values.to_str().unwrap(), "--mesh", mesh.to_str().unwrap()]).unwrap();
-        let text = |config: &Config| format!("{:#?}", config.settings.current().load());
+        let text = |config: &Config| format!("{:#?}", settings_of(config));
         assert_eq!(text(&shipped), text(&resolve(&[]).unwrap()));
     }
 
@@ -238,7 +258,7 @@ mod tests {
         let mesh = dir.path().join("mesh");
         fs::write(&mesh, "trustDomain: example.org").unwrap();
         let config = resolve(&["--mesh", mesh.to_str().unwrap()]).unwrap();
-        assert_eq!(config.settings.current().load().mesh.trust_domain, "example.org");
+        assert_eq!(settings_of(&config).mesh.trust_domain, "example.org");
     }
 
     #[test]
@@ -249,8 +269,8 @@ mod tests {
         let path = values.to_str().unwrap();
         let mut config = resolve(&["--values", path, "--revision", "canary", "--native-sidecars", "false"]).unwrap();
         fs::write(&values, "global: {tag: other}").unwrap();
-        assert_eq!(config.settings.look(), Look::Replaced);
-        let settings = config.settings.current().load();
+        assert_eq!(config.settings.look(), Made::InUse(Vec::new()));
+        let settings = settings_of(&config);
         assert_eq!((settings.revision.as_str(), settings.native_sidecars), ("canary", NativeSidecars::Off));
         assert_eq!(settings.values.global.tag, "other");
     }
@@ -272,11 +292,11 @@ mod tests {
         let config = dir.path().join("config");
         fs::write(&config, "policy: disabled\ntemplates: {mine: 'metadata: {}'}").unwrap();
         let mut config_of = resolve(&["--config", config.to_str().unwrap()]).unwrap();
-        assert_eq!(config_of.settings.current().load().injection.policy, "disabled");
+        assert_eq!(settings_of(&config_of).injection.policy, "disabled");
         fs::write(&config, "templates: {mine: 'metadata: {{ nosuch }}'}").unwrap();
-        let Look::Refused(reason) = config_of.settings.look() else { panic!("taken") };
+        let Made::Refused(reason) = config_of.settings.look() else { panic!("taken") };
         assert!(reason.contains("config: templates.mine: line 1: function \"nosuch\" is not known"), "{reason}");
-        assert_eq!(config_of.settings.current().load().injection.policy, "disabled");
+        assert_eq!(settings_of(&config_of).injection.policy, "disabled");
     }
 
     #[test]

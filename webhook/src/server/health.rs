@@ -17,22 +17,20 @@ pub struct Health {
     certificate: Served,
     /// Changes that were refused, by source. The server goes on with the last good ones, so they do not make it unready.
     refused: Mutex<[Option<String>; 2]>,
+    /// Why there are no settings yet, where there are none.
+    waiting: Mutex<Option<String>>,
     /// What the parts about the cluster say.
     parts: conditions::Health,
 }
 
-const fn index(source: Source) -> usize {
-    match source {
-        Source::Certificate => 0,
-        Source::Settings => 1,
-    }
-}
+/// Sources of which a change can be refused as a whole.
+const REFUSABLE: [Source; 2] = [Source::Certificate, Source::Settings];
 
 impl Health {
     /// Ready as long as the certificate of the moment is valid.
     pub fn new(certificate: Served) -> Self {
         let (refused, parts) = (Mutex::default(), conditions::Health::default());
-        Self { stopping: AtomicBool::new(false), certificate, refused, parts }
+        Self { stopping: AtomicBool::new(false), certificate, refused, waiting: Mutex::default(), parts }
     }
 
     /// Registers a condition of a part; it is bad for the reason `pending` until the part says otherwise.
@@ -48,7 +46,14 @@ impl Health {
     /// Notes why a change of `source` was refused; `None` when all is well again.
     pub fn note(&self, source: Source, refused: Option<&str>) {
         let mut all = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-        all[index(source)] = refused.map(str::to_owned);
+        for (state, _) in all.iter_mut().zip(REFUSABLE).filter(|(_, known)| *known == source) {
+            *state = refused.map(str::to_owned);
+        }
+    }
+
+    /// Notes why there are no settings to inject with; `None` once there are.
+    pub fn wait_for_settings(&self, reason: Option<&str>) {
+        *self.waiting.lock().unwrap_or_else(PoisonError::into_inner) = reason.map(str::to_owned);
     }
 
     /// The state at `now`, in the form of the API server's own `/readyz?verbose`.
@@ -56,20 +61,22 @@ impl Health {
         let stopping = self.stopping.load(Ordering::Relaxed);
         let end = self.certificate.load().as_ref().as_ref().map(ServerCert::not_after);
         let unusable = match end {
-            None => Some("there is none yet"),
-            Some(end) => (end <= now).then_some("expired"),
+            None => Some("there is none yet".to_owned()),
+            Some(end) => (end <= now).then(|| "expired".to_owned()),
         };
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let waiting = waiting.map(|reason| format!("there are none yet: {reason}"));
+        let ready = !stopping && unusable.is_none() && waiting.is_none();
         let mut detail = String::new();
         detail.push_str(if stopping { "[-]stopping: the server was told to end\n" } else { "[+]serving\n" });
         let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-        for source in [Source::Certificate, Source::Settings] {
-            let unusable = unusable.filter(|_| source == Source::Certificate);
+        for ((source, refused), unusable) in REFUSABLE.iter().zip(refused.iter()).zip([unusable, waiting]) {
             let mark = if unusable.is_some() { '-' } else { '+' };
             let name = source.name();
-            let state = match &refused[index(source)] {
-                None => unusable.unwrap_or("ok").to_owned(),
+            let state = match refused {
+                None => unusable.as_deref().unwrap_or("ok").replace('\n', " "),
                 Some(reason) => {
-                    let served = unusable.unwrap_or("the last good one is in use");
+                    let served = unusable.as_deref().unwrap_or("the last good one is in use");
                     format!("{served}; its change was refused: {reason}")
                 }
             };
@@ -80,7 +87,7 @@ impl Health {
         // Without a cluster there are no parts, and nothing of them to wait for.
         let parts_ready = parts.ready || parts.detail.is_empty();
         detail.push_str(&parts.detail);
-        Readiness { ready: !stopping && unusable.is_none() && parts_ready, detail }
+        Readiness { ready: ready && parts_ready, detail }
     }
 }
 
@@ -146,6 +153,19 @@ mod tests {
         let state = health.readiness(now + Duration::from_hours(48));
         assert!(!state.ready);
         assert!(state.detail.contains("[-]certificate: expired"), "{}", state.detail);
+    }
+
+    #[test]
+    fn without_settings_it_is_not_ready_and_says_why() {
+        let now = SystemTime::now();
+        let health = health(now);
+        health.wait_for_settings(Some("ConfigMap istio-system/istio is not there"));
+        let state = health.readiness(now);
+        assert!(!state.ready);
+        let line = "[-]settings: there are none yet: ConfigMap istio-system/istio is not there\n";
+        assert!(state.detail.contains(line), "{}", state.detail);
+        health.wait_for_settings(None);
+        assert!(health.readiness(now).ready);
     }
 
     #[test]

@@ -28,6 +28,7 @@ use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt as _;
 use tracing::{debug, warn};
 
+use super::gate::Arrived;
 use super::metrics::Metrics;
 use super::tls::H2;
 use crate::args::ListenAddr;
@@ -41,6 +42,14 @@ const STREAMS: u32 = 256;
 /// HTTP/2: pings find peers that are gone without a word.
 const PING_EVERY: Duration = Duration::from_secs(30);
 const PING_WAIT: Duration = Duration::from_secs(10);
+/// HTTP/2: streams that a client may open and reset before the connection is closed (CVE-2023-44487, "rapid reset"), before
+/// and after their request was taken up.
+const RESETS_PENDING: usize = 32;
+const RESETS: usize = 512;
+/// HTTP/2: bytes of bodies that a connection may have sent and nobody has read. More waits at the client.
+const WINDOW: u32 = 1 << 20;
+/// HTTP/2: the same for one request; nearly all reviews are smaller.
+const STREAM_WINDOW: u32 = 256 << 10;
 /// Bound on the head of a request, HTTP/1 and HTTP/2.
 const HEAD_BYTES: usize = 32 << 10;
 
@@ -213,7 +222,8 @@ where
 {
     let activity = Activity::new(Instant::now() + limits.handshake);
     let requests = Arc::clone(&activity);
-    let service = service_fn(move |request: Request<Incoming>| {
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(Arrived(std::time::Instant::now()));
         let busy = Busy::new(&requests, limits.idle);
         let answer = router.clone().oneshot(request.map(Body::new));
         async move {
@@ -227,6 +237,10 @@ where
         let connection = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .max_concurrent_streams(STREAMS)
+            .max_pending_accept_reset_streams(RESETS_PENDING)
+            .max_local_error_reset_streams(RESETS)
+            .initial_connection_window_size(WINDOW)
+            .initial_stream_window_size(STREAM_WINDOW)
             .max_header_list_size(u32::try_from(HEAD_BYTES).unwrap_or(u32::MAX))
             .keep_alive_interval(PING_EVERY)
             .keep_alive_timeout(PING_WAIT)

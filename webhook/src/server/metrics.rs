@@ -20,6 +20,14 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 const BUCKETS: [f64; 14] =
     [0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0];
 
+/// Bytes. A sidecar is a patch of some 6 KiB; the API server takes 3 MiB for an object.
+const PATCH_BUCKETS: [f64; 8] = [1024.0, 4096.0, 8192.0, 16_384.0, 65_536.0, 262_144.0, 1_048_576.0, 4_194_304.0];
+
+/// Templates that are built in.
+const TEMPLATES: [&str; 4] = ["sidecar", "gateway", "grpc-agent", "grpc-simple"];
+/// Value of the label for all others.
+const CUSTOM: &str = "custom";
+
 /// Every reason, so that each series is there from the start.
 const SKIP_REASONS: [SkipReason; 9] = [
     SkipReason::HostNetwork,
@@ -46,13 +54,25 @@ pub enum Failure {
     TooLarge,
     /// The client did not send its request in time.
     Timeout,
+    /// Its answer would have come too late.
+    Overloaded,
+    /// There is no configuration yet.
+    NotReady,
     /// A defect of ours.
     Internal,
 }
 
 impl Failure {
-    const ALL: [Self; 6] =
-        [Self::Denied, Self::BadRequest, Self::MediaType, Self::TooLarge, Self::Timeout, Self::Internal];
+    const ALL: [Self; 8] = [
+        Self::Denied,
+        Self::BadRequest,
+        Self::MediaType,
+        Self::TooLarge,
+        Self::Timeout,
+        Self::Overloaded,
+        Self::NotReady,
+        Self::Internal,
+    ];
 
     /// Value of the label `reason`.
     pub const fn name(self) -> &'static str {
@@ -62,6 +82,8 @@ impl Failure {
             Self::MediaType => "media_type",
             Self::TooLarge => "too_large",
             Self::Timeout => "timeout",
+            Self::Overloaded => "overloaded",
+            Self::NotReady => "not_ready",
             Self::Internal => "internal",
         }
     }
@@ -72,16 +94,27 @@ impl Failure {
 pub enum Source {
     /// Certificate and key.
     Certificate,
-    /// Values and mesh.
+    /// Documents: values, mesh and config.
     Settings,
+    /// `ProxyConfig` resources of the cluster.
+    ProxyConfigs,
+    /// Nodes of the cluster.
+    Nodes,
+    /// Namespaces of the cluster.
+    Namespaces,
 }
 
 impl Source {
+    const ALL: [Self; 5] = [Self::Certificate, Self::Settings, Self::ProxyConfigs, Self::Nodes, Self::Namespaces];
+
     /// Value of the label `source`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Certificate => "certificate",
             Self::Settings => "settings",
+            Self::ProxyConfigs => "proxyconfigs",
+            Self::Nodes => "nodes",
+            Self::Namespaces => "namespaces",
         }
     }
 }
@@ -89,6 +122,11 @@ impl Source {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Reason {
     reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Template {
+    template: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -112,6 +150,14 @@ pub struct Metrics {
     certificate_expiry: Gauge,
     handshake_failures: Counter,
     connections: Gauge,
+    in_flight: Gauge,
+    waited: Histogram,
+    patch_bytes: Histogram,
+    templates: Family<Template, Counter>,
+    dry_runs: Counter,
+    lines_left_out: Counter,
+    settings_made: Gauge,
+    settings_age: Gauge,
 }
 
 impl Default for Metrics {
@@ -136,6 +182,14 @@ impl Metrics {
             certificate_expiry: Gauge::default(),
             handshake_failures: Counter::default(),
             connections: Gauge::default(),
+            in_flight: Gauge::default(),
+            waited: Histogram::new(BUCKETS),
+            patch_bytes: Histogram::new(PATCH_BUCKETS),
+            templates: Family::default(),
+            dry_runs: Counter::default(),
+            lines_left_out: Counter::default(),
+            settings_made: Gauge::default(),
+            settings_age: Gauge::default(),
         };
         for reason in SKIP_REASONS {
             drop(metrics.skipped.get_or_create(&Reason { reason: reason.name() }));
@@ -143,7 +197,10 @@ impl Metrics {
         for failure in Failure::ALL {
             drop(metrics.failed.get_or_create(&Reason { reason: failure.name() }));
         }
-        for source in [Source::Certificate, Source::Settings] {
+        for template in TEMPLATES.into_iter().chain([CUSTOM]) {
+            drop(metrics.templates.get_or_create(&Template { template }));
+        }
+        for source in Source::ALL {
             for result in ["replaced", "refused"] {
                 drop(metrics.reloads.get_or_create(&Reload { source: source.name(), result }));
             }
@@ -190,6 +247,34 @@ impl Metrics {
             self.handshake_failures.clone(),
         );
         registry.register("weir_webhook_connections", "Connections open now, both ports", self.connections.clone());
+        registry.register(
+            "weir_webhook_in_flight",
+            "Requests that came and are not answered yet",
+            self.in_flight.clone(),
+        );
+        registry.register(
+            "weir_webhook_wait_seconds",
+            "Time from the arrival of a request to the start of its decision: for a turn, and for its body",
+            self.waited.clone(),
+        );
+        registry.register("weir_webhook_patch_bytes", "Length of patches, before base64", self.patch_bytes.clone());
+        registry.register(
+            "weir_webhook_templates",
+            "Pods that got a sidecar, by template; those that are not built in are `custom`",
+            self.templates.clone(),
+        );
+        registry.register("weir_webhook_dry_runs", "Reviews of which nothing was to be created", self.dry_runs.clone());
+        registry.register(
+            "weir_webhook_log_lines_left_out",
+            "Reviews without a line in the log, because of its bound",
+            self.lines_left_out.clone(),
+        );
+        registry.register(
+            "weir_webhook_settings_timestamp_seconds",
+            "When the documents in use were taken, in seconds since 1970; 0 for none",
+            self.settings_made.clone(),
+        );
+        registry.register("weir_webhook_config_age_seconds", "How long ago that was", self.settings_age.clone());
         registry.register("weir_webhook_build", "What runs here", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
     }
 
@@ -203,10 +288,42 @@ impl Metrics {
         self.requests.inc();
     }
 
-    /// A pod got its sidecar.
-    pub fn injected(&self) {
+    /// A pod got its sidecar: from templates, comma separated, by a patch of so many bytes.
+    pub fn injected(&self, templates: &str, patch_bytes: usize) {
         self.success.inc();
         self.injected.inc();
+        for name in templates.split(',') {
+            // Users choose the names of their own.
+            let template = TEMPLATES.into_iter().find(|known| *known == name).unwrap_or(CUSTOM);
+            self.templates.get_or_create(&Template { template }).inc();
+        }
+        #[expect(clippy::cast_precision_loss, reason = "megabytes at most")]
+        self.patch_bytes.observe(patch_bytes as f64);
+    }
+
+    /// Nothing of it was to be created.
+    pub fn dry_run(&self) {
+        self.dry_runs.inc();
+    }
+
+    /// A review has no line in the log.
+    pub fn line_left_out(&self) {
+        self.lines_left_out.inc();
+    }
+
+    /// Time between the arrival of a request and its decision.
+    pub fn waited(&self, time: Duration) {
+        self.waited.observe(time.as_secs_f64());
+    }
+
+    /// A request came; it counts until the guard is dropped.
+    pub fn in_flight(&self) -> GaugeGuard {
+        GaugeGuard::new(&self.in_flight)
+    }
+
+    /// The documents in use were taken then.
+    pub fn settings_made(&self, at: SystemTime) {
+        self.settings_made.set(seconds(at));
     }
 
     /// A pod was left alone.
@@ -239,8 +356,7 @@ impl Metrics {
 
     /// Another certificate is served.
     pub fn certificate_expires(&self, at: SystemTime) {
-        let seconds = at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        self.certificate_expiry.set(i64::try_from(seconds).unwrap_or(i64::MAX));
+        self.certificate_expiry.set(seconds(at));
     }
 
     /// A client did not speak TLS, or not ours.
@@ -249,25 +365,38 @@ impl Metrics {
     }
 
     /// A connection opened; it counts until the guard is dropped.
-    pub fn connection(&self) -> ConnectionGuard {
-        self.connections.inc();
-        ConnectionGuard(self.connections.clone())
+    pub fn connection(&self) -> GaugeGuard {
+        GaugeGuard::new(&self.connections)
     }
 
     /// The text that Prometheus scrapes, of type [`CONTENT_TYPE`].
     pub fn render(&self) -> String {
         let mut text = String::with_capacity(4096);
+        let since = self.settings_made.get();
+        self.settings_age.set(if since == 0 { 0 } else { seconds(SystemTime::now()).saturating_sub(since) });
         // Writing to a string does not fail.
         let _ = encode(&mut text, &self.registry.lock().unwrap_or_else(PoisonError::into_inner));
         text
     }
 }
 
-/// See [`Metrics::connection`].
-#[derive(Debug)]
-pub struct ConnectionGuard(Gauge);
+/// Seconds since 1970.
+fn seconds(at: SystemTime) -> i64 {
+    i64::try_from(at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()).unwrap_or(i64::MAX)
+}
 
-impl Drop for ConnectionGuard {
+/// Something that is counted for as long as it is there.
+#[derive(Debug)]
+pub struct GaugeGuard(Gauge);
+
+impl GaugeGuard {
+    fn new(gauge: &Gauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for GaugeGuard {
     fn drop(&mut self) {
         self.0.dec();
     }

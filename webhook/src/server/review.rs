@@ -151,6 +151,7 @@ fn decide_about(
     let Request { uid, namespace, object, .. } = request;
     let asked = InjectRequest {
         pod: object,
+        namespace_annotations: settings.namespaces.annotations(&namespace),
         namespace: Some(namespace).filter(|namespace| !namespace.is_empty()),
         url_env,
         ..InjectRequest::default()

@@ -8,7 +8,9 @@
 //! | 408 | the body did not come in time |
 //! | 413 | a body beyond 6 MiB (Istio answers 400; RFC 9110 15.5.14 has a status for it) |
 //! | 415 | a `Content-Type` other than `application/json`; parameters such as `charset` are fine |
+//! | 429 | so many reviews at once that the answer would come too late, see [`super::gate`] |
 //! | 500 | a defect of ours |
+//! | 503 | there is no configuration yet |
 //!
 //! Every answer of `/inject` but 404 and 405 has an AdmissionReview as body, so that whoever reads it finds the text at `response.status.message`.
 
@@ -16,22 +18,23 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use arc_swap::ArcSwap;
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Path, State};
-use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
-use axum::http::{HeaderMap, StatusCode};
+use axum::extract::{Path, Request, State};
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use http_body_util::BodyExt as _;
 use tracing::{info, warn};
 
+use super::gate::{self, Arrived, Gate, Time};
 use super::health::Health;
+use super::lines::Lines;
+use super::live::Current;
 use super::metrics::{self, Failure, Metrics};
 use super::review::{self, Answer, Decide, Decision};
 use crate::inject::url::parse_inject_path;
-use crate::settings::Settings;
 
 /// Largest body, as Istio's. The API server's own limit for a pod is 1.5 MiB (etcd).
 pub const BODY_LIMIT: usize = 6 << 20;
@@ -42,13 +45,15 @@ const DISCARD_LIMIT: usize = 3 * BODY_LIMIT;
 #[derive(Debug)]
 pub struct App {
     /// The settings of the moment.
-    pub settings: Arc<ArcSwap<Settings>>,
+    pub settings: Current,
     /// Where everything is counted.
     pub metrics: Arc<Metrics>,
     /// State behind the probes.
     pub health: Arc<Health>,
-    /// Longest time for the body of a request.
-    pub request_timeout: Duration,
+    /// How many reviews are worked on at once, and for how long.
+    pub gate: Gate,
+    /// Bound of the log.
+    pub lines: Lines,
     /// Who decides.
     pub decide: Decide,
 }
@@ -91,48 +96,84 @@ async fn render_metrics(State(app): State<Arc<App>>) -> impl IntoResponse {
     ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], app.metrics.render())
 }
 
-async fn inject(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Response {
-    handle(&app, &headers, body, BTreeMap::new()).await
+async fn inject(State(app): State<Arc<App>>, request: Request) -> Response {
+    handle(&app, request, BTreeMap::new()).await
 }
 
-async fn inject_with_params(
-    State(app): State<Arc<App>>,
-    Path(params): Path<String>,
-    headers: HeaderMap,
-    body: Body,
-) -> Response {
+async fn inject_with_params(State(app): State<Arc<App>>, Path(params): Path<String>, request: Request) -> Response {
     let (env, ignored) = parse_inject_path(&params);
     // The author of the pod can do nothing about the URL, so this is for the administrator.
     if !ignored.is_empty() {
         warn!(path = params.as_str(), ?ignored, "parts of the URL in the webhook configuration mean nothing");
     }
-    handle(&app, &headers, body, env).await
+    handle(&app, request, env).await
 }
 
-async fn handle(app: &App, headers: &HeaderMap, body: Body, url_env: BTreeMap<String, String>) -> Response {
+async fn handle(app: &App, request: Request, url_env: BTreeMap<String, String>) -> Response {
     app.metrics.request();
-    let (answer, took) = match receive(app, headers, body).await {
-        Ok(body) => {
-            let start = Instant::now();
-            let answer = review::answer(&body, url_env, &app.settings.load(), app.decide);
-            let took = start.elapsed();
-            app.metrics.took(took);
-            (answer, took)
-        }
+    let _counted = app.metrics.in_flight();
+    let arrived = request.extensions().get().map_or_else(Instant::now, |Arrived(at)| *at);
+    let time = app.gate.time(arrived, request.uri().query());
+    let (answer, took) = match work(app, request, url_env, time).await {
+        Ok(done) => done,
         Err(refused) => (*refused, Duration::ZERO),
     };
-    count(&app.metrics, &answer.decision);
-    log(&answer, took);
+    count(&app.metrics, &answer);
+    if app.lines.admit(matches!(answer.decision, Decision::Failed(_))) {
+        log(&answer, took);
+    } else {
+        app.metrics.line_left_out();
+    }
     let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    (status, [(CONTENT_TYPE, "application/json")], answer.reply.to_json()).into_response()
+    let mut response = (status, [(CONTENT_TYPE, "application/json")], answer.reply.to_json()).into_response();
+    if status == StatusCode::TOO_MANY_REQUESTS {
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(gate::RETRY_AFTER));
+    }
+    response
 }
 
-fn count(metrics: &Metrics, decision: &Decision) {
-    match decision {
-        Decision::Injected { .. } => metrics.injected(),
+/// Waits for a turn, reads the review and answers it; gives back how long the decision took.
+async fn work(
+    app: &App,
+    request: Request,
+    url_env: BTreeMap<String, String>,
+    time: Time,
+) -> Result<(Answer, Duration), Box<Answer>> {
+    let late = || {
+        let message = "more reviews are waiting than can be answered in time".to_owned();
+        refuse(429, Failure::Overloaded, message)
+    };
+    let _turn = app.gate.enter(time).await.ok_or_else(late)?;
+    let (parts, body) = request.into_parts();
+    let body = receive(time, &parts.headers, body).await?;
+    app.metrics.waited(time.waited());
+    if time.is_too_late() {
+        return Err(late());
+    }
+    let Some(settings) = app.settings.load_full() else {
+        let message = "the injector has no configuration yet; its readiness says why".to_owned();
+        return Err(refuse(503, Failure::NotReady, message));
+    };
+    let start = Instant::now();
+    let answer = review::answer(&body, url_env, &settings, app.decide);
+    let took = start.elapsed();
+    app.metrics.took(took);
+    Ok((answer, took))
+}
+
+fn refuse(status: u16, failure: Failure, message: String) -> Box<Answer> {
+    Box::new(review::refusal(status, failure, message))
+}
+
+fn count(metrics: &Metrics, answer: &Answer) {
+    match &answer.decision {
+        Decision::Injected { templates, patch_bytes } => metrics.injected(templates, *patch_bytes),
         Decision::Skipped(reason) => metrics.skipped(*reason),
         Decision::NotAPod => metrics.not_a_pod(),
         Decision::Failed(failure) => metrics.failed(*failure),
+    }
+    if answer.subject.dry_run {
+        metrics.dry_run();
     }
 }
 
@@ -170,15 +211,14 @@ fn log(answer: &Answer, took: Duration) {
     }
 }
 
-async fn receive(app: &App, headers: &HeaderMap, body: Body) -> Result<Vec<u8>, Box<Answer>> {
-    let refuse = |status, failure, message| Box::new(review::refusal(status, failure, message));
+async fn receive(time: Time, headers: &HeaderMap, body: Body) -> Result<Vec<u8>, Box<Answer>> {
     let content_type = headers.get(CONTENT_TYPE).map(|value| String::from_utf8_lossy(value.as_bytes()));
     if !content_type.as_deref().is_some_and(is_json) {
         let got = content_type.map_or_else(|| "none".to_owned(), |found| format!("{found:?}"));
         let message = format!("Content-Type is {got}; application/json is expected");
         return Err(refuse(415, Failure::MediaType, message));
     }
-    match tokio::time::timeout(app.request_timeout, collect(headers, body)).await {
+    match tokio::time::timeout(time.left(), collect(headers, body)).await {
         Ok(Ok(bytes)) => Ok(bytes),
         Ok(Err(Unread::TooLarge)) => {
             let message = format!("the body is larger than {BODY_LIMIT} bytes");
@@ -187,10 +227,7 @@ async fn receive(app: &App, headers: &HeaderMap, body: Body) -> Result<Vec<u8>, 
         Ok(Err(Unread::Broken(reason))) => {
             Err(refuse(400, Failure::BadRequest, format!("the body broke off: {reason}")))
         }
-        Err(_) => {
-            let message = format!("the body did not arrive within {:?}", app.request_timeout);
-            Err(refuse(408, Failure::Timeout, message))
-        }
+        Err(_) => Err(refuse(408, Failure::Timeout, format!("the body did not arrive within {:?}", time.budget()))),
     }
 }
 

@@ -11,9 +11,7 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use x509_parser::prelude::{ASN1Time, FromDer as _, X509Certificate};
-
-use super::certs::Validity;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 /// HTTP versions offered by ALPN, best first.
 pub const ALPN: [&[u8]; 2] = [H2, b"http/1.1"];
@@ -24,12 +22,12 @@ pub const H2: &[u8] = b"h2";
 #[derive(Clone)]
 pub struct ServerCert {
     key: Arc<CertifiedKey>,
-    validity: Validity,
+    not_after: SystemTime,
 }
 
 impl fmt::Debug for ServerCert {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ServerCert").field("chain", &self.key.cert.len()).field("validity", &self.validity).finish()
+        f.debug_struct("ServerCert").field("chain", &self.key.cert.len()).field("not_after", &self.not_after).finish()
     }
 }
 
@@ -74,50 +72,35 @@ impl ServerCert {
             .collect::<Result<Vec<_>, _>>()
             .map_err(|error| PairError::CertPem(error.to_string()))?;
         let leaf = chain.first().ok_or(PairError::NoCert)?;
-        let validity = validity(leaf)?;
+        let not_after = expiry(leaf)?;
         let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| PairError::KeyPem(error.to_string()))?;
         let key = CertifiedKey::from_der(chain, key, &provider()).map_err(|error| match error {
             rustls::Error::InconsistentKeys(_) => PairError::Mismatch,
             other => PairError::Key(other.to_string()),
         })?;
-        if let Ok(ago) = now.duration_since(validity.not_after) {
+        if let Ok(ago) = now.duration_since(not_after) {
             return Err(PairError::Expired(ago));
         }
-        Ok(Self { key: Arc::new(key), validity })
+        Ok(Self { key: Arc::new(key), not_after })
     }
 
     /// When the leaf expires.
     pub fn not_after(&self) -> SystemTime {
-        self.validity.not_after
-    }
-
-    /// From when until when the leaf is valid.
-    pub fn validity(&self) -> Validity {
-        self.validity
-    }
-
-    /// The chain that clients get, leaf first.
-    pub fn chain(&self) -> &[CertificateDer<'static>] {
-        &self.key.cert
+        self.not_after
     }
 }
 
 /// The certificate of the moment; `None` before the first.
 pub type Served = Arc<ArcSwap<Option<ServerCert>>>;
 
-/// What the certificate says of its time.
-///
-/// # Errors
-/// It is not X.509.
-pub(crate) fn validity(cert: &CertificateDer<'_>) -> Result<Validity, PairError> {
-    let (_, parsed) = X509Certificate::from_der(cert).map_err(|error| PairError::NotX509(error.to_string()))?;
-    let time = |at: ASN1Time| UNIX_EPOCH + Duration::from_secs(u64::try_from(at.timestamp()).unwrap_or(0));
-    let validity = parsed.validity();
-    Ok(Validity { not_before: time(validity.not_before), not_after: time(validity.not_after) })
+fn expiry(leaf: &CertificateDer<'_>) -> Result<SystemTime, PairError> {
+    let (_, parsed) = X509Certificate::from_der(leaf).map_err(|error| PairError::NotX509(error.to_string()))?;
+    let seconds = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0);
+    Ok(UNIX_EPOCH + Duration::from_secs(seconds))
 }
 
 /// The one provider of cryptography, named everywhere instead of installed for the process: a library must not do that.
-pub(crate) fn provider() -> CryptoProvider {
+fn provider() -> CryptoProvider {
     rustls::crypto::ring::default_provider()
 }
 

@@ -1,13 +1,19 @@
 //! What is known of the cluster's nodes: whether their kubelets run native sidecars.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// First minor version of Kubernetes 1 on whose kubelets Istio makes sidecars native by itself.
 const FIRST_MINOR: u32 = 33;
 
-/// Versions of kubelets (`v1.33.1`, as in `status.nodeInfo.kubeletVersion`) by name of the node.
+/// Nodes by name, made of the versions of their kubelets (`v1.33.1`, as in `status.nodeInfo.kubeletVersion`). Clones share them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Nodes(BTreeMap<String, String>);
+pub struct Nodes {
+    /// Whether each runs native sidecars.
+    capable: Arc<BTreeMap<String, bool>>,
+    /// How many do not; thousands of nodes are not gone through for each pod.
+    too_old: usize,
+}
 
 impl Nodes {
     /// Whether a pod gets a native sidecar: its own node decides where it names one that is known, else all nodes have to
@@ -15,16 +21,15 @@ impl Nodes {
     ///
     /// A version that cannot be read counts as too old. Only the minor number is looked at.
     pub fn run_native_sidecars(&self, node: Option<&str>) -> bool {
-        match node.and_then(|name| self.0.get(name)) {
-            Some(version) => is_new_enough(version),
-            None => self.0.values().all(|version| is_new_enough(version)),
-        }
+        node.and_then(|name| self.capable.get(name)).copied().unwrap_or(self.too_old == 0)
     }
 }
 
-impl<N: Into<String>, V: Into<String>> FromIterator<(N, V)> for Nodes {
+impl<N: Into<String>, V: AsRef<str>> FromIterator<(N, V)> for Nodes {
     fn from_iter<I: IntoIterator<Item = (N, V)>>(nodes: I) -> Self {
-        Self(nodes.into_iter().map(|(name, version)| (name.into(), version.into())).collect())
+        let capable = nodes.into_iter().map(|(name, version)| (name.into(), is_new_enough(version.as_ref())));
+        let capable: BTreeMap<String, bool> = capable.collect();
+        Self { too_old: capable.values().filter(|capable| !**capable).count(), capable: Arc::new(capable) }
     }
 }
 

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::SettingsError;
 use super::reader::{Findings, Node};
-use super::schema::{Field, Kind, canonical, field};
+use super::schema::{Field, Kind, canonical, field, snake_case};
 
 /// Configuration of one proxy, complete: built-in defaults lie below everything.
 #[derive(Debug, Clone, PartialEq)]
@@ -69,6 +69,10 @@ impl ProxyConfig {
     pub(super) fn read(node: &Node<'_>) -> Self {
         let mut config = Self::default();
         if let Some(object) = node.object() {
+            for field in &PROXY_CONFIG {
+                node.findings().asked(node.path(), field.name);
+                node.findings().asked(node.path(), &snake_case(field.name));
+            }
             config.overlay(canonical(object, &PROXY_CONFIG, node.path(), node.findings()));
         }
         config

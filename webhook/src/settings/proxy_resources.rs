@@ -65,8 +65,17 @@ impl ProxyConfigResources {
                 found.into_iter().map(|error| SettingsError { path: format!("{label}: {}", error.path), ..error }),
             );
         }
+        if errors.is_empty() { Ok(Self::sorted(resources)) } else { Err(errors) }
+    }
+
+    /// All of several sets together.
+    pub fn join<'a>(sets: impl IntoIterator<Item = &'a Self>) -> Self {
+        Self::sorted(sets.into_iter().flat_map(|set| set.0.iter().cloned()).collect())
+    }
+
+    fn sorted(mut resources: Vec<Resource>) -> Self {
         resources.sort_by(|a, b| (&a.created, &a.name, &a.namespace).cmp(&(&b.created, &b.name, &b.namespace)));
-        if errors.is_empty() { Ok(Self(resources)) } else { Err(errors) }
+        Self(resources)
     }
 
     /// Whether an object is one of these.

@@ -196,7 +196,7 @@ fn duration(text: &str) -> Option<String> {
     Some(format!("{sign}{seconds}{fraction}s"))
 }
 
-fn snake_case(camel: &str) -> String {
+pub(super) fn snake_case(camel: &str) -> String {
     let mut snake = String::with_capacity(camel.len() + 4);
     for c in camel.chars() {
         if c.is_ascii_uppercase() {
