@@ -83,7 +83,7 @@ tools: ## install what the demo needs
 	scripts/install-tools
 
 .PHONY: test-tools
-test-tools: ## install what the demo and the tests need: also newer containerds, buildah and a kube-apiserver
+test-tools: ## install what the demo and the tests need: also newer containerds, CRI-O, buildah and a kube-apiserver
 	scripts/install-tools tests
 
 .PHONY: clean

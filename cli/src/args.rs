@@ -6,7 +6,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::failure::Failure;
-use crate::{check, demo, explain, files, inject, install, iptables, manifest_cmd, rules, tag, uninject};
+use crate::{check, demo, explain, files, inject, install, iptables, manifest_cmd, rules, tag, uninject, version};
 
 /// Istio sidecars and capture rules, from the command line.
 #[derive(Debug, Parser)]
@@ -42,8 +42,8 @@ pub(crate) enum Command {
     Iptables(iptables::IptablesArgs),
     /// Show the whole pipeline on this machine: injection, rules, captured connections (root on Linux)
     Demo(demo::DemoArgs),
-    /// Print the version
-    Version,
+    /// Print the version, and with a cluster those of what runs in it
+    Version(version::VersionArgs),
     /// Print a completion script, for example: `weir completion bash > /etc/bash_completion.d/weir`
     Completion {
         /// Which shell reads it
@@ -69,7 +69,7 @@ impl Command {
             Self::Manifest(args) => manifest_cmd::run(args),
             Self::Iptables(args) => iptables::run(args),
             Self::Demo(args) => demo::run(args),
-            Self::Version => print(concat!("weir ", env!("CARGO_PKG_VERSION"), "\n")),
+            Self::Version(args) => version::run(args),
             Self::Completion { shell } => {
                 let mut script = Vec::new();
                 clap_complete::generate(*shell, &mut Cli::command(), "weir", &mut script);

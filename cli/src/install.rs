@@ -211,6 +211,7 @@ async fn try_out<'a>(
     how: How,
 ) -> Result<Vec<(&'a Ref, Done)>, Failure> {
     let (mut planned, mut wrong, mut namespaces) = (Vec::new(), Vec::new(), Vec::new());
+    let mut conflicts = false;
     for (what, object) in objects {
         if what.kind == NAMESPACE {
             namespaces.push(what.name.as_str());
@@ -221,13 +222,17 @@ async fn try_out<'a>(
             Err(Refused::NoNamespace) if namespaces.contains(&what.namespace.as_str()) => {
                 planned.push((what, Done::Created));
             }
-            Err(refused) => wrong.push(format!("{what}: {refused}")),
+            Err(refused) => {
+                conflicts |= matches!(refused, Refused::Conflict(_));
+                wrong.push(format!("{what}: {refused}"));
+            }
         }
     }
     if wrong.is_empty() {
         return Ok(planned);
     }
-    wrong.push(format!("{}: nothing was done", cluster.server));
+    let advice = if conflicts { "; --force-conflicts takes over what others have set" } else { "" };
+    wrong.push(format!("{}: nothing was done{advice}", cluster.server));
     Err(Failure::refused(wrong))
 }
 

@@ -6,7 +6,7 @@
 //!                                     ├▶ rules ──┼▶ settings, files, manifest (streams and their pods), yaml_text
 //!                                     ├▶ explain ┘
 //!                                     ├▶ check (a cluster as a whole; a node's agent)
-//!                                     ├▶ manifest, install, uninstall, tag ─▶ chart (settings to objects), objects (in a cluster)
+//!                                     ├▶ manifest, install, uninstall, tag, version ─▶ chart (settings to objects), objects (in a cluster)
 //!                                     ├▶ iptables (a network namespace)
 //!                                     └▶ demo
 //! cluster: the way to an API server; failure: all that is wrong at once, and the exit code
@@ -32,6 +32,7 @@ mod settings;
 mod splice;
 mod tag;
 mod uninject;
+mod version;
 mod yaml_text;
 
 use std::process::ExitCode;

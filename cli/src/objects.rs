@@ -198,7 +198,12 @@ impl Cluster {
                 other => other?,
             };
             let next = list.metadata.continue_.filter(|next| !next.is_empty());
-            all.extend(list.items.into_iter().map(value));
+            all.extend(list.items.into_iter().map(value).map(|mut object| {
+                // Items of a list do not say it.
+                object["apiVersion"] = kind.api_version().into();
+                object["kind"] = kind.name.into();
+                object
+            }));
             match next {
                 Some(next) => page = page.continue_token(&next),
                 None => return Ok(all),
@@ -271,13 +276,7 @@ fn refused(error: kube::Error) -> Refused {
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Conflict(fields) => {
-                write!(
-                    f,
-                    "others have set fields to something else: {} (--force-conflicts takes them over)",
-                    fields.join("; ")
-                )
-            }
+            Self::Conflict(fields) => write!(f, "others have set fields to something else: {}", fields.join("; ")),
             Self::NoNamespace => f.write_str("its namespace is not there"),
             Self::NoKind => f.write_str("the cluster does not know this kind of object"),
             Self::Away(reason) | Self::Other(reason) => f.write_str(reason),

@@ -251,7 +251,7 @@ pub(crate) async fn settle_default(cluster: &Cluster) -> Result<(), Failure> {
     let found = configurations(cluster).await?;
     let off = of_tag(&found, DEFAULT).is_some_and(|object| label(object, REVISION_LABEL) != Some(DEFAULT));
     let Some(changed) = of_revision(&found, DEFAULT).and_then(|own| switched(own, off)) else { return Ok(()) };
-    let Some(what) = Ref::of(&changed) else { return Ok(()) };
+    let what = Ref::new(CONFIGURATION, "", changed["metadata"]["name"].as_str().unwrap_or_default());
     let fields = live::fields(&changed);
     let how = How { dry_run: false, force: true };
     let done = cluster.apply(&what, &fields, how).await.map_err(|refused| cluster.failure(&what, &refused))?;

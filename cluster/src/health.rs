@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 enum State {
     /// As it should be, with a word about it where there is one.
     Good(String),
+    /// Not as it should be, and why, but no reason to be taken out of service.
+    Odd(String),
     /// Not (yet) as it should be, and why.
     Bad(String),
 }
@@ -65,7 +67,7 @@ impl Health {
         for Entry { name, weight, state } in entries.iter() {
             let (mark, text) = match (state, weight) {
                 (State::Good(text), _) => ('+', text.as_str()),
-                (State::Bad(text), Weight::Advisory) => ('!', text.as_str()),
+                (State::Odd(text), _) | (State::Bad(text), Weight::Advisory) => ('!', text.as_str()),
                 (State::Bad(text), Weight::Blocking) => {
                     readiness.ready = false;
                     ('-', text.as_str())
@@ -82,6 +84,11 @@ impl Condition {
     /// All is well; `text` says how.
     pub fn good(&self, text: impl Into<String>) {
         self.set(State::Good(text.into()));
+    }
+
+    /// Something is wrong, but the process does its work; `reason` says what, and what to do.
+    pub fn odd(&self, reason: impl Into<String>) {
+        self.set(State::Odd(reason.into()));
     }
 
     /// Something is wrong; `reason` says what, and what to do.
@@ -120,6 +127,9 @@ mod tests {
                 detail: "[+]install: entry in 10-a.conflist\n[!]contention: somebody fights\n".into()
             }
         );
+        install.odd("fought over");
+        assert_eq!(health.readiness().detail.lines().next(), Some("[!]install: fought over"));
+        assert!(health.readiness().ready);
         install.bad("gone");
         assert!(!health.readiness().ready);
     }

@@ -11,6 +11,7 @@
 
 pub mod cache;
 pub mod connect;
+pub mod damper;
 pub mod events;
 pub mod follow;
 pub mod health;

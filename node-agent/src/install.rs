@@ -10,7 +10,6 @@
 //! `plan` (with `network`, `text`) is a function of bytes; `disk` is the only one that touches files, behind a trait. `uninstall` is the way back.
 
 pub mod binary;
-pub mod damper;
 pub mod discover;
 pub mod disk;
 pub mod finding;
@@ -25,3 +24,5 @@ pub mod settings;
 mod text;
 pub mod uninstall;
 pub mod versions;
+
+pub use weir_cluster::damper;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 use iptables_rules::netns;
 
-use crate::containerd::{Containerd, children};
+use crate::runtime::{Runtime, children};
 
 /// For an agent to be ready or to end, and for other things that a loaded machine takes its time for.
 pub const BOUND: Duration = Duration::from_mins(1);
@@ -22,7 +22,7 @@ pub const NODE: &str = "node-1";
 ///
 /// # Errors
 /// While the power is off.
-pub fn command(runtime: &Containerd, verb: &str, plugin: &Path) -> anyhow::Result<Command> {
+pub fn command(runtime: &Runtime, verb: &str, plugin: &Path) -> anyhow::Result<Command> {
     let mut command = runtime.command(&crate::bin("weir-agent"))?;
     let (conf, bin) = (runtime.conf_dir(), runtime.bin_dir());
     command
@@ -47,16 +47,21 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Starts one with further flags. Two at once need different health ports, as they are on the same network.
+    /// Starts one with further flags, or other ones in place of its usual ones. Two at once need different health ports, as they are on the
+    /// same network.
     ///
     /// # Errors
     /// When it cannot be started.
-    pub fn start(runtime: &Containerd, plugin: &Path, health: u16, flags: &[&str]) -> anyhow::Result<Self> {
+    pub fn start(runtime: &Runtime, plugin: &Path, health: u16, flags: &[&str]) -> anyhow::Result<Self> {
         let log = runtime.folder().join(format!("agent-{health}.log"));
         let file = fs::File::options().create(true).append(true).open(&log)?;
+        let netns_dirs = format!("--netns-dirs={}", runtime.netns_dir().display());
+        let name = |flag: &str| flag.split('=').next().map(str::to_owned);
+        let usual = ["--monitoring-port=0", "--host-proc-dir=/proc", &netns_dirs];
+        let usual = usual.into_iter().filter(|usual| flags.iter().all(|flag| name(flag) != name(usual)));
         let wrapper = command(runtime, "run", plugin)?
-            .args([&format!("--health-port={health}"), "--monitoring-port=0", "--host-proc-dir=/proc"])
-            .arg(format!("--netns-dirs={}", runtime.netns_dir().display()))
+            .arg(format!("--health-port={health}"))
+            .args(usual)
             .args(flags)
             .stdin(Stdio::null())
             .stdout(file.try_clone()?)
@@ -69,7 +74,7 @@ impl Agent {
     ///
     /// # Errors
     /// When it ends instead, or takes too long; its answer or its log is in the text.
-    pub fn wait_until_ready(&mut self, runtime: &Containerd) -> anyhow::Result<()> {
+    pub fn wait_until_ready(&mut self, runtime: &Runtime) -> anyhow::Result<()> {
         let health = SocketAddr::from((Ipv4Addr::LOCALHOST, self.health));
         let ask = || weir_lab::http::get(health, "/readyz");
         until("the agent is ready", || {

@@ -75,12 +75,15 @@ pub struct NamespaceOption {
     /// 0: of the pod; 2: of the node.
     #[prost(int32, tag = "1")]
     pub network: i32,
+    /// Of processes. 0: of the pod; 1: of each container.
+    #[prost(int32, tag = "2")]
+    pub pid: i32,
 }
 
 impl NamespaceOption {
-    /// The pod's own network, or the node's.
+    /// The pod's own network, or the node's; each container sees its own processes, as it is unless a pod asks for something else.
     pub fn network(of_the_node: bool) -> Self {
-        Self { network: if of_the_node { 2 } else { 0 } }
+        Self { network: if of_the_node { 2 } else { 0 }, pid: 1 }
     }
 }
 
@@ -138,11 +141,20 @@ struct CreateContainerRequest {
 }
 
 #[derive(Clone, PartialEq, Message)]
+struct ImageSpec {
+    #[prost(string, tag = "1")]
+    image: String,
+    // What the pod says, before the kubelet replaces it by a digest; CRI-O wants it.
+    #[prost(string, tag = "18")]
+    user_specified_image: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
 struct ContainerConfig {
     #[prost(message, optional, tag = "1")]
     metadata: Option<Name>,
     #[prost(message, optional, tag = "2")]
-    image: Option<Name>,
+    image: Option<ImageSpec>,
     #[prost(string, repeated, tag = "3")]
     command: Vec<String>,
     #[prost(string, repeated, tag = "4")]
@@ -157,7 +169,7 @@ struct ContainerConfig {
     linux: Option<LinuxContainerConfig>,
 }
 
-/// A message whose first field is a name: `ContainerMetadata`, `ImageSpec`.
+/// A message whose first field is a name: `ContainerMetadata`.
 #[derive(Clone, PartialEq, Message)]
 struct Name {
     #[prost(string, tag = "1")]
@@ -548,7 +560,10 @@ impl Client {
             pod_sandbox_id: sandbox.to_owned(),
             config: Some(ContainerConfig {
                 metadata: Some(Name { name: container.name.to_owned() }),
-                image: Some(Name { name: container.image.to_owned() }),
+                image: Some(ImageSpec {
+                    image: container.image.to_owned(),
+                    user_specified_image: container.image.to_owned(),
+                }),
                 command: container.command.iter().map(|&word| word.to_owned()).collect(),
                 args: container.args.clone(),
                 envs: container.env.iter().cloned().map(|(key, value)| KeyValue { key, value }).collect(),

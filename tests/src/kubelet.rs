@@ -9,8 +9,8 @@ use std::process::Command;
 use anyhow::{Context as _, bail, ensure};
 use serde_json::Value;
 
-use crate::containerd::Containerd;
 use crate::cri::{Container, LinuxSandboxSecurityContext, Mount, NamespaceOption, PodSandboxConfig, Security};
+use crate::runtime::Runtime;
 
 /// Fields of a container that are not the runtime's business.
 const NOT_THE_RUNTIMES: [&str; 4] = ["ports", "readinessProbe", "livenessProbe", "resources"];
@@ -30,7 +30,7 @@ pub fn render(overlay: &str) -> anyhow::Result<Vec<Value>> {
 #[derive(Debug)]
 pub struct Kubelet<'a> {
     /// The node.
-    pub runtime: &'a Containerd,
+    pub runtime: &'a Runtime,
     /// Folders that the manifests mean and where they are here; the longest that fits counts. What fits none is refused, but `/proc`.
     pub host: Vec<(PathBuf, PathBuf)>,
     /// Environment that every container gets besides its own, as that of the API server's service.

@@ -1,7 +1,7 @@
 //! Support of the tests across crates: where the binaries are, which privileges there are, and a real container runtime.
 //!
 //! ```text
-//! containerd.rs ── a daemon of its own, in its own namespaces ──▶ cri.rs ── what a kubelet would ask of it
+//! runtime.rs ── a daemon of its own, in its own namespaces ──▶ cri.rs ── what a kubelet would ask of it
 //! agent.rs ────── the node agent on that node
 //! kubelet.rs ──── a pod of our manifests, as a kubelet would have it run
 //! image.rs ────── the images it runs, made from files of this machine
@@ -16,11 +16,11 @@
 pub mod agent;
 pub mod apiserver;
 pub mod conformance;
-pub mod containerd;
 pub mod cri;
 pub mod hook;
 pub mod image;
 pub mod kubelet;
+pub mod runtime;
 pub mod segment;
 pub mod topology;
 pub mod webhook;

@@ -15,9 +15,9 @@ use serde_json::{Value, json};
 use weir_lab::{dial, envoy};
 use weir_tests::agent::{Agent, NODE, until};
 use weir_tests::apiserver::ApiServer;
-use weir_tests::containerd::{BUSYBOX, Containerd, Release};
 use weir_tests::cri::{self, Container, ExecOutput, Mount, PodSandboxConfig};
 use weir_tests::image::Image;
+use weir_tests::runtime::{BUSYBOX, Release, Runtime};
 use weir_tests::webhook::Webhook;
 
 const APP_UID: i64 = 1000;
@@ -42,8 +42,8 @@ fn conflist() -> String {
     .to_string()
 }
 
-fn containerd() -> Containerd {
-    Containerd::start(&conflist(), &weir_tests::bin("weir-cni")).unwrap()
+fn containerd() -> Runtime {
+    Runtime::start(&conflist(), &weir_tests::bin("weir-cni")).unwrap()
 }
 
 /// A pod as the admission webhook leaves it.
@@ -63,13 +63,13 @@ fn injected(annotations: &Value) -> Vec<(String, String)> {
 
 /// A pod that runs, and is stopped and removed twice at the end, as a kubelet does.
 struct Running<'a> {
-    runtime: &'a Containerd,
+    runtime: &'a Runtime,
     config: PodSandboxConfig,
     id: String,
 }
 
 impl<'a> Running<'a> {
-    fn start(runtime: &'a Containerd, name: &str, annotations: Vec<(String, String)>) -> Self {
+    fn start(runtime: &'a Runtime, name: &str, annotations: Vec<(String, String)>) -> Self {
         let config = runtime.pod(name, annotations);
         let id = runtime
             .cri
@@ -151,13 +151,13 @@ impl<'a> Running<'a> {
 }
 
 /// Makes Envoy's image and configuration known to the runtime.
-fn import_envoy(runtime: &Containerd, binary: &Path) {
+fn import_envoy(runtime: &Runtime, binary: &Path) {
     runtime.import(&Image::default().program(binary, "/bin/envoy").unwrap(), "test.local/envoy:1").unwrap();
     std::fs::write(runtime.folder().join("envoy.json"), envoy::bootstrap().to_string()).unwrap();
 }
 
 /// GET over a fresh connection from the node; the body, or why there is none.
-fn get(runtime: &Containerd, to: SocketAddr) -> Result<String, String> {
+fn get(runtime: &Runtime, to: SocketAddr) -> Result<String, String> {
     netns::within(&runtime.node_netns(), || {
         let mut stream = dial::connect(None, to, BOUND).map_err(|error| error.to_string())?;
         stream
@@ -303,7 +303,7 @@ fn the_agent_puts_flushed_rules_back_while_traffic_flows() {
     let mut list: Value = serde_json::from_str(&conflist()).unwrap();
     list["plugins"].as_array_mut().unwrap().pop();
     let runtime =
-        Containerd::start_release(Release::Installed, &[("10-test.conflist", &format!("{list:#}\n"))], None).unwrap();
+        Runtime::start_release(Release::Installed, &[("10-test.conflist", &format!("{list:#}\n"))], None).unwrap();
     import_envoy(&runtime, &binary);
     let api = ApiServer::start().unwrap();
     api.kubeconfig(runtime.folder()).unwrap();

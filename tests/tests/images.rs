@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use iptables_rules::{CaptureConfig, netns, nft, plan};
 use serde_json::{Value, json};
-use weir_tests::containerd::{Containerd, Release};
 use weir_tests::cri::{Container, ContainerState, PodSandboxConfig};
 use weir_tests::kubelet::{self, Kubelet};
+use weir_tests::runtime::{Release, Runtime};
 use weir_tests::webhook::Webhook;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -35,7 +35,7 @@ fn images_or_skip() -> Option<PathBuf> {
 
 /// A node on which the images are, with a primary network, and with folders where the manifests expect them.
 struct Node {
-    runtime: Containerd,
+    runtime: Runtime,
     objects: Vec<Value>,
     uninstall: Vec<Value>,
 }
@@ -46,7 +46,7 @@ impl Node {
             { "type": "bridge", "bridge": "cni0", "isGateway": true, "ipam": { "type": "host-local", "subnet": "10.77.0.0/24" } },
         ] });
         let runtime =
-            Containerd::start_release(Release::Installed, &[("10-net.conflist", &format!("{primary:#}\n"))], None)
+            Runtime::start_release(Release::Installed, &[("10-net.conflist", &format!("{primary:#}\n"))], None)
                 .unwrap();
         for image in ["weir-agent", "weir-webhook", "weir"] {
             let reference = format!("docker.io/library/{image}:{VERSION}");

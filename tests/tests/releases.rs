@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests may panic like tests")]
 
-use weir_tests::containerd::{Containerd, Release};
+use weir_tests::runtime::{Release, Runtime};
 
 fn survives_a_kill_and_a_reboot(release: Release) {
     if !release.available_or_skip() {
@@ -11,7 +11,7 @@ fn survives_a_kill_and_a_reboot(release: Release) {
     let conflist = serde_json::json!({ "cniVersion": release.cni_version(), "name": "test", "plugins": [
         { "type": "bridge", "bridge": "cni0", "ipam": { "type": "host-local", "subnet": "10.77.0.0/24" } },
     ] });
-    let runtime = Containerd::start_release(release, &[("10-test.conflist", &conflist.to_string())], None).unwrap();
+    let runtime = Runtime::start_release(release, &[("10-test.conflist", &conflist.to_string())], None).unwrap();
     let loaded = runtime.cri.loaded_plugins().unwrap();
     assert!(matches!(&loaded[..], [one] if one.kind == "bridge"), "{loaded:?}");
     let id = runtime.cri.run_pod_sandbox(&runtime.pod("before", [])).unwrap();

@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use weir_tests::containerd::Containerd;
+use weir_tests::runtime::Runtime;
 
 const CAPABILITY: &str = "io.kubernetes.cri.pod-annotations";
 
@@ -39,7 +39,7 @@ fn containerd_passes_null_for_no_annotations_and_leaves_the_capabilities_in_plac
     }
     let folder = tempfile::tempdir().unwrap();
     let entry = json!({ "type": "weir-cni", "capabilities": { CAPABILITY: true, "made.up": true } });
-    let runtime = Containerd::start(&conflist(&entry), &eavesdropper(folder.path())).unwrap();
+    let runtime = Runtime::start(&conflist(&entry), &eavesdropper(folder.path())).unwrap();
     for (name, annotations, passed) in [
         ("bare", vec![], Value::Null),
         ("some", vec![("team".to_owned(), "shop".to_owned())], json!({ "team": "shop" })),
@@ -61,7 +61,7 @@ fn an_entry_without_the_capability_is_named_and_excluded_namespaces_go_on() {
         return;
     }
     let plugin = weir_tests::bin("weir-cni");
-    let runtime = Containerd::start(&conflist(&json!({ "type": "weir-cni" })), &plugin).unwrap();
+    let runtime = Runtime::start(&conflist(&json!({ "type": "weir-cni" })), &plugin).unwrap();
     let refused = runtime.cri.run_pod_sandbox(&runtime.pod("web", [])).unwrap_err();
     for part in [r#"plugin type="weir-cni" failed (add)"#, "key capabilities", CAPABILITY, "docs/cni-plugin.md"] {
         assert!(refused.message().contains(part), "{part} is not in {}", refused.message());
@@ -70,7 +70,7 @@ fn an_entry_without_the_capability_is_named_and_excluded_namespaces_go_on() {
     drop(runtime);
 
     let excluded = json!({ "type": "weir-cni", "exclude_namespaces": ["shop"] });
-    let runtime = Containerd::start(&conflist(&excluded), &plugin).unwrap();
+    let runtime = Runtime::start(&conflist(&excluded), &plugin).unwrap();
     let id = runtime.cri.run_pod_sandbox(&runtime.pod("web", [])).unwrap();
     runtime.cri.stop_pod_sandbox(&id).unwrap();
     runtime.cri.remove_pod_sandbox(&id).unwrap();

@@ -141,6 +141,36 @@ pub struct ClusterArgs {
     /// Name of this replica, for events and the Lease; without it, the host's
     #[arg(long, env = "POD_NAME", value_name = "NAME")]
     pub pod_name: Option<String>,
+
+    /// Certificates from a CA of our own in this Secret, made where it is missing; it is rotated, and written under a Lease of that name
+    #[arg(long, env = "WEIR_CA_SECRET", value_name = "NAME", conflicts_with_all = ["tls_cert_file", "tls_key_file", "cert_dir", "ca_out", "ca_cert_file"])]
+    pub ca_secret: Option<String>,
+    /// Service by which API servers call the webhook: the names in certificates of --ca-secret; without it, weir-webhook and the revision
+    #[arg(long, env = "WEIR_SERVICE", value_name = "NAME")]
+    pub service: Option<String>,
+    /// Life of a certificate of --ca-secret; it is renewed after two thirds
+    #[arg(long, env = "WEIR_LEAF_LIFETIME", value_name = "TIME", default_value = "24h", value_parser = duration)]
+    pub leaf_lifetime: Duration,
+    /// Life of the CA of --ca-secret; it is replaced after two thirds
+    #[arg(long, env = "WEIR_CA_LIFETIME", value_name = "TIME", default_value = "8760h", value_parser = duration)]
+    pub ca_lifetime: Duration,
+    /// When the CA is replaced: for API servers to see a new bundle, after we have seen it in every webhook configuration
+    #[arg(long, env = "WEIR_CA_SETTLE", value_name = "TIME", default_value = "30s", value_parser = duration)]
+    pub ca_settle: Duration,
+    /// When the CA is replaced: for the one before to stay trusted, after it has signed its last; without it, --leaf-lifetime
+    #[arg(long, env = "WEIR_CA_RETIRE_AFTER", value_name = "TIME", value_parser = duration)]
+    pub ca_retire_after: Option<Duration>,
+
+    /// CA of the certificate files, PEM: what goes into caBundle; without it, ca.crt in --cert-dir; re-read when it changes
+    #[arg(long, alias = "caCertFile", env = "WEIR_CA_CERT_FILE", value_name = "FILE")]
+    pub ca_cert_file: Option<PathBuf>,
+    /// Keep caBundle right in the webhook configurations labelled weir.dev/rev=REVISION (`default` without one); on with --ca-secret
+    #[arg(long, env = "WEIR_PATCH_CA_BUNDLE", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub patch_ca_bundle: Option<bool>,
+    /// Only compare caBundle there with what is served, and say so: somebody else, such as cert-manager, writes it
+    #[arg(long, env = "WEIR_VERIFY_CA_BUNDLE", conflicts_with = "patch_ca_bundle")]
+    pub verify_ca_bundle: bool,
+
     /// ConfigMap with the documents of --values (key `values`) and --config (key `config`), followed live
     #[arg(long, env = "WEIR_INJECTOR_CONFIG_MAP", value_name = "NAME", conflicts_with_all = ["values", "config"])]
     pub injector_config_map: Option<String>,
@@ -154,6 +184,13 @@ pub struct ClusterArgs {
     /// annotations of namespaces, for OpenShift
     #[arg(long, env = "WEIR_WATCH", value_name = "LIST", value_delimiter = ',')]
     pub watch: Vec<Followable>,
+}
+
+impl ServeArgs {
+    /// How often files are looked at; not so often that it would be all that is done.
+    pub fn reload_interval(&self) -> Duration {
+        self.reload_interval.max(Duration::from_millis(100))
+    }
 }
 
 impl ClusterArgs {
@@ -247,15 +284,16 @@ fn optional_addr(text: &str) -> Result<OptionalAddr, String> {
     if text.is_empty() { Ok(OptionalAddr(None)) } else { text.parse().map(|addr| OptionalAddr(Some(addr))) }
 }
 
-/// `90s`, `1500ms` or `2m`, as Go's tools and Kubernetes manifests write times.
+/// `90s`, `1500ms`, `2m` or `24h`, as Go's tools and Kubernetes manifests write times.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    let bad = || format!("{text:?} is not a time such as 500ms, 10s or 2m");
+    let bad = || format!("{text:?} is not a time such as 500ms, 10s, 2m or 24h");
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let number: u32 = text[..digits].parse().map_err(|_| bad())?;
     match &text[digits..] {
         "ms" => Ok(Duration::from_millis(u64::from(number))),
         "s" => Ok(Duration::from_secs(u64::from(number))),
         "m" => Ok(Duration::from_secs(60 * u64::from(number))),
+        "h" => Ok(Duration::from_secs(3600 * u64::from(number))),
         _ => Err(bad()),
     }
 }
@@ -307,7 +345,7 @@ mod tests {
         assert_eq!(duration("1500ms"), Ok(Duration::from_millis(1500)));
         assert_eq!(duration("0s"), Ok(Duration::ZERO));
         assert_eq!(duration("2m"), Ok(Duration::from_mins(2)));
-        for text in ["", "5", "s", "-1s", "1h", "5 s", "99999999999s", "1.5s"] {
+        for text in ["", "5", "s", "-1s", "1d", "5 s", "99999999999s", "1.5s"] {
             assert!(duration(text).is_err(), "{text:?}");
         }
     }

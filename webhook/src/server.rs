@@ -119,7 +119,9 @@ impl Server {
         let health = Arc::new(Health::new(Arc::clone(certificate.current())));
         let mut background = Parts::new(Arc::clone(&health));
         if let Some(cluster) = cluster {
-            cluster::start(cluster, &metrics, &mut background).await.map_err(StartError::Cluster)?;
+            cluster::start(cluster, &metrics, certificate.current(), &mut background)
+                .await
+                .map_err(StartError::Cluster)?;
         }
         let current = {
             let maker = settings.maker().lock();

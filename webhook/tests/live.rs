@@ -1,6 +1,8 @@
 //! The server on real sockets: TLS, rotation of certificates, bounds, and the end of the process.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests may fail the test")]
 
+#[path = "live/certificates.rs"]
+mod certificates;
 #[path = "live/client.rs"]
 mod client;
 #[path = "live/followed.rs"]

@@ -9,6 +9,10 @@ use crate::objects::{CONFIG_MAP, Ref};
 
 /// The agent's DaemonSet.
 pub(super) const AGENT: &str = "weir-agent";
+/// The DaemonSet that takes the plugin off again.
+pub(super) const CLEANER: &str = "weir-uninstall";
+/// The ConfigMap of both.
+pub(super) const SETTINGS: &str = "weir-node";
 /// The row of the table of platforms that is made of it.
 const FOUND: &str = "found";
 
@@ -75,7 +79,7 @@ mod tests {
                     .clone()
             };
             let agent = of(&installed, "DaemonSet", AGENT);
-            let environment = of(&installed, "ConfigMap", "weir-node");
+            let environment = of(&installed, "ConfigMap", SETTINGS);
             let uninstall = |release: Release| {
                 release.with("/webhook/enabled", false).with("/node/uninstall", true).objects().unwrap()
             };

@@ -93,7 +93,11 @@ fn name(kind: Kind, object: &Value) -> Ref {
 async fn uninstall(cluster: &Cluster, args: &UninstallArgs) -> Result<(), Failure> {
     let found = found(cluster, args.revision.as_deref()).await?;
     let (namespaces, objects): (Vec<_>, Vec<_>) = found.into_iter().partition(|(kind, _)| *kind == NAMESPACE);
-    let agent = objects.iter().find(|(kind, object)| *kind == DAEMON_SET && object["metadata"]["name"] == node::AGENT);
+    let daemon_set = |name: &str| {
+        let found = objects.iter().find(|(kind, object)| *kind == DAEMON_SET && object["metadata"]["name"] == name);
+        found.map(|(_, object)| object)
+    };
+    let (agent, cleaner) = (daemon_set(node::AGENT), daemon_set(node::CLEANER));
     let by_hand = args.platform.is_some() && args.revision.is_none();
     if objects.is_empty() && !by_hand && (namespaces.is_empty() || !args.purge) {
         return say("nothing of it is installed");
@@ -102,7 +106,7 @@ async fn uninstall(cluster: &Cluster, args: &UninstallArgs) -> Result<(), Failur
         .revision
         .as_ref()
         .map_or_else(|| "Weir".to_owned(), |revision| format!("revision {revision} of the webhook"));
-    let nodes = if agent.is_some() || by_hand { ", the plugin on every node among them" } else { "" };
+    let nodes = if agent.or(cleaner).is_some() || by_hand { ", the plugin on every node among them" } else { "" };
     let question = format!(
         "{}: take away {what} ({} objects{nodes})? Pods that run keep their sidecars and rules; new ones get none.",
         cluster.server,
@@ -118,7 +122,10 @@ async fn uninstall(cluster: &Cluster, args: &UninstallArgs) -> Result<(), Failur
     tag::settle_default(cluster).await?;
 
     if agent.is_some() || by_hand {
-        clean_nodes(cluster, agent.map(|(_, object)| object), args).await?;
+        clean_nodes(cluster, agent, args).await?;
+    } else if cleaner.is_some() {
+        // A run before this one had begun, and did not see it through.
+        wait_for_nodes(cluster, args).await?;
     }
     // Webhooks first: while one runs it would make its CA anew.
     let (deployments, rest): (Vec<_>, Vec<_>) = objects.iter().partition(|(kind, _)| *kind == DEPLOYMENT);
@@ -161,21 +168,23 @@ async fn clean_nodes(cluster: &Cluster, agent: Option<&Value>, args: &UninstallA
     rollout::wait_gone(cluster, POD, NODE_NAMESPACE, &pods, args.wait.bound()).await?;
 
     apply_all(cluster, &objects, How { dry_run: false, force: true }).await?;
-    let cleaner: Vec<&Ref> = objects.iter().map(|(what, _)| what).filter(|what| what.kind == DAEMON_SET).collect();
+    wait_for_nodes(cluster, args).await
+}
+
+/// Waits until every node is clean. What is left of the uninstaller goes with the rest.
+async fn wait_for_nodes(cluster: &Cluster, args: &UninstallArgs) -> Result<(), Failure> {
+    let cleaner = Ref::new(DAEMON_SET, NODE_NAMESPACE, node::CLEANER);
     if !args.wait.wait {
         return Err(Failure::refused(vec![format!(
-            "the nodes are being cleaned; when `kubectl -n {NODE_NAMESPACE} rollout status daemonset/weir-uninstall` is through, \
-             uninstall again for the rest"
+            "the nodes are being cleaned; when `kubectl -n {NODE_NAMESPACE} rollout status daemonset/{}` is through, uninstall again \
+             for the rest",
+            node::CLEANER
         )]));
     }
-    rollout::wait(cluster, &cleaner, args.wait.timeout).await.map_err(|failure| {
+    rollout::wait(cluster, &[&cleaner], args.wait.timeout).await.map_err(|failure| {
         failure.and("the rest is left as it is; uninstall again when the nodes are clean".to_owned())
     })?;
-    delete(
-        cluster,
-        objects.iter().filter(|(what, _)| [DAEMON_SET, CONFIG_MAP].contains(&what.kind)).map(|(what, _)| what.clone()),
-    )
-    .await
+    delete(cluster, [cleaner, Ref::new(CONFIG_MAP, NODE_NAMESPACE, node::SETTINGS)]).await
 }
 
 /// Deletes a namespace, unless what others have made is in it.

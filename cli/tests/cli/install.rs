@@ -1,5 +1,6 @@
 //! `weir install`, `uninstall` and `tag` against an API server.
 
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -9,7 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use weir_tests::apiserver::ApiServer;
+use weir_tests::apiserver::{ApiServer, real_or_skip};
 
 use crate::run::{Run, weir};
 
@@ -364,8 +365,8 @@ fn uninstalling_cleans_the_nodes_before_the_rest_goes_and_leaves_what_others_mad
 fn nodes_that_are_not_clean_in_time_keep_what_is_needed_to_go_on() {
     let cluster = Cluster::new(false);
     cluster.weir(&["install", "--wait=false"]);
-    let made = Arc::new(AtomicBool::new(false));
-    let (server, told) = (Arc::clone(&cluster.server), Arc::clone(&made));
+    let over = Arc::new(AtomicBool::new(false));
+    let (server, told) = (Arc::clone(&cluster.server), Arc::clone(&over));
     let never_clean = thread::spawn(move || {
         while !told.load(Ordering::Relaxed) {
             if let Some(mut found) =
@@ -378,7 +379,7 @@ fn nodes_that_are_not_clean_in_time_keep_what_is_needed_to_go_on() {
         }
     });
     let run = cluster.run(&["uninstall", "-y", "--timeout", "3s"]);
-    made.store(true, Ordering::Relaxed);
+    over.store(true, Ordering::Relaxed);
     never_clean.join().unwrap();
     assert_eq!(run.code, 1, "{}", run.stdout);
     assert!(
@@ -388,4 +389,99 @@ fn nodes_that_are_not_clean_in_time_keep_what_is_needed_to_go_on() {
     );
     assert!(cluster.server.list(CONFIGURATIONS).is_empty(), "pods are not sent any more");
     assert!(cluster.server.get("deployments", "weir-system", "weir-webhook").is_some());
+    // Again: it goes on waiting for the nodes, although the agent is gone.
+    let again = cluster.run(&["uninstall", "-y", "--timeout", "1s"]);
+    assert!(again.code == 1 && again.stderr.contains("1 of 2 are ready"), "{}", again.stderr);
+    make_ready(&cluster.server);
+    let through = cluster.weir(&["uninstall", "-y"]);
+    assert!(through.contains("daemonset.apps/weir-uninstall is ready"), "{through}");
+    assert_eq!(cluster.objects(), ["namespaces /weir-node", "namespaces /weir-system"]);
+}
+
+#[test]
+fn versions_are_told_of_what_runs() {
+    let cluster = Cluster::new(true);
+    assert!(cluster.weir(&["version"]).ends_with("nothing of it is installed in the cluster\n"));
+    cluster.weir(&["install", "--set", "images.hub=r.example,images.tag=1.2.3"]);
+    let told = cluster.weir(&["version"]);
+    assert!(told.contains("webhook default: r.example/weir-webhook:1.2.3 ("), "{told}");
+    assert!(told.contains("agent: r.example/weir-agent:1.2.3 ("), "{told}");
+}
+
+/// Beside kubectl: what is refused, what is kept, and whose fields are whose.
+#[test]
+fn on_a_real_api_server_installing_upgrading_tags_and_uninstalling_do_the_same() {
+    let Some(server) = real_or_skip() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let kubeconfig = server.kubeconfig().to_str().unwrap();
+    let run = |args: &[&str]| weir(&[args, &["--kubeconfig", kubeconfig]].concat(), "");
+    let ok = |args: &[&str]| {
+        let run = run(args);
+        assert_eq!(run.code, 0, "{args:?}: {}{}", run.stdout, run.stderr);
+        run.stdout
+    };
+    let kubectl = |args: &[&str]| {
+        let output = Command::new("kubectl")
+            .arg("--kubeconfig")
+            .arg(kubeconfig)
+            .args(args)
+            .env("HOME", folder.path())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    ok(&["install", "--dry-run=server"]);
+    assert!(!kubectl(&["get", "namespaces", "-o", "name"]).contains("weir"), "a dry run");
+    ok(&["install", "--wait=false"]);
+    let again = ok(&["install", "--wait=false"]);
+    assert!(!again.contains(" configured\n") && !again.contains(" created\n"), "{again}");
+
+    kubectl(&["-n", "weir-system", "scale", "deployment/weir-webhook", "--replicas=7"]);
+    let refused = run(&["install", "--wait=false"]);
+    assert!(
+        refused.code == 1 && refused.stderr.contains(".spec.replicas: conflict with \"kubectl\""),
+        "{}",
+        refused.stderr
+    );
+    ok(&["install", "--wait=false", "--force-conflicts"]);
+
+    ok(&["install", "--wait=false", "--revision", "1-1"]);
+    ok(&["tag", "set", "default", "--revision", "1-1"]);
+    let selector = [
+        "get",
+        "mutatingwebhookconfiguration",
+        "weir-sidecar-injector",
+        "-o",
+        "jsonpath={.webhooks[*].namespaceSelector}",
+    ];
+    assert_eq!(kubectl(&selector).matches("weir.dev/deactivated").count(), 4);
+    ok(&["tag", "remove", "default", "-y"]);
+    assert!(!kubectl(&selector).contains("weir.dev/deactivated"));
+
+    let open = run(&["uninstall", "-y", "--wait=false"]);
+    assert!(open.code == 1 && open.stderr.contains("the nodes are being cleaned"), "{}", open.stderr);
+    let status = r#"{"status": {"observedGeneration": 1, "currentNumberScheduled": 0, "desiredNumberScheduled": 0, "numberMisscheduled": 0, "numberReady": 0}}"#;
+    kubectl(&[
+        "-n",
+        "weir-node",
+        "patch",
+        "daemonset",
+        "weir-uninstall",
+        "--subresource=status",
+        "--type=merge",
+        "-p",
+        status,
+    ]);
+    ok(&["uninstall", "-y", "--purge"]);
+    let left = [
+        "get",
+        "deployments,daemonsets,configmaps,roles,clusterroles,mutatingwebhookconfigurations",
+        "-A",
+        "-l",
+        "app.kubernetes.io/part-of=weir",
+        "-o",
+        "name",
+    ];
+    assert_eq!(kubectl(&left), "");
 }

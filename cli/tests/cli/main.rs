@@ -1,10 +1,14 @@
 //! The binary `weir` as its users run it.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail like tests")]
 
+mod check;
 mod conformance;
 mod docs;
 mod explain;
 mod explain_inject;
+#[path = "../../src/check/tests/fixture.rs"]
+#[allow(dead_code, reason = "the table of planted faults uses more of it")]
+mod fixture;
 mod inject;
 mod install;
 mod iptables;

@@ -17,7 +17,7 @@ mod node;
 mod script;
 mod worker;
 
-use weir_tests::containerd::Release;
+use weir_tests::runtime::Release;
 
 fn pods_without_a_pause(release: Release) {
     if !release.available_or_skip() {

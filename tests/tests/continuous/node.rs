@@ -12,8 +12,8 @@ use iptables_rules::{RuleSet, netns, nft};
 use serde_json::json;
 use weir_tests::agent::{self, Agent};
 use weir_tests::apiserver::ApiServer;
-use weir_tests::containerd::{Containerd, Forward, Release};
 use weir_tests::cri::{self, LoadedPlugin};
+use weir_tests::runtime::{Forward, Release, Runtime};
 
 use crate::ledger::Rules;
 
@@ -38,7 +38,7 @@ impl Build {
 
 #[derive(Debug)]
 pub(crate) struct Node {
-    pub(crate) runtime: Containerd,
+    pub(crate) runtime: Runtime,
     release: Release,
     /// Names of the pods that should be there, or are about to be.
     wanted: Mutex<HashSet<String>>,
@@ -53,7 +53,7 @@ pub(crate) struct Node {
 impl Node {
     pub(crate) fn start(release: Release) -> anyhow::Result<Self> {
         let primary = primary(release.cni_version(), 0);
-        let runtime = Containerd::start_release(release, &[(PRIMARY, &primary)], None)?;
+        let runtime = Runtime::start_release(release, &[(PRIMARY, &primary)], None)?;
         let plugin = fs::read(weir_tests::bin("weir-cni"))?;
         for (build, tail) in [(Build::Old, "old"), (Build::New, "new")] {
             // What follows the sections of an executable is never looked at.
@@ -202,7 +202,7 @@ impl Node {
     }
 }
 
-fn source(runtime: &Containerd, build: Build) -> PathBuf {
+fn source(runtime: &Runtime, build: Build) -> PathBuf {
     Path::new(runtime.folder()).join(format!("weir-cni-{build:?}"))
 }
 

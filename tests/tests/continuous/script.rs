@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use weir_tests::agent::{Agent, until};
-use weir_tests::containerd::Release;
+use weir_tests::runtime::Release;
 
 use crate::ledger::{Ledger, Outage, Promise, Report};
 use crate::node::{Build, Node};

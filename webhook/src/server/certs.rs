@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
-    KeyUsagePurpose,
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SigningKey,
 };
 
 /// Names of the files, as in a Secret of type `kubernetes.io/tls`.
@@ -75,23 +75,62 @@ fn list(paths: &[PathBuf]) -> String {
     format!("{} {}", names.join(", "), if names.len() == 1 { "is" } else { "are" })
 }
 
-/// Makes a CA and a leaf for `names` (DNS names or IP addresses), both valid for `days` from `now`.
+/// From when until when a certificate is valid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Validity {
+    /// From then on.
+    pub not_before: SystemTime,
+    /// Until then.
+    pub not_after: SystemTime,
+}
+
+impl Validity {
+    /// For `life` from `now` on, and a little before: at most an hour, or a quarter of a life that is shorter.
+    pub fn starting(now: SystemTime, life: Duration) -> Self {
+        let backdate = BACKDATE.min(life / 4);
+        Self { not_before: now.checked_sub(backdate).unwrap_or(UNIX_EPOCH), not_after: now + life }
+    }
+
+    /// The part of it that lies in another one.
+    #[must_use]
+    pub fn within(self, other: Self) -> Self {
+        Self { not_before: self.not_before.max(other.not_before), not_after: self.not_after.min(other.not_after) }
+    }
+
+    /// Whether `now` lies in it.
+    pub fn contains(&self, now: SystemTime) -> bool {
+        self.not_before <= now && now < self.not_after
+    }
+
+    fn set(self, params: &mut CertificateParams) {
+        let date =
+            |time: SystemTime| rcgen::date_time_ymd(1970, 1, 1) + time.duration_since(UNIX_EPOCH).unwrap_or_default();
+        (params.not_before, params.not_after) = (date(self.not_before), date(self.not_after));
+    }
+}
+
+/// A new CA.
+///
+/// # Errors
+/// A failing random source.
+pub fn new_ca(name: &str, validity: Validity) -> Result<CertifiedIssuer<'static, KeyPair>, CertsError> {
+    let mut ca = CertificateParams::default();
+    ca.distinguished_name.push(DnType::CommonName, name);
+    ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    ca.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    validity.set(&mut ca);
+    Ok(CertifiedIssuer::self_signed(ca, KeyPair::generate()?)?)
+}
+
+/// A new server certificate with its key, both in PEM.
 ///
 /// # Errors
 /// A name that is none, or a failing random source.
-pub fn make(names: &[String], days: u16, now: SystemTime) -> Result<Bundle, CertsError> {
-    let epoch = rcgen::date_time_ymd(1970, 1, 1);
-    let since_epoch = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let not_before = epoch + since_epoch.saturating_sub(BACKDATE);
-    let not_after = epoch + since_epoch + DAY * u32::from(days);
-
-    let mut ca = CertificateParams::default();
-    ca.distinguished_name.push(DnType::CommonName, "Weir webhook CA");
-    ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-    ca.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    (ca.not_before, ca.not_after) = (not_before, not_after);
-    let ca = CertifiedIssuer::self_signed(ca, KeyPair::generate()?)?;
-
+pub fn new_leaf(
+    names: &[String],
+    validity: Validity,
+    ca: &Issuer<'_, impl SigningKey>,
+) -> Result<(String, String), CertsError> {
     let mut leaf = CertificateParams::new(check_names(names)?)
         .map_err(|error| CertsError::Names { names: names.join(", "), reason: error.to_string() })?;
     leaf.distinguished_name.push(DnType::CommonName, "weir-webhook");
@@ -99,14 +138,25 @@ pub fn make(names: &[String], days: u16, now: SystemTime) -> Result<Bundle, Cert
     leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     leaf.use_authority_key_identifier_extension = true;
-    (leaf.not_before, leaf.not_after) = (not_before, not_after);
+    validity.set(&mut leaf);
     let key = KeyPair::generate()?;
-    let cert = leaf.signed_by(&key, &ca)?;
-    Ok(Bundle { ca: ca.pem(), cert: cert.pem(), key: key.serialize_pem() })
+    let cert = leaf.signed_by(&key, ca)?;
+    Ok((cert.pem(), key.serialize_pem()))
+}
+
+/// Makes a CA and a leaf for `names` (DNS names or IP addresses), both valid for `days` from `now`.
+///
+/// # Errors
+/// A name that is none, or a failing random source.
+pub fn make(names: &[String], days: u16, now: SystemTime) -> Result<Bundle, CertsError> {
+    let validity = Validity::starting(now, DAY * u32::from(days));
+    let ca = new_ca("Weir webhook CA", validity)?;
+    let (cert, key) = new_leaf(names, validity, &ca)?;
+    Ok(Bundle { ca: ca.pem(), cert, key })
 }
 
 /// The library takes any ASCII text for a DNS name; clients would never match a bad one.
-fn check_names(names: &[String]) -> Result<Vec<String>, CertsError> {
+pub(crate) fn check_names(names: &[String]) -> Result<Vec<String>, CertsError> {
     let bad: Vec<_> =
         names.iter().filter(|name| rustls_pki_types::ServerName::try_from(name.as_str()).is_err()).collect();
     if bad.is_empty() && !names.is_empty() {

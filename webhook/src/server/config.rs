@@ -96,9 +96,9 @@ impl Config {
                 drain: args.drain_timeout,
             },
             request_timeout: args.request_timeout,
+            reload_interval: args.reload_interval(),
             max_in_flight: args.max_in_flight,
             log_max_per_second: args.log_max_per_second,
-            reload_interval: args.reload_interval.max(std::time::Duration::from_millis(100)),
             shutdown_delay: args.shutdown_delay,
             certificate,
             settings,
@@ -108,6 +108,10 @@ impl Config {
 }
 
 fn certificate(args: &ServeArgs) -> Result<Watched<Option<ServerCert>>, ConfigError> {
+    if args.cluster.ca_secret.is_some() {
+        // It comes from the cluster.
+        return Watched::open(Vec::new(), Box::new(|_| Ok(None))).map_err(ConfigError::Certificate);
+    }
     if let (Some(cert), Some(key)) = (&args.tls_cert_file, &args.tls_key_file) {
         return watch_pair(cert.clone(), key.clone());
     }

@@ -11,7 +11,9 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use x509_parser::prelude::{FromDer as _, X509Certificate};
+use x509_parser::prelude::{ASN1Time, FromDer as _, X509Certificate};
+
+use super::certs::Validity;
 
 /// HTTP versions offered by ALPN, best first.
 pub const ALPN: [&[u8]; 2] = [H2, b"http/1.1"];
@@ -22,12 +24,12 @@ pub const H2: &[u8] = b"h2";
 #[derive(Clone)]
 pub struct ServerCert {
     key: Arc<CertifiedKey>,
-    not_after: SystemTime,
+    validity: Validity,
 }
 
 impl fmt::Debug for ServerCert {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ServerCert").field("chain", &self.key.cert.len()).field("not_after", &self.not_after).finish()
+        f.debug_struct("ServerCert").field("chain", &self.key.cert.len()).field("validity", &self.validity).finish()
     }
 }
 
@@ -72,35 +74,50 @@ impl ServerCert {
             .collect::<Result<Vec<_>, _>>()
             .map_err(|error| PairError::CertPem(error.to_string()))?;
         let leaf = chain.first().ok_or(PairError::NoCert)?;
-        let not_after = expiry(leaf)?;
+        let validity = validity(leaf)?;
         let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| PairError::KeyPem(error.to_string()))?;
         let key = CertifiedKey::from_der(chain, key, &provider()).map_err(|error| match error {
             rustls::Error::InconsistentKeys(_) => PairError::Mismatch,
             other => PairError::Key(other.to_string()),
         })?;
-        if let Ok(ago) = now.duration_since(not_after) {
+        if let Ok(ago) = now.duration_since(validity.not_after) {
             return Err(PairError::Expired(ago));
         }
-        Ok(Self { key: Arc::new(key), not_after })
+        Ok(Self { key: Arc::new(key), validity })
     }
 
     /// When the leaf expires.
     pub fn not_after(&self) -> SystemTime {
-        self.not_after
+        self.validity.not_after
+    }
+
+    /// From when until when the leaf is valid.
+    pub fn validity(&self) -> Validity {
+        self.validity
+    }
+
+    /// The chain that clients get, leaf first.
+    pub fn chain(&self) -> &[CertificateDer<'static>] {
+        &self.key.cert
     }
 }
 
 /// The certificate of the moment; `None` before the first.
 pub type Served = Arc<ArcSwap<Option<ServerCert>>>;
 
-fn expiry(leaf: &CertificateDer<'_>) -> Result<SystemTime, PairError> {
-    let (_, parsed) = X509Certificate::from_der(leaf).map_err(|error| PairError::NotX509(error.to_string()))?;
-    let seconds = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0);
-    Ok(UNIX_EPOCH + Duration::from_secs(seconds))
+/// What the certificate says of its time.
+///
+/// # Errors
+/// It is not X.509.
+pub(crate) fn validity(cert: &CertificateDer<'_>) -> Result<Validity, PairError> {
+    let (_, parsed) = X509Certificate::from_der(cert).map_err(|error| PairError::NotX509(error.to_string()))?;
+    let time = |at: ASN1Time| UNIX_EPOCH + Duration::from_secs(u64::try_from(at.timestamp()).unwrap_or(0));
+    let validity = parsed.validity();
+    Ok(Validity { not_before: time(validity.not_before), not_after: time(validity.not_after) })
 }
 
 /// The one provider of cryptography, named everywhere instead of installed for the process: a library must not do that.
-fn provider() -> CryptoProvider {
+pub(crate) fn provider() -> CryptoProvider {
     rustls::crypto::ring::default_provider()
 }
 

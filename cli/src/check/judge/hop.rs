@@ -97,7 +97,6 @@ const SIGNS: &[(&str, &Fault, &str)] = &[
     ("forbidden", &fault::WEBHOOK_ANSWERS_ERROR, "what answers refuses the API server (403)"),
     ("an error on the server", &fault::WEBHOOK_ANSWERS_ERROR, "what answers says that it has failed (500)"),
     ("the server is currently unable", &fault::WEBHOOK_ANSWERS_ERROR, "what answers says that it is busy (503)"),
-    ("expected webhook response", &fault::WEBHOOK_ANSWERS_ERROR, "what answers is no webhook"),
     ("server rejected our request", &fault::WEBHOOK_ANSWERS_ERROR, "what answers refuses the request"),
 ];
 
@@ -124,7 +123,9 @@ pub(super) fn of(said: &str) -> Hop {
     let (fault, meaning): (&'static Fault, _) = match found {
         _ if service_missing => (&fault::SERVICE_MISSING, "the Service is not there"),
         Some((_, fault, meaning)) => (fault, *meaning),
-        None => (&fault::CONNECTION_BROKEN, "the call fails"),
+        None if said.starts_with("Post \"") => (&fault::CONNECTION_BROKEN, "the call fails"),
+        // The request as such went well, or its address would be told.
+        None => (&fault::WEBHOOK_ANSWERS_ERROR, "what answers is no webhook"),
     };
     Hop { fault, text: format!("{meaning} ({said})") }
 }
@@ -177,6 +178,12 @@ mod tests {
             let (webhook, hop) = read(&format!("{call}{post}{said}")).expect(said);
             assert_eq!((webhook.as_str(), hop.fault.name), ("namespace.sidecar-injector.weir.dev", name), "{said}");
             assert!(hop.text.contains(said), "{}", hop.text);
+        }
+        for said in [
+            "no kind \"Pod\" is registered for version \"admission.k8s.io/v1\" in scheme \"pkg/runtime/scheme.go:111\"",
+            "received invalid webhook response: expected response.uid=\"a\", got \"b\"",
+        ] {
+            assert_eq!(read(&format!("{call}{said}")).expect(said).1.fault.name, "webhook-answers-error", "{said}");
         }
     }
 

@@ -1,12 +1,14 @@
-//! A containerd of its own: in network, mount and process namespaces of its own, with its state below a temporary folder.
+//! A container runtime of its own: in network, mount and process namespaces of its own, with its state below a temporary folder.
 //!
 //! ```text
-//! release.rs ── which containerd ──▶ Containerd (net.d, cni-bin, root, state) ◀── machine.rs: its namespaces, on and off
+//! release.rs ── which one ──▶ Runtime (net.d, cni-bin, root, state) ◀── machine.rs: its namespaces, on and off
+//!                                └─ config.rs: what containerd and CRI-O are told
 //! ```
 //!
 //! Bridges, rules, mounts and sandboxes never touch the machine, and killing one process ends all of it. Only empty cgroup folders
 //! stay; they are removed on drop. The daemon can be killed, and the whole machine rebooted, with what a disk keeps kept.
 
+mod config;
 mod forward;
 mod machine;
 mod release;
@@ -38,7 +40,7 @@ const START: Duration = Duration::from_secs(20);
 
 /// A running daemon.
 #[derive(Debug)]
-pub struct Containerd {
+pub struct Runtime {
     release: Release,
     // `None` only while the power is off.
     machine: Mutex<Option<Machine>>,
@@ -62,7 +64,7 @@ impl Folders {
     }
 }
 
-impl Containerd {
+impl Runtime {
     /// Starts the machine's daemon whose chain is the given conflist, with its CNI plugins and `plugin` in its folder.
     ///
     /// # Errors
@@ -92,7 +94,7 @@ impl Containerd {
         for (name, content) in conf {
             fs::write(folders.conf.join(name), content)?;
         }
-        fs::write(dir.path().join("config.toml"), toml(dir.path(), &folders))?;
+        config::write(release, dir.path(), &folders)?;
         let machine = Machine::power_on(dir.path(), &daemon(release, dir.path()))?;
         let cri = connect(&folders)?;
         let cgroup = format!("/weir-test-{}", machine.init());
@@ -136,11 +138,14 @@ impl Containerd {
         imported
     }
 
-    /// Imports the image of an OCI archive under a reference.
+    /// Imports the image of an OCI archive, which names it so, under a reference.
     ///
     /// # Errors
     /// When the daemon refuses it.
     pub fn import_archive(&self, tar: &Path, reference: &str) -> anyhow::Result<()> {
+        if self.release == Release::CriO {
+            return self.pull_archive(tar);
+        }
         for attempt in 1.. {
             let output = Command::new("ctr")
                 .env("PATH", self.release.path())
@@ -157,6 +162,24 @@ impl Containerd {
             // Seen now and then with images of 100 MB, and gone when tried again.
             ensure!(attempt < IMPORTS && said.contains("not found"), "ctr images import: {said}");
         }
+        Ok(())
+    }
+
+    /// Into CRI-O's own store, by buildah: CRI-O itself only pulls from registries.
+    fn pull_archive(&self, tar: &Path) -> anyhow::Result<()> {
+        let folder = self.dir.path();
+        let output = self
+            .command(Path::new("buildah"))?
+            .arg("--root")
+            .arg(folder.join("root"))
+            .arg("--runroot")
+            .arg("/run/containers/storage")
+            .args(["--storage-driver", "overlay", "pull", "--signature-policy"])
+            .arg(folder.join("policy.json"))
+            .arg(format!("oci-archive:{}", tar.display()))
+            .output()
+            .context("buildah")?;
+        ensure!(output.status.success(), "buildah pull: {}", String::from_utf8_lossy(&output.stderr));
         Ok(())
     }
 
@@ -185,7 +208,10 @@ impl Containerd {
 
     /// The folder in which the namespaces of its pods are bound to names.
     pub fn netns_dir(&self) -> PathBuf {
-        self.dir.path().join("state/io.containerd.grpc.v1.cri/netns")
+        match self.release {
+            Release::CriO => PathBuf::from("/var/run/netns"),
+            _ => self.dir.path().join("state/io.containerd.grpc.v1.cri/netns"),
+        }
     }
 
     /// The daemon's own network namespace: the "node" of its pods.
@@ -203,6 +229,8 @@ impl Containerd {
 
     /// A path as the daemon sees it, reachable from here.
     pub fn path_from_here(&self, path: &str) -> PathBuf {
+        // A link to an absolute path would lead to this machine's own folder.
+        let path = path.strip_prefix("/var/run/").map_or_else(|| path.to_owned(), |rest| format!("/run/{rest}"));
         self.process_one().join(format!("root{path}"))
     }
 
@@ -225,7 +253,7 @@ impl Containerd {
     /// # Errors
     /// When it does not run.
     pub fn kill_daemon(&self) -> anyhow::Result<()> {
-        self.machine().as_ref().context("the power is off")?.kill_daemon("containerd")
+        self.machine().as_ref().context("the power is off")?.kill_daemon(self.release.daemon())
     }
 
     /// Keeps the daemon from being started (again), or lets it. Works while the power is off, too.
@@ -281,7 +309,12 @@ impl Containerd {
             hostname: name.to_owned(),
             annotations: annotations.into_iter().collect(),
             log_directory: self.dir.path().join("logs").join(name).display().to_string(),
-            linux: Some(cri::LinuxPodSandboxConfig { cgroup_parent: self.cgroup.clone(), security_context: None }),
+            linux: Some(cri::LinuxPodSandboxConfig {
+                cgroup_parent: self.cgroup.clone(),
+                security_context: Some(cri::LinuxSandboxSecurityContext {
+                    namespace_options: Some(cri::NamespaceOption::network(false)),
+                }),
+            }),
         }
     }
 
@@ -301,7 +334,7 @@ fn connect(folders: &Folders) -> anyhow::Result<cri::Client> {
             Ok(Err(error)) | Err(error) => error,
         };
         if started.elapsed() > START {
-            bail!("containerd is not ready after {START:?}: {error:#}: {}", tail(&folders.log));
+            bail!("the runtime is not ready after {START:?}: {error:#}: {}", tail(&folders.log));
         }
         std::thread::sleep(Duration::from_millis(50));
     }
@@ -309,10 +342,12 @@ fn connect(folders: &Folders) -> anyhow::Result<cri::Client> {
 
 /// The command line of the daemon.
 fn daemon(release: Release, dir: &Path) -> String {
-    format!("env -i PATH={} HOME=/root containerd -c {}/config.toml", release.path(), dir.display())
+    let (program, dir) = (release.program().display().to_string(), dir.display());
+    let further = if release == Release::CriO { " -d \"\"" } else { "" };
+    format!("env -i PATH={} HOME=/root {program} -c {dir}/config.toml{further}", release.path())
 }
 
-impl Drop for Containerd {
+impl Drop for Runtime {
     fn drop(&mut self) {
         drop(self.machine().take());
         let deadline = Instant::now() + Duration::from_secs(5);
@@ -340,40 +375,4 @@ fn tail(log: &Path) -> String {
     let text = fs::read_to_string(log).unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(15)..].join("\n")
-}
-
-/// Configuration, version 2 (containerd 1.6 and later). No daemon lives long enough to need its garbage collector, which may take
-/// what an import has brought but not named yet. `restrict_oom_score_adj`: machines without CAP_SYS_RESOURCE.
-fn toml(dir: &Path, folders: &Folders) -> String {
-    let (dir, socket, bin, conf) =
-        (dir.display(), folders.socket.display(), folders.bin.display(), folders.conf.display());
-    format!(
-        r#"version = 2
-root = "{dir}/root"
-state = "{dir}/state"
-oom_score = 0
-disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.zfs", "io.containerd.snapshotter.v1.devmapper", "io.containerd.tracing.processor.v1.otlp", "io.containerd.internal.v1.tracing"]
-[grpc]
-  address = "{socket}"
-[plugins."io.containerd.gc.v1.scheduler"]
-  startup_delay = "1h"
-  schedule_delay = "1h"
-[plugins."io.containerd.internal.v1.opt"]
-  path = "{dir}/opt"
-[plugins."io.containerd.grpc.v1.cri"]
-  sandbox_image = "{BUSYBOX}"
-  netns_mounts_under_state_dir = true
-  restrict_oom_score_adj = true
-  stream_server_address = "127.0.0.1"
-  [plugins."io.containerd.grpc.v1.cri".containerd]
-    snapshotter = "overlayfs"
-    default_runtime_name = "runc"
-  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
-    runtime_type = "io.containerd.runc.v2"
-  [plugins."io.containerd.grpc.v1.cri".cni]
-    bin_dir = "{bin}"
-    conf_dir = "{conf}"
-    max_conf_num = 1
-"#
-    )
 }

@@ -1,16 +1,18 @@
-//! Which containerd: the machine's own, and newer ones unpacked beside it by `scripts/install-tools tests`.
+//! Which runtime: the machine's own containerd, newer ones unpacked beside it, and CRI-O, by `scripts/install-tools tests`.
 
 use std::path::{Path, PathBuf};
 
-/// A release of containerd, with the CNI plugins it is run with.
+/// A release of a runtime, with the CNI plugins it is run with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Release {
-    /// The machine's own: 1.6 on Debian 12, with CNI plugins 1.1.1.
+    /// The machine's own containerd: 1.6 on Debian 12, with CNI plugins 1.1.1.
     Installed,
-    /// 1.7, of Debian 13, with the machine's CNI plugins.
+    /// containerd 1.7, of Debian 13, with the machine's CNI plugins.
     V1_7,
-    /// 2.1 or later, of Debian unstable, with its CNI plugins: CNI 1.1.0, the verb STATUS, drop-in folders.
+    /// containerd 2.1 or later, of Debian unstable, with its CNI plugins: CNI 1.1.0, the verb STATUS, drop-in folders.
     V2_1,
+    /// CRI-O, built from source, with the machine's CNI plugins. Its pods have no process of their own.
+    CriO,
 }
 
 impl Release {
@@ -27,13 +29,23 @@ impl Release {
         if !crate::privileged() {
             return false;
         }
-        let missing = self.unpacked().filter(|folder| !folder.join("usr/bin/containerd").is_file());
+        let missing = self.unpacked().filter(|_| !self.program().is_file());
         if let Some(folder) = &missing {
-            let why = format!("no containerd in {}: `scripts/install-tools tests` fetches it", folder.display());
+            let why = format!("no {} in {}: `scripts/install-tools tests` fetches it", self.daemon(), folder.display());
             assert!(std::env::var_os("CI").is_none(), "{why}");
             eprintln!("skipped: {why}");
         }
         missing.is_none()
+    }
+
+    /// Name of its daemon.
+    pub(super) fn daemon(self) -> &'static str {
+        if self == Self::CriO { "crio" } else { "containerd" }
+    }
+
+    /// Its daemon's program.
+    pub(super) fn program(self) -> PathBuf {
+        self.unpacked().unwrap_or_else(|| PathBuf::from("/")).join("usr/bin").join(self.daemon())
     }
 
     /// The search path with its programs first; `runc` is the machine's always (that of newer releases needs a newer libc).
@@ -54,6 +66,7 @@ impl Release {
             Self::Installed => return None,
             Self::V1_7 => "containerd-1.7",
             Self::V2_1 => "containerd-2.1",
+            Self::CriO => "cri-o",
         };
         Some(Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools").join(name))
     }

@@ -1,0 +1,166 @@
+//! `weir check` as it is run: a whole cluster of the tests' own, its forms and exit statuses.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::PathBuf;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::Value;
+use weir_tests::apiserver::tls::Authority;
+use weir_tests::apiserver::{ApiServer, Trouble, When};
+use weir_tests::hook::{Answer, Hook};
+
+use crate::fixture::{Fixture, plain_pod};
+use crate::run::{Run, weir};
+
+/// A cluster behind an API server, with a webhook that injects; it ends with the value.
+struct Cluster {
+    server: ApiServer,
+    kubeconfig: PathBuf,
+    _hook: Hook,
+    _dir: tempfile::TempDir,
+}
+
+impl Cluster {
+    /// The healthy cluster after a change.
+    fn after(change: impl FnOnce(&mut Fixture)) -> Self {
+        let mut fixture = Fixture::healthy();
+        let authority = Authority::new("webhook").unwrap();
+        for entry in fixture.entries() {
+            entry["clientConfig"]["caBundle"] = STANDARD.encode(authority.cert()).into();
+        }
+        change(&mut fixture);
+        let pair = authority.issue("webhook", &["weir-webhook.weir-system.svc"]).unwrap();
+        let injector = Fixture::healthy();
+        let reply = move |review: &Value| {
+            let pod = &review["request"]["object"];
+            Answer::patch(&serde_json::to_value(json_patch::diff(pod, &injector.injected(pod))).unwrap())
+        };
+        let hook = Hook::start(Ipv4Addr::LOCALHOST.into(), &pair, reply).unwrap();
+        let server = ApiServer::start().unwrap();
+        for (resource, object) in &fixture.objects {
+            server.put(resource, object.clone());
+        }
+        server.route("weir-system", "weir-webhook", 443, &[hook.addr()]);
+        let addr = pods(fixture.answers.clone());
+        for place in fixture.answers.keys() {
+            let (namespace, rest) = place.split_once('/').unwrap();
+            let (pod, rest) = rest.split_once(':').unwrap();
+            let (port, _) = rest.split_once('/').unwrap();
+            server.route_pod(namespace, pod, port.parse().unwrap(), addr);
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let kubeconfig = server.kubeconfig(dir.path()).unwrap();
+        Self { server, kubeconfig, _hook: hook, _dir: dir }
+    }
+
+    fn check(&self, args: &[&str]) -> Run {
+        let kubeconfig = self.kubeconfig.to_str().unwrap();
+        weir(&[&["check", "--kubeconfig", kubeconfig], args].concat(), "")
+    }
+}
+
+/// All pods of a cluster in one place: who is meant is in the header `Host`.
+fn pods(answers: BTreeMap<String, (u16, String)>) -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let addr = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let mut head = BufReader::new(&stream).lines().map_while(Result::ok).take_while(|line| !line.is_empty());
+            let path = head.next().and_then(|line| line.split(' ').nth(1).map(str::to_owned)).unwrap_or_default();
+            let host = head.find_map(|line| line.to_lowercase().strip_prefix("host: ").map(str::to_owned));
+            let host = host.unwrap_or_default();
+            let is_it = |place: &str| place.contains(&format!("/{host}:")) && place.ends_with(&path);
+            let found = answers.iter().find(|(place, _)| is_it(place)).map(|(_, answer)| answer.clone());
+            let (code, text) = found.unwrap_or((404, String::new()));
+            let head = format!("HTTP/1.1 {code} Said\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", text.len());
+            let _ = stream.write_all((head + &text).as_bytes());
+        }
+    });
+    addr
+}
+
+#[test]
+fn a_healthy_cluster_gives_nothing_in_every_form() {
+    let cluster = Cluster::after(|_| {});
+    let run = cluster.check(&[]);
+    assert_eq!((run.code, run.stdout.as_str(), run.stderr.as_str()), (0, "nothing found\n", ""));
+    assert_eq!(cluster.check(&["-o", "json"]).stdout, "{\n  \"findings\": []\n}\n");
+    let junit = cluster.check(&["-o", "junit"]).stdout;
+    assert!(junit.contains("failures=\"0\"") && !junit.contains("<failure"), "{junit}");
+    for args in [&["--pre"][..], &["precheck"], &["-n", "shop"], &["--no-probe"], &["--probe-namespace", "shop"]] {
+        let args = if args == ["precheck"] {
+            let kubeconfig = cluster.kubeconfig.to_str().unwrap();
+            weir(&["check", "precheck", "--kubeconfig", kubeconfig], "")
+        } else {
+            cluster.check(args)
+        };
+        assert_eq!((args.code, args.stdout.as_str()), (0, "nothing found\n"), "{}", args.stderr);
+    }
+    assert!(cluster.server.list("pods").iter().all(|pod| pod["metadata"]["generateName"] != "weir-check-"));
+}
+
+#[test]
+fn the_threshold_decides_about_the_exit_status() {
+    let cluster = Cluster::after(|fixture| {
+        fixture.add(plain_pod("shop", "old-1", "old-1-a"));
+        fixture.remove("poddisruptionbudgets", "weir-system", "weir-webhook");
+    });
+    let run = cluster.check(&[]);
+    assert_eq!(run.code, 0, "warnings alone: {}", run.stderr);
+    assert!(run.stdout.ends_with("\n2 warnings\n"), "{}", run.stdout);
+    assert!(run.stdout.contains("warning WEIR801 pod-without-sidecar\n  Pod shop/old-1-a: "), "{}", run.stdout);
+    assert_eq!(cluster.check(&["--failure-threshold", "warning"]).code, 1);
+    let rules = ["-S", "WEIR801=Pod shop/*", "-S", "disruption-budget-missing"];
+    let run = cluster.check(&[&["--failure-threshold", "Info"][..], &rules].concat());
+    assert_eq!((run.code, run.stdout.as_str()), (0, "nothing found\n"));
+    assert_eq!(cluster.check(&["-n", "plain", "-S", "WEIR5*", "--failure-threshold", "info"]).code, 0);
+}
+
+#[test]
+fn errors_of_the_way_come_with_the_api_servers_own_words() {
+    let cluster = Cluster::after(|_| {});
+    cluster.server.route("weir-system", "weir-webhook", 443, &["127.0.0.1:9".parse().unwrap()]);
+    let run = cluster.check(&[]);
+    assert_eq!(run.code, 1, "{}", run.stderr);
+    assert!(
+        run.stdout.starts_with("error WEIR208 connection-refused\n  Service weir-system/weir-webhook: "),
+        "{}",
+        run.stdout
+    );
+    assert!(run.stdout.contains("127.0.0.1:9: connect: connection refused"), "{}", run.stdout);
+    assert!(run.stdout.ends_with("\n1 error\n"), "{}", run.stdout);
+}
+
+#[test]
+fn a_cluster_that_is_not_reached_is_no_finding() {
+    let mut cluster = Cluster::after(|_| {});
+    cluster.server.require_token(Some("another"));
+    let run = cluster.check(&[]);
+    assert_eq!((run.code, run.stdout.as_str()), (2, ""), "{}", run.stderr);
+    assert!(run.stderr.contains("the cluster does not know you"), "{}", run.stderr);
+    cluster.server.require_token(None);
+    cluster.server.misbehave(When::Always, Trouble::Hang, usize::MAX);
+    let run = cluster.check(&["--timeout", "1s"]);
+    assert_eq!(run.code, 2);
+    assert!(run.stderr.contains("in 1 s"), "{}", run.stderr);
+    cluster.server.disappear();
+    let run = cluster.check(&[]);
+    assert_eq!(run.code, 2);
+    assert!(run.stderr.contains("the cluster is not reached"), "{}", run.stderr);
+    for wrong in [&["--timeout", "0"][..], &["-S", "nosuch"], &["-o", "yaml"], &["--failure-threshold", "bad"]] {
+        assert_eq!(cluster.check(wrong).code, 2, "{wrong:?}");
+    }
+}
+
+#[test]
+fn a_list_that_fails_is_said_and_the_rest_is_checked() {
+    let cluster = Cluster::after(|fixture| fixture.remove("poddisruptionbudgets", "weir-system", "weir-webhook"));
+    cluster.server.authorize(|access| access.resource != "nodes");
+    let run = cluster.check(&[]);
+    assert!(run.stdout.contains("info WEIR101 not-read\n  nodes: not read: 403: "), "{}", run.stdout);
+    assert!(run.stdout.contains("warning WEIR502 disruption-budget-missing"), "{}", run.stdout);
+}

@@ -1,0 +1,4 @@
+// Package tools names the one program that is built here (see ../../build-go-tools).
+package tools
+
+import _ "github.com/cri-o/cri-o/cmd/crio"

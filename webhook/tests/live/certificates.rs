@@ -1,0 +1,341 @@
+//! Certificates and CA bundles, with an API server and real connections.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use clap::Parser as _;
+use hyper::StatusCode;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use weir_tests::apiserver::{ApiServer, Trouble, When};
+use weir_webhook::args::Cli;
+use weir_webhook::server::{Server, config::Config};
+
+use crate::PATIENCE;
+use crate::client::get;
+
+const CONFIGURATIONS: &str = "mutatingwebhookconfigurations";
+const NAMESPACE: &str = "weir-system";
+const CA: &str = "weir-webhook-ca";
+const HOST: &str = "weir-webhook.weir-system.svc";
+
+/// An API server with the webhook's namespace, and a way to it.
+struct Cluster {
+    api: ApiServer,
+    dir: tempfile::TempDir,
+}
+
+impl Cluster {
+    fn start() -> Self {
+        let api = ApiServer::cluster().unwrap();
+        api.put("namespaces", json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}));
+        Self { api, dir: tempfile::tempdir().unwrap() }
+    }
+
+    /// A configuration as the manifests have it, without a bundle.
+    fn configure(&self, name: &str, revision: &str) {
+        let entry = |prefix: &str| {
+            json!({
+                "name": format!("{prefix}.sidecar-injector.weir.dev"), "admissionReviewVersions": ["v1"],
+                "sideEffects": "None", "failurePolicy": "Fail",
+                "clientConfig": {"service": {"name": "weir-webhook", "namespace": NAMESPACE, "path": "/inject"}},
+                "rules": [{"operations": ["CREATE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"]}],
+            })
+        };
+        let object = json!({
+            "apiVersion": "admissionregistration.k8s.io/v1", "kind": "MutatingWebhookConfiguration",
+            "metadata": {"name": name, "labels": {"weir.dev/rev": revision}},
+            "webhooks": [entry("namespace"), entry("object")],
+        });
+        self.api.put(CONFIGURATIONS, object);
+    }
+
+    async fn replica(&self, name: &str, flags: &[&str]) -> Server {
+        let kubeconfig = self.api.kubeconfig(self.dir.path()).unwrap();
+        let fixed = [
+            "weir-webhook",
+            "--https-addr",
+            "127.0.0.1:0",
+            "--http-addr",
+            "127.0.0.1:0",
+            "--reload-interval",
+            "100ms",
+            "--namespace",
+            NAMESPACE,
+            "--pod-name",
+            name,
+            "--kubeconfig",
+            kubeconfig.to_str().unwrap(),
+        ];
+        let cli = Cli::try_parse_from(fixed.iter().chain(flags)).unwrap();
+        Server::start(Config::resolve(&cli.serve).unwrap()).await.unwrap()
+    }
+
+    async fn own(&self, name: &str) -> Server {
+        self.replica(name, &["--ca-secret", CA, "--ca-settle", "500ms"]).await
+    }
+
+    /// The bundles of a configuration, one for each entry.
+    fn bundles(&self, name: &str) -> Vec<String> {
+        let object = self.api.get(CONFIGURATIONS, "", name).unwrap_or_default();
+        let entries = object["webhooks"].as_array().cloned().unwrap_or_default();
+        let decoded =
+            |entry: &Value| STANDARD.decode(entry["clientConfig"]["caBundle"].as_str().unwrap_or("")).unwrap();
+        entries.iter().map(|entry| String::from_utf8(decoded(entry)).unwrap()).collect()
+    }
+
+    fn secret(&self) -> Option<Value> {
+        self.api.get("secrets", NAMESPACE, CA).map(|secret| secret["data"].clone())
+    }
+
+    fn overwrite(&self, name: &str) {
+        let mut object = self.api.get(CONFIGURATIONS, "", name).unwrap();
+        for entry in object["webhooks"].as_array_mut().unwrap() {
+            entry["clientConfig"]["caBundle"] = json!("");
+        }
+        self.api.put(CONFIGURATIONS, object);
+    }
+}
+
+/// Polls until it holds.
+#[track_caller]
+fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) -> impl Future<Output = ()> {
+    let place = std::panic::Location::caller();
+    async move {
+        let begun = Instant::now();
+        while !holds().await {
+            assert!(begun.elapsed() < 2 * PATIENCE, "{place}: not in time: {what}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+async fn readiness(server: &Server) -> (bool, String) {
+    let (status, detail) = get(server.http().unwrap(), "/readyz").await;
+    (status == StatusCode::OK, detail)
+}
+
+async fn ready(server: &Server) {
+    until("ready", || async { readiness(server).await.0 }).await;
+}
+
+fn connector(bundle: &str) -> TlsConnector {
+    let mut roots = RootCertStore::empty();
+    for cert in CertificateDer::pem_slice_iter(bundle.as_bytes()) {
+        roots.add(cert.unwrap()).unwrap();
+    }
+    let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    TlsConnector::from(Arc::new(config))
+}
+
+/// A handshake as the API server does it, trusting that bundle; returns the leaf.
+async fn handshake(server: &Server, bundle: &str) -> std::io::Result<CertificateDer<'static>> {
+    let tcp = TcpStream::connect(server.https()).await?;
+    let stream = connector(bundle).connect(ServerName::try_from(HOST).unwrap(), tcp).await?;
+    Ok(stream.get_ref().1.peer_certificates().unwrap()[0].clone().into_owned())
+}
+
+async fn stop(servers: impl IntoIterator<Item = Server>) {
+    for server in servers {
+        server.shutdown(std::future::ready(())).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_replicas_share_one_ca_and_fill_in_every_bundle_of_their_revision() {
+    let cluster = Cluster::start();
+    cluster.configure("weir-sidecar-injector", "default");
+    cluster.configure("weir-revision-tag-prod", "default");
+    cluster.configure("weir-sidecar-injector-canary", "canary");
+    let replicas = [cluster.own("w-1").await, cluster.own("w-2").await];
+    for replica in &replicas {
+        ready(replica).await;
+        for name in ["weir-sidecar-injector", "weir-revision-tag-prod"] {
+            let bundles = cluster.bundles(name);
+            assert_eq!((bundles.len(), &bundles[0]), (2, &bundles[1]));
+            handshake(replica, &bundles[0]).await.expect("the bundle verifies the leaf of each replica");
+        }
+    }
+    assert_eq!(cluster.bundles("weir-sidecar-injector-canary"), ["", ""], "another revision's object is left alone");
+    let data = cluster.secret().unwrap();
+    let keys: Vec<&String> = data.as_object().unwrap().keys().collect();
+    assert_eq!(keys, ["ca.crt", "current.crt", "current.key", "state"]);
+    let lease = cluster.api.get("leases", NAMESPACE, CA).unwrap();
+    assert!(["w-1", "w-2"].contains(&lease["spec"]["holderIdentity"].as_str().unwrap()), "{lease}");
+    stop(replicas).await;
+    let lease = cluster.api.get("leases", NAMESPACE, CA).unwrap();
+    assert_eq!(lease["spec"]["holderIdentity"], "", "given back at the end");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn is_not_ready_before_its_bundle_is_right_and_stays_ready_when_somebody_overwrites_it() {
+    let cluster = Cluster::start();
+    cluster.configure("weir-sidecar-injector", "default");
+    cluster.api.misbehave(When::Method("PATCH"), Trouble::Status(403), usize::MAX);
+    let replica = cluster.own("w-1").await;
+    until("the refusal is named", || async {
+        let (ready, detail) = readiness(&replica).await;
+        assert!(!ready, "{detail}");
+        detail.contains(
+            "[-]ca-bundle: weir-sidecar-injector, namespace.sidecar-injector.weir.dev: the caBundle does not verify",
+        ) && detail.contains("it cannot be written:")
+            && detail.contains("(403)")
+    })
+    .await;
+    cluster.api.behave();
+    ready(&replica).await;
+
+    let right = cluster.bundles("weir-sidecar-injector");
+    cluster.overwrite("weir-sidecar-injector");
+    until("it is put right", || async {
+        assert!(readiness(&replica).await.0, "whatever happens to the bundle");
+        cluster.bundles("weir-sidecar-injector") == right
+    })
+    .await;
+    stop([replica]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn recreates_nothing_that_was_deleted_and_says_that_nobody_calls() {
+    let cluster = Cluster::start();
+    cluster.configure("weir-sidecar-injector", "default");
+    let replica = cluster.own("w-1").await;
+    ready(&replica).await;
+    cluster.api.remove(CONFIGURATIONS, "", "weir-sidecar-injector").unwrap();
+    until("it is said", || async {
+        let (ready, detail) = readiness(&replica).await;
+        ready && detail.contains("no MutatingWebhookConfiguration is labelled weir.dev/rev=default")
+    })
+    .await;
+    assert!(cluster.api.list(CONFIGURATIONS).is_empty());
+    stop([replica]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writes_a_removed_or_damaged_ca_back_from_memory() {
+    let cluster = Cluster::start();
+    cluster.configure("weir-sidecar-injector", "default");
+    let replicas = [cluster.own("w-1").await, cluster.own("w-2").await];
+    for replica in &replicas {
+        ready(replica).await;
+    }
+    let first = cluster.secret().unwrap();
+    cluster.api.remove("secrets", NAMESPACE, CA).unwrap();
+    until("it is written back", || async { cluster.secret().as_ref() == Some(&first) }).await;
+
+    let mut damaged = cluster.api.get("secrets", NAMESPACE, CA).unwrap();
+    damaged["data"]["current.key"] = json!(STANDARD.encode("garbage"));
+    cluster.api.put("secrets", damaged);
+    until("it is mended", || async { cluster.secret().as_ref() == Some(&first) }).await;
+    stop(replicas).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn refuses_a_damaged_ca_that_nobody_remembers_until_it_is_removed() {
+    let cluster = Cluster::start();
+    let data = json!({"current.crt": STANDARD.encode("garbage"), "current.key": STANDARD.encode("garbage")});
+    let metadata = json!({"name": CA, "namespace": NAMESPACE});
+    let secret = json!({"apiVersion": "v1", "kind": "Secret", "type": "Opaque", "metadata": metadata, "data": data});
+    cluster.api.put("secrets", secret);
+    let replica = cluster.own("w-1").await;
+    until("the reason is named", || async {
+        let (ready, detail) = readiness(&replica).await;
+        !ready
+            && detail.contains("current.crt, current.key: the certificate cannot be used")
+            && detail.contains("remove it")
+    })
+    .await;
+    assert_eq!(cluster.secret(), Some(data), "nothing was written over it");
+    cluster.api.remove("secrets", NAMESPACE, CA).unwrap();
+    ready(&replica).await;
+    stop([replica]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rotates_leaf_and_ca_under_load_without_a_failed_handshake() {
+    let cluster = Arc::new(Cluster::start());
+    cluster.configure("weir-sidecar-injector", "default");
+    let flags = ["--ca-secret", CA, "--ca-settle", "1s", "--leaf-lifetime", "4s", "--ca-lifetime", "8760h"];
+    let replicas = Arc::new([cluster.replica("w-1", &flags).await, cluster.replica("w-2", &flags).await]);
+    for replica in &*replicas {
+        ready(replica).await;
+    }
+    let first = cluster.secret().unwrap();
+    let (done, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let load: Vec<_> = (0..4)
+        .map(|number: usize| {
+            let (cluster, replicas, done, count) =
+                (Arc::clone(&cluster), Arc::clone(&replicas), Arc::clone(&done), Arc::clone(&count));
+            tokio::spawn(async move {
+                let mut leaves = std::collections::BTreeSet::new();
+                while !done.load(Ordering::Relaxed) {
+                    // As the API server does: with the bundle of the moment, a replica by chance.
+                    let bundle = cluster.bundles("weir-sidecar-injector").remove(0);
+                    let replica = &replicas[number % 2];
+                    let leaf = handshake(replica, &bundle).await.unwrap_or_else(|error| {
+                        panic!("a handshake failed: {error}; the Secret is {:?}", cluster.secret())
+                    });
+                    leaves.insert(leaf.as_ref().to_vec());
+                    count.fetch_add(1, Ordering::Relaxed);
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                }
+                leaves.len()
+            })
+        })
+        .collect();
+
+    let mut secret = cluster.api.get("secrets", NAMESPACE, CA).unwrap();
+    secret["metadata"]["annotations"] = json!({"weir.dev/rotate-ca": "1"});
+    cluster.api.put("secrets", secret);
+    let mut phases = Vec::new();
+    until("the rotation ends", || {
+        let data = cluster.secret().unwrap();
+        let phase =
+            ["next.crt", "previous.crt"].into_iter().find(|key| data.get(key).is_some()).unwrap_or("current.crt");
+        if phases.last() != Some(&phase) {
+            phases.push(phase);
+        }
+        let ended = phase == "current.crt" && data["current.crt"] != first["current.crt"];
+        std::future::ready(ended)
+    })
+    .await;
+    let phases: Vec<_> = phases.into_iter().filter(|phase| *phase != "current.crt").collect();
+    assert_eq!(phases, ["next.crt", "previous.crt"]);
+    until("the old CA is out of the bundle", || async {
+        cluster.bundles("weir-sidecar-injector").iter().all(|bundle| bundle.matches("BEGIN CERT").count() == 1)
+    })
+    .await;
+    done.store(true, Ordering::Relaxed);
+    for worker in load {
+        assert!(worker.await.expect("no handshake failed") >= 3, "leaf after leaf was served");
+    }
+    assert!(count.load(Ordering::Relaxed) > 100);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn serves_and_renews_while_the_api_server_is_away() {
+    let mut cluster = Cluster::start();
+    cluster.configure("weir-sidecar-injector", "default");
+    let replica = cluster.replica("w-1", &["--ca-secret", CA, "--leaf-lifetime", "3s"]).await;
+    ready(&replica).await;
+    let bundle = cluster.bundles("weir-sidecar-injector").remove(0);
+    cluster.api.disappear();
+    let first = handshake(&replica, &bundle).await.unwrap();
+    until("another leaf", || async { handshake(&replica, &bundle).await.unwrap() != first }).await;
+    let (ready, detail) = readiness(&replica).await;
+    assert!(ready && detail.contains("[!]ca: ") && detail.contains("goes on to be served"), "{detail}");
+    cluster.api.appear().unwrap();
+    until("all is well", || async { readiness(&replica).await.1.contains("[+]ca: ") }).await;
+    stop([replica]).await;
+}
