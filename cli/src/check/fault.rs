@@ -207,6 +207,9 @@ faults! {
     SETTINGS_CHANGE_REFUSED = "WEIR508" "settings-change-refused" Warning:
         "A replica has refused a change of its certificate or configuration, and goes on with the last good one.",
         "mend what the message names; the replica takes it by itself";
+    REPLICA_FINDING = "WEIR509" "replica-finding" Warning:
+        "A replica of the webhook works, and has found something that somebody should look at.",
+        "read what it says; kubectl -n weir-system logs deployment/weir-webhook has the rest";
 
     AGENTS_NOT_INSTALLED = "WEIR601" "agents-not-installed" Error:
         "Pods get no init container for their rules, and there is no agent on the nodes that would see to them: traffic goes past the sidecar.",

@@ -105,6 +105,11 @@ impl Findings {
         self.all.iter().any(|finding| finding.fault == fault)
     }
 
+    /// Whether a fault was found of an object with one of these names.
+    pub(crate) fn has_of(&self, fault: &'static Fault, names: &HashSet<String>) -> bool {
+        self.all.iter().any(|finding| finding.fault == fault && names.contains(&finding.object.name))
+    }
+
     /// What was found and is not suppressed: the worst first, then by code and object.
     pub(crate) fn into_sorted(mut self, suppressed: &[Suppressed]) -> Vec<Finding> {
         self.all.retain(|finding| !suppressed.iter().any(|rule| rule.fits(finding)));

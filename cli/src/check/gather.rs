@@ -151,7 +151,9 @@ async fn nodes<A: Ask>(reader: &Reader<'_, A>) -> Option<Vec<Value>> {
         let ready = status["conditions"].as_array().map_or(&[][..], Vec::as_slice);
         let ready: Vec<&Value> = ready.iter().filter(|condition| condition["type"] == "Ready").collect();
         all.push(json!({
-            "metadata": {"name": metadata["name"], "labels": metadata["labels"]},
+            "metadata": {
+                "name": metadata["name"], "labels": metadata["labels"], "creationTimestamp": metadata["creationTimestamp"],
+            },
             "spec": {"taints": spec["taints"], "unschedulable": spec["unschedulable"]},
             "status": {"nodeInfo": status["nodeInfo"], "conditions": ready},
         }));

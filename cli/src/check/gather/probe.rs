@@ -77,17 +77,23 @@ fn trials(snapshot: &Snapshot, wanted: &str, limited: Option<&str>) -> Vec<Vec<T
             continue;
         };
         let entries: Vec<Entry> = entries(configuration);
-        let asks: [Map<String, Value>; 3] = [
-            Map::new(),
-            Map::from_iter([(INJECT.to_owned(), "true".into())]),
-            Map::from_iter([(REVISION.to_owned(), revision.into())]),
+        let label = |key: &str, value: &str| Map::from_iter([(key.to_owned(), Value::from(value))]);
+        // A pod that asks is injected whatever the policy. With the first two, pods without labels have to be sent as well.
+        let asks = [
+            (true, label(INJECT, "true")),
+            (true, Map::new()),
+            (false, label(INJECT, "true")),
+            (false, label(REVISION, revision)),
         ];
-        let found = asks.iter().flat_map(|labels| {
-            let sent = namespaces.iter().filter(|(_, namespace)| {
-                let labels = Labels { namespace, pod: labels };
-                entries.iter().any(|entry| entry.matches(labels) == Ok(true))
-            });
-            sent.map(|(name, _)| Trial {
+        let none = &Map::new();
+        let sent = &|namespace: &Map<String, Value>, pod: &Map<String, Value>| {
+            entries.iter().any(|entry| entry.matches(Labels { namespace, pod }) == Ok(true))
+        };
+        let found = asks.iter().flat_map(|(meshed, labels)| {
+            let fit = namespaces
+                .iter()
+                .filter(move |(_, namespace)| sent(namespace, labels) && (!*meshed || sent(namespace, none)));
+            fit.map(|(name, _)| Trial {
                 revision: revision.to_owned(),
                 namespace: (*name).to_owned(),
                 labels: labels.clone(),

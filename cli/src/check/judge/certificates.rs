@@ -11,8 +11,12 @@ use super::view::{Installed, View, selected};
 use crate::check::fault;
 use crate::check::finding::{Findings, Object};
 
-/// With less of its life left than this, in seconds, a certificate of the built-in CA should have been renewed; and any other one.
-const NEAR_END: (i64, i64) = (15 * 60, 7 * 24 * 3600);
+/// With less left than this, in seconds, a certificate should have been renewed: cert-manager leaves a third of 90 days.
+const NEAR_END: i64 = 7 * 24 * 3600;
+/// A certificate of the built-in CA is renewed with a third of its life left; this part of it is late.
+const LATE: i64 = 6;
+/// That life, in seconds, where no flag says it.
+const LEAF_LIFE: i64 = 24 * 3600;
 
 pub(super) fn judge(view: &View<'_>, findings: &mut Findings) {
     for installed in &view.installations {
@@ -21,6 +25,7 @@ pub(super) fn judge(view: &View<'_>, findings: &mut Findings) {
         if let Some(bundle) = bundles.first() {
             trust(view, installed, bundle, served.as_deref(), findings);
         }
+        built_in(view, installed, &bundles, findings);
         life(view, installed, served.as_deref(), findings);
     }
 }
@@ -115,6 +120,21 @@ fn trust(
     }
 }
 
+/// The CA that signs has to be in every bundle: a replica that starts makes its certificate from it.
+fn built_in(view: &View<'_>, installed: &Installed<'_>, bundles: &[Bundle], findings: &mut Findings) {
+    let Some(name) = installed.flags.get("ca-secret") else { return };
+    let secret = view.snapshot.secrets.iter().flatten().find(|secret| secret["metadata"]["name"] == name);
+    let signs = secret.and_then(|secret| STANDARD.decode(secret["data"]["current.crt"].as_str()?).ok());
+    let signs = signs.map(|pem| certificates(&pem)).unwrap_or_default();
+    if let Some(ca) = signs.first()
+        && bundles.iter().any(|bundle| !bundle.contains(ca))
+        && !findings.has(&fault::CA_EXPIRED)
+    {
+        let text = format!("a caBundle lacks the CA of Secret {name}, which signs what is served");
+        findings.add(&fault::CA_BUNDLE_STALE, installed.object(), text);
+    }
+}
+
 fn parse(der: &[u8]) -> Option<X509Certificate<'_>> {
     X509Certificate::from_der(der).ok().map(|(_, certificate)| certificate)
 }
@@ -154,7 +174,11 @@ fn covers(name: &str, wanted: &str) -> bool {
 fn life(view: &View<'_>, installed: &Installed<'_>, served: Option<&[Vec<u8>]>, findings: &mut Findings) {
     let Some(deployment) = installed.deployment else { return };
     let now = view.snapshot.now;
-    let near = if installed.flags.get("ca-secret").is_some() { NEAR_END.0 } else { NEAR_END.1 };
+    let near = if installed.flags.get("ca-secret").is_some() {
+        installed.flags.get("leaf-lifetime").and_then(seconds).unwrap_or(LEAF_LIFE) / LATE
+    } else {
+        NEAR_END
+    };
     let pods = selected(view.snapshot.weir.pods.as_ref(), &deployment["spec"]["selector"]);
     let said = pods.iter().filter_map(|pod: &&Value| {
         let name = pod["metadata"]["name"].as_str()?;
@@ -183,6 +207,18 @@ fn expiry(metrics: &str) -> Option<i64> {
     let number: f64 = line.rsplit(' ').next()?.parse().ok()?;
     #[expect(clippy::cast_possible_truncation, reason = "seconds of a date; anything else saturates")]
     Some(number as i64)
+}
+
+/// A time as flags have it: `90s`, `30m`, `24h`.
+fn seconds(text: &str) -> Option<i64> {
+    let (number, unit) = text.split_at(text.len().checked_sub(1)?);
+    let unit = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        _ => return None,
+    };
+    number.parse::<i64>().ok()?.checked_mul(unit)
 }
 
 fn ago(seconds: i64) -> String {

@@ -129,10 +129,12 @@ pub(super) fn agents(view: &View<'_>, findings: &mut Findings) {
         let name = node["metadata"]["name"].as_str().unwrap_or_default();
         let reachable = is_ready(node);
         match by_node.get(name) {
-            None if reachable => {
+            None if reachable && !is_young(node, view.snapshot.now) => {
                 findings.add(&fault::AGENT_MISSING, Object::of("Node", node), "no agent is on it");
             }
-            Some(pod) if reachable => agent(view, node, pod, findings),
+            Some(pod) if reachable && pod["metadata"]["deletionTimestamp"].is_null() => {
+                agent(view, node, pod, findings);
+            }
             // A node that is away has other troubles, which Kubernetes tells.
             _ => {}
         }

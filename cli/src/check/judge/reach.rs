@@ -1,12 +1,14 @@
 //! Whether the API server reaches the webhook: hop by hop from the objects, and then by what came of a pod on trial.
 
+use std::collections::HashSet;
+
 use serde_json::{Value, json};
 use weir_webhook::inject::decision::{Decision, DecisionSettings, decide};
 use weir_webhook::inject::finish::status::InjectionStatus;
 use weir_webhook::inject::selector::Selector;
 
 use super::hop;
-use super::view::{Installed, View, containers};
+use super::view::{Installed, View, containers, selected};
 use crate::check::fault::{self, Fault};
 use crate::check::finding::{Findings, Object};
 use crate::check::snapshot::Probe;
@@ -164,7 +166,7 @@ fn tried(view: &View<'_>, installed: &Installed<'_>, probe: &Probe, findings: &m
             let decided = decide(&probe.answer, Some(&probe.namespace), DecisionSettings::of(settings));
             matches!(decided.decision, Decision::Skip(_))
         });
-        if !injected && !left_alone && !broken(findings) {
+        if !injected && !left_alone && !broken(view, installed, findings) {
             let text = format!("a pod on trial in namespace {} came back without a sidecar", probe.namespace);
             findings.add(&fault::WEBHOOK_NOT_CALLED, installed.object(), text);
         }
@@ -184,7 +186,8 @@ fn tried(view: &View<'_>, installed: &Installed<'_>, probe: &Probe, findings: &m
 
 /// Says a hop, unless its cause was found already.
 fn report(view: &View<'_>, installed: &Installed<'_>, hop: &hop::Hop, findings: &mut Findings) {
-    let explained = causes(hop.fault).iter().any(|cause| findings.has(cause));
+    let names = names(view, installed);
+    let explained = causes(hop.fault).iter().any(|cause| findings.has_of(cause, &names));
     if explained {
         return;
     }
@@ -229,9 +232,21 @@ fn causes(fault: &'static Fault) -> Vec<&'static Fault> {
 }
 
 /// Whether something was found that keeps the webhook from answering; with failurePolicy Ignore a pod then passes without a sidecar.
-fn broken(findings: &Findings) -> bool {
-    causes(&fault::CONNECTION_TIMEOUT).iter().chain(&causes(&fault::CA_BUNDLE_STALE)).any(|cause| findings.has(cause))
-        || findings.has(&fault::SERVICE_MISSING)
-        || findings.has(&fault::CERTIFICATE_EXPIRED)
-        || findings.has(&fault::ENTRY_ALTERED)
+fn broken(view: &View<'_>, installed: &Installed<'_>, findings: &Findings) -> bool {
+    let names = names(view, installed);
+    let more = [&fault::SERVICE_MISSING, &fault::CERTIFICATE_EXPIRED, &fault::ENTRY_ALTERED];
+    let all = causes(&fault::CONNECTION_TIMEOUT).into_iter().chain(causes(&fault::CA_BUNDLE_STALE)).chain(more);
+    all.into_iter().any(|cause| findings.has_of(cause, &names))
+}
+
+/// Names of the objects that an installation consists of, and of the policies that may be about it.
+fn names(view: &View<'_>, installed: &Installed<'_>) -> HashSet<String> {
+    let selector = installed.deployment.map(|deployment| &deployment["spec"]["selector"]);
+    let pods = selector.map(|selector| selected(view.snapshot.weir.pods.as_ref(), selector)).unwrap_or_default();
+    let policies = view.snapshot.weir.policies.iter().flatten();
+    let config_maps = view.snapshot.config_maps.iter().flatten();
+    let objects = installed.configurations().chain(pods).chain(policies).chain(config_maps);
+    let names = objects.filter_map(|object| object["metadata"]["name"].as_str().map(str::to_owned));
+    // The Service has the name of the Deployment.
+    names.chain([installed.deployment_object("").name]).collect()
 }

@@ -90,6 +90,10 @@ fn state(view: &View<'_>, pod: &Value, deployment: &Object, findings: &mut Findi
         let fix = format!("kubectl -n {} describe pod {}", object.namespace, object.name);
         findings.fixed(&fault::REPLICA_NOT_READY, object, why, fix);
     }
+    let advice = bad_conditions(report, "[!]");
+    if !advice.is_empty() {
+        findings.add(&fault::REPLICA_FINDING, deployment.clone(), format!("a replica says: {}", advice.join("; ")));
+    }
     // What is wrong with the documents themselves is said where they are.
     if findings.has(&fault::SETTINGS_REFUSED) {
         return;

@@ -45,23 +45,18 @@ pub(super) fn accounts(view: &View<'_>, findings: &mut Findings) {
             need("coordination.k8s.io", "leases", &["get", "patch"], home, Some(secret), "--ca-secret");
             need("coordination.k8s.io", "leases", &["create"], home, None, "--ca-secret");
         }
-        if flags.on("patch-ca-bundle", flags.get("ca-secret").is_some()) {
-            let resource = "mutatingwebhookconfigurations";
-            need(ADMISSION, resource, &["list", "watch"], None, None, "--patch-ca-bundle");
-            let own = installed.object().name;
-            let patch = Need {
-                group: ADMISSION,
-                resource,
-                verbs: &["patch"],
-                namespace: None,
-                name: Some(&own),
-                why: "--patch-ca-bundle",
-            };
-            say(view, deployment, rights, &[patch], findings);
+        let patches = flags.on("patch-ca-bundle", flags.get("ca-secret").is_some());
+        let resource = "mutatingwebhookconfigurations";
+        if patches || flags.on("verify-ca-bundle", false) {
+            need(ADMISSION, resource, &["list", "watch"], None, None, "--patch-ca-bundle, --verify-ca-bundle");
+        }
+        for configuration in installed.configurations().filter(|_| patches) {
+            let name = configuration["metadata"]["name"].as_str();
+            need(ADMISSION, resource, &["patch"], None, name, "--patch-ca-bundle");
         }
         let maps = flags.get("injector-config-map").is_some() || flags.get("mesh-config-map").is_some();
         if maps {
-            let namespace = flags.get("istio-namespace").unwrap_or(&places.istio);
+            let namespace = flags.get("istio-namespace").unwrap_or(&places.weir);
             need(
                 "",
                 "configmaps",
@@ -116,7 +111,9 @@ fn say(view: &View<'_>, workload: &Value, rights: &[Right], needs: &[Need<'_>], 
                 .filter(|verb| !rights.iter().any(|right| covers(right, &account, need, verb)))
                 .collect();
             let place = need.namespace.map(|namespace| format!(" in {namespace}")).unwrap_or_default();
-            (!lacking.is_empty()).then(|| format!("{} {}{place} ({})", lacking.join(", "), need.resource, need.why))
+            let named = need.name.map(|name| format!(" {name}")).unwrap_or_default();
+            (!lacking.is_empty())
+                .then(|| format!("{} {}{named}{place} ({})", lacking.join(", "), need.resource, need.why))
         })
         .collect();
     if !missing.is_empty() {

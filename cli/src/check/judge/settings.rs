@@ -1,7 +1,7 @@
 //! The documents that an installation is configured with, found as its Deployment names them, and read as the webhook reads them.
 
 use serde_json::Value;
-use weir_webhook::settings::{Documents, NativeSidecars, ProxyConfigResources, Settings};
+use weir_webhook::settings::{Documents, NativeSidecars, Platform, ProxyConfigResources, Settings};
 use weir_webhook::yaml;
 
 use super::flags::Flags;
@@ -99,6 +99,9 @@ fn completed(mut settings: Settings, snapshot: &Snapshot, flags: &Flags, revisio
         _ if flags.lists("watch", "nodes") => NativeSidecars::ByNodes,
         _ => NativeSidecars::On,
     };
+    if flags.get("platform").is_some_and(|platform| platform.eq_ignore_ascii_case("openshift")) {
+        settings.platform = Platform::OpenShift;
+    }
     let nodes = snapshot.nodes.iter().flatten().filter_map(|node| {
         Some((node["metadata"]["name"].as_str()?, node["status"]["nodeInfo"]["kubeletVersion"].as_str()?))
     });
@@ -112,7 +115,7 @@ fn completed(mut settings: Settings, snapshot: &Snapshot, flags: &Flags, revisio
 }
 
 fn found(snapshot: &Snapshot, deployment: &Value, flags: &Flags, document: &str) -> Found {
-    let Some(place) = place(deployment, flags, document, &snapshot.places.istio) else { return Found::Unnamed };
+    let Some(place) = place(deployment, flags, document) else { return Found::Unnamed };
     let Some(maps) = &snapshot.config_maps else { return Found::Unknown };
     let object = Object::new("ConfigMap", &place.namespace, &place.map);
     let missing = |text: String| {
@@ -144,13 +147,14 @@ fn found(snapshot: &Snapshot, deployment: &Value, flags: &Flags, document: &str)
 }
 
 /// Where the flags of a Deployment say a document is; `None` for what is built in.
-fn place(deployment: &Value, flags: &Flags, document: &str, istio: &str) -> Option<Place> {
+fn place(deployment: &Value, flags: &Flags, document: &str) -> Option<Place> {
     if let Some(path) = flags.get(document) {
         return mounted(deployment, path);
     }
     let flag = if document == "mesh" { "mesh-config-map" } else { "injector-config-map" };
     let map = flags.get(flag)?.to_owned();
-    let namespace = flags.get("istio-namespace").unwrap_or(istio).to_owned();
+    let own = deployment["metadata"]["namespace"].as_str().unwrap_or_default();
+    let namespace = flags.get("istio-namespace").unwrap_or(own).to_owned();
     Some(Place { namespace, map, key: document.to_owned() })
 }
 

@@ -8,7 +8,7 @@ use weir_webhook::inject::finish::status::InjectionStatus;
 use weir_webhook::inject::selection::{INJECTION, Labels, REVISION};
 
 use super::outdated;
-use super::view::{Injector, View, containers};
+use super::view::{Injector, Installed, View, containers};
 use crate::check::fault;
 use crate::check::finding::{Findings, Object};
 use crate::check::snapshot::Pod;
@@ -70,7 +70,8 @@ fn pod_of_the_mesh(view: &View<'_>, pod: &Pod, findings: &mut Findings) {
     let status = InjectionStatus::of_pod(slim);
     let injected = status.is_some() || containers(slim).any(|container| container["name"] == PROXY);
     if let (Some(status), Some(whole)) = (&status, &pod.whole) {
-        let settings = view.installation(&status.revision).and_then(|installed| installed.settings.as_ref());
+        let installed = view.installation(&status.revision);
+        let settings = installed.filter(|installed| knows_all(view, installed)).and_then(|it| it.settings.as_ref());
         if let Some(why) = settings.and_then(|settings| outdated::differences(view, namespace, whole, settings)) {
             findings.group(&fault::SIDECAR_OUTDATED, object, why, restart(slim), pod.alike);
         }
@@ -104,6 +105,15 @@ fn pod_of_the_mesh(view: &View<'_>, pod: &Pod, findings: &mut Findings) {
             findings.group(&fault::POD_WITHOUT_SIDECAR, object, why, restart(slim), pod.alike);
         }
     }
+}
+
+/// Whether all was read that a sidecar of an installation depends on.
+fn knows_all(view: &View<'_>, installed: &Installed<'_>) -> bool {
+    let snapshot = view.snapshot;
+    let watches = |word: &str| installed.flags.lists("watch", word);
+    (snapshot.nodes.is_some() || !watches("nodes"))
+        && (snapshot.proxy_configs.is_some() || !watches("proxyconfigs"))
+        && snapshot.namespaces.is_some()
 }
 
 /// Why a pod that would be injected today was not, as far as times tell.

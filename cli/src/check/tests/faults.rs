@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use super::fixture::{Authority, Fixture, namespace, plain_pod, pod_of};
@@ -194,10 +196,19 @@ const PLANTED: &[Planted] = &[
         fixture.call_fails("tls: failed to verify certificate: x509: certificate has expired or is not yet valid");
     }),
     (&["ca-bundle-differs"], |fixture| {
-        let other = Authority::new((2036, 1, 1)).encoded();
-        entry(fixture, "object.")["clientConfig"]["caBundle"] = other.into();
+        let entry = entry(fixture, "object.");
+        let ours = STANDARD.decode(entry["clientConfig"]["caBundle"].as_str().unwrap()).unwrap();
+        let both = [ours, Authority::new((2036, 1, 1)).pem().into_bytes()].concat();
+        entry["clientConfig"]["caBundle"] = STANDARD.encode(both).into();
     }),
     (&["ca-bundle-stale"], |fixture| {
+        fixture.call_fails("tls: failed to verify certificate: x509: certificate signed by unknown authority");
+    }),
+    (&["ca-bundle-stale"], |fixture| {
+        let other = Authority::new((2036, 1, 1)).encoded();
+        for entry in fixture.entries() {
+            entry["clientConfig"]["caBundle"] = other.clone().into();
+        }
         fixture.call_fails("tls: failed to verify certificate: x509: certificate signed by unknown authority");
     }),
     (&["ca-bundle-stale"], |fixture| {
@@ -311,6 +322,11 @@ const PLANTED: &[Planted] = &[
         let ready = "[+]serving\n[+]settings: the last good one is in use; its change was refused: values: global.hub: must be a string\n";
         fixture.answers.insert("weir-system/weir-webhook-1:15014/readyz".to_owned(), (200, ready.to_owned()));
     }),
+    (&["replica-finding"], |fixture| {
+        let ready = "[+]serving\n[+]certificate: ok\n[!]events: not sent: 403\n".to_owned();
+        fixture.answers.insert("weir-system/weir-webhook-1:15014/readyz".to_owned(), (200, ready));
+    }),
+    (&["service-account-right-missing"], |fixture| tag(fixture, "prod", "default")),
     (&["agents-not-installed"], |fixture| {
         fixture.objects.retain(|(_, object)| object["metadata"]["namespace"] != "weir-node");
     }),
@@ -463,4 +479,63 @@ fn pods_of_one_owner_are_one_finding() {
         fixture.answers.insert(format!("weir-node/weir-agent-4:{port}/{path}"), said);
     }
     assert_eq!(found(&fixture).len(), 1, "two agents on a node during an update");
+}
+
+#[test]
+fn what_is_wrong_with_one_revision_does_not_hide_what_is_wrong_with_another() {
+    use weir_webhook::inject::selection::{Installation, objects::Serving};
+    let mut fixture = Fixture::healthy();
+    // A canary beside the default revision, whose webhook configuration has no bundle yet.
+    let installation = Installation { revision: "canary".to_owned(), ..Installation::default() };
+    let configuration = installation.configurations(&Serving::default()).remove(0);
+    fixture.add(configuration);
+    for (resource, namespace, name) in [
+        ("deployments", "weir-system", "weir-webhook"),
+        ("services", "weir-system", "weir-webhook"),
+        ("endpointslices", "weir-system", "weir-webhook-x"),
+        ("poddisruptionbudgets", "weir-system", "weir-webhook"),
+        ("networkpolicies", "weir-system", "weir-webhook"),
+        ("pods", "weir-system", "weir-webhook-1"),
+        ("pods", "weir-system", "weir-webhook-2"),
+    ] {
+        let text = fixture.get(resource, namespace, name).to_string();
+        let text = text
+            .replace("weir-webhook-1\"", "weir-webhook-canary-1\"")
+            .replace("weir-webhook-2\"", "weir-webhook-canary-2\"");
+        let text = text.replace("\"weir.dev/rev\":\"default\"", "\"weir.dev/rev\":\"canary\"");
+        let mut copy: Value =
+            serde_json::from_str(&text.replace("\"weir-webhook\"", "\"weir-webhook-canary\"")).unwrap();
+        // Container and configuration are the same ones.
+        let text = copy
+            .to_string()
+            .replace("\"configMap\":{\"name\":\"weir-webhook-canary\"}", "\"configMap\":{\"name\":\"weir-webhook\"}");
+        copy = serde_json::from_str(&text).unwrap();
+        if resource == "deployments" {
+            copy["spec"]["template"]["spec"]["serviceAccountName"] = "weir-webhook".into();
+            let args = copy["spec"]["template"]["spec"]["containers"][0]["args"].as_array_mut().unwrap();
+            args.push("--revision=canary".into());
+        }
+        if resource == "endpointslices" {
+            copy["metadata"]["name"] = "weir-webhook-canary-x".into();
+        }
+        fixture.add(copy);
+    }
+    for number in 1..=2 {
+        for path in ["15014/readyz", "15014/metrics"] {
+            let said = fixture.answers[&format!("weir-system/weir-webhook-{number}:{path}")].clone();
+            fixture.answers.insert(format!("weir-system/weir-webhook-canary-{number}:{path}"), said);
+        }
+    }
+    fixture.call_fails("tls: failed to verify certificate: x509: certificate signed by unknown authority");
+    let findings = found(&fixture);
+    let mut names: Vec<(&str, &str)> =
+        findings.iter().map(|finding| (finding.fault.name, finding.object.name.as_str())).collect();
+    names.sort_unstable();
+    let wanted = [
+        ("ca-bundle-empty", "weir-sidecar-injector-canary"),
+        ("ca-bundle-stale", "weir-sidecar-injector"),
+        // Its configuration is not among those that the account may patch.
+        ("service-account-right-missing", "weir-webhook"),
+    ];
+    assert_eq!(names, wanted, "{findings:#?}");
 }

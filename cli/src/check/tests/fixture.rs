@@ -181,7 +181,7 @@ impl Fixture {
         let authority = Authority::new((2036, 1, 1));
         self.add(json!({
             "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "weir-webhook-ca", "namespace": "weir-system"},
-            "data": {"tls.crt": authority.encoded(), "tls.key": "c2VjcmV0"},
+            "data": {"current.crt": authority.encoded(), "ca.crt": authority.encoded(), "current.key": "c2VjcmV0"},
         }));
         for entry in self.entries() {
             entry["clientConfig"]["caBundle"] = authority.encoded().into();
