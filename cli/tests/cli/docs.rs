@@ -83,7 +83,19 @@ fn every_example_does_what_is_written_below_it() {
 #[test]
 fn every_option_is_documented() {
     let text = std::fs::read_to_string(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../docs/cli.md")).unwrap();
-    for command in ["inject", "uninject", "rules", "iptables", "explain inject"] {
+    let commands = [
+        "inject",
+        "uninject",
+        "rules",
+        "iptables",
+        "explain inject",
+        "install",
+        "uninstall",
+        "manifest generate",
+        "tag set",
+        "version",
+    ];
+    for command in commands {
         let arguments: Vec<&str> = command.split(' ').chain(["--help"]).collect();
         let help = crate::run::weir(&arguments, "").stdout;
         let options = help.lines().map(str::trim_start).filter(|line| line.starts_with('-'));
