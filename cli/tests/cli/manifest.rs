@@ -1,8 +1,9 @@
-//! `weir manifest generate`, beside Helm.
+//! `weir manifest generate`, beside Helm, and beside the parsers of the binaries that the manifests start.
 
 use std::path::Path;
 use std::process::Command;
 
+use clap::Parser as _;
 use serde_json::Value;
 use weir_webhook::yaml;
 
@@ -43,4 +44,51 @@ fn settings_come_from_files_standard_input_and_the_command_line() {
     assert_eq!(wrong.stderr.lines().count(), 2, "{}", wrong.stderr);
     let unknown = weir(&["manifest", "generate", "-f", "-"], "webhok: {}\n");
     assert!(unknown.code == 1 && unknown.stderr.contains("webhok: there is no such setting"), "{}", unknown.stderr);
+}
+
+/// Every argument of every container that a binary of ours is started in.
+fn arguments(text: &str, image: &str) -> Vec<Vec<String>> {
+    let mut found = Vec::new();
+    for document in text.split("---\n") {
+        let object = yaml::from_str(document).unwrap();
+        let pod = &object["spec"]["template"]["spec"];
+        for list in ["initContainers", "containers"] {
+            for container in pod[list].as_array().into_iter().flatten() {
+                if container["image"].as_str().unwrap().starts_with(image) {
+                    let args = container["args"].as_array().unwrap().iter();
+                    found.push(args.map(|arg| arg.as_str().unwrap().to_owned()).collect());
+                }
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn the_binaries_take_every_argument_that_the_manifests_give_them() {
+    let mut seen = (0, 0);
+    for settings in [
+        "node.repair=true",
+        "webhook.certificates=cert-manager,config.from=istio",
+        "webhook.certificates=secret,webhook.caBundle=Q0E\\=,revision=r1,node.enabled=true",
+        "node.uninstall=true",
+    ] {
+        let run = weir(&["manifest", "generate", "--set", settings], "");
+        assert_eq!(run.code, 0, "{}", run.stderr);
+        for args in arguments(&run.stdout, "weir-webhook") {
+            let command = ["weir-webhook".to_owned()].into_iter().chain(args);
+            if let Err(error) = weir_webhook::args::Cli::try_parse_from(command) {
+                panic!("{error}");
+            }
+            seen.0 += 1;
+        }
+        for args in arguments(&run.stdout, "weir-agent") {
+            let command = ["weir-agent".to_owned()].into_iter().chain(args);
+            if let Err(error) = weir_agent::args::Cli::try_parse_from(command) {
+                panic!("{error}");
+            }
+            seen.1 += 1;
+        }
+    }
+    assert_eq!(seen, (4, 4));
 }
