@@ -1,4 +1,4 @@
-//! A real kube-apiserver with an etcd of its own, where its binaries are; `scripts/build-apiserver` makes them.
+//! A real kube-apiserver with an etcd of its own, where its binaries are; `scripts/build-go-tools` makes them.
 //!
 //! `KUBEBUILDER_ASSETS` names the folder with `kube-apiserver` and `etcd` (the convention of controller-runtime's envtest).
 
