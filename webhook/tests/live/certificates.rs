@@ -1,12 +1,12 @@
 //! Certificates and CA bundles, with an API server and real connections.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use clap::Parser as _;
 use hyper::StatusCode;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -14,12 +14,12 @@ use rustls::{ClientConfig, RootCertStore};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use weir_tests::apiserver::real_or_skip;
 use weir_tests::apiserver::{ApiServer, Trouble, When};
-use weir_webhook::args::Cli;
-use weir_webhook::server::{Server, config::Config};
+use weir_webhook::server::Server;
 
-use crate::PATIENCE;
 use crate::client::get;
+use crate::{PATIENCE, start};
 
 const CONFIGURATIONS: &str = "mutatingwebhookconfigurations";
 const NAMESPACE: &str = "weir-system";
@@ -39,43 +39,12 @@ impl Cluster {
         Self { api, dir: tempfile::tempdir().unwrap() }
     }
 
-    /// A configuration as the manifests have it, without a bundle.
     fn configure(&self, name: &str, revision: &str) {
-        let entry = |prefix: &str| {
-            json!({
-                "name": format!("{prefix}.sidecar-injector.weir.dev"), "admissionReviewVersions": ["v1"],
-                "sideEffects": "None", "failurePolicy": "Fail",
-                "clientConfig": {"service": {"name": "weir-webhook", "namespace": NAMESPACE, "path": "/inject"}},
-                "rules": [{"operations": ["CREATE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"]}],
-            })
-        };
-        let object = json!({
-            "apiVersion": "admissionregistration.k8s.io/v1", "kind": "MutatingWebhookConfiguration",
-            "metadata": {"name": name, "labels": {"weir.dev/rev": revision}},
-            "webhooks": [entry("namespace"), entry("object")],
-        });
-        self.api.put(CONFIGURATIONS, object);
+        self.api.put(CONFIGURATIONS, configuration(name, revision));
     }
 
     async fn replica(&self, name: &str, flags: &[&str]) -> Server {
-        let kubeconfig = self.api.kubeconfig(self.dir.path()).unwrap();
-        let fixed = [
-            "weir-webhook",
-            "--https-addr",
-            "127.0.0.1:0",
-            "--http-addr",
-            "127.0.0.1:0",
-            "--reload-interval",
-            "100ms",
-            "--namespace",
-            NAMESPACE,
-            "--pod-name",
-            name,
-            "--kubeconfig",
-            kubeconfig.to_str().unwrap(),
-        ];
-        let cli = Cli::try_parse_from(fixed.iter().chain(flags)).unwrap();
-        Server::start(Config::resolve(&cli.serve).unwrap()).await.unwrap()
+        replica(&self.api.kubeconfig(self.dir.path()).unwrap(), name, flags).await
     }
 
     async fn own(&self, name: &str) -> Server {
@@ -102,6 +71,29 @@ impl Cluster {
         }
         self.api.put(CONFIGURATIONS, object);
     }
+}
+
+/// A configuration as the manifests have it, without a bundle.
+fn configuration(name: &str, revision: &str) -> Value {
+    let entry = |prefix: &str| {
+        json!({
+            "name": format!("{prefix}.sidecar-injector.weir.dev"), "admissionReviewVersions": ["v1"],
+            "sideEffects": "None", "failurePolicy": "Fail",
+            "clientConfig": {"service": {"name": "weir-webhook", "namespace": NAMESPACE, "path": "/inject"}},
+            "rules": [{"operations": ["CREATE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"]}],
+        })
+    };
+    json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "MutatingWebhookConfiguration",
+        "metadata": {"name": name, "labels": {"weir.dev/rev": revision}},
+        "webhooks": [entry("namespace"), entry("object")],
+    })
+}
+
+async fn replica(kubeconfig: &Path, name: &str, flags: &[&str]) -> Server {
+    let kubeconfig = kubeconfig.to_str().unwrap();
+    let fixed = ["--namespace", NAMESPACE, "--pod-name", name, "--kubeconfig", kubeconfig];
+    start(&[&fixed, flags].concat()).await
 }
 
 /// Polls until it holds.
@@ -338,4 +330,91 @@ async fn serves_and_renews_while_the_api_server_is_away() {
     cluster.api.appear().unwrap();
     until("all is well", || async { readiness(&replica).await.1.contains("[+]ca: ") }).await;
     stop([replica]).await;
+}
+
+/// What only a real API server knows for certain: who owns which field, and what it refuses.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_real_api_server_lets_us_own_the_bundle_and_nothing_else() {
+    use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
+    use k8s_openapi::api::core::v1::{Namespace, Secret};
+    use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+    use kube::config::{KubeConfigOptions, Kubeconfig};
+    use kube::{Api, Client, Config};
+
+    let Some(real) = real_or_skip() else { return };
+    let config = Kubeconfig::read_from(real.kubeconfig()).unwrap();
+    let client =
+        Client::try_from(Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await.unwrap()).unwrap();
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    let namespace = serde_json::from_value(json!({"metadata": {"name": NAMESPACE}})).unwrap();
+    namespaces.create(&PostParams::default(), &namespace).await.unwrap();
+    let configurations: Api<MutatingWebhookConfiguration> = Api::all(client.clone());
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), NAMESPACE);
+    let name = "weir-sidecar-injector";
+    // As a tool does that keeps a cluster as a repository has it.
+    let apply = async |object: Value| {
+        configurations.patch(name, &PatchParams::apply("gitops").force(), &Patch::Apply(object)).await.unwrap()
+    };
+    apply(configuration(name, "default")).await;
+    let replicas = [
+        replica(real.kubeconfig(), "w-1", &["--ca-secret", CA, "--ca-settle", "1s", "--ca-retire-after", "2s"]).await,
+        replica(real.kubeconfig(), "w-2", &["--ca-secret", CA, "--ca-settle", "1s", "--ca-retire-after", "2s"]).await,
+    ];
+    for replica in &replicas {
+        ready(replica).await;
+    }
+    let bundle = async || {
+        let object = configurations.get(name).await.unwrap();
+        let entries = object.webhooks.unwrap();
+        let all: Vec<_> =
+            entries.into_iter().map(|entry| entry.client_config.ca_bundle.unwrap_or_default().0).collect();
+        String::from_utf8(all[0].clone()).unwrap()
+    };
+    let first = bundle().await;
+    handshake(&replicas[0], &first).await.expect("the bundle verifies the leaf");
+
+    // Applied again without a bundle, it stays; with another one, it is put right.
+    apply(configuration(name, "default")).await;
+    assert_eq!(bundle().await, first);
+    let mut wrong = configuration(name, "default");
+    wrong["webhooks"][0]["clientConfig"]["caBundle"] = json!("Cg==");
+    apply(wrong).await;
+    until("it is put right", || async { bundle().await == first }).await;
+    let object = configurations.get(name).await.unwrap();
+    let ours = object
+        .metadata
+        .managed_fields
+        .unwrap()
+        .into_iter()
+        .find(|entry| entry.manager.as_deref() == Some("weir-webhook"));
+    let entry = |key: &str| format!("k:{{\"name\":\"{key}.sidecar-injector.weir.dev\"}}");
+    let field = json!({".": {}, "f:name": {}, "f:clientConfig": {"f:caBundle": {}}});
+    assert_eq!(
+        ours.unwrap().fields_v1.unwrap().0,
+        json!({"f:webhooks": {entry("namespace"): field, entry("object"): field}}),
+        "only that field"
+    );
+
+    let before = secrets.get(CA).await.unwrap().data;
+    secrets.delete(CA, &DeleteParams::default()).await.unwrap();
+    until("it is written back", || async {
+        secrets.get_opt(CA).await.unwrap().is_some_and(|secret| secret.data == before)
+    })
+    .await;
+
+    let ask = json!({"metadata": {"annotations": {"weir.dev/rotate-ca": "1"}}});
+    secrets.patch(CA, &PatchParams::default(), &Patch::Merge(ask)).await.unwrap();
+    let other = |now: &str| now.matches("BEGIN CERT").count() == 1 && now != first;
+    until("the CA is another one", || async { other(&bundle().await) }).await;
+    handshake(&replicas[1], &bundle().await).await.expect("the bundle verifies the leaf");
+    for replica in &replicas {
+        let (ready, detail) = readiness(replica).await;
+        assert!(ready && detail.contains("[+]ca: phase"), "{detail}");
+    }
+
+    configurations.delete(name, &DeleteParams::default()).await.unwrap();
+    until("it is said", || async { readiness(&replicas[0]).await.1.contains("no API server calls this webhook") })
+        .await;
+    assert!(configurations.get_opt(name).await.unwrap().is_none());
+    stop(replicas).await;
 }
