@@ -63,6 +63,12 @@ pub struct ServeArgs {
     /// Folder with tls.crt and tls.key (a mounted Secret); made with a certificate of our own if both are missing
     #[arg(long, env = "WEIR_CERT_DIR", value_name = "DIR", conflicts_with_all = ["tls_cert_file", "tls_key_file"])]
     pub cert_dir: Option<PathBuf>,
+    /// CA of the API servers' client certificates, PEM: only clients with one are answered on the TLS port; re-read when it changes
+    #[arg(long, env = "WEIR_CLIENT_CA_FILE", value_name = "FILE")]
+    pub client_ca_file: Option<PathBuf>,
+    /// Common name or DNS name that a client certificate must have; repeat it for more
+    #[arg(long, env = "WEIR_CLIENT_NAME", value_name = "NAME", value_delimiter = ',', requires = "client_ca_file")]
+    pub client_name: Vec<String>,
     /// Name for a certificate that is made at start; repeat it for more
     #[arg(long, value_name = "NAME", default_values_t = ["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()])]
     pub dns: Vec<String>,

@@ -14,6 +14,7 @@
 //! socket is bound. On SIGTERM the server first turns unready, serves on for the configured delay, then drains.
 
 pub mod certs;
+pub mod clients;
 pub mod config;
 pub mod gate;
 pub mod health;
@@ -38,10 +39,13 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 use tracing::{error, info, warn};
 
+use weir_cluster::health::Weight;
+
 use crate::args::ListenAddr;
 use crate::cluster::{self, Parts};
 use crate::inject;
-use config::Config;
+use clients::Clients;
+use config::{ClientFile, Config};
 use gate::Gate;
 use health::Health;
 use lines::Lines;
@@ -110,14 +114,29 @@ impl Server {
             reload_interval,
             shutdown_delay,
             certificate,
+            clients,
             settings,
             cluster,
         } = config;
-        let acceptor = TlsAcceptor::from(Arc::new(tls::server_config(Arc::clone(certificate.current()))?));
+        let checked = clients.as_ref().map(|file| Clients::new(Arc::clone(file.ca.current()), file.names.clone()));
+        let acceptor = TlsAcceptor::from(Arc::new(tls::server_config(Arc::clone(certificate.current()), checked)?));
         let metrics = Arc::new(Metrics::new());
         tell_expiry(&metrics, certificate.current());
         let health = Arc::new(Health::new(Arc::clone(certificate.current())));
         let mut background = Parts::new(Arc::clone(&health));
+        if let Some(ClientFile { ca, .. }) = clients {
+            let condition = health.register("client-ca", Weight::Advisory, "");
+            condition.good("ok");
+            let told = move |_: &Watched<_>, look| watch::tell(&condition, "the CA of clients", &look);
+            let stop = background.stop();
+            let part = async move {
+                tokio::select! {
+                    () = watch::follow(ca, reload_interval, told) => {}
+                    () = stop.requested() => {}
+                }
+            };
+            background.spawn("client ca", Box::pin(part));
+        }
         if let Some(cluster) = cluster {
             cluster::start(cluster, &metrics, certificate.current(), &mut background)
                 .await
@@ -275,6 +294,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         reload_interval,
         shutdown_delay,
         certificate,
+        clients,
         settings,
         cluster,
     } = &config;
@@ -282,7 +302,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     info!(
         %https_addr, http_addr = http_addr.map(tracing::field::display), connections, ?handshake, ?idle, ?drain, ?request_timeout,
         max_in_flight, log_max_per_second,
-        ?reload_interval, ?shutdown_delay, ?certificate, settings_files = ?settings.files(), ?cluster,
+        ?reload_interval, ?shutdown_delay, ?certificate, ?clients, settings_files = ?settings.files(), ?cluster,
         "configuration"
     );
     info!(settings = ?*settings.maker().lock().current().load(), "injecting with");

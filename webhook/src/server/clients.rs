@@ -73,10 +73,11 @@ impl Clients {
         let Ok((_, cert)) = X509Certificate::from_der(cert) else { return false };
         let common = cert.subject().iter_common_name().filter_map(|name| name.as_str().ok());
         let alternative = cert.subject_alternative_name().ok().flatten();
-        let dns = alternative.iter().flat_map(|extension| &extension.value.general_names).filter_map(|name| match name {
-            GeneralName::DNSName(name) => Some(*name),
-            _ => None,
-        });
+        let dns =
+            alternative.iter().flat_map(|extension| &extension.value.general_names).filter_map(|name| match name {
+                GeneralName::DNSName(name) => Some(*name),
+                _ => None,
+            });
         common.chain(dns).any(|name| self.names.iter().any(|allowed| allowed == name))
     }
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::certs::{self, Bundle, CertsError};
+use super::clients::ClientCa;
 use super::listen::Limits;
 use super::live::{Document, Files, Fixed, Live, Made, Maker, Text};
 use super::tls::ServerCert;
@@ -37,10 +38,21 @@ pub struct Config {
     pub shutdown_delay: std::time::Duration,
     /// What is served over TLS, and where it comes from.
     pub certificate: Watched<Option<ServerCert>>,
+    /// Who may call, where certificates of clients are asked for.
+    pub clients: Option<ClientFile>,
     /// What is injected, and where it comes from.
     pub settings: Files,
     /// What is done with the API server; `None` where nothing asks for it.
     pub cluster: Option<cluster::Settings>,
+}
+
+/// CAs of clients, and which of their clients may call.
+#[derive(Debug)]
+pub struct ClientFile {
+    /// The CAs.
+    pub ca: Watched<ClientCa>,
+    /// Names of those who may; none for all.
+    pub names: Vec<String>,
 }
 
 /// Why the server does not start. Nothing is bound by then.
@@ -85,6 +97,7 @@ impl Config {
         let mut cluster = cluster::Settings::resolve(args)?;
         // Settings first: a refused file must leave no freshly made certificate behind.
         let settings = settings(args, cluster.as_mut())?;
+        let clients = clients(args)?;
         let certificate = certificate(args)?;
         Ok(Self {
             https_addr: args.https_addr,
@@ -101,6 +114,7 @@ impl Config {
             log_max_per_second: args.log_max_per_second,
             shutdown_delay: args.shutdown_delay,
             certificate,
+            clients,
             settings,
             cluster,
         })
@@ -138,6 +152,17 @@ fn certificate(args: &ServeArgs) -> Result<Watched<Option<ServerCert>>, ConfigEr
         (false, true) => return Err(ConfigError::HalfPair { there: key, missing: cert }),
     }
     watch_pair(cert, key)
+}
+
+fn clients(args: &ServeArgs) -> Result<Option<ClientFile>, ConfigError> {
+    let Some(path) = &args.client_ca_file else { return Ok(None) };
+    let name = path.display().to_string();
+    let build = move |bytes: &[Vec<u8>]| {
+        let pem = bytes.first().map(Vec::as_slice).unwrap_or_default();
+        ClientCa::from_pem(pem).map_err(|reason| format!("the CA of clients in {name} cannot be used: {reason}"))
+    };
+    let ca = Watched::open(vec![path.clone()], Box::new(build)).map_err(ConfigError::Certificate)?;
+    Ok(Some(ClientFile { ca, names: args.client_name.clone() }))
 }
 
 fn write_ca(out: Option<&Path>, ca: &str) -> Result<(), CertsError> {

@@ -7,13 +7,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
-use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use x509_parser::prelude::{ASN1Time, FromDer as _, X509Certificate};
 
 use super::certs::Validity;
+use super::clients::Clients;
 
 /// HTTP versions offered by ALPN, best first.
 pub const ALPN: [&[u8]; 2] = [H2, b"http/1.1"];
@@ -131,16 +132,25 @@ impl ResolvesServerCert for Current {
     }
 }
 
-/// TLS 1.2 and 1.3 with the certificate that `current` holds at each handshake.
+/// TLS 1.2 and 1.3 with the certificate that `current` holds at each handshake. With `clients`, only they get through it.
 ///
 /// # Errors
 /// None that input could cause: the provider supports both versions.
-pub fn server_config(current: Served) -> Result<ServerConfig, rustls::Error> {
-    let mut config = ServerConfig::builder_with_provider(Arc::new(provider()))
-        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
-        .with_no_client_auth()
-        .with_cert_resolver(Arc::new(Current(current)));
+pub fn server_config(current: Served, clients: Option<Clients>) -> Result<ServerConfig, rustls::Error> {
+    let versions = [&rustls::version::TLS13, &rustls::version::TLS12];
+    let builder = ServerConfig::builder_with_provider(Arc::new(provider())).with_protocol_versions(&versions)?;
+    let resumes = clients.is_none();
+    let builder = match clients {
+        Some(clients) => builder.with_client_cert_verifier(Arc::new(clients)),
+        None => builder.with_no_client_auth(),
+    };
+    let mut config = builder.with_cert_resolver(Arc::new(Current(current)));
     config.alpn_protocols = ALPN.map(<[u8]>::to_vec).to_vec();
+    if !resumes {
+        // A session would outlive the CA that its client was checked against.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+    }
     Ok(config)
 }
 

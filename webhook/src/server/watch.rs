@@ -8,8 +8,11 @@ use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tracing::{error, info, warn};
+use weir_cluster::health::Condition;
 
 /// No Secret or ConfigMap is larger than 1 MiB.
 const FILE_LIMIT: u64 = 4 << 20;
@@ -102,6 +105,45 @@ impl<T> Watched<T> {
                 self.problem = Some(reason.clone());
                 Look::Refused(reason)
             }
+        }
+    }
+}
+
+/// Looks again and again, and tells what was found when something was. Ends only where looking itself fails, which is a defect.
+pub async fn follow<T: Send + Sync + 'static>(
+    mut watched: Watched<T>,
+    interval: Duration,
+    mut told: impl FnMut(&Watched<T>, Look),
+) {
+    loop {
+        tokio::time::sleep(interval).await;
+        // File systems can hang; that must not take a worker from the requests.
+        let looked = tokio::task::spawn_blocking(move || {
+            let look = watched.look();
+            (watched, look)
+        });
+        let look;
+        (watched, look) = match looked.await {
+            Ok(looked) => looked,
+            Err(reason) => return error!(%reason, "files are not looked at any more"),
+        };
+        if look != Look::Same {
+            told(&watched, look);
+        }
+    }
+}
+
+/// Says what a look found: as a condition, and in the log. `what` is the file, for messages.
+pub fn tell(condition: &Condition, what: &str, look: &Look) {
+    match look {
+        Look::Same => {}
+        Look::Replaced | Look::Restored => {
+            info!("{what} has changed and is in use");
+            condition.good("ok");
+        }
+        Look::Refused(reason) => {
+            warn!(reason, "{what} is refused; the last good one stays in use");
+            condition.odd(format!("the last good one is in use; its change was refused: {reason}"));
         }
     }
 }

@@ -8,12 +8,15 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hyper::StatusCode;
+use rcgen::{CertificateParams, CertifiedIssuer, KeyPair};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, HandshakeKind, RootCertStore};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use weir_tests::apiserver::real_or_skip;
 use weir_tests::apiserver::{ApiServer, Trouble, When};
 use weir_webhook::server::Server;
@@ -131,10 +134,14 @@ fn connector(bundle: &str) -> TlsConnector {
     TlsConnector::from(Arc::new(config))
 }
 
+async fn connect(server: &Server, connector: &TlsConnector) -> std::io::Result<TlsStream<TcpStream>> {
+    let tcp = TcpStream::connect(server.https()).await?;
+    connector.connect(ServerName::try_from(HOST).unwrap(), tcp).await
+}
+
 /// A handshake as the API server does it, trusting that bundle; returns the leaf.
 async fn handshake(server: &Server, bundle: &str) -> std::io::Result<CertificateDer<'static>> {
-    let tcp = TcpStream::connect(server.https()).await?;
-    let stream = connector(bundle).connect(ServerName::try_from(HOST).unwrap(), tcp).await?;
+    let stream = connect(server, &connector(bundle)).await?;
     Ok(stream.get_ref().1.peer_certificates().unwrap()[0].clone().into_owned())
 }
 
@@ -330,6 +337,85 @@ async fn serves_and_renews_while_the_api_server_is_away() {
     cluster.api.appear().unwrap();
     until("all is well", || async { readiness(&replica).await.1.contains("[+]ca: ") }).await;
     stop([replica]).await;
+}
+
+/// A request in its own connection; the answer, or nothing where the server ended the connection.
+async fn ask(server: &Server, connector: &TlsConnector) -> std::io::Result<(HandshakeKind, String)> {
+    let mut stream = connect(server, connector).await?;
+    stream.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    Ok((stream.get_ref().1.handshake_kind().unwrap(), answer))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_are_resumed_across_a_new_leaf() {
+    let cluster = Cluster::start();
+    cluster.configure("weir-sidecar-injector", "default");
+    let replica = cluster.replica("w-1", &["--ca-secret", CA, "--leaf-lifetime", "6s"]).await;
+    ready(&replica).await;
+    let bundle = cluster.bundles("weir-sidecar-injector").remove(0);
+    let client = connector(&bundle);
+    assert_eq!(ask(&replica, &client).await.unwrap().0, HandshakeKind::Full);
+    assert_eq!(ask(&replica, &client).await.unwrap().0, HandshakeKind::Resumed);
+    let first = handshake(&replica, &bundle).await.unwrap();
+    until("another leaf", || async { handshake(&replica, &bundle).await.unwrap() != first }).await;
+    let (kind, answer) = ask(&replica, &client).await.unwrap();
+    assert_eq!(kind, HandshakeKind::Resumed);
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    stop([replica]).await;
+}
+
+/// A CA of clients, and a client of it that trusts `bundle`.
+fn client_of(ca: &CertifiedIssuer<'_, KeyPair>, name: &str, bundle: &str) -> TlsConnector {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(rcgen::DnType::CommonName, name);
+    params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+    let key = KeyPair::generate().unwrap();
+    let cert = params.signed_by(&key, ca).unwrap().der().clone();
+    let mut config = ClientConfig::clone(connector(bundle).config());
+    let key = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+    let key = rustls::crypto::ring::sign::any_supported_type(&key).unwrap();
+    let certified = Arc::new(rustls::sign::CertifiedKey::new(vec![cert], key));
+    config.client_auth_cert_resolver = Arc::new(rustls::sign::SingleCertAndKey::from(certified));
+    TlsConnector::from(Arc::new(config))
+}
+
+fn ca_of_clients() -> CertifiedIssuer<'static, KeyPair> {
+    let mut params = CertificateParams::default();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_only_clients_of_the_ca_and_of_the_name_and_follows_another_ca() {
+    let dir = tempfile::tempdir().unwrap();
+    let (own, file) = (dir.path().join("own.pem"), dir.path().join("clients.pem"));
+    let (old, new) = (ca_of_clients(), ca_of_clients());
+    std::fs::write(&file, old.pem()).unwrap();
+    let flags = ["--client-ca-file", file.to_str().unwrap(), "--client-name", "kube-apiserver", "--dns", HOST];
+    let server = start(&[&flags[..], &["--ca-out", own.to_str().unwrap()]].concat()).await;
+    let bundle = std::fs::read_to_string(&own).unwrap();
+    let answered =
+        async |client: &TlsConnector| ask(&server, client).await.is_ok_and(|(_, text)| text.contains(" 200 "));
+    let api = client_of(&old, "kube-apiserver", &bundle);
+    assert!(answered(&api).await);
+    assert!(!answered(&connector(&bundle)).await, "without a certificate");
+    assert!(!answered(&client_of(&old, "somebody", &bundle)).await, "with another name");
+    assert!(!answered(&client_of(&new, "kube-apiserver", &bundle)).await, "of another CA");
+    assert!(readiness(&server).await.0, "probes on the plain port need none");
+
+    std::fs::write(&file, new.pem()).unwrap();
+    let after = client_of(&new, "kube-apiserver", &bundle);
+    until("the new CA is followed", || answered(&after)).await;
+    assert!(!answered(&api).await, "not even by resuming a session");
+    std::fs::write(&file, "garbage").unwrap();
+    until("the bad file is told of", || async {
+        readiness(&server).await.1.contains("[!]client-ca: the last good one")
+    })
+    .await;
+    assert!(answered(&after).await);
+    stop([server]).await;
 }
 
 /// What only a real API server knows for certain: who owns which field, and what it refuses.

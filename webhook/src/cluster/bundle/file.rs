@@ -5,13 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::sleep;
-use tracing::{error, info, warn};
 use weir_cluster::health::Weight;
 
 use super::trust::Trust;
 use crate::cluster::Context;
-use crate::server::watch::{Look, Watched};
+use crate::server::watch::{Look, Watched, follow, tell};
 
 /// Follows the file.
 pub struct CaFile {
@@ -37,41 +35,18 @@ impl CaFile {
 
     /// Looks again and again, until told to stop. A file that cannot be used keeps the last good one.
     pub async fn run(self, context: Context, interval: Duration) {
-        let stop = context.stop.clone();
-        tokio::select! {
-            () = self.follow(&context, interval) => {}
-            () = stop.requested() => {}
-        }
-    }
-
-    async fn follow(self, context: &Context, interval: Duration) {
-        let Self { mut file, trust } = self;
+        let Self { file, trust } = self;
         let condition = context.health.register("ca-file", Weight::Advisory, "");
         condition.good("ok");
-        loop {
-            sleep(interval).await;
-            // File systems can hang; that must not take a worker from the requests.
-            let looked = tokio::task::spawn_blocking(move || {
-                let look = file.look();
-                (file, look)
-            });
-            let look;
-            (file, look) = match looked.await {
-                Ok(looked) => looked,
-                Err(reason) => return error!(%reason, "the file of the CA is not looked at any more"),
-            };
-            match look {
-                Look::Same => {}
-                Look::Replaced | Look::Restored => {
-                    info!("another CA is in the file");
-                    condition.good("ok");
-                    trust.send_replace(Some(file.current().load_full()));
-                }
-                Look::Refused(reason) => {
-                    warn!(reason, "the file of the CA is refused");
-                    condition.odd(format!("the last good one is in use; its change was refused: {reason}"));
-                }
+        let told = |file: &Watched<Trust>, look| {
+            tell(&condition, "the file of the CA", &look);
+            if !matches!(look, Look::Refused(_)) {
+                trust.send_replace(Some(file.current().load_full()));
             }
+        };
+        tokio::select! {
+            () = follow(file, interval, told) => {}
+            () = context.stop.requested() => {}
         }
     }
 }
