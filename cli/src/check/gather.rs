@@ -171,13 +171,40 @@ async fn home<A: Ask>(reader: &Reader<'_, A>, namespace: &str, controllers: &str
     let serving = async |group: &str, resource: &str| if serves { list(group, resource).await } else { None };
     let (controllers, pods, services, slices, policies, budgets) = tokio::join!(
         list("apis/apps/v1", controllers),
-        list("api/v1", "pods"),
+        our_pods(reader, namespace),
         serving("api/v1", "services"),
         serving("apis/discovery.k8s.io/v1", "endpointslices"),
         serving("apis/networking.k8s.io/v1", "networkpolicies"),
         serving("apis/policy/v1", "poddisruptionbudgets"),
     );
     Home { controllers, pods, services, slices, policies, budgets }
+}
+
+/// Pods of ours: an agent is on every node, so that all of them whole would be the most of what is kept.
+async fn our_pods<A: Ask>(reader: &Reader<'_, A>, namespace: &str) -> Option<Vec<Value>> {
+    let mut all = Vec::new();
+    let path = format!("/api/v1/namespaces/{namespace}/pods");
+    let what = format!("pods of {namespace}");
+    let complete = reader.pages(&what, &path, |pod| {
+        let (metadata, spec, status) = (&pod["metadata"], &pod["spec"], &pod["status"]);
+        let containers = spec["containers"].as_array().map_or(&[][..], Vec::as_slice);
+        let containers: Vec<Value> = containers
+            .iter()
+            .map(|container| json!({"name": container["name"], "ports": container["ports"]}))
+            .collect();
+        all.push(json!({
+            "metadata": {
+                "namespace": namespace, "name": metadata["name"], "labels": metadata["labels"],
+                "creationTimestamp": metadata["creationTimestamp"], "deletionTimestamp": metadata["deletionTimestamp"],
+            },
+            "spec": {"nodeName": spec["nodeName"], "containers": containers},
+            "status": {
+                "phase": status["phase"], "conditions": status["conditions"],
+                "initContainerStatuses": status["initContainerStatuses"], "containerStatuses": status["containerStatuses"],
+            },
+        }));
+    });
+    complete.await.then_some(all)
 }
 
 /// Those with configuration in them.

@@ -38,18 +38,23 @@ fn paragraph(out: &mut String, group: &[Finding], coloured: bool) {
     let same_fix = group.iter().all(|finding| finding.fix == group[0].fix);
     for finding in group.iter().take(TOLD) {
         let alike = if finding.alike > 0 { format!(" (and {} more like it)", finding.alike) } else { String::new() };
-        let _ = writeln!(out, "  {}{alike}: {}", finding.object, finding.text.replace('\n', " "));
+        let _ = writeln!(out, "  {}", plain(&format!("{}{alike}: {}", finding.object, finding.text)));
         if !same_fix {
-            let _ = writeln!(out, "    fix: {}", finding.fix);
+            let _ = writeln!(out, "    fix: {}", plain(&finding.fix));
         }
     }
     if group.len() > TOLD {
         let _ = writeln!(out, "  and {} more; --output json lists them", group.len() - TOLD);
     }
     if same_fix {
-        let _ = writeln!(out, "  fix: {}", group[0].fix);
+        let _ = writeln!(out, "  fix: {}", plain(&group[0].fix));
     }
     out.push('\n');
+}
+
+/// A text on one line, without what a terminal would follow: parts of it come from the cluster.
+fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 /// One document with every finding.

@@ -28,8 +28,10 @@ impl Cluster {
     fn after(change: impl FnOnce(&mut Fixture)) -> Self {
         let mut fixture = Fixture::healthy();
         let authority = Authority::new("webhook").unwrap();
+        let ca = STANDARD.encode(authority.cert());
+        fixture.get("secrets", "weir-system", "weir-webhook-ca")["data"]["current.crt"] = ca.clone().into();
         for entry in fixture.entries() {
-            entry["clientConfig"]["caBundle"] = STANDARD.encode(authority.cert()).into();
+            entry["clientConfig"]["caBundle"] = ca.clone().into();
         }
         change(&mut fixture);
         let pair = authority.issue("webhook", &["weir-webhook.weir-system.svc"]).unwrap();
@@ -163,4 +165,17 @@ fn a_list_that_fails_is_said_and_the_rest_is_checked() {
     let run = cluster.check(&[]);
     assert!(run.stdout.contains("info WEIR101 not-read\n  nodes: not read: 403: "), "{}", run.stdout);
     assert!(run.stdout.contains("warning WEIR502 disruption-budget-missing"), "{}", run.stdout);
+}
+
+#[test]
+fn every_option_is_documented() {
+    let text = std::fs::read_to_string(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../docs/check.md")).unwrap();
+    let help = weir(&["check", "--help"], "").stdout;
+    let options = help.lines().map(str::trim_start).filter(|line| line.starts_with('-'));
+    let words: Vec<&str> =
+        options.filter_map(|line| line.split_whitespace().find(|word| word.starts_with("--"))).collect();
+    assert!(words.len() > 12, "{words:?}");
+    for option in words.into_iter().filter(|word| !["--help", "--version"].contains(word)) {
+        assert!(text.contains(option), "{option} is not in docs/check.md");
+    }
 }

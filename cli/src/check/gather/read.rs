@@ -12,8 +12,10 @@ use tokio::time::timeout;
 use crate::check::snapshot::Unread;
 use crate::cluster::{Cluster, PAGE, causes};
 
-/// Requests under way at once.
+/// Requests under way at once; as many again to pods of ours, so that some that do not answer keep nothing else waiting.
 const AT_ONCE: usize = 24;
+/// Bound of a request to a pod of ours.
+const OF_POD: Duration = Duration::from_secs(10);
 /// Longest answer, in bytes. A page of 500 large pods has some 20 MiB.
 const ANSWER: usize = 96 << 20;
 
@@ -54,6 +56,7 @@ impl Ask for Cluster {
 pub(crate) struct Reader<'a, A> {
     api: &'a A,
     slots: Semaphore,
+    pod_slots: Semaphore,
     patience: Duration,
     unread: RefCell<Vec<Unread>>,
 }
@@ -61,7 +64,8 @@ pub(crate) struct Reader<'a, A> {
 impl<'a, A: Ask> Reader<'a, A> {
     /// Waits for each answer for at most `patience`.
     pub(crate) fn new(api: &'a A, patience: Duration) -> Self {
-        Self { api, slots: Semaphore::new(AT_ONCE), patience, unread: RefCell::default() }
+        let slots = || Semaphore::new(AT_ONCE);
+        Self { api, slots: slots(), pod_slots: slots(), patience, unread: RefCell::default() }
     }
 
     /// One request, whatever is answered.
@@ -69,11 +73,22 @@ impl<'a, A: Ask> Reader<'a, A> {
     /// # Errors
     /// Why there is no answer.
     pub(crate) async fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Answer, String> {
+        self.within(&self.slots, self.patience, method, path, body).await
+    }
+
+    async fn within(
+        &self,
+        slots: &Semaphore,
+        patience: Duration,
+        method: &str,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Answer, String> {
         // Never closed.
-        let _slot = self.slots.acquire().await.ok();
-        match timeout(self.patience, self.api.ask(method, path, body)).await {
+        let _slot = slots.acquire().await.ok();
+        match timeout(patience, self.api.ask(method, path, body)).await {
             Ok(answer) => answer,
-            Err(_) => Err(format!("no answer in {} s", self.patience.as_secs())),
+            Err(_) => Err(format!("no answer in {} s", patience.as_secs())),
         }
     }
 
@@ -132,7 +147,8 @@ impl<'a, A: Ask> Reader<'a, A> {
     /// What a pod of ours answers on a port.
     pub(crate) async fn of_pod(&self, namespace: &str, pod: &str, port: u64, path: &str) -> Option<Answer> {
         let path = format!("/api/v1/namespaces/{namespace}/pods/{pod}:{port}/proxy/{path}");
-        let answer = self.ask("GET", &path, None).await;
+        let patience = self.patience.min(OF_POD);
+        let answer = self.within(&self.pod_slots, patience, "GET", &path, None).await;
         match answer {
             // 503 is an answer of the pod, too: its conditions.
             Ok(answer) if answer.code == 200 || is_readiness(&answer.text) => Some(answer),

@@ -52,6 +52,14 @@ fn programs_read_every_finding() {
     assert_eq!(serde_json::from_str::<Value>(&print::json(&[])).unwrap(), json!({"findings": []}));
 }
 
+#[test]
+fn what_a_cluster_says_cannot_steer_a_terminal() {
+    let mut findings = Findings::default();
+    findings.add(&fault::PODS_REFUSED, Object::new("Pod", "a", "b\u{1b}[2J"), "one\ntwo\r\u{1b}]0;three\u{7}");
+    let text = print::text(&findings.into_sorted(&[]), false);
+    assert!(text.contains("\n  Pod a/b [2J: one two  ]0;three \n"), "{text:?}");
+}
+
 /// An element of a document in XML, as far as JUnit's files need it: a strict reader of what is written here.
 fn element(text: &str) -> (String, Vec<(String, String)>, &str) {
     let (tag, rest) = text.strip_prefix('<').expect("a tag").split_once('>').expect("its end");
