@@ -204,6 +204,13 @@ impl Release {
         }
     }
 
+    /// Whether pods get their rules from the plugin, as far as these settings say.
+    pub(crate) fn needs_agent(&self) -> bool {
+        let values = &self.values;
+        let cni = values.pointer("/config/values/pilot/cni/enabled").and_then(Value::as_bool);
+        values["webhook"]["enabled"] == true && values["config"]["from"] == "values" && cni == Some(true)
+    }
+
     /// Says otherwise about one value, by its path (as a JSON pointer); it is one that the schema allows.
     pub(crate) fn with(mut self, path: &str, value: impl Into<Value>) -> Self {
         if let Some(place) = self.values.pointer_mut(path) {
@@ -253,6 +260,19 @@ impl Release {
         });
         Ok((texts, data))
     }
+}
+
+/// Objects as a stream of YAML documents.
+///
+/// # Errors
+/// None is known for what a chart makes.
+pub(crate) fn stream(objects: &[Value]) -> Result<String, Failure> {
+    let mut text = String::new();
+    for object in objects {
+        text.push_str("---\n");
+        text.push_str(&yaml::to_string(object).map_err(anyhow::Error::from)?);
+    }
+    Ok(text)
 }
 
 /// The documents of a stream.

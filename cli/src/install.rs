@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use serde_json::Value;
-use weir_webhook::inject::selection::objects::{REVISION_LABEL, TAG_LABEL};
+use weir_webhook::inject::selection::objects::{NODE_NAMESPACE, REVISION_LABEL, TAG_LABEL};
 
 use crate::chart::{Release, SettingsArgs};
 use crate::cluster::{Cluster, ConnectArgs};
@@ -161,6 +161,13 @@ async fn install(cluster: &Cluster, release: Release, args: &InstallArgs) -> Res
     let release = considerate(cluster, release).await?;
     let (configurations, others): (Vec<_>, Vec<_>) =
         named(release.objects()?)?.into_iter().partition(|(what, _)| what.kind == CONFIGURATION);
+    if !others.iter().any(|(what, _)| what.kind == DAEMON_SET) && release.needs_agent() {
+        let agent = Ref::new(DAEMON_SET, NODE_NAMESPACE, node::AGENT);
+        let found = cluster.object(&agent).await.map_err(|refused| cluster.failure(&agent, &refused))?;
+        if found.is_none() {
+            say("note: no agent is on the nodes, and pods will rely on one; --set node.enabled=true installs it")?;
+        }
+    }
     let everything = || others.iter().chain(&configurations);
 
     let how = How { dry_run: true, force: args.force_conflicts };

@@ -4,9 +4,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
-use weir_webhook::yaml;
 
-use crate::chart::SettingsArgs;
+use crate::chart::{SettingsArgs, stream};
 use crate::failure::Failure;
 use crate::files;
 
@@ -45,11 +44,7 @@ struct GenerateArgs {
 /// All settings that are wrong.
 pub(crate) fn run(args: &ManifestArgs) -> Result<ExitCode, Failure> {
     let What::Generate(args) = &args.what;
-    let mut text = String::new();
-    for object in args.settings.release()?.objects()? {
-        text.push_str("---\n");
-        text.push_str(&yaml::to_string(&object).map_err(anyhow::Error::from)?);
-    }
+    let text = stream(&args.settings.release()?.objects()?)?;
     files::write(args.output.as_deref(), &text)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -17,9 +17,8 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 use weir_webhook::inject::selection::objects::{REVISION_LABEL, TAG_LABEL, switched};
 use weir_webhook::inject::selection::{INJECTION, REVISION};
-use weir_webhook::yaml;
 
-use crate::chart::{Release, SettingsArgs, is_label};
+use crate::chart::{Release, SettingsArgs, is_label, stream};
 use crate::cluster::{Cluster, ConnectArgs, listed};
 use crate::failure::Failure;
 use crate::files;
@@ -261,15 +260,11 @@ pub(crate) async fn settle_default(cluster: &Cluster) -> Result<(), Failure> {
 
 fn generate(args: &GenerateArgs) -> Result<(), Failure> {
     let release = args.settings.release()?.with("/revisionTags", json!([args.tag]));
-    let mut text = String::new();
-    for object in of_one(release.objects()?, &args.tag) {
-        text.push_str("---\n");
-        text.push_str(&yaml::to_string(&object).map_err(anyhow::Error::from)?);
-    }
-    if text.is_empty() {
+    let objects = of_one(release.objects()?, &args.tag);
+    if objects.is_empty() {
         return Err(Failure::refused(vec![format!("revision {} needs no tag of its own name", release.revision())]));
     }
-    files::write(None, &text).map_err(Failure::from)
+    files::write(None, &stream(&objects)?).map_err(Failure::from)
 }
 
 /// The objects of one tag.

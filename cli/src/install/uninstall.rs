@@ -69,7 +69,8 @@ pub(crate) struct UninstallArgs {
 /// # Errors
 /// What the cluster refuses; nodes that are not clean in time.
 pub(crate) fn run(args: &UninstallArgs) -> Result<ExitCode, Failure> {
-    let bound = args.wait.timeout + OTHERWISE + if args.yes { OTHERWISE } else { THINKING };
+    // Four things are waited for at the most, one after the other.
+    let bound = args.wait.timeout * 4 + OTHERWISE + if args.yes { Duration::ZERO } else { THINKING };
     args.connect.ask(bound, async |cluster| uninstall(&cluster, args).await)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -107,8 +108,11 @@ async fn uninstall(cluster: &Cluster, args: &UninstallArgs) -> Result<(), Failur
         .as_ref()
         .map_or_else(|| "Weir".to_owned(), |revision| format!("revision {revision} of the webhook"));
     let nodes = if agent.or(cleaner).is_some() || by_hand { ", the plugin on every node among them" } else { "" };
+    let tags = objects.iter().filter(|(kind, _)| *kind == CONFIGURATION);
+    let tags: Vec<&str> = tags.filter_map(|(_, object)| object["metadata"]["labels"][TAG_LABEL].as_str()).collect();
+    let tags = if tags.is_empty() { String::new() } else { format!(", and the tags {}", tags.join(", ")) };
     let question = format!(
-        "{}: take away {what} ({} objects{nodes})? Pods that run keep their sidecars and rules; new ones get none.",
+        "{}: take away {what} ({} objects{nodes}{tags})? Pods that run keep their sidecars and rules; new ones get none.",
         cluster.server,
         objects.len()
     );

@@ -247,7 +247,8 @@ fn a_field_that_somebody_else_has_set_stays_until_it_is_taken_over() {
 fn tags_stand_for_revisions_and_can_be_moved_listed_and_removed() {
     let cluster = Cluster::new(true);
     for revision in ["1-0", "1-1"] {
-        cluster.weir(&["install", "--revision", revision]);
+        let said = cluster.weir(&["install", "--revision", revision]);
+        assert!(said.contains("no agent is on the nodes"), "{said}");
     }
     with_bundle(&cluster, "weir-sidecar-injector-1-0", "OLD\n");
     with_bundle(&cluster, "weir-sidecar-injector-1-1", "NEW\n");

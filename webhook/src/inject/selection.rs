@@ -123,36 +123,33 @@ impl Installation {
     pub fn admits(&self, labels: Labels<'_>, namespace: &str) -> Admission {
         let not_sent = |why: String, remedy: String| Admission::NotSent { why, remedy };
         let names = self.names().join("' or '");
-        let (this, instead) = if names.is_empty() {
-            let taken = format!("revision '{}' is off, because another one has become the default", self.revision());
-            (taken.clone(), "make this revision the default one again".to_owned())
-        } else {
-            (format!("this one is '{names}'"), format!("set label {REVISION} of the %s to '{names}'"))
-        };
+        // Without a name it means nobody: another one has taken the name that it had.
+        let again = names.is_empty().then(|| "make this revision the default one again".to_owned());
         let to_default = |label: &str| {
             if self.is_default() {
                 return Admission::Sent;
             }
-            let remedy = if names.is_empty() {
-                instead.clone()
-            } else {
-                format!("label the namespace {REVISION}={names} instead, or make this revision the default one")
-            };
+            let remedy =
+                format!("label the namespace {REVISION}={names} instead, or make this revision the default one");
             not_sent(
                 format!(
                     "{label} asks for the default injector, and revision '{}' is not the default one",
                     self.revision()
                 ),
-                remedy,
+                again.clone().unwrap_or(remedy),
             )
         };
         let to_revision = |whose: &str, revision: &str| {
             if self.names().contains(&revision) {
                 return Admission::Sent;
             }
+            let this = match &again {
+                Some(_) => format!("revision '{}' is off, because another one is the default", self.revision()),
+                None => format!("this one is '{names}'"),
+            };
             not_sent(
                 format!("label {REVISION}={revision} of the {whose} names another injector; {this}"),
-                instead.replace("%s", whose),
+                again.clone().unwrap_or_else(|| format!("set label {REVISION} of the {whose} to '{names}'")),
             )
         };
         let ask = format!(
