@@ -61,7 +61,7 @@ pub use self::trouble::{Trouble, When};
 pub struct ApiServer {
     shared: Arc<Shared>,
     addr: SocketAddr,
-    serving: Option<Serving>,
+    serving: Mutex<Option<Serving>>,
     /// The CA of its own certificate, PEM, and how it is shown; without, it serves plain HTTP.
     tls: Option<(String, Arc<rustls::ServerConfig>)>,
 }
@@ -96,9 +96,13 @@ struct State {
     pod_ports: proxy::PodPorts,
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// Changes the store and wakes the watches.
@@ -118,7 +122,7 @@ impl ApiServer {
     /// # Errors
     /// When no port can be had.
     pub fn start() -> anyhow::Result<Self> {
-        let mut server = Self::absent()?;
+        let server = Self::absent()?;
         server.appear()?;
         Ok(server)
     }
@@ -130,7 +134,7 @@ impl ApiServer {
     pub fn cluster() -> anyhow::Result<Self> {
         let authority = Authority::new("kubernetes")?;
         let pair = authority.issue("kube-apiserver", &["127.0.0.1", "localhost", "kubernetes.default.svc"])?;
-        let mut server = Self::made(true, Some((authority.cert(), Arc::new(tls::server_config(&pair)?))))?;
+        let server = Self::made(true, Some((authority.cert(), Arc::new(tls::server_config(&pair)?))))?;
         for name in ["default", "kube-system", "kube-public", "kube-node-lease"] {
             let labels = json!({ "kubernetes.io/metadata.name": name });
             let metadata = json!({ "name": name, "labels": labels });
@@ -157,15 +161,16 @@ impl ApiServer {
             version: channel::Sender::new(0),
             cut: channel::Sender::new(0),
         };
-        Ok(Self { shared: Arc::new(shared), addr, serving: None, tls })
+        Ok(Self { shared: Arc::new(shared), addr, serving: Mutex::default(), tls })
     }
 
     /// Begins to serve; nothing changes where it does already.
     ///
     /// # Errors
     /// When the port has been taken meanwhile.
-    pub fn appear(&mut self) -> anyhow::Result<()> {
-        if self.serving.is_some() {
+    pub fn appear(&self) -> anyhow::Result<()> {
+        let mut serving = lock(&self.serving);
+        if serving.is_some() {
             return Ok(());
         }
         let listener = std::net::TcpListener::bind(self.addr).with_context(|| format!("port {}", self.addr))?;
@@ -185,13 +190,13 @@ impl ApiServer {
             // Connections end with the runtime, watches in the middle.
             runtime.shutdown_background();
         })?;
-        self.serving = Some(Serving { stop, thread });
+        *serving = Some(Serving { stop, thread });
         Ok(())
     }
 
     /// Stops serving in the middle of everything; objects are kept.
-    pub fn disappear(&mut self) {
-        if let Some(serving) = self.serving.take() {
+    pub fn disappear(&self) {
+        if let Some(serving) = lock(&self.serving).take() {
             serving.stop.send_replace(true);
             let _ = serving.thread.join();
         }

@@ -123,7 +123,7 @@ async fn outlives_every_kind_of_trouble() {
 
 #[tokio::test]
 async fn waits_for_a_server_that_is_not_there_yet_and_goes_on_when_it_comes_back() {
-    let mut server = ApiServer::absent().unwrap();
+    let server = ApiServer::absent().unwrap();
     server.put("pods", pod("n1", "a"));
     let (pods, _stopper) = follow(connect(&server, || None));
     until("trouble is named", || pods.trouble().is_some_and(|trouble| trouble.contains("refused"))).await;

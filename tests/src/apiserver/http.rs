@@ -41,8 +41,10 @@ async fn serve(
         let mut state = shared.state();
         state.asked.push(format!("{method} {uri}"));
         let resource = target.as_ref().map_or("", |target| &target.resource);
-        let asked = Asked { method: method.as_str(), watch, list, resource };
-        (trouble::next(&mut state.troubles, asked), state.auth.identify(&headers))
+        let user = state.auth.identify(&headers);
+        let name = user.as_ref().map_or("", |user| &user.name);
+        let asked = Asked { method: method.as_str(), watch, list, resource, user: name };
+        (trouble::next(&mut state.troubles, asked), user)
     };
     match trouble {
         Some(Trouble::Slow(time)) => tokio::time::sleep(time).await,

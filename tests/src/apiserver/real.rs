@@ -6,13 +6,14 @@ use std::fs::{self, File};
 use std::io::Read as _;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use rcgen::KeyPair;
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
+use weir_lab::process::Guarded;
 
 use super::kubeconfig;
 use super::tls::{Authority, provider};
@@ -33,18 +34,11 @@ pub struct Real {
     _dir: tempfile::TempDir,
 }
 
-/// A child that is killed with the value.
+/// A child and its log.
 #[derive(Debug)]
 struct Process {
-    child: Child,
+    child: Guarded,
     log: PathBuf,
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 impl Process {
@@ -60,14 +54,14 @@ impl Process {
             .stderr(File::create(&log)?)
             .spawn()
             .with_context(|| format!("start {}", binary.display()))?;
-        Ok(Self { child, log })
+        Ok(Self { child: Guarded(child), log })
     }
 
     /// Polls until `ready`; fails when the process ends or the time is over, with the end of its log.
     fn wait(&mut self, patience: Duration, mut ready: impl FnMut() -> Result<(), String>) -> anyhow::Result<()> {
         let begun = Instant::now();
         loop {
-            let ended = self.child.try_wait()?;
+            let ended = self.child.0.try_wait()?;
             let Err(why) = ready() else { return Ok(()) };
             if ended.is_some() || begun.elapsed() > patience {
                 let mut log = String::new();

@@ -26,6 +26,8 @@ pub enum When {
     List,
     /// Requests of this method, `GET`, `POST`, `PATCH`, `DELETE`.
     Method(&'static str),
+    /// Requests of this user, `system:serviceaccount:NAMESPACE:NAME`.
+    User(&'static str),
     /// Requests for this resource, `secrets`, `configmaps`, ...
     Resource(&'static str),
 }
@@ -45,6 +47,8 @@ pub(super) struct Asked<'a> {
     pub(super) watch: bool,
     pub(super) list: bool,
     pub(super) resource: &'a str,
+    /// Empty for one that is not known.
+    pub(super) user: &'a str,
 }
 
 impl When {
@@ -54,6 +58,7 @@ impl When {
             Self::Watch => asked.watch,
             Self::List => asked.list && !asked.watch,
             Self::Method(method) => asked.method == method,
+            Self::User(user) => asked.user == user,
             Self::Resource(resource) => asked.resource == resource,
         }
     }

@@ -1,4 +1,5 @@
-//! What Kubernetes asks of a MutatingWebhookConfiguration, and what it fills in. Objects of other kinds are taken as they are.
+//! What Kubernetes asks of a MutatingWebhookConfiguration, and what it fills in; how it keeps the bytes of a Secret. Objects of other
+//! kinds are taken as they are.
 
 use std::collections::BTreeSet;
 
@@ -13,6 +14,9 @@ const KIND: &str = "mutatingwebhookconfigurations";
 
 /// Fills in what was left out (`SetDefaults_MutatingWebhook` and its kin).
 pub(super) fn default(resource: &str, object: &mut Value) {
+    if resource == "secrets" {
+        secret(object);
+    }
     if resource != KIND {
         return;
     }
@@ -30,11 +34,13 @@ pub(super) fn default(resource: &str, object: &mut Value) {
                 hook[key] = value;
             }
         }
-        // Bytes that are none are not there, so nobody owns them.
-        if let Some(config) =
-            hook["clientConfig"].as_object_mut().filter(|config| config.get("caBundle") == Some(&json!("")))
-        {
-            config.shift_remove("caBundle");
+        // Bytes: line breaks in their base64 mean nothing, and without any there is no field that somebody could own.
+        if let Some(config) = hook["clientConfig"].as_object_mut() {
+            match config.get("caBundle").and_then(Value::as_str).map(unbroken) {
+                Some(bundle) if bundle.is_empty() => drop(config.shift_remove("caBundle")),
+                Some(bundle) => drop(config.insert("caBundle".to_owned(), bundle.into())),
+                None => {}
+            }
         }
         if hook["clientConfig"]["service"].is_object() && hook["clientConfig"]["service"]["port"].is_null() {
             hook["clientConfig"]["service"]["port"] = json!(443);
@@ -44,6 +50,22 @@ pub(super) fn default(resource: &str, object: &mut Value) {
                 rule["scope"] = json!("*");
             }
         }
+    }
+}
+
+/// Base64 without its line breaks.
+fn unbroken(text: &str) -> String {
+    text.replace(['\r', '\n'], "")
+}
+
+/// Texts become bytes.
+fn secret(object: &mut Value) {
+    let texts = object.as_object_mut().and_then(|object| object.shift_remove("stringData")).unwrap_or_default();
+    for value in object["data"].as_object_mut().into_iter().flatten().map(|(_, value)| value) {
+        *value = value.as_str().map(unbroken).unwrap_or_default().into();
+    }
+    for (key, value) in texts.as_object().into_iter().flatten() {
+        object["data"][key] = STANDARD.encode(value.as_str().unwrap_or_default()).into();
     }
 }
 

@@ -28,21 +28,21 @@ macro_rules! on_both {
 }
 pub(crate) use on_both;
 
-/// A running API server; it ends with the value.
-#[derive(Debug)]
+/// A running API server; it ends with the last value of it.
+#[derive(Debug, Clone)]
 pub(crate) struct Cluster {
-    server: Server,
+    server: Arc<Server>,
     url: String,
     ca: String,
     kubeconfig: PathBuf,
-    dir: tempfile::TempDir,
+    dir: Arc<tempfile::TempDir>,
     agent: ureq::Agent,
 }
 
 #[derive(Debug)]
 enum Server {
-    Fake(Box<ApiServer>),
-    Real { _lives: Box<Real> },
+    Fake(ApiServer),
+    Real { _lives: Real },
 }
 
 /// An answer: its status, its `Warning` headers and its body.
@@ -72,13 +72,13 @@ impl Cluster {
         server.know(TOKEN, User::admin());
         server.authorize_by_roles();
         let (url, ca) = (server.url(), server.ca().unwrap().to_owned());
-        Self::new(Server::Fake(Box::new(server)), url, ca)
+        Self::new(Server::Fake(server), url, ca)
     }
 
     pub(crate) fn real_or_skip() -> Option<Self> {
         let server = real_or_skip()?;
         let (url, ca) = (server.url().to_owned(), server.ca().to_owned());
-        Some(Self::new(Server::Real { _lives: Box::new(server) }, url, ca))
+        Some(Self::new(Server::Real { _lives: server }, url, ca))
     }
 
     fn new(server: Server, url: String, ca: String) -> Self {
@@ -90,14 +90,16 @@ impl Cluster {
             .root_certs(RootCerts::new_with_certs(&[root]))
             .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .build();
+        // A load has many connections, and none of them is to be made anew.
         let config = ureq::Agent::config_builder().tls_config(tls).http_status_as_error(false);
+        let config = config.max_idle_connections(1024).max_idle_connections_per_host(1024);
         let agent = config.timeout_global(Some(PATIENCE)).build().into();
-        Self { server, url, ca, kubeconfig: path, dir, agent }
+        Self { server: Arc::new(server), url, ca, kubeconfig: path, dir: Arc::new(dir), agent }
     }
 
     /// The tests' own server, where it is that.
     pub(crate) fn own(&self) -> Option<&ApiServer> {
-        match &self.server {
+        match &*self.server {
             Server::Fake(server) => Some(server),
             Server::Real { .. } => None,
         }
@@ -117,7 +119,7 @@ impl Cluster {
 
     /// A token of a service account, as a pod of it would have one.
     pub(crate) fn token_of(&self, namespace: &str, account: &str) -> String {
-        match &self.server {
+        match &*self.server {
             Server::Fake(server) => {
                 let token = format!("{namespace}-{account}-token");
                 server.know(&token, User::service_account(namespace, account));
@@ -133,7 +135,7 @@ impl Cluster {
 
     /// Where replicas of webhooks have to listen to be reached: endpoints of a real server may not be loopback addresses.
     pub(crate) fn address(&self) -> IpAddr {
-        match &self.server {
+        match &*self.server {
             Server::Fake(_) => Ipv4Addr::LOCALHOST.into(),
             Server::Real { .. } => {
                 // No packet is sent: the kernel says which address it would use. The other end is of RFC 5737.
@@ -146,7 +148,7 @@ impl Cluster {
         }
     }
 
-    fn request(&self, method: &str, path: &str, content: &str, body: Option<&Value>) -> Said {
+    fn try_request(&self, method: &str, path: &str, content: &str, body: Option<&Value>) -> Result<Said, String> {
         let request = axum::http::Request::builder()
             .method(method)
             .uri(format!("{}{path}", self.url))
@@ -154,12 +156,22 @@ impl Cluster {
             .header("user-agent", "tests")
             .header("content-type", content);
         let body = body.map(Value::to_string).unwrap_or_default();
-        let mut answer = self.agent.run(request.body(body).unwrap()).unwrap_or_else(|error| panic!("{path}: {error}"));
+        let mut answer = self.agent.run(request.body(body).unwrap()).map_err(|error| error.to_string())?;
         let warnings = answer.headers().get_all("warning");
         let warnings = warnings.iter().map(|value| value.to_str().unwrap().to_owned()).collect();
         let code = answer.status().as_u16();
-        let text = answer.body_mut().read_to_string().unwrap();
-        Said { code, warnings, body: serde_json::from_str(&text).unwrap_or(Value::String(text)) }
+        let text = answer.body_mut().read_to_string().map_err(|error| error.to_string())?;
+        Ok(Said { code, warnings, body: serde_json::from_str(&text).unwrap_or(Value::String(text)) })
+    }
+
+    #[track_caller]
+    fn request(&self, method: &str, path: &str, content: &str, body: Option<&Value>) -> Said {
+        self.try_request(method, path, content, body).unwrap_or_else(|error| panic!("{method} {path}: {error}"))
+    }
+
+    /// Posts an object; the error is that of the connection.
+    pub(crate) fn try_post(&self, path: &str, body: &Value) -> Result<Said, String> {
+        self.try_request("POST", path, "application/json", Some(body))
     }
 
     pub(crate) fn get(&self, path: &str) -> Said {
@@ -194,6 +206,20 @@ impl Cluster {
         self.account(name, "default");
     }
 
+    /// The same, if it is not there yet.
+    pub(crate) fn ensure_namespace(&self, name: &str, labels: &Value) {
+        if self.get(&format!("/api/v1/namespaces/{name}")).code == 404 {
+            self.namespace(name, labels);
+        }
+    }
+
+    /// A service account, if it is not there yet.
+    pub(crate) fn ensure_account(&self, namespace: &str, name: &str) {
+        if self.get(&format!("/api/v1/namespaces/{namespace}/serviceaccounts/{name}")).code == 404 {
+            self.account(namespace, name);
+        }
+    }
+
     /// A service account.
     pub(crate) fn account(&self, namespace: &str, name: &str) {
         let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}});
@@ -202,7 +228,7 @@ impl Cluster {
 
     /// Lets the port of a Service lead to these replicas, as its endpoints do; without the Service it stays without effect.
     pub(crate) fn route(&self, namespace: &str, service: &str, port: u16, replicas: &[SocketAddr]) {
-        if let Server::Fake(server) = &self.server {
+        if let Server::Fake(server) = &*self.server {
             return server.route(namespace, service, port, replicas);
         }
         let slices = format!("/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices");

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
@@ -20,8 +20,8 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::Hook;
-use crate::apiserver::Shared;
 use crate::apiserver::tls::{self, Pair};
+use crate::apiserver::{Shared, lock};
 
 /// Connections kept for later, for each client, and how long (client-go and Go's own default).
 const IDLE: usize = 25;
@@ -53,10 +53,6 @@ type Sender = SendRequest<Full<Bytes>>;
 enum Place {
     Service { namespace: String, name: String, port: u16 },
     Address { host: String, port: u16 },
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Caller {
@@ -158,7 +154,8 @@ fn place_of(config: &Value) -> Result<(Place, String), String> {
     let service = &config["service"];
     let text = |key: &str| service[key].as_str().unwrap_or_default().to_owned();
     let port = service["port"].as_u64().and_then(|port| u16::try_from(port).ok()).unwrap_or(443);
-    Ok((Place::Service { namespace: text("namespace"), name: text("name"), port }, text("path")))
+    let path = Some(text("path")).filter(|path| !path.is_empty()).unwrap_or_else(|| "/".to_owned());
+    Ok((Place::Service { namespace: text("namespace"), name: text("name"), port }, path))
 }
 
 /// One request and its answer: status, `Retry-After`, body.

@@ -1,0 +1,207 @@
+//! Whole ways through a cluster: the manifests as they are, two replicas, namespaces and pods of all kinds, and what the client hears.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+use weir_tests::apiserver::tls::Authority;
+use weir_tests::hook::{Answer, Hook};
+
+use super::cluster::{Cluster, on_both};
+use super::mesh::{Mesh, NAMESPACE};
+use super::workload::{injected, pod, roll_out};
+
+on_both!(
+    labels_of_namespaces_and_pods_decide_who_is_injected,
+    samples_come_up_in_the_mesh,
+    the_client_hears_of_skips_denials_and_dry_runs,
+    what_another_webhook_adds_later_is_seen,
+);
+
+fn mesh(cluster: &Cluster) -> Option<Mesh> {
+    let mesh = Mesh::install(cluster, "overlays/own-certificate")?;
+    mesh.wait_ready();
+    Some(mesh)
+}
+
+/// Who is injected by the default revision, by the labels `istio-injection` and `istio.io/rev` of the namespace, and
+/// `sidecar.istio.io/inject` and `istio.io/rev` of the pod (Istio's documentation, "Controlling the injection policy").
+fn expected(enabled: Option<&str>, revision: Option<&str>, inject: Option<&str>, pods: Option<&str>) -> bool {
+    match (enabled, revision, inject, pods) {
+        (_, _, Some("false"), _) => false,
+        (Some(value), ..) => value == "enabled",
+        (None, Some(revision), ..) | (None, None, _, Some(revision)) => revision == "default",
+        (None, None, inject, None) => inject == Some("true"),
+    }
+}
+
+fn labels(pairs: &[(&str, Option<&str>)]) -> Value {
+    let set = pairs.iter().filter_map(|(key, value)| Some(((*key).to_owned(), Value::from((*value)?))));
+    Value::Object(set.collect())
+}
+
+fn labels_of_namespaces_and_pods_decide_who_is_injected(cluster: &Cluster) {
+    let Some(_mesh) = mesh(cluster) else { return };
+    let revisions = [None, Some("default"), Some("other")];
+    let (mut wrong, mut count) = (Vec::new(), [0, 0]);
+    for (i, enabled) in [None, Some("enabled"), Some("disabled")].into_iter().enumerate() {
+        for (j, revision) in revisions.into_iter().enumerate() {
+            let namespace = format!("shop-{i}{j}");
+            cluster.namespace(&namespace, &labels(&[("istio-injection", enabled), ("istio.io/rev", revision)]));
+            for inject in [None, Some("true"), Some("false")] {
+                for pods in revisions {
+                    let mut asked = pod("web");
+                    asked["metadata"]["labels"] =
+                        labels(&[("sidecar.istio.io/inject", inject), ("istio.io/rev", pods)]);
+                    let said = cluster.post(&format!("/api/v1/namespaces/{namespace}/pods?dryRun=All"), &asked).good();
+                    let expected = expected(enabled, revision, inject, pods);
+                    count[usize::from(expected)] += 1;
+                    if injected(&said) != expected {
+                        wrong.push(format!("{enabled:?} {revision:?} {inject:?} {pods:?}: {}", !expected));
+                    }
+                }
+            }
+        }
+    }
+    assert_eq!(wrong, Vec::<String>::new());
+    assert_eq!(count, [54, 27]);
+    // Not even where somebody has asked for it; and our own pods pass what their namespace asks of pods.
+    for system in ["kube-system", NAMESPACE] {
+        let label = json!({"metadata": {"labels": {"istio-injection": "enabled"}}});
+        cluster.merge(&format!("/api/v1/namespaces/{system}"), &label).good();
+    }
+    cluster.ensure_account("kube-system", "default");
+    assert!(!injected(&cluster.post("/api/v1/namespaces/kube-system/pods?dryRun=All", &pod("web")).good()));
+    let own = roll_out(cluster, NAMESPACE);
+    assert!(own.len() == 2 && own.iter().all(|said| !injected(&said.body)), "{own:?}");
+}
+
+fn samples_come_up_in_the_mesh(cluster: &Cluster) {
+    let Some(mesh) = mesh(cluster) else { return };
+    let enabled = json!({"istio-injection": "enabled"});
+    cluster.namespace("shop", &enabled);
+    cluster.namespace("samples", &enabled);
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let ours = root.join("manifests/examples/nginx.yaml");
+    mesh.kubectl.ok(&["apply", "--validate=false", "-f", ours.to_str().unwrap()], "");
+    // Istio's own, where they lie beside the project.
+    for file in std::fs::read_dir(root.join("../shared/samples")).into_iter().flatten() {
+        let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
+        let objects: Vec<Value> = serde_saphyr::from_multiple(&text).unwrap();
+        // What only Istio's CustomResourceDefinitions define is not about pods.
+        let ours = |object: &Value| !object["apiVersion"].as_str().unwrap_or_default().contains("istio.io");
+        let items: Vec<Value> = objects.into_iter().filter(ours).collect();
+        if items.is_empty() {
+            continue;
+        }
+        let list = json!({"apiVersion": "v1", "kind": "List", "items": items});
+        mesh.kubectl.ok(&["apply", "-n", "samples", "--validate=false", "-f", "-"], &list.to_string());
+    }
+    let made = ["shop", "samples"].map(|namespace| roll_out(cluster, namespace).len());
+    assert!(made[0] > 0);
+    let pods = ["shop", "samples"].map(|namespace| cluster.get(&format!("/api/v1/namespaces/{namespace}/pods")).good());
+    for pod in pods.iter().flat_map(|list| list["items"].as_array().unwrap()) {
+        assert!(injected(pod), "{pod}");
+        let proxy = containers(pod).into_iter().find(|container| container["name"] == "istio-proxy").unwrap();
+        let token = "/var/run/secrets/kubernetes.io/serviceaccount";
+        let mounts = proxy["volumeMounts"].as_array().unwrap();
+        assert!(mounts.iter().any(|mount| mount["mountPath"] == token), "{proxy}");
+    }
+    mesh.kubectl.ok(&["rollout", "status", "-n", "shop", "deployment/nginx", "--timeout=30s"], "");
+    eprintln!("{made:?} pods of our example and of Istio's are in the mesh");
+}
+
+/// Containers of both lists.
+fn containers(pod: &Value) -> Vec<Value> {
+    ["initContainers", "containers"].map(|list| pod["spec"][list].as_array().cloned().unwrap_or_default()).concat()
+}
+
+fn the_client_hears_of_skips_denials_and_dry_runs(cluster: &Cluster) {
+    let Some(mesh) = mesh(cluster) else { return };
+    cluster.namespace("shop", &json!({"istio-injection": "enabled"}));
+    let pods = "/api/v1/namespaces/shop/pods";
+    let said = cluster.post(pods, &on_host("host"));
+    assert!(!injected(&said.clone().good()));
+    assert!(said.warnings.iter().any(|warning| warning.contains("host network")), "{:?}", said.warnings);
+    let dry = ["create", "-n", "shop", "--validate=false", "--dry-run=server", "-f", "-"];
+    let told = mesh.kubectl.run(&dry, &on_host("again").to_string());
+    assert!(String::from_utf8_lossy(&told.stderr).contains("Warning: "), "{told:?}");
+
+    let mut wrong = pod("wrong");
+    wrong["metadata"]["annotations"] = json!({
+        "sidecar.istio.io/interceptionMode": "MAYBE", "traffic.sidecar.istio.io/excludeInboundPorts": "80,eighty",
+    });
+    let denied = cluster.post(pods, &wrong);
+    let start = "admission webhook \"namespace.sidecar-injector.weir.dev\" denied the request: ";
+    assert!(denied.message().starts_with(start), "{}", denied.body);
+    for part in
+        ["'MAYBE'", "sidecar.istio.io/interceptionMode", "eighty", "traffic.sidecar.istio.io/excludeInboundPorts"]
+    {
+        assert!(denied.message().contains(part), "{part} in {}", denied.message());
+    }
+    assert!((400..500).contains(&denied.code), "{}", denied.code);
+    let told = mesh.kubectl.fails(&["create", "-n", "shop", "--validate=false", "-f", "-"], &wrong.to_string());
+    assert!(told.contains(start), "{told}");
+
+    assert!(injected(&cluster.post(&format!("{pods}?dryRun=All"), &pod("dry")).good()));
+    let left = cluster.get(pods).good();
+    let names: Vec<&str> =
+        left["items"].as_array().unwrap().iter().map(|pod| pod["metadata"]["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["host"]);
+}
+
+fn on_host(name: &str) -> Value {
+    let mut pod = pod(name);
+    pod["spec"]["hostNetwork"] = true.into();
+    pod
+}
+
+fn what_another_webhook_adds_later_is_seen(cluster: &Cluster) {
+    let Some(_mesh) = mesh(cluster) else { return };
+    cluster.namespace("shop", &json!({"istio-injection": "enabled"}));
+    cluster.namespace("hooks", &json!({}));
+    let authority = Authority::new("hooks").unwrap();
+    let pair = authority.issue("late", &["late.hooks.svc"]).unwrap();
+    let late = Hook::start(cluster.address(), &pair, |review| {
+        let containers = review["request"]["object"]["spec"]["containers"].as_array().unwrap();
+        if containers.iter().any(|container| container["name"] == "late") {
+            return Answer::allow();
+        }
+        let port = json!({"containerPort": 9999});
+        Answer::patch(&json!([{"op": "add", "path": "/spec/containers/-", "value": {"name": "late", "image": "l", "ports": [port]}}]))
+    })
+    .unwrap();
+    let service = json!({"metadata": {"name": "late"}, "spec": {"ports": [{"name": "https", "port": 443}]}});
+    cluster.post("/api/v1/namespaces/hooks/services", &service).good();
+    cluster.route("hooks", "late", 443, &[late.addr()]);
+    let entry = json!({
+        "name": "late.hooks.dev", "sideEffects": "None", "admissionReviewVersions": ["v1"], "failurePolicy": "Ignore",
+        "clientConfig": {"caBundle": base64(&authority.cert()), "service": {"name": "late", "namespace": "hooks"}},
+        "namespaceSelector": {"matchLabels": {"istio-injection": "enabled"}},
+        "rules": [{"operations": ["CREATE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"]}],
+    });
+    // After ours by name.
+    let configuration = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "MutatingWebhookConfiguration",
+        "metadata": {"name": "zz-late"}, "webhooks": [entry],
+    });
+    cluster.post("/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations", &configuration).good();
+    let stored = super::cluster::until("both are asked", || {
+        let said = cluster.post("/api/v1/namespaces/shop/pods?dryRun=All", &pod("web")).good();
+        if said.to_string().contains("\"late\"") { Ok(said) } else { Err(said.to_string()) }
+    });
+    assert!(injected(&stored));
+    let all = containers(&stored);
+    let proxies: Vec<&Value> = all.iter().filter(|container| container["name"] == "istio-proxy").collect();
+    let [proxy] = proxies[..] else { panic!("{stored}") };
+    let env = proxy["env"].as_array().unwrap();
+    let value = |name: &str| {
+        env.iter().find(|entry| entry["name"] == name).map(|entry| entry["value"].as_str().unwrap().to_owned())
+    };
+    assert_eq!(value("ISTIO_META_APP_CONTAINERS").as_deref(), Some("app,late"));
+    assert!(value("ISTIO_META_POD_PORTS").unwrap().contains("9999"), "{env:?}");
+}
+
+fn base64(text: &str) -> String {
+    use base64::Engine as _;
+    base64::engine::general_purpose::STANDARD.encode(text)
+}
