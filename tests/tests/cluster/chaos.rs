@@ -1,7 +1,7 @@
 //! What can go wrong in a cluster, under load. In every case: no pod is lost, none gets in without its sidecar, and afterwards all is well
 //! again by itself; how long that took is printed.
 //!
-//! `WEIR_STORM_PODS` (300) and `WEIR_ROTATION_REVIEWS` (1000) make the long versions.
+//! `WEIR_STORM_PODS` (300) makes the storm larger.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -16,12 +16,12 @@ use super::load::{Load, Tally, storm};
 use super::mesh::{CONFIGURATION, Mesh, NAMESPACE, SERVICE};
 use super::workload::{injected, pod};
 
-const SHOP: &str = "/api/v1/namespaces/shop/pods?dryRun=All";
+pub(crate) const SHOP: &str = "/api/v1/namespaces/shop/pods?dryRun=All";
 /// Who the webhook is to the API server.
 const WEBHOOK: &str = "system:serviceaccount:weir-system:weir-webhook";
 
 /// A number of the environment.
-fn scale(variable: &str, default: u64) -> u64 {
+pub(crate) fn scale(variable: &str, default: u64) -> u64 {
     std::env::var(variable)
         .ok()
         .map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{variable} is no number")))
@@ -30,13 +30,13 @@ fn scale(variable: &str, default: u64) -> u64 {
 /// Two replicas behind the tests' own server, and a namespace in the mesh.
 fn mesh(args: &[&str]) -> Option<Mesh> {
     let cluster = Cluster::fake();
-    let mesh = Mesh::install_with(&cluster, "overlays/own-certificate", args)?;
+    let mesh = Mesh::install_with(&cluster, "", args)?;
     mesh.wait_ready();
     cluster.namespace("shop", &json!({"istio-injection": "enabled"}));
     Some(mesh)
 }
 
-fn told(what: &str, tally: &Tally, recovered: Duration) {
+pub(crate) fn told(what: &str, tally: &Tally, recovered: Duration) {
     eprintln!("{what}: well again after {recovered:.1?}; {tally}");
     tally.assert_nothing_slipped_through();
 }

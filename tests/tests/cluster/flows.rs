@@ -18,7 +18,7 @@ on_both!(
 );
 
 fn mesh(cluster: &Cluster) -> Option<Mesh> {
-    let mesh = Mesh::install(cluster, "overlays/own-certificate")?;
+    let mesh = Mesh::install(cluster, "")?;
     mesh.wait_ready();
     Some(mesh)
 }

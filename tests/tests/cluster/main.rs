@@ -12,6 +12,7 @@
 //! flows.rs ──── whole ways: manifests, namespaces, samples, what the client hears
 //! load.rs ───── creates without a pause, every answer looked at
 //! chaos.rs ──── what can go wrong, under load
+//! trust.rs ──── certificates and the CA bundle, under load
 //! check.rs ──── what `weir check` says where the way to the webhook is blocked, hop by hop
 //! agent.rs ──── the node agent with its own rights
 //! ```
@@ -28,4 +29,5 @@ mod load;
 mod mesh;
 mod replica;
 mod server;
+mod trust;
 mod workload;

@@ -1,7 +1,7 @@
 //! The webhook in a cluster: the manifests applied with kubectl, replicas running, the endpoints of its Service kept.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,6 +25,8 @@ pub(crate) struct Mesh {
     replicas: Arc<Mutex<Vec<Replica>>>,
     over: Arc<AtomicBool>,
     endpoints: Option<JoinHandle<()>>,
+    /// What was applied.
+    folder: PathBuf,
     _dir: tempfile::TempDir,
 }
 
@@ -45,7 +47,7 @@ impl Mesh {
             own_certificate(&manifests);
         }
         let folder = manifests.join(overlay);
-        kubectl.ok(&["apply", "--server-side", "--validate=false", "-k", folder.to_str().unwrap()], "");
+        apply(&kubectl, &folder);
         let deployment = cluster.get(&format!("/apis/apps/v1/namespaces/{NAMESPACE}/deployments/{SERVICE}")).good();
         let replicas: Vec<Replica> = (0..deployment["spec"]["replicas"].as_u64().unwrap())
             .map(|number| {
@@ -62,11 +64,17 @@ impl Mesh {
             move || keep_endpoints(&cluster, &replicas, &over)
         });
         let cluster = cluster.clone();
-        Some(Self { cluster, kubectl, replicas, over, endpoints: Some(endpoints), _dir: dir })
+        Some(Self { cluster, kubectl, replicas, over, endpoints: Some(endpoints), folder, _dir: dir })
     }
 
     pub(crate) fn replicas(&self) -> MutexGuard<'_, Vec<Replica>> {
         self.replicas.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Applies the manifests again.
+    #[track_caller]
+    pub(crate) fn apply(&self) {
+        apply(&self.kubectl, &self.folder);
     }
 
     /// Until all replicas are ready, and the API server reaches one.
@@ -100,6 +108,11 @@ impl Drop for Mesh {
             }
         }
     }
+}
+
+#[track_caller]
+fn apply(kubectl: &Kubectl, folder: &Path) {
+    kubectl.ok(&["apply", "--server-side", "--validate=false", "-k", folder.to_str().unwrap()], "");
 }
 
 /// What kubelets and the controller of endpoints do: probe, and tell the API server who is ready.

@@ -164,11 +164,10 @@ impl Replica {
         fs::read_to_string(self.dir.join("log")).unwrap_or_default()
     }
 
-    /// The value of a metric with all its labels, as it is written; zero where there is none.
-    pub(crate) fn metric(&self, name: &str) -> f64 {
+    /// A counter without labels; zero where there is none.
+    pub(crate) fn counter(&self, name: &str) -> u64 {
         let text = http::get(self.http, "/metrics").map(|answer| answer.body).unwrap_or_default();
-        let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
-        value.unwrap_or_default()
+        text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok()).unwrap_or_default()
     }
 
     /// Resident memory in KiB.
