@@ -139,7 +139,7 @@ fn errors_of_the_way_come_with_the_api_servers_own_words() {
 
 #[test]
 fn a_cluster_that_is_not_reached_is_no_finding() {
-    let mut cluster = Cluster::after(|_| {});
+    let cluster = Cluster::after(|_| {});
     cluster.server.require_token(Some("another"));
     let run = cluster.check(&[]);
     assert_eq!((run.code, run.stdout.as_str()), (2, ""), "{}", run.stderr);

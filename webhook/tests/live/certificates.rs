@@ -324,7 +324,7 @@ async fn rotates_leaf_and_ca_under_load_without_a_failed_handshake() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn serves_and_renews_while_the_api_server_is_away() {
-    let mut cluster = Cluster::start();
+    let cluster = Cluster::start();
     cluster.configure("weir-sidecar-injector", "default");
     let replica = cluster.replica("w-1", &["--ca-secret", CA, "--leaf-lifetime", "3s"]).await;
     ready(&replica).await;

@@ -141,7 +141,7 @@ async fn config_maps_of_istio_are_followed_and_a_bad_one_keeps_the_last() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_an_api_server_it_waits_and_later_serves_on_without_it() {
     let api = ApiServer::absent().unwrap();
-    let mut followed = follow(api, &["--injector-config-map", "weir-webhook", "--watch", "nodes"]).await;
+    let followed = follow(api, &["--injector-config-map", "weir-webhook", "--watch", "nodes"]).await;
     followed.wait_until(false, "[-]injector-config-map").await;
     followed.api.put("configmaps", map("weir-system", "weir-webhook", &json!({"values": "global: {tag: mine}"})));
     followed.api.put(
