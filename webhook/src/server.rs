@@ -1,13 +1,13 @@
 //! The admission server around [`crate::inject`].
 //!
 //! ```text
-//! flags ──args──▶ config ──▶ certificate, settings  (watch: re-read, last good kept)
-//!                                  │
-//! socket ──listen (tls)──▶ router ─▶ review ─▶ inject::inject ─▶ answer
-//!                            │                                     │
-//!                      health, metrics ◀──────── count, log ◀──────┘
-//!                            ▲
-//!                         cluster: parts that talk to the API server, where flags ask for them
+//! flags ──args──▶ config ──▶ certificate, files  (watch: re-read, last good kept)
+//!                                          │
+//! cluster: ConfigMaps, nodes, ... ──▶ live: settings of the moment ──tell──▶ health, metrics, log
+//!                                          │
+//! socket ──listen (tls)──▶ router ─gate─▶ review ─▶ inject::inject ─▶ answer
+//!                            │                                          │
+//!                      health, metrics ◀─────────── count, log (lines) ◀┘
 //! ```
 //!
 //! `main.rs` calls [`run`] and turns errors into exit codes. Everything that can be wrong with flags and files is found before a

@@ -5,6 +5,8 @@
 mod certificates;
 #[path = "live/client.rs"]
 mod client;
+#[path = "live/crowd.rs"]
+mod crowd;
 #[path = "live/followed.rs"]
 mod followed;
 #[path = "live/injection.rs"]

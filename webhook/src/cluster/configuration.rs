@@ -332,7 +332,7 @@ fn tell_about_maps(made: &Made, maps: &[(MapName, Cache<KeptMap>)], was_refused:
         Made::Refused(reason) => (true, "ConfigurationRefused", format!("the last good one stays in use: {reason}")),
         Made::Waiting(reason) => (true, "ConfigurationRefused", format!("nothing is injected: {reason}")),
         Made::InUse(_) if *was_refused => (false, "ConfigurationTaken", "it is in use now".to_owned()),
-        Made::InUse(_) | Made::Same => return,
+        Made::InUse(_) | Made::Updated | Made::Same => return,
     };
     *was_refused = warning;
     for (map, cache) in maps {

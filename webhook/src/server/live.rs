@@ -104,8 +104,10 @@ impl Default for Live {
 pub enum Made {
     /// Nothing was to be made.
     Same,
-    /// New settings are in use; what in them was passed over.
+    /// New documents are in use; what in them was passed over.
     InUse(Vec<SettingsError>),
+    /// The same documents are in use, with news of the cluster.
+    Updated,
     /// The documents are refused, for this reason; the last good ones stay in use.
     Refused(String),
     /// There are no settings yet, for this reason.
@@ -125,6 +127,8 @@ pub struct Maker {
     /// Something else is new.
     unmade: bool,
     problem: Option<String>,
+    /// What was passed over in documents that are read, but not in use yet.
+    passed_over: Option<Vec<SettingsError>>,
     current: Current,
 }
 
@@ -150,6 +154,7 @@ impl Maker {
             unread: true,
             unmade: true,
             problem: None,
+            passed_over: None,
             current: Arc::new(ArcSwapOption::empty()),
         }
     }
@@ -187,7 +192,10 @@ impl Maker {
         let (read, made) = (std::mem::take(&mut self.unread), std::mem::take(&mut self.unmade));
         if read {
             match read_all(&self.texts, &self.fixed) {
-                Ok(base) => (self.base, self.problem) = (Some(base), None),
+                Ok(base) => {
+                    self.passed_over = Some(base.passed_over.clone());
+                    (self.base, self.problem) = (Some(base), None);
+                }
                 Err(reason) => self.problem = Some(shorten(reason)),
             }
         }
@@ -206,11 +214,11 @@ impl Maker {
         settings.nodes = nodes.clone();
         settings.namespaces = namespaces.clone();
         settings.proxy_configs = proxy_configs.clone();
-        let passed_over = if read { settings.passed_over.clone() } else { Vec::new() };
         self.current.store(Some(Arc::new(settings)));
-        match refused {
-            Some(reason) => Made::Refused(reason),
-            None => Made::InUse(passed_over),
+        match (refused, self.passed_over.take()) {
+            (Some(reason), _) => Made::Refused(reason),
+            (None, Some(passed_over)) => Made::InUse(passed_over),
+            (None, None) => Made::Updated,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::health::Health;
 use super::live::Made;
@@ -13,6 +13,7 @@ pub fn tell(metrics: &Metrics, health: &Health, made: &Made, now: SystemTime) {
     let source = Source::Settings;
     match made {
         Made::Same => {}
+        Made::Updated => debug!("what is known of the cluster has changed"),
         Made::InUse(passed_over) => {
             info!("new settings are in use");
             for finding in passed_over {
