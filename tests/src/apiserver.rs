@@ -13,7 +13,7 @@
 //! There are two kinds. [`ApiServer::start`] gives one that keeps what it is given, plain HTTP, without namespaces having to exist.
 //! [`ApiServer::cluster`] gives one that is like a new cluster: TLS, the namespaces every cluster has, only known resources, the
 //! plugins `NamespaceLifecycle` and `ServiceAccount`. Both ask the webhooks that are configured in them. Beyond
-//! MutatingWebhookConfigurations nothing is validated or filled in. What it does with versions, preconditions, subresources and
+//! MutatingWebhookConfigurations nothing is validated or filled in; bodies are JSON, never protobuf. What it does with versions, preconditions, subresources and
 //! selectors is what the real one does; real.rs starts that one, so that both can be held against each other (Kubernetes API concepts: "Efficient detection of changes", "Patch", "Preconditions").
 
 mod admission;
@@ -277,7 +277,7 @@ impl ApiServer {
         self.shared.state().store.compact();
     }
 
-    /// The requests so far, `METHOD PATH?QUERY` each.
+    /// The requests so far, `METHOD PATH?QUERY` each; of very many the latest.
     pub fn asked(&self) -> Vec<String> {
         self.shared.state().asked.clone()
     }

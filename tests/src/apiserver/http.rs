@@ -22,6 +22,9 @@ use super::{Shared, discovery, proxy};
 /// What the real one takes.
 const BODY: usize = 3 << 20;
 
+/// So many requests are remembered.
+const ASKED: usize = 200_000;
+
 pub(super) fn app(shared: Arc<Shared>) -> Router {
     Router::new().fallback(serve).layer(DefaultBodyLimit::max(BODY)).with_state(shared)
 }
@@ -39,6 +42,9 @@ async fn serve(
     let list = method == Method::GET && target.as_ref().is_some_and(|target| target.name.is_empty());
     let (trouble, user) = {
         let mut state = shared.state();
+        if state.asked.len() == ASKED {
+            state.asked.drain(..ASKED / 2);
+        }
         state.asked.push(format!("{method} {uri}"));
         let resource = target.as_ref().map_or("", |target| &target.resource);
         let user = state.auth.identify(&headers);

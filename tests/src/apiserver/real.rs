@@ -126,11 +126,6 @@ impl Real {
     pub fn ca(&self) -> &str {
         &self.ca
     }
-
-    /// The bearer token of the administrator.
-    pub fn token(&self) -> &'static str {
-        TOKEN
-    }
 }
 
 fn free_ports<const N: usize>() -> anyhow::Result<[u16; N]> {

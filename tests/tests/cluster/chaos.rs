@@ -1,7 +1,7 @@
 //! What can go wrong in a cluster, under load. In every case: no pod is lost, none gets in without its sidecar, and afterwards all is well
 //! again by itself; how long that took is printed.
 //!
-//! `WEIR_STORM_PODS` (300) makes the storm larger.
+//! `WEIR_STORM_PODS` (200) makes the storm larger.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -155,7 +155,7 @@ fn the_api_server_goes_away_altogether_and_comes_back() {
 #[test]
 fn many_pods_are_created_at_once() {
     let Some(mesh) = mesh(&[]) else { return };
-    let pods = usize::try_from(scale("WEIR_STORM_PODS", 300)).unwrap();
+    let pods = usize::try_from(scale("WEIR_STORM_PODS", 200)).unwrap();
     let begun = Instant::now();
     let tally = storm(&mesh.cluster, "shop", 64, pods);
     let took = begun.elapsed();

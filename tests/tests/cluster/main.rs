@@ -9,6 +9,7 @@
 //! workload.rs ─ what controllers do: Deployments to pods
 //!
 //! server.rs ─── what the tests' own server does, held to what the real one does
+//! clients.rs ── owners of fields, roles, kubectl, likewise
 //! flows.rs ──── whole ways: manifests, namespaces, samples, what the client hears
 //! load.rs ───── creates without a pause, every answer looked at
 //! chaos.rs ──── what can go wrong, under load
@@ -22,6 +23,7 @@
 mod agent;
 mod chaos;
 mod check;
+mod clients;
 mod cluster;
 mod flows;
 mod kubectl;

@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use weir_tests::apiserver::tls::Authority;
 
 use super::chaos::{SHOP, scale, told};
 use super::cluster::{Cluster, on_both, until};
@@ -164,4 +165,25 @@ fn a_configuration_that_was_deleted_stays_so_until_it_is_applied_again(cluster: 
     mesh.apply();
     mesh.wait_ready();
     assert_eq!(cluster.get(&format!("/api/v1/namespaces/{NAMESPACE}")).code, 200);
+}
+
+#[test]
+fn who_shows_no_certificate_of_the_api_server_is_not_answered() {
+    let cluster = Cluster::fake();
+    let server = cluster.own().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let [right, wrong] = ["front", "stranger"].map(|name| Authority::new(name).unwrap());
+    let file = dir.path().join("clients.pem");
+    std::fs::write(&file, right.cert()).unwrap();
+    let [ours, theirs] = [&right, &wrong].map(|authority| authority.issue("kube-apiserver", &[]).unwrap());
+    server.identify(Some(ours.clone()));
+    let Some(mesh) = mesh(&cluster, &[&format!("--client-ca-file={}", file.display())]) else { return };
+    for other in [None, Some(theirs)] {
+        server.identify(other);
+        let refused = cluster.post(SHOP, &pod("web"));
+        assert_eq!(refused.code, 500, "{}", refused.body);
+    }
+    server.identify(Some(ours));
+    assert!(injected(&cluster.post(SHOP, &pod("web")).good()));
+    mesh.wait_ready();
 }
