@@ -157,3 +157,17 @@ fn notes_name_the_label_of_the_revision() {
     assert!(notes(&[]).contains("istio-injection=enabled"));
     assert!(notes(&["revision=r1"]).contains("istio.io/rev=r1"));
 }
+
+/// Helm takes away what an upgrade no longer has.
+#[test]
+fn the_uninstaller_keeps_the_namespace_and_the_admissions_that_it_needs() {
+    for platform in ["kubeadm", "gke", "openshift"] {
+        let needed = |uninstall: bool| -> Vec<Value> {
+            let setting = format!("platform={platform},webhook.enabled=false,node.uninstall={uninstall}");
+            let kinds = ["Namespace", "ResourceQuota", "SecurityContextConstraints"];
+            objects(&[&setting]).into_iter().filter(|object| kinds.iter().any(|kind| object["kind"] == *kind)).collect()
+        };
+        assert!(!needed(false).is_empty());
+        assert_eq!(needed(true), needed(false), "{platform}");
+    }
+}

@@ -80,8 +80,10 @@ mod tests {
             };
             let agent = of(&installed, "DaemonSet", AGENT);
             let environment = of(&installed, "ConfigMap", SETTINGS);
-            let uninstall = |release: Release| {
-                release.with("/webhook/enabled", false).with("/node/uninstall", true).objects().unwrap()
+            let uninstall = |release: Release| -> Vec<Value> {
+                let objects = release.with("/webhook/enabled", false).with("/node/uninstall", true).objects().unwrap();
+                let on_nodes = |object: &Value| object["kind"] == "DaemonSet" || object["kind"] == "ConfigMap";
+                objects.into_iter().filter(on_nodes).collect()
             };
             let wanted = uninstall(SettingsArgs::of(&[&setting]).release().unwrap());
             assert_eq!(uninstall(read(&agent, &environment["data"]).unwrap()), wanted, "{platform}");

@@ -172,7 +172,9 @@ async fn clean_nodes(cluster: &Cluster, agent: Option<&Value>, args: &UninstallA
     rollout::wait_gone(cluster, POD, NODE_NAMESPACE, &pods, args.wait.bound()).await?;
 
     apply_all(cluster, &objects, How { dry_run: false, force: true }).await?;
-    wait_for_nodes(cluster, args).await
+    wait_for_nodes(cluster, args).await?;
+    let applied = objects.iter().rev().map(|(what, _)| what).filter(|what| what.kind != NAMESPACE);
+    delete(cluster, applied.cloned()).await
 }
 
 /// Waits until every node is clean. What is left of the uninstaller goes with the rest.
