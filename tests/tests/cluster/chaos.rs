@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use weir_tests::apiserver::{Trouble, When};
 
-use super::cluster::{Cluster, until};
+use super::cluster::{Cluster, on_both, until};
 use super::load::{Load, Tally, storm};
 use super::mesh::{CONFIGURATION, Mesh, NAMESPACE, SERVICE};
 use super::workload::{injected, pod};
@@ -27,10 +27,11 @@ pub(crate) fn scale(variable: &str, default: u64) -> u64 {
         .map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{variable} is no number")))
 }
 
-/// Two replicas behind the tests' own server, and a namespace in the mesh.
-fn mesh(args: &[&str]) -> Option<Mesh> {
-    let cluster = Cluster::fake();
-    let mesh = Mesh::install_with(&cluster, "", args)?;
+on_both!(a_replica_is_killed_and_comes_back, all_replicas_are_killed_and_pods_wait);
+
+/// Two replicas, and a namespace in the mesh.
+fn mesh(cluster: &Cluster, args: &[&str]) -> Option<Mesh> {
+    let mesh = Mesh::install_with(cluster, "", args)?;
     mesh.wait_ready();
     cluster.namespace("shop", &json!({"istio-injection": "enabled"}));
     Some(mesh)
@@ -41,9 +42,8 @@ pub(crate) fn told(what: &str, tally: &Tally, recovered: Duration) {
     tally.assert_nothing_slipped_through();
 }
 
-#[test]
-fn a_replica_is_killed_and_comes_back() {
-    let Some(mesh) = mesh(&[]) else { return };
+fn a_replica_is_killed_and_comes_back(cluster: &Cluster) {
+    let Some(mesh) = mesh(cluster, &[]) else { return };
     let load = Load::start(&mesh.cluster, "shop", 8);
     load.wait(100);
     let killed = Instant::now();
@@ -60,9 +60,8 @@ fn a_replica_is_killed_and_comes_back() {
     assert!(tally.failures.keys().all(|text| text.starts_with("500 ") || text.contains("EOF")), "{tally}");
 }
 
-#[test]
-fn all_replicas_are_killed_and_pods_wait() {
-    let Some(mesh) = mesh(&[]) else { return };
+fn all_replicas_are_killed_and_pods_wait(cluster: &Cluster) {
+    let Some(mesh) = mesh(cluster, &[]) else { return };
     let load = Load::start(&mesh.cluster, "shop", 4);
     load.wait(50);
     mesh.replicas().iter_mut().for_each(super::replica::Replica::kill);
@@ -82,7 +81,7 @@ fn all_replicas_are_killed_and_pods_wait() {
 
 #[test]
 fn the_configuration_is_broken_and_mended() {
-    let Some(mesh) = mesh(&["--reload-interval=100ms"]) else { return };
+    let Some(mesh) = mesh(&Cluster::fake(), &["--reload-interval=100ms"]) else { return };
     let path = format!("/api/v1/namespaces/{NAMESPACE}/configmaps/{SERVICE}");
     let good = mesh.cluster.get(&path).good()["data"]["values"].as_str().unwrap().to_owned();
     let write = |values: &str| {
@@ -113,7 +112,7 @@ fn the_configuration_is_broken_and_mended() {
 
 #[test]
 fn the_api_server_is_away_for_the_webhook_while_it_is_asked() {
-    let Some(mesh) = mesh(&[]) else { return };
+    let Some(mesh) = mesh(&Cluster::fake(), &[]) else { return };
     let server = mesh.cluster.own().unwrap();
     let load = Load::start(&mesh.cluster, "shop", 4);
     load.wait(50);
@@ -135,7 +134,7 @@ fn the_api_server_is_away_for_the_webhook_while_it_is_asked() {
 
 #[test]
 fn the_api_server_goes_away_altogether_and_comes_back() {
-    let Some(mesh) = mesh(&[]) else { return };
+    let Some(mesh) = mesh(&Cluster::fake(), &[]) else { return };
     let server = mesh.cluster.own().unwrap();
     let load = Load::start(&mesh.cluster, "shop", 4);
     load.wait(50);
@@ -154,7 +153,7 @@ fn the_api_server_goes_away_altogether_and_comes_back() {
 
 #[test]
 fn many_pods_are_created_at_once() {
-    let Some(mesh) = mesh(&[]) else { return };
+    let Some(mesh) = mesh(&Cluster::fake(), &[]) else { return };
     let pods = usize::try_from(scale("WEIR_STORM_PODS", 200)).unwrap();
     let begun = Instant::now();
     let tally = storm(&mesh.cluster, "shop", 64, pods);
@@ -169,7 +168,7 @@ fn many_pods_are_created_at_once() {
 
 #[test]
 fn hostile_clients_do_not_hold_up_honest_ones() {
-    let Some(mesh) = mesh(&[]) else { return };
+    let Some(mesh) = mesh(&Cluster::fake(), &[]) else { return };
     let replicas: Vec<SocketAddr> = mesh.replicas().iter().map(|replica| replica.https).collect();
     let load = Load::start(&mesh.cluster, "shop", 4);
     load.wait(50);

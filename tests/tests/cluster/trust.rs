@@ -1,6 +1,7 @@
 //! Certificates and the CA bundle under load: rotated, overwritten, deleted. The webhook has its built-in CA, as the manifests have it.
 //!
-//! `WEIR_ROTATION_REVIEWS` (200): rotations follow each other until so many reviews have been answered.
+//! `WEIR_ROTATION_REVIEWS` (200): rotations follow each other until so many reviews have been answered. With a million, binaries that were
+//! built for release (`WEIR_BIN_DIR`), `cargo test --release` and a machine without other work keep it short.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
