@@ -323,6 +323,24 @@ async fn rotates_leaf_and_ca_under_load_without_a_failed_handshake() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replaces_a_ca_by_itself_before_it_ends() {
+    let cluster = Cluster::start();
+    cluster.configure("weir-sidecar-injector", "default");
+    let flags = ["--ca-secret", CA, "--ca-settle", "200ms", "--leaf-lifetime", "2s", "--ca-lifetime", "20s"];
+    let replica = cluster.replica("w-1", &flags).await;
+    ready(&replica).await;
+    let current = || cluster.secret().unwrap()["current.crt"].clone();
+    let first = current();
+    until("another CA signs", || async {
+        handshake(&replica, &cluster.bundles("weir-sidecar-injector").remove(0)).await.expect("the bundle verifies");
+        current() != first
+    })
+    .await;
+    handshake(&replica, &cluster.bundles("weir-sidecar-injector").remove(0)).await.expect("the bundle verifies");
+    stop([replica]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn serves_and_renews_while_the_api_server_is_away() {
     let cluster = Cluster::start();
     cluster.configure("weir-sidecar-injector", "default");
@@ -358,8 +376,13 @@ async fn sessions_are_resumed_across_a_new_leaf() {
     let client = connector(&bundle);
     assert_eq!(ask(&replica, &client).await.unwrap().0, HandshakeKind::Full);
     assert_eq!(ask(&replica, &client).await.unwrap().0, HandshakeKind::Resumed);
-    let first = handshake(&replica, &bundle).await.unwrap();
-    until("another leaf", || async { handshake(&replica, &bundle).await.unwrap() != first }).await;
+    // By the metric: handshakes would push the session out of the server's memory.
+    let expiry = async || {
+        let text = crate::metrics(&replica).await;
+        text.lines().find(|line| line.starts_with("weir_webhook_certificate_expiry")).map(str::to_owned).unwrap()
+    };
+    let first = expiry().await;
+    until("another leaf", || async { expiry().await != first }).await;
     let (kind, answer) = ask(&replica, &client).await.unwrap();
     assert_eq!(kind, HandshakeKind::Resumed);
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");

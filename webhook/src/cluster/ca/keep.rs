@@ -16,7 +16,7 @@ use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::sleep;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 use weir_cluster::connect::{Connect, Refusal, bounded};
 use weir_cluster::events::Told;
 use weir_cluster::health::{Condition, Weight};
@@ -147,6 +147,8 @@ pub struct Keeper {
     phase_since: Instant,
     absent_since: Option<Instant>,
     leaf: Option<Leaf>,
+    /// Why no leaf of the current CA can be made at the moment.
+    leaf_trouble: Option<String>,
     condition: Condition,
     metrics: CaMetrics,
     /// The last trouble that was told, so that each is told once.
@@ -182,6 +184,7 @@ impl Keeper {
             phase_since: Instant::now(),
             absent_since: None,
             leaf: None,
+            leaf_trouble: None,
             condition,
             metrics,
             told: String::new(),
@@ -207,8 +210,8 @@ impl Keeper {
                 read_at = Some(Instant::now());
                 self.round().await;
             }
-            let trouble = self.renew_leaf(SystemTime::now());
-            if let (Some(trouble), Some(_)) = (trouble, &self.memory) {
+            self.renew_leaf(SystemTime::now());
+            if let Some(trouble) = self.leaf_trouble.clone() {
                 self.complain(&trouble);
             }
             sleep(LOOK.min(self.options.interval)).await;
@@ -365,14 +368,14 @@ impl Keeper {
             });
         }
         self.memory = Some(state);
-        let _ = self.renew_leaf(SystemTime::now());
+        self.renew_leaf(SystemTime::now());
     }
 
-    /// Makes another leaf if one is due; returns what is wrong.
-    fn renew_leaf(&mut self, now: SystemTime) -> Option<String> {
-        let state = self.memory.as_ref()?;
+    /// Makes another leaf if one is due.
+    fn renew_leaf(&mut self, now: SystemTime) {
+        let Some(state) = &self.memory else { return };
         let times = self.options.times;
-        match leaf::decide(self.leaf.as_ref(), &state.current, times.leaf, now) {
+        self.leaf_trouble = match leaf::decide(self.leaf.as_ref(), &state.current, times.leaf, now) {
             LeafStep::Keep => None,
             LeafStep::Impossible(why) => Some(why.to_string()),
             LeafStep::Issue => match state.current.sign(&self.options.names, now, times.leaf) {
@@ -384,16 +387,17 @@ impl Keeper {
                     info!(?validity, "a new certificate is served");
                     None
                 }
-                Err(reason) => {
-                    error!(reason, "no certificate can be made");
-                    Some(reason)
-                }
+                Err(reason) => Some(format!("no certificate can be made: {reason}")),
             },
-        }
+        };
     }
 
     fn all_well(&mut self, waiting: Option<&'static str>, findings: &str) {
         let Some(state) = &self.memory else { return self.condition.bad(waiting.unwrap_or("the CA is not known yet")) };
+        if self.leaf_trouble.is_some() {
+            // It is told at the next look at the leaf.
+            return;
+        }
         self.told.clear();
         let mut text = format!("phase {}", state.phase.name());
         for more in [waiting.unwrap_or_default(), findings] {
