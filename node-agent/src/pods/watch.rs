@@ -1,11 +1,11 @@
 //! The watch that fills the cache.
 
+use kube::Api;
 pub use weir_cluster::Connect;
 use weir_cluster::Follower as Generic;
 
 use super::{PodFacts, PodObject, Pods};
 use crate::stop::Stop;
-use kube::Api;
 
 /// Keeps a cache up to date.
 pub struct Follower {

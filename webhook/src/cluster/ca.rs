@@ -12,11 +12,13 @@ pub mod authority;
 mod keep;
 pub mod leaf;
 pub mod plan;
+mod secret;
 #[cfg(test)]
 mod simulation;
 pub mod state;
 
 pub use self::authority::{Ca, CaCert};
-pub use self::keep::{Keeper, Options, ROTATE, names, refresh};
+pub use self::keep::{Keeper, Options, names};
 pub use self::plan::Times;
+pub use self::secret::{ROTATE, refresh};
 pub use self::state::{CaState, Phase};

@@ -1,11 +1,9 @@
 //! The Secret in the cluster, and the leaf of this replica.
 
-use std::collections::BTreeMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use base64::Engine as _;
 use k8s_openapi::api::core::v1::{ObjectReference, Secret};
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client};
@@ -13,25 +11,23 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
-use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::{info, warn};
-use weir_cluster::connect::{Connect, Refusal, bounded};
+use weir_cluster::connect::{Refusal, bounded};
 use weir_cluster::events::Told;
 use weir_cluster::health::{Condition, Weight};
 
 use super::authority::Ca;
 use super::leaf::{self, Leaf, LeafStep};
 use super::plan::{self, Change, Plan, Seen, Times, View};
-use super::state::{self, CaState, KEYS, Read};
+use super::secret::{Found, changed_secret, new_secret};
+use super::state::CaState;
 use crate::cluster::Context;
-use crate::cluster::bundle::{Bundles, Refresh, Trust};
+use crate::cluster::bundle::{Bundles, Trust};
 use crate::cluster::lease::{Leadership, MANAGER};
 use crate::server::tls::Served;
 
-/// Annotation of the Secret by which an administrator asks for a rotation: any value that was not there before.
-pub const ROTATE: &str = "weir.dev/rotate-ca";
 /// How often the leaf is looked at; by the wall clock, which may have jumped since.
 const LOOK: Duration = Duration::from_secs(1);
 /// Shortest Lease.
@@ -91,47 +87,6 @@ impl CaMetrics {
             self.phase.get_or_create(&PhaseLabel { phase }).set(i64::from(phase == name));
         }
     }
-}
-
-/// The Secret, as just read.
-struct Found {
-    seen: Seen,
-    version: Option<String>,
-    uid: Option<String>,
-    findings: Vec<String>,
-}
-
-impl From<Option<Secret>> for Found {
-    fn from(secret: Option<Secret>) -> Self {
-        let Some(secret) = secret else {
-            return Self { seen: Seen::Absent, version: None, uid: None, findings: Vec::new() };
-        };
-        let rotate = secret.metadata.annotations.as_ref().and_then(|all| all.get(ROTATE)).cloned();
-        let data: BTreeMap<String, Vec<u8>> =
-            secret.data.unwrap_or_default().into_iter().map(|(key, bytes)| (key, bytes.0)).collect();
-        let kind = secret.type_.unwrap_or_default();
-        let (seen, findings) = match state::read(&data) {
-            _ if kind != "Opaque" => (Seen::Foreign, vec![format!("its type is {kind:?} instead of \"Opaque\"")]),
-            Read::Empty => (Seen::Empty, Vec::new()),
-            Read::Good(state, findings) => (Seen::Good { state, untidy: !findings.is_empty(), rotate }, findings),
-            Read::Damaged(findings) => (Seen::Damaged, findings),
-        };
-        Self { seen, version: secret.metadata.resource_version, uid: secret.metadata.uid, findings }
-    }
-}
-
-/// Reads what is to be trusted from the Secret itself.
-pub fn refresh(connect: Connect, namespace: String, secret: String) -> Refresh {
-    Arc::new(move || {
-        let (client, namespace, secret) = (connect(), namespace.clone(), secret.clone());
-        Box::pin(async move {
-            let found = bounded(Api::<Secret>::namespaced(client?, &namespace).get_opt(&secret)).await;
-            match Found::from(found.map_err(|refusal| refusal.to_string())?).seen {
-                Seen::Good { state, .. } => Trust::parse(&state.bundle()).map(Arc::new),
-                _ => Err(format!("Secret {namespace}/{secret} holds no CA at the moment")),
-            }
-        })
-    })
 }
 
 /// The part that does it.
@@ -444,30 +399,6 @@ fn words(change: &Change, findings: &[String]) -> (bool, &'static str, String) {
     };
     let why = if findings.is_empty() { String::new() } else { format!(": {}", findings.join("; ")) };
     (warning, reason, format!("{note}{why}"))
-}
-
-fn encoded(state: &CaState) -> serde_json::Map<String, Value> {
-    let encode = |text: String| Value::String(base64::engine::general_purpose::STANDARD.encode(text));
-    state.to_data().into_iter().map(|(key, text)| (key.to_owned(), encode(text))).collect()
-}
-
-fn new_secret(name: &str, state: &CaState) -> Value {
-    json!({
-        "apiVersion": "v1",
-        "kind": "Secret",
-        "type": "Opaque",
-        "metadata": {"name": name, "labels": {"app.kubernetes.io/name": "weir-webhook"}},
-        "data": encoded(state),
-    })
-}
-
-/// Keys of others stay; ours that are no longer there are removed.
-fn changed_secret(version: &str, state: &CaState) -> Value {
-    let mut data = encoded(state);
-    for key in KEYS {
-        data.entry(key).or_insert(Value::Null);
-    }
-    json!({"metadata": {"resourceVersion": version}, "data": data})
 }
 
 /// Between 0 and 1.
