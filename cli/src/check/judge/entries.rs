@@ -18,6 +18,9 @@ use crate::check::gather::probe::entries;
 /// Bounds of a timeout that does no harm, in seconds. 10 is Kubernetes' default.
 const TIMEOUT: std::ops::RangeInclusive<u64> = 2..=10;
 
+/// Conditions of the manifests, by name.
+const CONDITIONS: [&str; 2] = ["no-mirror-pods", "no-host-network"];
+
 pub(super) fn judge(view: &View<'_>, findings: &mut Findings) {
     let snapshot = view.snapshot;
     let places = &snapshot.places;
@@ -142,9 +145,12 @@ fn target(view: &View<'_>, installed: &Installed<'_>, entry: &Value) -> Option<S
 /// Fields of an entry that have to be as they are.
 fn fields(entry: &Value) -> impl Iterator<Item = &'static str> {
     let has_v1 = entry["admissionReviewVersions"].as_array().into_iter().flatten().any(|version| version == "v1");
+    let mut conditions = entry["matchConditions"].as_array().into_iter().flatten();
+    let others = conditions.any(|condition| !CONDITIONS.iter().any(|known| condition["name"] == *known));
     let idle = matches!(entry["sideEffects"].as_str(), Some("None" | "NoneOnDryRun"));
     [
         (!takes_pods(entry), "its rules are not about pods that are created"),
+        (others, "it has a matchCondition that is not of the manifests, and may keep pods from being sent"),
         (!has_v1, "admissionReviewVersions lacks v1"),
         (!idle, "sideEffects is not None, so trial runs (dry-run) of pods are refused"),
         (

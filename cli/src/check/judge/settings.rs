@@ -115,7 +115,11 @@ fn completed(mut settings: Settings, snapshot: &Snapshot, flags: &Flags, revisio
 }
 
 fn found(snapshot: &Snapshot, deployment: &Value, flags: &Flags, document: &str) -> Found {
-    let Some(place) = place(deployment, flags, document) else { return Found::Unnamed };
+    let place = match place(deployment, flags, document) {
+        Named::Nowhere => return Found::Unnamed,
+        Named::OutOfSight => return Found::Unknown,
+        Named::There(place) => place,
+    };
     let Some(maps) = &snapshot.config_maps else { return Found::Unknown };
     let object = Object::new("ConfigMap", &place.namespace, &place.map);
     let missing = |text: String| {
@@ -146,16 +150,25 @@ fn found(snapshot: &Snapshot, deployment: &Value, flags: &Flags, document: &str)
     }
 }
 
-/// Where the flags of a Deployment say a document is; `None` for what is built in.
-fn place(deployment: &Value, flags: &Flags, document: &str) -> Option<Place> {
+/// Where the flags of a Deployment say a document is.
+enum Named {
+    /// It is built in.
+    Nowhere,
+    /// In a file of the image, or of a volume that is no ConfigMap.
+    OutOfSight,
+    /// In a ConfigMap.
+    There(Place),
+}
+
+fn place(deployment: &Value, flags: &Flags, document: &str) -> Named {
     if let Some(path) = flags.get(document) {
-        return mounted(deployment, path);
+        return mounted(deployment, path).map_or(Named::OutOfSight, Named::There);
     }
     let flag = if document == "mesh" { "mesh-config-map" } else { "injector-config-map" };
-    let map = flags.get(flag)?.to_owned();
+    let Some(map) = flags.get(flag).map(str::to_owned) else { return Named::Nowhere };
     let own = deployment["metadata"]["namespace"].as_str().unwrap_or_default();
     let namespace = flags.get("istio-namespace").unwrap_or(own).to_owned();
-    Some(Place { namespace, map, key: document.to_owned() })
+    Named::There(Place { namespace, map, key: document.to_owned() })
 }
 
 /// The ConfigMap and its key behind a file of the container.

@@ -249,6 +249,17 @@ const PLANTED: &[Planted] = &[
         *selector =
             json!({"matchExpressions": [{"key": "sidecar.istio.io/inject", "operator": "In", "values": ["yes"]}]});
     }),
+    (&["entry-altered"], |fixture| {
+        let never = json!({"name": "none-today", "expression": "false"});
+        entry(fixture, "object.")["matchConditions"].as_array_mut().unwrap().push(never);
+    }),
+    (&[], |fixture| {
+        // Values in a file that nobody here can read: nothing is compared with them.
+        let args = args(fixture);
+        args.retain(|arg| !arg.as_str().unwrap().starts_with("--values="));
+        args.push("--values=/etc/image/values".into());
+        values(fixture, "tag: 1.28.0", "tag: 1.28.1");
+    }),
     (&["failure-policy-ignore"], |fixture| entry(fixture, "namespace.")["failurePolicy"] = "Ignore".into()),
     (&["timeout-unsuitable"], |fixture| entry(fixture, "rev.object.")["timeoutSeconds"] = json!(30)),
     (&["timeout-unsuitable"], |fixture| entry(fixture, "rev.object.")["timeoutSeconds"] = json!(1)),
