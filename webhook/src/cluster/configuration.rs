@@ -109,7 +109,7 @@ pub(super) fn spawn(wanted: Wanted, context: &Context, parts: &mut Parts) {
         let followed = Kind {
             source: Source::Settings,
             name: if map.documents.contains(&Document::Mesh) { "mesh-config-map" } else { "injector-config-map" },
-            what: "the ConfigMap",
+            what: "ConfigMaps of that name",
             api: Box::new(move |client| Api::<ConfigMap>::namespaced(client, &namespace)),
             fields: format!("metadata.name={name}"),
             keep: KeptMap::of,
