@@ -63,7 +63,7 @@ struct World {
     secret: Option<(u64, Seen)>,
     bundles: Vec<(u64, u64, Bundle)>,
     replicas: [Replica; 2],
-    /// The CA that was made because there was none, or it was lost everywhere.
+    /// The CA that was made because there was none, or that came back unknown to every bundle.
     made: Option<CaCert>,
     /// Until when that is not what it should be: it was made in the very moment in which a clock jumped.
     odd_until: u64,
@@ -243,7 +243,9 @@ impl World {
             Seen::Good { rotate, .. } => rotate.clone(),
             _ => None,
         };
-        if change == Change::Create {
+        // One that no bundle trusts comes back where the Secret was removed again before the replicas agreed on its successor.
+        let unknown = change == Change::Restore && !self.bundle().1.certs.contains(state.current.cert());
+        if change == Change::Create || unknown {
             self.made = Some(state.current.cert().clone());
         }
         self.write_secret(Some(Seen::Good { state, untidy: false, rotate }));
