@@ -25,6 +25,9 @@ const ALL: Duration = Duration::from_secs(30);
 /// Names that Istio gives the two ConfigMaps.
 const INJECTOR: &str = "istio-sidecar-injector";
 const MESH: &str = "istio";
+/// Name of our own one, which holds the documents of both, and its namespace.
+const OWN: &str = "weir-webhook";
+const OWN_NAMESPACE: &str = "weir-system";
 
 /// Options that lead to a cluster's configuration.
 #[derive(Debug, Args)]
@@ -100,19 +103,25 @@ impl ClusterArgs {
             if !wanted.values && !wanted.config {
                 return Ok((None, None));
             }
-            let map = plane
-                .config_map(&named(INJECTOR, &self.inject_config_map), INJECTOR, "--valuesFile and --injectConfigFile")
-                .await?;
+            let name = named(INJECTOR, &self.inject_config_map);
+            let ours = self.inject_config_map.is_none().then(|| named(OWN, &None));
+            let map = plane.config_map(&name, ours, INJECTOR, "--valuesFile and --injectConfigFile").await?;
             both(
                 wanted.values.then(|| map.document("values")).transpose(),
-                wanted.config.then(|| map.document("config")).transpose(),
+                // Ours may do without: what stands in Istio's is in the values of ours.
+                wanted
+                    .config
+                    .then(|| map.document("config"))
+                    .filter(|_| !map.ours || map.data.contains_key("config"))
+                    .transpose(),
             )
         };
         let mesh = async {
             if !wanted.mesh {
                 return Ok(None);
             }
-            let map = plane.config_map(&named(MESH, &self.mesh_config_map), MESH, "--meshConfigFile").await?;
+            let ours = self.mesh_config_map.is_none().then(|| named(OWN, &None));
+            let map = plane.config_map(&named(MESH, &self.mesh_config_map), ours, MESH, "--meshConfigFile").await?;
             map.document("mesh").map(Some)
         };
         let nodes = async {
@@ -136,15 +145,28 @@ struct ControlPlane<'a> {
 /// A ConfigMap with its name.
 struct Map {
     name: String,
+    /// It is of our own installation.
+    ours: bool,
     data: BTreeMap<String, String>,
 }
 
 impl ControlPlane<'_> {
-    async fn config_map(&self, name: &str, base: &str, files: &str) -> Result<Map, Failure> {
+    /// The ConfigMap of the control plane, else that of our own installation by the name `ours`: a cluster may have Istio's only, ours
+    /// only, or both, and where there are both the user of Istio's options means Istio's.
+    async fn config_map(&self, name: &str, ours: Option<String>, base: &str, files: &str) -> Result<Map, Failure> {
         let maps: Api<ConfigMap> = Api::namespaced(self.cluster.client.clone(), self.namespace);
         let what = format!("ConfigMap {}/{name}", self.namespace);
-        match maps.get_opt(name).await {
-            Ok(Some(map)) => Ok(Map { name: what, data: map.data.unwrap_or_default() }),
+        let found = maps.get_opt(name).await;
+        if let (Ok(None), Some(ours)) = (&found, ours) {
+            let own: Api<ConfigMap> = Api::namespaced(self.cluster.client.clone(), OWN_NAMESPACE);
+            // Where it may not be read it is as if it were not there: it is the other one that was asked for.
+            if let Ok(Some(map)) = own.get_opt(&ours).await {
+                let name = format!("ConfigMap {OWN_NAMESPACE}/{ours}");
+                return Ok(Map { name, ours: true, data: map.data.unwrap_or_default() });
+            }
+        }
+        match found {
+            Ok(Some(map)) => Ok(Map { name: what, ours: false, data: map.data.unwrap_or_default() }),
             Ok(None) => Err(Failure::usage(format!(
                 "{}: there is no {what}; {}",
                 self.cluster.server,

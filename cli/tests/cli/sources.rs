@@ -149,6 +149,20 @@ fn nothing_is_asked_that_files_and_flags_give() {
 }
 
 #[test]
+fn a_cluster_without_istios_configuration_is_asked_for_ours() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = ApiServer::start().expect("a port");
+    let values = json!({"global": {"hub": "ours", "tag": "1"}}).to_string();
+    let mut map = config_map("weir-webhook", &json!({"values": values, "mesh": "trustDomain: of.weir"}));
+    map["metadata"]["namespace"] = "weir-system".into();
+    server.put("configmaps", map);
+    let kubeconfig = server.kubeconfig(folder.path()).expect("a kubeconfig");
+    let got = pod(&["-c", kubeconfig.to_str().unwrap(), "--native-sidecars", "true"]);
+    assert_eq!(got["spec"]["initContainers"][1]["image"], "ours/proxyv2:1", "{got}");
+    assert!(got.to_string().contains("of.weir"), "{got}");
+}
+
+#[test]
 fn what_a_cluster_does_not_give_is_told_with_what_to_do() {
     let folder = tempfile::tempdir().unwrap();
     let (server, kubeconfig) = cluster(folder.path());
@@ -158,7 +172,7 @@ fn what_a_cluster_does_not_give_is_told_with_what_to_do() {
         run.stderr
     };
     let stderr = refused(&["-c", &kubeconfig, "--context", "other"]);
-    assert!(stderr.contains("has no context \"other\"; it has fake"), "{stderr}");
+    assert!(stderr.contains("has no context \"other\"; it has test"), "{stderr}");
     let stderr = refused(&["-c", &kubeconfig, "-r", "nosuch"]);
     assert!(stderr.contains("there is no ConfigMap istio-system/istio-sidecar-injector-nosuch"), "{stderr}");
     assert!(
