@@ -1,0 +1,17 @@
+//! What one pod through the webhook allocates, for the cases of `inject.rs`: in one run, after a first one.
+
+#![allow(clippy::print_stdout, reason = "a bench prints its table")]
+
+#[path = "inject/cases.rs"]
+mod cases;
+
+use std::hint::black_box;
+
+fn main() -> anyhow::Result<()> {
+    println!("\n| template | containers | variables each | review KiB | allocations | KiB at the peak |");
+    println!("|---|---:|---:|---:|---:|---:|");
+    cases::each(|case| {
+        let allocated = allocation_counter::measure(|| drop(black_box(case.run())));
+        println!("{} {} | {} |", case.label, allocated.count_total, allocated.bytes_max / 1024);
+    })
+}
