@@ -33,6 +33,7 @@ mod splice;
 mod tag;
 mod uninject;
 mod version;
+mod xml;
 mod yaml_text;
 
 use std::process::ExitCode;

@@ -1,4 +1,5 @@
-//! What the long-running processes share: the API server, what is known of it, and how parts of a process are watched and ended.
+//! What the long-running processes share: the API server, what is known of it, how parts of a process are watched and ended, and how
+//! flags give a time.
 //!
 //! ```text
 //! in the cluster, or kubeconfig ──connect──▶ clients ──follow──▶ Cache (all that there is, how old, what is wrong) ──▶ waiters
@@ -12,6 +13,7 @@
 pub mod cache;
 pub mod connect;
 pub mod damper;
+mod duration;
 pub mod events;
 pub mod follow;
 pub mod health;
@@ -19,4 +21,5 @@ pub mod stop;
 
 pub use cache::Cache;
 pub use connect::Connect;
+pub use duration::duration;
 pub use follow::Follower;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use weir_cluster::duration;
 use weir_cni::entry::{DEFAULT_AGENT_TIMEOUT, PluginEntry};
 use weir_cni::kernel::{Backend, Visibility};
 use weir_cni::log::Level;
@@ -235,19 +236,6 @@ fn backend(text: &str) -> Result<Backend, String> {
 
 fn visibility(text: &str) -> Result<Visibility, String> {
     Visibility::parse(text).ok_or_else(|| format!("{text:?} is none of {}", Visibility::NAMES.join(", ")))
-}
-
-/// `90s`, `1500ms` or `2m`, as Go's tools and Kubernetes manifests write times.
-pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    let bad = || format!("{text:?} is not a time such as 500ms, 10s or 2m");
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let number: u32 = text[..digits].parse().map_err(|_| bad())?;
-    match &text[digits..] {
-        "ms" => Ok(Duration::from_millis(u64::from(number))),
-        "s" => Ok(Duration::from_secs(u64::from(number))),
-        "m" => Ok(Duration::from_secs(60 * u64::from(number))),
-        _ => Err(bad()),
-    }
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use weir_cluster::duration;
 
 /// Adds the Istio sidecar to pods, as a mutating admission webhook.
 #[derive(Debug, Parser)]
@@ -290,20 +291,6 @@ fn optional_addr(text: &str) -> Result<OptionalAddr, String> {
     if text.is_empty() { Ok(OptionalAddr(None)) } else { text.parse().map(|addr| OptionalAddr(Some(addr))) }
 }
 
-/// `90s`, `1500ms`, `2m` or `24h`, as Go's tools and Kubernetes manifests write times.
-pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    let bad = || format!("{text:?} is not a time such as 500ms, 10s, 2m or 24h");
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let number: u32 = text[..digits].parse().map_err(|_| bad())?;
-    match &text[digits..] {
-        "ms" => Ok(Duration::from_millis(u64::from(number))),
-        "s" => Ok(Duration::from_secs(u64::from(number))),
-        "m" => Ok(Duration::from_secs(60 * u64::from(number))),
-        "h" => Ok(Duration::from_secs(3600 * u64::from(number))),
-        _ => Err(bad()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory as _;
@@ -343,16 +330,6 @@ mod tests {
         }
         for text in ["", "443", ":", ":99999", "example.org:1", "1.2.3.4"] {
             assert!(text.parse::<ListenAddr>().is_err(), "{text:?}");
-        }
-    }
-
-    #[test]
-    fn reads_times_with_a_unit_only() {
-        assert_eq!(duration("1500ms"), Ok(Duration::from_millis(1500)));
-        assert_eq!(duration("0s"), Ok(Duration::ZERO));
-        assert_eq!(duration("2m"), Ok(Duration::from_mins(2)));
-        for text in ["", "5", "s", "-1s", "1d", "5 s", "99999999999s", "1.5s"] {
-            assert!(duration(text).is_err(), "{text:?}");
         }
     }
 

@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::fault::{self, Severity};
 use super::finding::Finding;
+use crate::xml::escaped;
 
 /// Objects of one fault that are named in the text.
 const TOLD: usize = 5;
@@ -110,21 +111,4 @@ pub(super) fn junit(findings: &[Finding]) -> String {
         let _ = writeln!(out, "{case}>{element}</testcase>");
     }
     out + "  </testsuite>\n</testsuites>\n"
-}
-
-/// Text in XML 1.0; characters that it cannot hold are left out.
-fn escaped(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\n' | '\t' => out.push(c),
-            c if c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}') => {}
-            c => out.push(c),
-        }
-    }
-    out
 }

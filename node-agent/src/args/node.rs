@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use clap::{ArgAction, Args};
 
-use super::duration;
 use crate::repair::{Fallback, Limits, Places};
 use crate::taint::{ISTIO_TAINT, TAINT};
+use weir_cluster::duration;
 
 /// Records of containers: containerd, k3s and k0s, MicroK8s, CRI-O (of a sandbox that runs, and of one from before a restart).
 const RUNTIME_DIRS: &str = "/run/containerd/io.containerd.runtime.v2.task/k8s.io,\

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
-use crate::args::duration;
+use weir_cluster::duration;
 
 /// Seconds after which a client should ask again.
 pub const RETRY_AFTER: u32 = 1;

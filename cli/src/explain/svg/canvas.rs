@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use crate::xml::escaped;
+
 /// A drawing that grows to the right and down.
 #[derive(Debug, Default)]
 pub(super) struct Canvas {
@@ -80,22 +82,6 @@ impl Canvas {
             self.body
         )
     }
-}
-
-/// Text as XML takes it; control characters, which no XML can hold, become spaces.
-fn escaped(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            c if c.is_control() => out.push(' '),
-            c => out.push(c),
-        }
-    }
-    out
 }
 
 /// Breaks a text at spaces into lines of at most `most` characters; a longer word is cut.
