@@ -93,7 +93,7 @@ fn ci_reads_junit() {
     let cases = xml.matches("<testcase ").count();
     assert_eq!(cases, fault::ALL.len());
     assert_eq!(xml.matches("</testcase>").count() + xml.matches("\"/>").count(), cases);
-    assert!(xml.contains("Deployment a/b: one &lt; two &amp; &quot;three&quot;\nfix: "), "{xml}");
+    assert!(xml.contains("Deployment a/b: one &lt; two &amp; &quot;three&quot; \nfix: "), "{xml}");
     assert!(xml.contains("<failure type=\"warning\" message=\"1 found: "), "{xml}");
     assert!(xml.contains("<system-out>nodes: not read: 403"), "{xml}");
     assert!(xml.ends_with("  </testsuite>\n</testsuites>\n"));
