@@ -15,8 +15,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use iptables_rules::restore::{RestoreFamily, restore_text};
-use iptables_rules::{CaptureConfig, netns, plan};
+use iptables_rules::{CaptureConfig, plan};
 use weir_benches::{Samples, add_command, binary, plugin_conf, ratio, run};
+use weir_kernel::netns;
 
 const ROUNDS: usize = 100;
 const STORM: usize = 200;
@@ -96,7 +97,7 @@ impl Bench {
             conf: write("conf.json", conf.to_string().as_bytes())?,
             v4: write("v4", restore_text(&rules, RestoreFamily::V4).as_bytes())?,
             v6: write("v6", restore_text(&rules, RestoreFamily::V6).as_bytes())?,
-            nft: write("rules.nft", iptables_rules::nft::describe(&rules)?.as_bytes())?,
+            nft: write("rules.nft", weir_kernel::nft::describe(&rules)?.as_bytes())?,
             _dir: dir,
         })
     }

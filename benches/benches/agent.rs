@@ -20,11 +20,11 @@ use weir_agent::metrics::Metrics;
 use weir_agent::pods::{PodFacts, Pods};
 use weir_agent::repair::{Counts, Places, Repairer, Settings, State, States};
 use weir_agent::socket::Attachments;
+use weir_apiserver::ApiServer;
 use weir_benches::Samples;
-use weir_cni::agent::Report;
-use weir_cni::kernel::Backend;
+use weir_kernel::namespace::Backend;
 use weir_lab::Netns;
-use weir_tests::apiserver::ApiServer;
+use weir_protocol::agent::Report;
 
 const ROUNDS: usize = 200;
 const FULL: usize = 110;

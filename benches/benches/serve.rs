@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
+use weir_apiserver::ApiServer;
 use weir_benches::{Samples, binary};
 use weir_lab::webhook::{Client, Webhook, review_of};
-use weir_tests::apiserver::ApiServer;
 
 const CLIENTS: usize = 8;
 const REVIEWS: usize = 2_000;

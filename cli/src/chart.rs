@@ -11,9 +11,9 @@ mod set;
 
 use clap::Args;
 use serde_json::{Map, Value, json};
-use weir_webhook::inject::TextSet;
-use weir_webhook::inject::selection::objects::NAMESPACE;
-use weir_webhook::yaml;
+use weir_injector::inject::TextSet;
+use weir_injector::inject::selection::objects::NAMESPACE;
+use weir_injector::yaml;
 
 use crate::failure::Failure;
 use crate::files::Source;

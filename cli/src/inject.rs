@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use weir_webhook::inject::{InjectError, Outcome, SkipReason, inject};
-use weir_webhook::settings::Settings;
+use weir_injector::inject::{InjectError, Outcome, SkipReason, inject};
+use weir_injector::settings::Settings;
 
 use crate::failure::{Failure, both};
 use crate::files::Source;

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use serde_json::Value;
-use weir_webhook::inject::selection::objects::{NODE_NAMESPACE, REVISION_LABEL, TAG_LABEL};
+use weir_injector::inject::selection::objects::{NODE_NAMESPACE, REVISION_LABEL, TAG_LABEL};
 
 use crate::chart::{Release, SettingsArgs};
 use crate::cluster::{Cluster, ConnectArgs};

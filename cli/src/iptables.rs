@@ -18,11 +18,11 @@ use std::fs;
 use std::net::IpAddr;
 use std::process::ExitCode;
 
-use iptables_rules::backend::{self, BackendError, Place};
-use iptables_rules::netns;
-use iptables_rules::nft::Applied;
 use iptables_rules::restore::{RestoreFamily, restore_text};
-use iptables_rules::route::Routed;
+use weir_kernel::backend::{self, BackendError, Place};
+use weir_kernel::netns;
+use weir_kernel::nft::Applied;
+use weir_kernel::route::Routed;
 
 pub(crate) use self::args::IptablesArgs;
 use self::log::Log;

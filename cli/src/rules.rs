@@ -12,7 +12,7 @@ pub(crate) mod subject;
 use std::process::ExitCode;
 
 use clap::{ArgGroup, Args, ValueEnum};
-use weir_webhook::settings::Settings;
+use weir_injector::settings::Settings;
 
 use crate::failure::{Failure, both};
 use crate::files::{self, Source};

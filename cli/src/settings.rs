@@ -7,8 +7,8 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
-use weir_webhook::settings::{Documents, NativeSidecars, Settings};
-use weir_webhook::yaml;
+use weir_injector::settings::{Documents, NativeSidecars, Settings};
+use weir_injector::yaml;
 
 use crate::failure::{Failure, both};
 use crate::files::Source;

@@ -14,7 +14,7 @@ mod tree;
 use std::ops::Range;
 
 use serde_json::{Map, Value};
-use weir_webhook::yaml;
+use weir_injector::yaml;
 
 use tree::{Entry, Node, Shape};
 

@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
-use weir_webhook::inject::selection::objects::{REVISION_LABEL, TAG_LABEL, switched};
-use weir_webhook::inject::selection::{INJECTION, REVISION};
+use weir_injector::inject::selection::objects::{REVISION_LABEL, TAG_LABEL, switched};
+use weir_injector::inject::selection::{INJECTION, REVISION};
 
 use crate::chart::{Release, SettingsArgs, is_label, stream};
 use crate::cluster::{Cluster, ConnectArgs, listed};
@@ -333,7 +333,7 @@ async fn remove(cluster: &Cluster, args: &RemoveArgs) -> Result<(), Failure> {
         confirmed(&question, args.yes)?;
     }
     let made = Release::new(
-        weir_webhook::inject::selection::objects::NAMESPACE.to_owned(),
+        weir_injector::inject::selection::objects::NAMESPACE.to_owned(),
         live::values(&tag.revision, &tag.name)?,
     )?;
     let mut objects = named(of_one(made.objects()?, &tag.name))?;

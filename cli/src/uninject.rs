@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use weir_webhook::inject::uninject::{Uninjected, uninject};
+use weir_injector::inject::uninject::{Uninjected, uninject};
 
 use crate::failure::Failure;
 use crate::files::Source;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
-use weir_webhook::inject::selection::objects::REVISION_LABEL;
+use weir_injector::inject::selection::objects::REVISION_LABEL;
 
 use crate::cluster::{Cluster, ConnectArgs};
 use crate::failure::Failure;

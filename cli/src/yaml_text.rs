@@ -1,6 +1,6 @@
 //! Values as YAML that every reader takes for what it is, YAML 1.1 ones (kubectl) included.
 
-pub(crate) use weir_webhook::yaml::to_string;
+pub(crate) use weir_injector::yaml::to_string;
 
 #[cfg(test)]
 mod tests {
@@ -9,7 +9,7 @@ mod tests {
 
     use proptest::prelude::*;
     use serde_json::{Value, json};
-    use weir_webhook::yaml;
+    use weir_injector::yaml;
 
     use super::*;
 

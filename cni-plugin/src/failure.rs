@@ -8,7 +8,7 @@ use iptables_rules::annotations::AnnotationError;
 use iptables_rules::plan::Unsupported;
 use serde::Serialize;
 
-use crate::version::{CniVersion, Verb};
+use weir_protocol::version::{CniVersion, Verb};
 
 /// How many differences or findings are spelled out in one message; the rest is counted.
 const SHOWN: usize = 8;
@@ -171,7 +171,7 @@ impl Failure {
             Self::Netns(_) => "CNI_NETNS has to be the path of the pod's own network namespace".to_owned(),
             Self::NoAnnotations(_) => format!(
                 "the runtime has to support the capability {} (containerd 1.5, CRI-O 1.29 or newer); until it does, run weir-agent and name its agent_socket in the weir-cni entry, and list namespaces without a mesh in exclude_namespaces",
-                crate::netconf::CAPABILITY
+                weir_protocol::entry::CAPABILITY
             ),
             Self::Agent { undecided, .. } => format!(
                 "the kubelet tries again; see that weir-agent runs on this node and that its log names no trouble with the API server; {}",

@@ -12,34 +12,35 @@
 //! nothing is waited for, and no process is started unless the kernel has no nf_tables.
 
 pub mod agent;
-pub mod entry;
 pub mod failure;
-pub mod kernel;
 pub mod log;
 pub mod netconf;
 pub mod pod;
 pub mod request;
 pub mod stdin;
-pub mod version;
 
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use iptables_rules::RuleSet;
-use iptables_rules::backend::BackendError;
-use iptables_rules::netns::NetnsError;
-use iptables_rules::nft::{Applied, NftError};
-use iptables_rules::route::Routed;
+use weir_kernel::backend::BackendError;
+use weir_kernel::netns::NetnsError;
+use weir_kernel::nft::{Applied, NftError};
+use weir_kernel::route::Routed;
 
-use crate::agent::{Agent, AskError, Question, Report, Stages};
+use weir_protocol::agent::{self as protocol, Agent, Question, Report, Stages};
+use weir_protocol::entry::STATUS_SEEN;
+use weir_protocol::version::{CniVersion, Verb};
+
+use crate::agent::AskError;
 use crate::failure::Failure;
-use crate::kernel::KernelError;
 use crate::log::{Level, Log};
 use crate::netconf::{NetConf, PodAnnotations};
-use crate::pod::{Source, Verdict};
+use crate::pod::Verdict;
 use crate::request::{Lookup, PodArgs, Request};
-use crate::version::{CniVersion, Verb};
+use weir_kernel::namespace::KernelError;
+use weir_protocol::decision::Source;
 
 /// What a call leaves behind: stdout, written once, and the exit status.
 #[derive(Debug, PartialEq, Eq)]
@@ -95,7 +96,7 @@ struct Call {
 
 impl Default for Call {
     fn default() -> Self {
-        let report = Report { v: agent::VERSION, outcome: agent::Outcome::Done, ..Report::default() };
+        let report = Report { v: protocol::VERSION, outcome: protocol::Outcome::Done, ..Report::default() };
         let (version, agent) = (None, None);
         let (in_agent, in_kernel) = (Duration::ZERO, Duration::ZERO);
         Self { log: Log::default(), version, agent, report, begun: Instant::now(), in_agent, in_kernel }
@@ -107,7 +108,7 @@ impl Call {
     fn tell_agent(&mut self, result: &Result<Vec<u8>, Failure>) {
         let Some(agent) = &self.agent else { return };
         if let Err(failure) = result {
-            self.report.outcome = agent::Outcome::Failed;
+            self.report.outcome = protocol::Outcome::Failed;
             self.report.code = Some(failure.code());
         }
         let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
@@ -118,7 +119,7 @@ impl Call {
             kernel: micros(self.in_kernel),
             total: micros(total),
         };
-        self.report.send(agent);
+        agent::send(&self.report, agent);
     }
 
     /// Decides about the pod, with the agent's help where there is one and it is needed.
@@ -129,13 +130,13 @@ impl Call {
             // It is asked only where the configuration names one.
             let agent = conf.agent.as_ref().ok_or_else(|| AskError::Protocol("there is none".to_owned()))?;
             let PodArgs { namespace, name, uid } = request.pod.clone();
-            let answer = agent::ask(agent, &Question { v: agent::VERSION, uid, namespace, name });
+            let answer = agent::ask(agent, &Question { v: protocol::VERSION, uid, namespace, name });
             in_agent = asked.elapsed();
             answer
         });
         self.in_agent += in_agent;
         if let Ok(Verdict::Skip(reason)) = &verdict {
-            self.report.outcome = agent::Outcome::Passed;
+            self.report.outcome = protocol::Outcome::Passed;
             self.log.write(Level::Info, &format!("passed untouched: {reason}"));
         }
         verdict
@@ -202,12 +203,12 @@ fn add(request: &Request, conf: &NetConf<'_>, call: &mut Call) -> Result<Vec<u8>
         }
         let path = netns_of(request)?;
         let (applied, routed) = call
-            .in_kernel(|| kernel::install(path, &rules, conf.method()))
+            .in_kernel(|| weir_kernel::namespace::install(path, &rules, conf.method()))
             .map_err(|error| in_kernel(error, |reason| Failure::Install { pod: request.pod.full_name(), reason }))?;
         call.report.outcome = match applied {
-            Applied::Created => agent::Outcome::Installed,
-            Applied::Unchanged => agent::Outcome::Unchanged,
-            Applied::Replaced => agent::Outcome::Replaced,
+            Applied::Created => protocol::Outcome::Installed,
+            Applied::Unchanged => protocol::Outcome::Unchanged,
+            Applied::Replaced => protocol::Outcome::Replaced,
         };
         call.log.write(Level::Info, &installed(&rules, applied));
         if routed == Routed::WithoutIpv6 {
@@ -232,7 +233,7 @@ fn check(request: &Request, conf: &NetConf<'_>, call: &mut Call) -> Result<(), F
     if let Verdict::Capture { rules, .. } = call.judge(request, conf)? {
         let path = netns_of(request)?;
         let differences = call
-            .in_kernel(|| kernel::differences(path, &rules, conf.method()))
+            .in_kernel(|| weir_kernel::namespace::differences(path, &rules, conf.method()))
             .map_err(|error| in_kernel(error, |reason| Failure::Unreadable { pod: request.pod.full_name(), reason }))?;
         if !differences.is_empty() {
             return Err(Failure::Differs { pod: request.pod.full_name(), differences });
@@ -240,9 +241,6 @@ fn check(request: &Request, conf: &NetConf<'_>, call: &mut Call) -> Result<(), F
     }
     Ok(())
 }
-
-/// Says beside the agent's socket that STATUS was good once since the node started (`/var/run` does not outlive it).
-pub const STATUS_SEEN: &str = "status-ok";
 
 /// STATUS: could an ADD succeed now? The configuration is sound, somebody will tell about pods, nf_tables answers.
 ///
@@ -271,7 +269,7 @@ fn able(conf: &NetConf<'_>) -> Result<(), Failure> {
         PodAnnotations::NotDeclared if conf.agent.is_none() => Err(pod::not_declared()),
         _ => Ok(()),
     })?;
-    kernel::available(conf.method()).map_err(|error| Failure::NotAvailable(error.to_string()))
+    weir_kernel::namespace::available(conf.method()).map_err(|error| Failure::NotAvailable(error.to_string()))
 }
 
 /// A wrong namespace and a setting that the backend lacks are errors of their own; anything else is the kernel's answer.

@@ -12,15 +12,14 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::agent::Agent;
-use crate::entry::DEFAULT_AGENT_TIMEOUT;
 use crate::failure::Failure;
-use crate::kernel::{Backend, Method, Visibility};
 use crate::log::Level;
-use crate::version::{CniVersion, Verb};
-
-/// Capability by which containerd (1.5) and CRI-O (1.29) hand over the annotations of the pod, in `runtimeConfig` under the same name.
-pub const CAPABILITY: &str = "io.kubernetes.cri.pod-annotations";
+use iptables_rules::backend::{Backend, Visibility};
+use iptables_rules::text::shorten;
+use weir_kernel::backend::Method;
+use weir_protocol::agent::Agent;
+use weir_protocol::entry::{CAPABILITY, DEFAULT_AGENT_TIMEOUT};
+use weir_protocol::version::{CniVersion, Verb};
 
 /// Our own keys.
 const OWN_KEYS: [&str; 7] = [
@@ -261,15 +260,6 @@ fn agent(keys: &Keys<'_>, findings: &mut Vec<String>) -> Option<Agent> {
     Some(Agent { socket, timeout })
 }
 
-/// The beginning of a value, for messages.
-pub fn shorten(value: &str) -> String {
-    const MAX: usize = 60;
-    match value.char_indices().nth(MAX) {
-        None => value.to_owned(),
-        Some((cut, _)) => format!("{}...", &value[..cut]),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -440,5 +430,26 @@ mod tests {
             let _ = add(&text);
             let _ = NetConf::parse(&bytes, Verb::Check);
         }
+    }
+
+    #[test]
+    fn the_plugin_reads_what_is_written() {
+        let entry = weir_protocol::entry::PluginEntry {
+            exclude_namespaces: vec!["kube-system".to_owned()],
+            log_level: Level::Debug,
+            backend: Backend::Nft,
+            visibility: Visibility::Iptables,
+            ..weir_protocol::entry::PluginEntry::default()
+        };
+        let text = serde_json::to_string(&entry.to_standalone("weir-cni", CniVersion::V1_0_0)).unwrap();
+        let conf = NetConf::parse(text.as_bytes(), Verb::Add).unwrap();
+        assert_eq!(conf.findings, Vec::<String>::new());
+        assert!(conf.standalone);
+        assert_eq!(conf.exclude_namespaces, entry.exclude_namespaces);
+        assert_eq!(conf.log_level, entry.log_level);
+        assert_eq!(conf.backend, entry.backend);
+        assert_eq!(conf.visibility, entry.visibility);
+        assert_eq!(conf.agent, Some(Agent { socket: entry.agent_socket, timeout: entry.agent_timeout }));
+        assert_eq!(conf.annotations().unwrap(), PodAnnotations::NotPassed, "the capability is declared");
     }
 }

@@ -1,16 +1,15 @@
 //! Who is this pod, and what is captured in it: a decision on what the runtime passed, and where that does not do, on what the node agent
 //! answers.
 
-mod decision;
-
 use iptables_rules::{CaptureConfig, RuleSet, plan};
 
-pub use self::decision::{
-    DISABLE_ENVOY, Decision, ProxyFacts, SkipReason, Source, SpecFacts, capture_variables, decide,
-};
-use crate::agent::{Answer, AskError};
+use weir_protocol::agent::Answer;
+use weir_protocol::decision::{Decision, SkipReason, Source, decide};
+use weir_protocol::entry::CAPABILITY;
+
+use crate::agent::AskError;
 use crate::failure::{Failure, Undecided};
-use crate::netconf::{CAPABILITY, NetConf, PodAnnotations};
+use crate::netconf::{NetConf, PodAnnotations};
 use crate::request::PodArgs;
 
 /// What is to be done in a pod's namespace.

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use crate::failure::Failure;
-use crate::version::Verb;
+use weir_protocol::version::Verb;
 
 /// What the environment says, checked as far as the verb needs it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,7 +10,7 @@ fuzz_target!(|text: &str| {
             let written = config.to_capture_annotation();
             assert_eq!(CaptureConfig::from_capture_annotation(&written).as_ref(), Ok(&config));
             if let Ok(rules) = plan(&config) {
-                iptables_rules::fuzzing::text_of(&rules);
+                weir_kernel::fuzzing::text_of(&rules);
             }
         }
         Err(errors) => assert!(errors.iter().all(|error| !error.reason.is_empty()) && !errors.is_empty()),

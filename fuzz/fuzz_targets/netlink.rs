@@ -5,8 +5,8 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
     match bytes.split_first() {
-        Some((0, answer)) => iptables_rules::fuzzing::netlink_answer(answer),
-        Some((_, edits)) => iptables_rules::fuzzing::edited_netlink_answer(edits),
+        Some((0, answer)) => weir_kernel::fuzzing::netlink_answer(answer),
+        Some((_, edits)) => weir_kernel::fuzzing::edited_netlink_answer(edits),
         None => {}
     }
 });

@@ -5,8 +5,8 @@ use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
 use serde_json::{Map, Value, json};
-use weir_webhook::inject::{InjectRequest, Outcome, inject};
-use weir_webhook::settings::Settings;
+use weir_injector::inject::{InjectRequest, Outcome, inject};
+use weir_injector::settings::Settings;
 
 /// One line of the input for each.
 const NAMES: [&str; 21] = [

@@ -3,4 +3,4 @@
 
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|text: &str| iptables_rules::fuzzing::restore_text(text));
+fuzz_target!(|text: &str| weir_kernel::fuzzing::restore_text(text));

@@ -5,10 +5,10 @@
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
-use weir_webhook::admission::{Address, Reply, Review};
-use weir_webhook::inject::patch::{diff, to_json};
-use weir_webhook::inject::{InjectRequest, Outcome, inject};
-use weir_webhook::settings::{NativeSidecars, Settings};
+use weir_injector::admission::{Address, Reply, Review};
+use weir_injector::inject::patch::{diff, to_json};
+use weir_injector::inject::{InjectRequest, Outcome, inject};
+use weir_injector::settings::{NativeSidecars, Settings};
 
 static SETTINGS: LazyLock<[Settings; 2]> = LazyLock::new(|| {
     let settings = || Settings::from_documents(None, None).expect("the built-in settings are sound");

@@ -2,8 +2,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use weir_webhook::settings::{ProxyConfigResources, Settings};
-use weir_webhook::yaml;
+use weir_injector::settings::{ProxyConfigResources, Settings};
+use weir_injector::yaml;
 
 fuzz_target!(|text: &str| {
     let Ok(value) = yaml::from_str(text) else { return };

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use crate::CaptureConfig;
 use crate::config::OwnerGroups;
 use crate::names::{self, annotation, variable};
+use crate::text::shorten;
 
 mod proxy_spec;
 mod settings;
@@ -127,23 +128,8 @@ pub fn combine_owner_groups(config: &mut CaptureConfig, env: &BTreeMap<String, S
     }
 }
 
-/// How many bytes of a value an error text repeats.
-const SHOWN_BYTES: usize = 64;
 /// How many faults of one value an error text names.
 const SHOWN_FAULTS: usize = 5;
-
-/// The beginning of a value, for an error text: in one line whatever the value holds.
-pub(crate) fn shorten(value: &str) -> String {
-    let (shown, dots) = match value.len() {
-        0..=SHOWN_BYTES => (value, ""),
-        _ => (&value[..value.floor_char_boundary(SHOWN_BYTES)], "..."),
-    };
-    let mut text = String::new();
-    for c in shown.chars() {
-        if c.is_control() { text.extend(c.escape_debug()) } else { text.push(c) }
-    }
-    text + dots
-}
 
 /// Faults of one value in one text; many are counted.
 pub(crate) fn in_one_line(faults: &[String]) -> String {
@@ -368,7 +354,7 @@ mod tests {
                 Err(errors) => {
                     for error in errors {
                         prop_assert!(SETTINGS.iter().any(|setting| setting.name == error.name));
-                        prop_assert!(error.value.chars().count() <= 8 * SHOWN_BYTES && !error.reason.is_empty());
+                        prop_assert!(error.value.chars().count() <= 8 * crate::text::SHOWN_BYTES && !error.reason.is_empty());
                         prop_assert!(!error.to_string().contains(char::is_control));
                     }
                 }

@@ -15,7 +15,7 @@ use crate::names;
 use crate::trace::{Entry, Owner, Packet, State, Transport};
 
 /// Any configuration that [`plan`](crate::plan()) takes. Group names are such as every machine has.
-pub(crate) fn config() -> impl Strategy<Value = CaptureConfig> {
+pub fn config() -> impl Strategy<Value = CaptureConfig> {
     (owners_and_marks(), selections(), places())
         .prop_map(|(owners, selections, places)| CaptureConfig {
             mode: owners.mode,
@@ -44,7 +44,7 @@ pub(crate) fn config() -> impl Strategy<Value = CaptureConfig> {
 }
 
 /// Any network, bits of the host included.
-pub(crate) fn net() -> impl Strategy<Value = IpNet> {
+pub fn net() -> impl Strategy<Value = IpNet> {
     let some = (any::<IpAddr>(), 0_u8..=128).prop_map(|(address, length)| {
         IpNet::new(address, if address.is_ipv4() { length % 33 } else { length }).unwrap()
     });
@@ -91,7 +91,7 @@ fn owners_and_marks() -> impl Strategy<Value = CaptureConfig> {
 }
 
 /// Configurations without names of groups: the kernel knows ids only, so a set with names never counts as equal to what it holds.
-pub(crate) fn config_by_id() -> impl Strategy<Value = CaptureConfig> {
+pub fn config_by_id() -> impl Strategy<Value = CaptureConfig> {
     config().prop_map(|mut config| {
         let (OwnerGroups::AllBut(groups) | OwnerGroups::Only(groups)) = &mut config.owner_groups;
         groups.retain(|group| matches!(group, Group::Id(_)));
@@ -160,7 +160,7 @@ fn places() -> impl Strategy<Value = CaptureConfig> {
 
 /// A packet before it is aimed at a configuration.
 #[derive(Debug, Clone)]
-pub(crate) struct AnyPacket {
+pub struct AnyPacket {
     sent: bool,
     loopback: bool,
     owner: Option<(u32, u32)>,
@@ -174,7 +174,7 @@ pub(crate) struct AnyPacket {
 }
 
 /// Any packet.
-pub(crate) fn packet() -> impl Strategy<Value = AnyPacket> {
+pub fn packet() -> impl Strategy<Value = AnyPacket> {
     let transport = prop_oneof![4 => Just(Transport::Tcp), 3 => Just(Transport::Udp), 1 => Just(Transport::Other(1))];
     let state = prop_oneof![6 => Just(State::New), 1 => Just(State::Established), 1 => Just(State::Related), 1 => Just(State::Invalid)];
     let owner = proptest::option::weighted(0.9, (any::<u32>(), any::<u32>()));
@@ -200,7 +200,7 @@ pub(crate) fn packet() -> impl Strategy<Value = AnyPacket> {
 
 impl AnyPacket {
     /// The packet with most of its fields taken from what the configuration mentions; values at random would never meet a rule.
-    pub(crate) fn towards(&self, config: &CaptureConfig) -> Packet {
+    pub fn towards(&self, config: &CaptureConfig) -> Packet {
         fn pick<T: Clone>(from: &[T], by: u8, or: T) -> T {
             if by.is_multiple_of(4) || from.is_empty() { or } else { from[usize::from(by / 4) % from.len()].clone() }
         }

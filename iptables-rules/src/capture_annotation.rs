@@ -75,7 +75,7 @@ impl CaptureConfig {
                 None => Err("is not known".to_owned()),
             };
             if let Err(fault) = read {
-                let name = crate::annotations::shorten(name);
+                let name = crate::text::shorten(name);
                 errors.push(error(&field_value.to_string(), format!("field '{name}': {fault}")));
                 if errors.len() == MAX_ERRORS {
                     break;
@@ -283,7 +283,7 @@ fn list<T>(value: &Value, read: impl Fn(&Value) -> Result<T, String>) -> Result<
 }
 
 fn quoted(value: &Value, reason: &str) -> String {
-    format!("{} {reason}", crate::annotations::shorten(&value.to_string()))
+    format!("{} {reason}", crate::text::shorten(&value.to_string()))
 }
 
 /// Fields of a JSON object as written; a map would hide a repeated one.

@@ -1,12 +1,33 @@
 //! Lists of networks as annotations spell them: `address/prefix` with commas, no spaces.
 
+use std::fmt;
+
 use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::config::CidrSelection;
+use crate::text::shorten;
+
+/// A choice of destinations.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CidrSelection {
+    /// `*`: every address of either family.
+    All,
+    /// These networks only; an empty list is none.
+    Only(Vec<IpNet>),
+}
+
+impl fmt::Display for CidrSelection {
+    /// As the annotation spells it: `*`, or networks with commas.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => f.write_str("*"),
+            Self::Only(nets) => f.write_str(&print(nets)),
+        }
+    }
+}
 
 /// Reads a list of networks of either family. Bits of the host are cleared: `10.1.2.3/24` is `10.1.2.0/24`.
 ///
@@ -46,7 +67,7 @@ fn parse_list(text: &str, star: &str) -> Result<Vec<IpNet>, Vec<String>> {
 /// # Errors
 /// The reason why it is none, as a half sentence that names it.
 pub fn parse_one(element: &str) -> Result<IpNet, String> {
-    let shown = || super::annotations::shorten(element);
+    let shown = || shorten(element);
     if element.contains(char::is_whitespace) {
         return Err(format!("'{}' has a space in it", shown()));
     }

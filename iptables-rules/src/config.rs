@@ -5,7 +5,9 @@ use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Net};
 
-use crate::{cidrs, names, ports};
+pub use crate::cidrs::CidrSelection;
+use crate::names;
+pub use crate::ports::PortSelection;
 
 /// Everything that decides which traffic of a pod passes through its proxy.
 ///
@@ -102,44 +104,6 @@ pub enum Ipv6Policy {
     Capture,
     /// IPv6 is not touched: for proxies that listen on IPv4 only although the pod has an IPv6 address.
     Leave,
-}
-
-/// A choice of TCP ports.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum PortSelection {
-    /// `*`: every port.
-    All,
-    /// These ports only; an empty list is none.
-    Only(Vec<u16>),
-}
-
-impl fmt::Display for PortSelection {
-    /// As the annotation spells it: `*`, or numbers with commas.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::All => f.write_str("*"),
-            Self::Only(ports) => f.write_str(&ports::print(ports)),
-        }
-    }
-}
-
-/// A choice of destinations.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum CidrSelection {
-    /// `*`: every address of either family.
-    All,
-    /// These networks only; an empty list is none.
-    Only(Vec<IpNet>),
-}
-
-impl fmt::Display for CidrSelection {
-    /// As the annotation spells it: `*`, or networks with commas.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::All => f.write_str("*"),
-            Self::Only(nets) => f.write_str(&cidrs::print(nets)),
-        }
-    }
 }
 
 /// Which groups of the application are captured (`ISTIO_OUTBOUND_OWNER_GROUPS` and its `_EXCLUDE`).

@@ -2,9 +2,30 @@
 //!
 //! Spaces around a number and empty elements (`80,`) are taken, as Istio's init container takes them; order is kept, a repeated port counts once.
 
+use std::fmt;
+
 use std::fmt::Write as _;
 
-use crate::config::PortSelection;
+use crate::text::shorten;
+
+/// A choice of TCP ports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PortSelection {
+    /// `*`: every port.
+    All,
+    /// These ports only; an empty list is none.
+    Only(Vec<u16>),
+}
+
+impl fmt::Display for PortSelection {
+    /// As the annotation spells it: `*`, or numbers with commas.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => f.write_str("*"),
+            Self::Only(ports) => f.write_str(&print(ports)),
+        }
+    }
+}
 
 /// Reads a list of ports, 0 to 65535 each.
 ///
@@ -55,7 +76,7 @@ pub fn without_repeats(mut ports: Vec<u16>) -> Vec<u16> {
 }
 
 fn parse_one(element: &str) -> Result<u16, String> {
-    let shown = super::annotations::shorten(element);
+    let shown = shorten(element);
     if !element.bytes().all(|b| b.is_ascii_digit()) {
         return Err(format!("'{shown}' is not a port number"));
     }

@@ -3,9 +3,7 @@
 //! The text is Istio's to the letter: tables in alphabetical order, each with the chains that its rules need, rules in program order.
 
 use std::fmt::{self, Write as _};
-use std::net::Ipv4Addr;
-#[cfg(feature = "apply")]
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
@@ -13,14 +11,7 @@ use crate::RuleSet;
 use crate::names::chain;
 use crate::ruleset::{Action, Families, Family, Match, Position, Protocol, Rule, Table};
 
-#[cfg(feature = "apply")]
-pub mod apply;
-#[cfg(any(test, feature = "apply"))]
-pub(crate) mod parse;
-#[cfg(feature = "apply")]
-mod process;
-#[cfg(feature = "apply")]
-mod programs;
+pub mod parse;
 
 /// Family of a restore text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,8 +35,7 @@ impl RestoreFamily {
     }
 
     /// The unspecified address, which stands for any packet of the family.
-    #[cfg(feature = "apply")]
-    pub(crate) const fn any_address(self) -> IpAddr {
+    pub const fn any_address(self) -> IpAddr {
         match self {
             Self::V4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             Self::V6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
@@ -58,7 +48,7 @@ impl RestoreFamily {
     }
 
     /// Whether a rule set with these families has a text of this one.
-    pub(crate) const fn is_in(self, families: Families) -> bool {
+    pub const fn is_in(self, families: Families) -> bool {
         matches!((self, families), (Self::V4, _) | (Self::V6, Families::V4AndV6))
     }
 }
@@ -78,13 +68,13 @@ pub fn restore_text(rules: &RuleSet, family: RestoreFamily) -> String {
 }
 
 /// Rules of one table that stand in the text of a family, in program order.
-pub(crate) fn rules_of(rules: &RuleSet, table: Table, family: RestoreFamily) -> Vec<&Rule> {
+pub fn rules_of(rules: &RuleSet, table: Table, family: RestoreFamily) -> Vec<&Rule> {
     let all = rules.rules.iter().filter(|_| family.is_in(rules.families));
     all.filter(|rule| rule.table == table && family.sees(rule.family)).collect()
 }
 
 /// Chains and rules of one table.
-fn write_rules(text: &mut String, rules: &[&Rule], line: fn(&Rule) -> String) {
+pub fn write_rules(text: &mut String, rules: &[&Rule], line: fn(&Rule) -> String) {
     for chain in own_chains(rules) {
         let _ = writeln!(text, "-N {chain}");
     }
@@ -94,7 +84,7 @@ fn write_rules(text: &mut String, rules: &[&Rule], line: fn(&Rule) -> String) {
 }
 
 /// Chains to create: those that have rules, in the order of their first one, then those that are only jumped to.
-pub(crate) fn own_chains(rules: &[&Rule]) -> Vec<&'static str> {
+pub fn own_chains(rules: &[&Rule]) -> Vec<&'static str> {
     let filled = rules.iter().map(|rule| rule.chain);
     let entered = rules.iter().filter_map(|rule| match rule.action {
         Action::Jump(chain) => Some(chain),
@@ -110,7 +100,7 @@ pub(crate) fn own_chains(rules: &[&Rule]) -> Vec<&'static str> {
 }
 
 /// One rule as a line of the text.
-pub(crate) fn rule_line(rule: &Rule) -> String {
+pub fn rule_line(rule: &Rule) -> String {
     match rule.position {
         Position::Append => format!("-A {}{}", rule.chain, Spec(rule)),
         Position::Insert(at) => format!("-I {} {at}{}", rule.chain, Spec(rule)),
@@ -118,7 +108,7 @@ pub(crate) fn rule_line(rule: &Rule) -> String {
 }
 
 /// What a rule says, without its place.
-pub(crate) fn rule_spec(rule: &Rule) -> String {
+pub fn rule_spec(rule: &Rule) -> String {
     Spec(rule).to_string().trim_start().to_owned()
 }
 
@@ -193,26 +183,5 @@ impl fmt::Display for Network {
             },
             IpNet::V4(net) => net.fmt(f),
         }
-    }
-}
-
-/// Reads a text, and whatever is taken for a rule of ours a second time from its own spelling.
-#[cfg(feature = "fuzzing")]
-pub(crate) fn fuzz(text: &str, all_ours: bool) {
-    for line in parse::parse(text).lines {
-        assert!(line.rule.is_some() || !all_ours, "{line:?}");
-        let Some(read) = line.rule else { continue };
-        let rule = Rule {
-            table: line.table,
-            chain: chain::OUTPUT,
-            position: line.position,
-            family: Family::Any,
-            matches: read.matches.clone(),
-            action: read.action,
-            reason: crate::ruleset::Reason::Hook,
-        };
-        let written = format!("*{}\n{}\n", line.table.name(), rule_line(&rule));
-        let again = parse::parse(&written).lines;
-        assert!(matches!(&again[..], [one] if one.rule.as_ref() == Some(&read)), "{written} of {read:?}");
     }
 }

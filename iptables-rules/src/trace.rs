@@ -19,12 +19,8 @@
 
 mod chains;
 mod condition;
-#[cfg(feature = "apply")]
 mod infer;
-#[cfg(feature = "apply")]
-mod nft;
 mod plan;
-#[cfg(feature = "apply")]
 mod saved;
 #[cfg(test)]
 mod tests;

@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
-use weir_cluster::duration;
-use weir_cni::entry::{DEFAULT_AGENT_TIMEOUT, PluginEntry};
-use weir_cni::kernel::{Backend, Visibility};
-use weir_cni::log::Level;
+use weir_kernel::namespace::{Backend, Visibility};
+use weir_protocol::entry::{DEFAULT_AGENT_TIMEOUT, PluginEntry};
+use weir_protocol::log_level::Level;
+use weir_runtime::duration;
 
 pub use self::node::NodeArgs;
 use crate::logging::Levels;

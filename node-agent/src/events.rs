@@ -1,13 +1,13 @@
 //! Kubernetes events on pods and on the node.
 
 use k8s_openapi::api::core::v1::ObjectReference;
-pub use weir_cluster::events::{Events, Reporter, Teller, Told};
+pub use weir_runtime::events::{Events, Reporter, Teller, Told};
 
 use crate::metrics::Metrics;
 
 /// Both ends, with metrics.
 pub fn channel(metrics: &Metrics) -> (Events, Teller) {
-    metrics.register(|registry| weir_cluster::events::channel(registry, "weir_agent"))
+    metrics.register(|registry| weir_runtime::events::channel(registry, "weir_agent"))
 }
 
 /// Who tells them.

@@ -25,4 +25,4 @@ mod text;
 pub mod uninstall;
 pub mod versions;
 
-pub use weir_cluster::damper;
+pub use weir_runtime::damper;

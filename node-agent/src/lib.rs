@@ -25,4 +25,4 @@ pub mod run;
 pub mod socket;
 pub mod taint;
 
-pub use weir_cluster::{health, stop};
+pub use weir_runtime::{health, stop};

@@ -12,7 +12,7 @@ use axum::{Json, Router};
 use kube::Api;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::time::sleep;
-use weir_cni::agent::REPORT_SOCKET;
+use weir_protocol::agent::REPORT_SOCKET;
 
 use crate::args::RunArgs;
 use crate::events::{self, Events};
@@ -54,7 +54,7 @@ struct Lister {
 
 /// Makes clients of the API server. Where none is configured, the agent does what it can without one.
 pub async fn connector() -> Connect {
-    weir_cluster::connect::infer().await.unwrap_or_else(|reason| Arc::new(move || Err(reason.clone())))
+    weir_runtime::connect::infer().await.unwrap_or_else(|reason| Arc::new(move || Err(reason.clone())))
 }
 
 /// Puts the parts together.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch as channel;
-use weir_cluster::Cache;
+use weir_runtime::Cache;
 
 #[cfg(test)]
 pub(crate) use self::object::facts;

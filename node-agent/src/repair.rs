@@ -25,8 +25,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
-use weir_cni::kernel::Backend;
-use weir_cni::pod::Decision;
+use weir_kernel::namespace::Backend;
+use weir_protocol::decision::Decision;
 
 pub use self::act::{Action, Actor, Fallback};
 pub use self::budget::{Budget, Exhausted, Limits};

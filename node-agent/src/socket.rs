@@ -24,8 +24,8 @@ use tokio::net::UnixStream;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tracing::{debug, warn};
-use weir_cni::agent::{Answer, QUESTION_MAX_BYTES, Question, VERSION};
-use weir_cni::pod::Decision;
+use weir_protocol::agent::{Answer, QUESTION_MAX_BYTES, Question, VERSION};
+use weir_protocol::decision::Decision;
 
 pub use self::listen::Bound;
 pub use self::reports::{Attachment, Attachments, Reports};

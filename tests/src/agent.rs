@@ -7,7 +7,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use iptables_rules::netns;
+use weir_kernel::netns;
 
 use crate::runtime::{Runtime, children};
 

@@ -8,16 +8,12 @@
 //! segment.rs ── TCP segments that no socket would send
 //! topology.rs ─ a pod, its peer and its guest as namespaces
 //! webhook.rs ──── the real admission webhook, asked as an API server asks it
-//! apiserver.rs ── a Kubernetes API server that keeps objects, and misbehaves when told to
-//! hook.rs ─────── an admission webhook of a test's own making
 //! conformance.rs ─ Istio's injector cases, read and compared
 //! ```
 
 pub mod agent;
-pub mod apiserver;
 pub mod conformance;
 pub mod cri;
-pub mod hook;
 pub mod image;
 pub mod kubelet;
 pub mod runtime;

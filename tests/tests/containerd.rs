@@ -10,11 +10,12 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use iptables_rules::{CaptureConfig, netns, nft, plan};
+use iptables_rules::{CaptureConfig, plan};
 use serde_json::{Value, json};
+use weir_apiserver::ApiServer;
+use weir_kernel::{netns, nft};
 use weir_lab::{dial, envoy};
 use weir_tests::agent::{Agent, NODE, until};
-use weir_tests::apiserver::ApiServer;
 use weir_tests::cri::{self, Container, ExecOutput, Mount, PodSandboxConfig};
 use weir_tests::image::Image;
 use weir_tests::runtime::{BUSYBOX, Release, Runtime};

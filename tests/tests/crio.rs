@@ -8,10 +8,11 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::Command;
 
-use iptables_rules::{CaptureConfig, netns, nft, plan};
+use iptables_rules::{CaptureConfig, plan};
 use serde_json::{Value, json};
+use weir_apiserver::ApiServer;
+use weir_kernel::{netns, nft};
 use weir_tests::agent::{self, Agent, NODE, until};
-use weir_tests::apiserver::ApiServer;
 use weir_tests::cri::Container;
 use weir_tests::runtime::{BUSYBOX, Release, Runtime};
 

@@ -6,8 +6,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use iptables_rules::{CaptureConfig, netns, nft, plan};
+use iptables_rules::{CaptureConfig, plan};
 use serde_json::{Value, json};
+use weir_kernel::{netns, nft};
 use weir_tests::cri::{Container, ContainerState, PodSandboxConfig};
 use weir_tests::kubelet::{self, Kubelet};
 use weir_tests::runtime::{Release, Runtime};

@@ -20,13 +20,13 @@ fn survives_a_kill_and_a_reboot(release: Release) {
 
     runtime.kill_daemon().unwrap();
     runtime.wait_for_network().unwrap();
-    assert!(iptables_rules::netns::within(&netns(), || ()).is_ok(), "a pod goes on without the daemon");
+    assert!(weir_kernel::netns::within(&netns(), || ()).is_ok(), "a pod goes on without the daemon");
 
     runtime.power_off().unwrap();
     runtime.power_on().unwrap();
     runtime.wait_for_network().unwrap();
     assert_eq!(runtime.cri.sandboxes().unwrap(), std::slice::from_ref(&id), "the daemon remembers the pod");
-    assert!(iptables_rules::netns::within(&netns(), || ()).is_err(), "but its namespace is gone");
+    assert!(weir_kernel::netns::within(&netns(), || ()).is_err(), "but its namespace is gone");
     let second = runtime.cri.run_pod_sandbox(&runtime.pod("after", [])).unwrap();
     for id in [id, second] {
         runtime.cri.stop_pod_sandbox(&id).unwrap();

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use weir_cluster::duration;
+use weir_runtime::duration;
 
 /// Adds the Istio sidecar to pods, as a mutating admission webhook.
 #[derive(Debug, Parser)]

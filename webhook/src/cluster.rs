@@ -20,9 +20,9 @@ mod parts;
 use std::sync::Arc;
 
 use tokio::sync::watch;
-use weir_cluster::Connect;
-use weir_cluster::events::{self, Events, Reporter};
-use weir_cluster::stop::Stop;
+use weir_runtime::Connect;
+use weir_runtime::events::{self, Events, Reporter};
+use weir_runtime::stop::Stop;
 
 use self::bundle::{Refresh, Trust};
 pub use self::connect::{Settings, SettingsError};
@@ -61,7 +61,7 @@ pub async fn start(
     parts: &mut Parts,
 ) -> Result<(), String> {
     let Settings { kubeconfig, namespace, replica, revision, interval, ca, bundle, ca_file, followed } = settings;
-    let connect = weir_cluster::connect::connector(kubeconfig.as_deref()).await?;
+    let connect = weir_runtime::connect::connector(kubeconfig.as_deref()).await?;
     let (events, teller) = metrics.with_registry(|registry| events::channel(registry, "weir_webhook"));
     let reporter = Reporter { controller: "weir-webhook".to_owned(), instance: Some(replica.clone()) };
     let context = Context {

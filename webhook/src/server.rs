@@ -1,4 +1,4 @@
-//! The admission server around [`crate::inject`].
+//! The admission server around [`weir_injector::inject`].
 //!
 //! ```text
 //! flags ──args──▶ config ──▶ certificate, files  (watch: re-read, last good kept)
@@ -39,11 +39,10 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 use tracing::{error, info, warn};
 
-use weir_cluster::health::Weight;
+use weir_runtime::health::Weight;
 
 use crate::args::ListenAddr;
 use crate::cluster::{self, Parts};
-use crate::inject;
 use clients::Clients;
 use config::{ClientFile, Config};
 use gate::Gate;
@@ -57,6 +56,7 @@ use router::App;
 use tell::tell;
 use tls::{Served, ServerCert};
 use watch::{Look, Watched};
+use weir_injector::inject;
 
 /// Why the server did not start.
 #[derive(Debug, thiserror::Error)]

@@ -5,9 +5,9 @@ use std::hint::black_box;
 
 use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
-use weir_webhook::inject::{InjectRequest, Outcome, inject};
+use weir_injector::inject::{InjectRequest, Outcome, inject};
+use weir_injector::settings::{NativeSidecars, Settings};
 use weir_webhook::server::review::answer;
-use weir_webhook::settings::{NativeSidecars, Settings};
 
 /// Containers, and variables of each.
 const SIZES: [(usize, usize); 6] = [(1, 0), (1, 10), (10, 10), (50, 10), (1, 2000), (50, 40)];

@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 
-use weir_webhook::inject::selection::Installation;
-use weir_webhook::inject::selection::objects::{Serving, Target};
+use weir_injector::inject::selection::Installation;
+use weir_injector::inject::selection::objects::{Serving, Target};
 
 use super::*;
 

@@ -16,7 +16,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
-use weir_webhook::inject::selection::{INJECTION, REVISION};
+use weir_injector::inject::selection::{INJECTION, REVISION};
 
 use self::read::{Ask, Reader};
 use super::snapshot::{Home, Interest, Keeper, Places, Report, Snapshot};

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use serde_json::{Map, Value, json};
-use weir_webhook::inject::finish::status::{InjectionStatus, STATUS};
+use weir_injector::inject::finish::status::{InjectionStatus, STATUS};
 
 /// The namespaces of an installation.
 #[derive(Debug, Clone)]

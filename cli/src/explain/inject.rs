@@ -11,12 +11,12 @@ use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 use serde_json::{Map, Value};
-use weir_webhook::inject::decision::{Decided, Decision, DecisionSettings, decide};
-use weir_webhook::inject::finish::status::InjectionStatus;
-use weir_webhook::inject::selection::{Admission, Installation, Labels, namespace_labels};
-use weir_webhook::inject::uninject::uninject;
-use weir_webhook::inject::{InjectRequest, Outcome, inject};
-use weir_webhook::settings::{NativeSidecars, Settings};
+use weir_injector::inject::decision::{Decided, Decision, DecisionSettings, decide};
+use weir_injector::inject::finish::status::InjectionStatus;
+use weir_injector::inject::selection::{Admission, Installation, Labels, namespace_labels};
+use weir_injector::inject::uninject::uninject;
+use weir_injector::inject::{InjectRequest, Outcome, inject};
+use weir_injector::settings::{NativeSidecars, Settings};
 
 use crate::failure::{Failure, both};
 use crate::files::{self, Source};

@@ -1,8 +1,8 @@
 //! Explanations as data. The shape is for other programs: names stay, fields are only added.
 
-use iptables_rules::live::Standing;
 use iptables_rules::trace::{Effect, Entry, Fate, Packet, Stage, Step, Trace, Verdict};
 use serde_json::{Value, json};
+use weir_kernel::live::Standing;
 
 use super::packet::Question;
 use super::summary::{self, Summary};

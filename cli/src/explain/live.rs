@@ -3,10 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use iptables_rules::config::Group;
-use iptables_rules::live::{self, Live, LiveError, Standing};
 use iptables_rules::ruleset::{Match, Reason};
 use iptables_rules::trace::{Chains, Condition};
-use iptables_rules::{CaptureConfig, RuleSet, names, netns};
+use iptables_rules::{CaptureConfig, RuleSet, names};
+use weir_kernel::live::{self, Live, LiveError, Standing};
+use weir_kernel::netns;
 
 use super::packet::Pod;
 use crate::failure::Failure;

@@ -57,7 +57,7 @@ fn read(agent: &Value, environment: &Value) -> Result<Release, Failure> {
     if let Some(secrets) = pod.get("imagePullSecrets") {
         values["images"]["pullSecrets"] = secrets.clone();
     }
-    Release::new(weir_webhook::inject::selection::objects::NAMESPACE.to_owned(), values)
+    Release::new(weir_injector::inject::selection::objects::NAMESPACE.to_owned(), values)
 }
 
 #[cfg(test)]

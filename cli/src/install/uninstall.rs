@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use clap::Args;
 use serde_json::Value;
-use weir_webhook::inject::selection::objects::{NODE_NAMESPACE, REVISION_LABEL, TAG_LABEL, with_revision};
+use weir_injector::inject::selection::objects::{NODE_NAMESPACE, REVISION_LABEL, TAG_LABEL, with_revision};
 
 use super::{OTHERWISE, WaitArgs, apply_all, confirmed, named, node, rollout, say};
 use crate::chart::SettingsArgs;

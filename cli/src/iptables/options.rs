@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use iptables_rules::CaptureConfig;
 use iptables_rules::annotations::Setting;
-use iptables_rules::backend::{Backend, Visibility};
 use iptables_rules::config::{CidrSelection, PortSelection};
 use iptables_rules::names::{annotation, variable};
 use iptables_rules::ports;
-use iptables_rules::restore::apply::Variant;
+use weir_kernel::backend::{Backend, Visibility};
+use weir_kernel::iptables::Variant;
 
 /// One option.
 pub(crate) struct Opt {

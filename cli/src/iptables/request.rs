@@ -5,10 +5,10 @@ use std::fmt;
 use std::net::IpAddr;
 
 use iptables_rules::annotations::{AnnotationError, Source, combine_owner_groups};
-use iptables_rules::backend::{Backend, Method};
 use iptables_rules::config::{DnsCapture, Ipv6Policy};
 use iptables_rules::names::{PROXY_ID, variable};
 use iptables_rules::{CaptureConfig, RuleSet, plan};
+use weir_kernel::backend::{Backend, Method};
 
 use super::args::IptablesArgs;
 use super::options::{Draft, Ipv6, OPTIONS};

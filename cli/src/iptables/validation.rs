@@ -17,10 +17,10 @@ mod probe;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use iptables_rules::backend::{self, Place};
 use iptables_rules::config::{InterceptionMode, Ipv6Policy};
-use iptables_rules::nft;
-use iptables_rules::trace::{Chains, Entry, Packet, State, Transport};
+use iptables_rules::trace::{Entry, Packet, State, Transport};
+use weir_kernel::backend::{self, Place};
+use weir_kernel::nft;
 use weir_lab::User;
 
 use self::checks::{Check, Direction, Situation};
@@ -142,8 +142,7 @@ fn from_outside(request: &Request) -> Result<Vec<String>, String> {
     for (family, address) in families {
         let Ok(address) = address.parse::<IpAddr>() else { continue };
         let packet = arriving(address, request.draft.probe_port);
-        let (planned, found) =
-            (request.rules.trace(&packet).fate, Chains::programmed(&held, address).trace(&packet).fate);
+        let (planned, found) = (request.rules.trace(&packet).fate, nft::chains(&held, address).trace(&packet).fate);
         if planned != found {
             findings
                 .push(format!("inbound, from outside, {family}: the rules lead to {found:?} instead of {planned:?}"));

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use serde_json::{Map, Value};
-use weir_webhook::inject::{InjectRequest, Workload};
+use weir_injector::inject::{InjectRequest, Workload};
 
 use super::stream::Document;
 

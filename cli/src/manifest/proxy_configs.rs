@@ -1,7 +1,7 @@
 //! ProxyConfig resources that stand in a stream beside the pods that they are about.
 
 use serde_json::{Value, json};
-use weir_webhook::settings::ProxyConfigResources;
+use weir_injector::settings::ProxyConfigResources;
 
 use super::stream;
 

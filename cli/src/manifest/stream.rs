@@ -3,7 +3,7 @@
 use std::fmt;
 
 use serde_json::Value;
-use weir_webhook::yaml;
+use weir_injector::yaml;
 
 /// One document, untouched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

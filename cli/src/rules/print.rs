@@ -3,7 +3,8 @@
 use std::fmt::{self, Write as _};
 
 use iptables_rules::restore::{RestoreFamily, restore_text};
-use iptables_rules::{RuleSet, nft, plan};
+use iptables_rules::{RuleSet, plan};
+use weir_kernel::nft;
 
 use super::subject::{Capture, Subject};
 

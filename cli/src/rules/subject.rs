@@ -7,9 +7,9 @@ use iptables_rules::CaptureConfig;
 use iptables_rules::annotations::ProxySpec;
 use iptables_rules::names::annotation;
 use serde_json::Value;
-use weir_webhook::inject::{Outcome, SkipReason, inject};
-use weir_webhook::settings::Settings;
-use weir_webhook::yaml;
+use weir_injector::inject::{Outcome, SkipReason, inject};
+use weir_injector::settings::Settings;
+use weir_injector::yaml;
 
 use crate::inject::denials;
 use crate::manifest::pods::PodHolder;

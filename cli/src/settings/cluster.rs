@@ -14,8 +14,8 @@ use k8s_openapi::api::core::v1::{ConfigMap, Node};
 use kube::Api;
 use kube::api::ListParams;
 use serde_json::Value;
-use weir_webhook::settings::Nodes;
-use weir_webhook::yaml;
+use weir_injector::settings::Nodes;
+use weir_injector::yaml;
 
 use crate::cluster::{Cluster, ConnectArgs, PAGE, listed};
 use crate::failure::{Failure, both};

@@ -3,8 +3,8 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
-use weir_webhook::inject::selection::Installation;
-use weir_webhook::inject::selection::objects::{NODE_NAMESPACE, REVISION_LABEL, Serving};
+use weir_injector::inject::selection::Installation;
+use weir_injector::inject::selection::objects::{NODE_NAMESPACE, REVISION_LABEL, Serving};
 
 use crate::chart::{Release, defaults};
 use crate::failure::Failure;

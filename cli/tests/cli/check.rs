@@ -8,9 +8,9 @@ use std::path::PathBuf;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
-use weir_tests::apiserver::tls::Authority;
-use weir_tests::apiserver::{ApiServer, Trouble, When};
-use weir_tests::hook::{Answer, Hook};
+use weir_apiserver::hook::{Answer, Hook};
+use weir_apiserver::tls::Authority;
+use weir_apiserver::{ApiServer, Trouble, When};
 
 use crate::fixture::{Fixture, plain_pod};
 use crate::run::{Run, weir};

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use weir_injector::yaml;
 use weir_tests::conformance::{Case, Suite, difference, documents, normalised};
-use weir_webhook::yaml;
 
 use crate::run::{file, weir};
 

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use iptables_rules::config::{DnsCapture, InterceptionMode};
 use iptables_rules::restore::{RestoreFamily, restore_text};
-use iptables_rules::{CaptureConfig, nft, plan, route};
+use iptables_rules::{CaptureConfig, plan};
 use serde_json::{Value, json};
+use weir_kernel::{nft, route};
 use weir_lab::{Netns, process};
 
 use crate::run::{Run, weir};

@@ -1,7 +1,7 @@
 //! `weir inject`.
 
 use serde_json::{Value, json};
-use weir_webhook::yaml;
+use weir_injector::yaml;
 
 use crate::run::{containers, documents, file, inject, weir};
 

@@ -10,7 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use weir_tests::apiserver::{ApiServer, real_or_skip};
+use weir_apiserver::{ApiServer, real_or_skip};
 
 use crate::run::{Run, weir};
 

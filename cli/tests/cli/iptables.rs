@@ -1,8 +1,8 @@
 //! `weir iptables` as init containers and scripts run it. What it does to a namespace is tested with the traffic tests.
 
 use serde_json::Value;
+use weir_injector::yaml;
 use weir_tests::conformance::{Suite, documents};
-use weir_webhook::yaml;
 
 use crate::run::weir;
 

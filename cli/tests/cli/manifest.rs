@@ -5,7 +5,7 @@ use std::process::Command;
 
 use clap::Parser as _;
 use serde_json::Value;
-use weir_webhook::yaml;
+use weir_injector::yaml;
 
 use crate::run::weir;
 

@@ -2,8 +2,9 @@
 
 use iptables_rules::annotations::ProxySpec;
 use iptables_rules::restore::{RestoreFamily, restore_text};
-use iptables_rules::{CaptureConfig, RuleSet, nft, plan};
+use iptables_rules::{CaptureConfig, RuleSet, plan};
 use serde_json::{Value, json};
+use weir_kernel::nft;
 
 use crate::run::{documents, inject, weir};
 

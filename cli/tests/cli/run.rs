@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use serde_json::Value;
-use weir_webhook::yaml;
+use weir_injector::yaml;
 
 /// What a run left.
 #[derive(Debug)]

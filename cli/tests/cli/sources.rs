@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use weir_tests::apiserver::{ApiServer, Trouble, When};
+use weir_apiserver::{ApiServer, Trouble, When};
 
 use crate::run::{documents, file, inject, weir};
 

@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, connect, send, socket};
 
-use super::{ANSWER_MAX_BYTES, Agent, Answer, Question};
+use weir_protocol::agent::{ANSWER_MAX_BYTES, Agent, Answer, Question};
 
 /// A full queue of connections cannot be waited for; it is tried again so often.
 const RETRY: Duration = Duration::from_millis(10);

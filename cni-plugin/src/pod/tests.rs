@@ -5,9 +5,11 @@ use proptest::prelude::*;
 use iptables_rules::config::InterceptionMode;
 use iptables_rules::names::annotation;
 
-use super::decision::{OVERRIDES, PROXY_CONFIG, TEMPLATES};
+use weir_protocol::decision::{DISABLE_ENVOY, ProxyFacts, SpecFacts};
+use weir_protocol::decision::{OVERRIDES, PROXY_CONFIG, TEMPLATES};
+
 use super::*;
-use crate::version::Verb;
+use weir_protocol::version::Verb;
 
 const SIDECAR: &str =
     r#"{"initContainers":["istio-validation"],"containers":["istio-proxy"],"volumes":[],"revision":"default"}"#;

@@ -9,6 +9,7 @@ use super::Source;
 use crate::CaptureConfig;
 use crate::config::{DnsCapture, Group, InterceptionMode, InterfaceName, Ipv6Policy, MAX_INCLUDED_GROUPS, OwnerGroups};
 use crate::names::{annotation, port, variable};
+use crate::text::shorten;
 use crate::{cidrs, ports};
 
 /// One setting of a pod.
@@ -220,7 +221,7 @@ fn list<T: Clone + Eq + Hash>(text: &str, parse: fn(&str) -> Result<T, &'static 
     for element in text.split(',').map(str::trim).filter(|element| !element.is_empty()) {
         match parse(element) {
             Ok(value) => values.extend(seen.insert(value.clone()).then_some(value)),
-            Err(reason) => faults.push(format!("'{}' {reason}", super::shorten(element))),
+            Err(reason) => faults.push(format!("'{}' {reason}", shorten(element))),
         }
     }
     if faults.is_empty() { Ok(values) } else { Err(faults) }

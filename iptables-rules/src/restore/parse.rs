@@ -13,31 +13,31 @@ use crate::ruleset::{Action, Match, Position, Protocol, Table};
 
 /// What a line of text says about a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Line<'a> {
+pub struct Line<'a> {
     /// Table whose section the line stands in.
-    pub(crate) table: Table,
+    pub table: Table,
     /// Chain, whoever's it is.
-    pub(crate) chain: &'a str,
+    pub chain: &'a str,
     /// Append or insert.
-    pub(crate) position: Position,
+    pub position: Position,
     /// The words of the rule, as they stand there.
-    pub(crate) spec: &'a str,
+    pub spec: &'a str,
     /// The rule; `None` where it is none of ours.
-    pub(crate) rule: Option<Parsed>,
+    pub rule: Option<Parsed>,
 }
 
 /// Conditions and action of a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Parsed {
+pub struct Parsed {
     /// Conditions in the order of the text.
-    pub(crate) matches: Vec<Match>,
+    pub matches: Vec<Match>,
     /// What happens then.
-    pub(crate) action: Action,
+    pub action: Action,
 }
 
 impl Line<'_> {
     /// Whether a word of the rule is followed by another one.
-    pub(crate) fn has(&self, word: &str, next: impl Fn(&str) -> bool) -> bool {
+    pub fn has(&self, word: &str, next: impl Fn(&str) -> bool) -> bool {
         let mut after = Words(self.spec).skip_while(|&found| found != word).skip(1);
         after.next().is_some_and(next)
     }
@@ -45,15 +45,15 @@ impl Line<'_> {
 
 /// A text as a whole.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Text<'a> {
+pub struct Text<'a> {
     /// Chains that exist or are created, built-in ones too.
-    pub(crate) chains: Vec<(Table, &'a str)>,
+    pub chains: Vec<(Table, &'a str)>,
     /// Rules in the order of the text.
-    pub(crate) lines: Vec<Line<'a>>,
+    pub lines: Vec<Line<'a>>,
 }
 
 /// Reads a text. What is in tables that we do not use is passed over.
-pub(crate) fn parse(text: &str) -> Text<'_> {
+pub fn parse(text: &str) -> Text<'_> {
     let mut parsed = Text::default();
     let mut table = None;
     for line in text.lines().map(str::trim) {
@@ -83,7 +83,7 @@ fn rule_line<'a>(table: Table, chain: &'a str, position: Position, spec: &'a str
 }
 
 /// Words of a rule; a word in quotes may hold spaces.
-pub(crate) struct Words<'a>(pub(crate) &'a str);
+pub struct Words<'a>(pub &'a str);
 
 impl<'a> Iterator for Words<'a> {
     type Item = &'a str;
@@ -122,7 +122,7 @@ fn rule(spec: &str) -> Option<Parsed> {
 }
 
 /// A condition from its option and the module that was named before; `None` for one that plans do not use.
-pub(crate) fn condition(option: &str, value: &str, module: &str, negated: bool) -> Option<Match> {
+pub fn condition(option: &str, value: &str, module: &str, negated: bool) -> Option<Match> {
     let plain = |condition: Match| (!negated).then_some(condition);
     match option {
         "-p" if value == "tcp" => plain(Match::Protocol(Protocol::Tcp)),
@@ -150,7 +150,7 @@ pub(crate) fn condition(option: &str, value: &str, module: &str, negated: bool) 
 }
 
 /// An action from the words behind `-j`; `None` for one that plans do not use.
-pub(crate) fn action<'a>(mut words: impl Iterator<Item = &'a str>) -> Option<Action> {
+pub fn action<'a>(mut words: impl Iterator<Item = &'a str>) -> Option<Action> {
     let target = words.next()?;
     let options: Vec<&str> = words.collect();
     let action = match (target, options.as_slice()) {

@@ -87,7 +87,7 @@ pub enum Effect {
 
 impl Chains {
     /// Adds an empty chain, and gives its place.
-    pub(super) fn add(&mut self, table: &str, name: &str) -> usize {
+    pub fn add(&mut self, table: &str, name: &str) -> usize {
         let known = self.chains.iter().position(|chain| chain.table == table && chain.name == name);
         known.unwrap_or_else(|| {
             self.chains.push(Chain {
@@ -101,7 +101,7 @@ impl Chains {
     }
 
     /// Adds an entry. Where priorities are equal, the one that came first stays first.
-    pub(super) fn enter(&mut self, base: Base) {
+    pub fn enter(&mut self, base: Base) {
         self.bases.push(base);
         self.bases.sort_by_key(|base| base.priority);
     }

@@ -13,7 +13,7 @@ use crate::ruleset::{Match, Reason, Table};
 impl Chains {
     /// Adds the reasons of rules in chains of the mesh, and of those that lead there.
     #[must_use]
-    pub(super) fn with_reasons(mut self) -> Self {
+    pub fn with_reasons(mut self) -> Self {
         for chain in &mut self.chains {
             let (table, name) = place(chain);
             let reasons: Vec<_> = (0..chain.rules.len()).map(|at| reason(table, name, &chain.rules, at)).collect();

@@ -7,7 +7,7 @@ use clap::{ArgAction, Args};
 
 use crate::repair::{Fallback, Limits, Places};
 use crate::taint::{ISTIO_TAINT, TAINT};
-use weir_cluster::duration;
+use weir_runtime::duration;
 
 /// Records of containers: containerd, k3s and k0s, MicroK8s, CRI-O (of a sandbox that runs, and of one from before a restart).
 const RUNTIME_DIRS: &str = "/run/containerd/io.containerd.runtime.v2.task/k8s.io,\

@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
-use weir_cni::entry::PLUGIN_TYPE;
+use weir_protocol::entry::PLUGIN_TYPE;
 
 use super::disk::{self, Attributes, Disk, Name, Stamp, TEMPORARY};
 

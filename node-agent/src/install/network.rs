@@ -4,8 +4,8 @@
 use std::borrow::Cow;
 
 use serde_json::Value;
-use weir_cni::entry::PLUGIN_TYPE;
-use weir_cni::version::CniVersion;
+use weir_protocol::entry::PLUGIN_TYPE;
+use weir_protocol::version::CniVersion;
 
 use super::text;
 

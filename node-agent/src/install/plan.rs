@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
-use weir_cni::entry::{PLUGIN_TYPE, PluginEntry};
+use weir_protocol::entry::{PLUGIN_TYPE, PluginEntry};
 
 use super::finding::Finding;
 

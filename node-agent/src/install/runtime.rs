@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
-use weir_cni::netconf::CAPABILITY;
+use weir_protocol::entry::CAPABILITY;
 
 use super::disk::{Disk, Stamp};
 

@@ -1,6 +1,6 @@
 //! What flags ask for, checked against each other.
 
-use weir_cni::entry::PluginEntry;
+use weir_protocol::entry::PluginEntry;
 
 use super::network::ending;
 use super::plan::Placement;

@@ -8,7 +8,7 @@ use serde::Serialize as _;
 use serde_json::ser::{PrettyFormatter, Serializer};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
-use weir_cni::entry::PLUGIN_TYPE;
+use weir_protocol::entry::PLUGIN_TYPE;
 
 /// Top-level keys of a configuration, values as text. Of a repeated key the last one counts, as in the runtimes' library.
 pub(crate) type Keys<'a> = BTreeMap<String, &'a RawValue>;

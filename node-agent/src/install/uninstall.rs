@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
-use weir_cni::STATUS_SEEN;
-use weir_cni::agent::REPORT_SOCKET;
-use weir_cni::entry::PLUGIN_TYPE;
+use weir_protocol::agent::REPORT_SOCKET;
+use weir_protocol::entry::PLUGIN_TYPE;
+use weir_protocol::entry::STATUS_SEEN;
 
 use super::binary;
 use super::discover::{self, Places};

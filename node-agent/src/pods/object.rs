@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use kube::core::{NamespaceResourceScope, ObjectMeta, Resource};
 use serde::Deserialize;
 use serde_json::Value;
-use weir_cni::pod::{Decision, ProxyFacts, SkipReason, SpecFacts, capture_variables, decide};
+use weir_protocol::decision::{Decision, ProxyFacts, SkipReason, SpecFacts, capture_variables, decide};
 
 /// The kubelet's own id of a pod from a file; `K8S_POD_UID` is that, and not the uid of its mirror in the API.
 const CONFIG_HASH: &str = "kubernetes.io/config.hash";
@@ -255,7 +255,7 @@ pub(crate) fn facts(pod: Value) -> PodFacts {
 #[cfg(test)]
 mod tests {
     use serde_json::json;
-    use weir_cni::pod::Source;
+    use weir_protocol::decision::Source;
 
     use super::*;
 

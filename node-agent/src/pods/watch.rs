@@ -1,8 +1,8 @@
 //! The watch that fills the cache.
 
 use kube::Api;
-pub use weir_cluster::Connect;
-use weir_cluster::Follower as Generic;
+pub use weir_runtime::Connect;
+use weir_runtime::Follower as Generic;
 
 use super::{PodFacts, PodObject, Pods};
 use crate::stop::Stop;

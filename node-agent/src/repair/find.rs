@@ -13,9 +13,9 @@ use std::io::Read as _;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use iptables_rules::netns;
 use serde::Deserialize;
 use serde_json::Value;
+use weir_kernel::netns;
 
 use super::inspect::addresses;
 use crate::pods::PodFacts;
@@ -324,12 +324,12 @@ mod tests {
             runtime_dirs: vec!["/run/task".into()],
         };
         let attachments = Attachments::default();
-        attachments.learn(&weir_cni::agent::Report {
+        attachments.learn(&weir_protocol::agent::Report {
             v: 1,
             verb: "ADD".to_owned(),
             uid: UID.to_owned(),
             netns: "/proc/99/ns/net".to_owned(),
-            ..weir_cni::agent::Report::default()
+            ..weir_protocol::agent::Report::default()
         });
         let pod = facts(json!({
             "metadata": {"uid": UID, "annotations": {"sidecar.istio.io/status": "{}"}},

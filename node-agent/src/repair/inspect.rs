@@ -8,9 +8,10 @@ use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use iptables_rules::netns::{self, NetnsError};
-use iptables_rules::{RuleSet, nft, xtables};
-use weir_cni::kernel::{self, Backend, KernelError};
+use iptables_rules::RuleSet;
+use weir_kernel::namespace::{self, Backend, KernelError};
+use weir_kernel::netns::{self, NetnsError};
+use weir_kernel::{nft, xtables};
 
 /// The namespaces that are never entered: the node's, and our own.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -77,7 +78,7 @@ pub fn visit(
             Err(error) => Visit::Unreadable(error.to_string()),
             Ok(condition @ (Condition::InPlace | Condition::Foreign(_))) => Visit::Seen(condition),
             Ok(condition) if !mend() => Visit::Seen(condition),
-            Ok(condition) => match kernel::install_here(rules, backend) {
+            Ok(condition) => match namespace::install_here(rules, backend) {
                 Ok(_) => Visit::Mended(condition),
                 Err(error) => Visit::Failed(condition, error.to_string()),
             },
@@ -112,7 +113,7 @@ pub(super) fn addresses() -> HashSet<IpAddr> {
 }
 
 fn condition(rules: &RuleSet, backend: Backend) -> Result<Condition, KernelError> {
-    let differences = kernel::differences_here(rules, backend)?;
+    let differences = namespace::differences_here(rules, backend)?;
     if differences.is_empty() {
         return Ok(Condition::InPlace);
     }

@@ -11,8 +11,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
-use weir_cni::agent::{OUTCOMES, Outcome, Report, VERSION};
-use weir_cni::version::Verb;
+use weir_protocol::agent::{OUTCOMES, Outcome, Report, VERSION};
+use weir_protocol::version::Verb;
 
 use super::listen::{self, Bound};
 use crate::metrics::Metrics;

@@ -12,8 +12,8 @@ use weir_agent::install::disk::RealDisk;
 use weir_agent::install::pass::{Installer, Mode, Outcome};
 use weir_agent::install::plan::{self, Facts, File, Listing, Placement, Plan, STANDALONE_NAME, Step, Wanted};
 use weir_agent::install::uninstall;
-use weir_cni::entry::PluginEntry;
-use weir_cni::version::CniVersion;
+use weir_protocol::entry::PluginEntry;
+use weir_protocol::version::CniVersion;
 
 use crate::node::Node;
 

@@ -6,9 +6,10 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use weir_cni::agent::{Agent as Client, Answer, Outcome, Question, Report, ask};
+use weir_apiserver::ApiServer;
+use weir_cni::agent::ask;
 use weir_lab::{http, privilege};
-use weir_tests::apiserver::ApiServer;
+use weir_protocol::agent::{Agent as Client, Answer, Outcome, Question, Report};
 
 use crate::follow::until;
 use crate::repair::{inside, object, pod_netns, ruleset};
@@ -116,7 +117,7 @@ async fn serves_a_node_from_its_pods_to_its_metrics() {
         netns,
         ..Report::default()
     };
-    report.send(&agent.client());
+    weir_cni::agent::send(&report, &agent.client());
     // What is unreachable is looked at again when something is new.
     server.put("pods", {
         let mut pod = server.get("pods", "shop", "web").unwrap();

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use weir_agent::pods::{Connect, Follower, Pods};
 use weir_agent::stop::{self, Stopper};
-use weir_tests::apiserver::{ApiServer, Trouble, When};
+use weir_apiserver::{ApiServer, Trouble, When};
 
 /// Longer than anything here should take.
 const BOUND: Duration = Duration::from_mins(1);

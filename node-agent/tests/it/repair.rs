@@ -13,10 +13,10 @@ use weir_agent::pods::{PodFacts, Pods};
 use weir_agent::repair::{Actor, Counts, Fallback, Limits, Places, Repairer, Settings, State, States};
 use weir_agent::socket::Attachments;
 use weir_agent::stop;
-use weir_cni::agent::Report;
-use weir_cni::kernel::Backend;
+use weir_apiserver::ApiServer;
+use weir_kernel::namespace::Backend;
 use weir_lab::{Netns, privilege};
-use weir_tests::apiserver::ApiServer;
+use weir_protocol::agent::Report;
 
 use crate::follow::{connect, follow, until};
 

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use weir_agent::health::{Health, Weight};
 use weir_agent::stop;
 use weir_agent::taint::{ISTIO_TAINT, TAINT, Tainter};
-use weir_tests::apiserver::{ApiServer, Trouble, When};
+use weir_apiserver::{ApiServer, Trouble, When};
 
 use crate::follow::{connect, until};
 

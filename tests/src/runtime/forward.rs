@@ -9,7 +9,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use iptables_rules::netns;
+use weir_kernel::netns;
 
 /// A forwarded port, until it is dropped; connections that are open then go on.
 #[derive(Debug)]

@@ -6,8 +6,9 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use iptables_rules::{CaptureConfig, nft, plan};
+use iptables_rules::{CaptureConfig, plan};
 use serde_json::{Value, json};
+use weir_kernel::nft;
 use weir_lab::{Netns, http};
 
 use super::cluster::{Cluster, on_both, until};

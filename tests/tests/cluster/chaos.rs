@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use weir_tests::apiserver::{Trouble, When};
+use weir_apiserver::{Trouble, When};
 
 use super::cluster::{Cluster, on_both, until};
 use super::load::{Load, Tally, storm};

@@ -10,8 +10,8 @@ use std::process::Command;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
-use weir_tests::apiserver::tls::{Authority, Pair};
-use weir_tests::hook::{Answer, Hook};
+use weir_apiserver::hook::{Answer, Hook};
+use weir_apiserver::tls::{Authority, Pair};
 
 use super::cluster::{Cluster, on_both, until};
 use super::kubectl::Kubectl;

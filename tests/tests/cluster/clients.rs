@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
-use weir_tests::apiserver::tls::Authority;
+use weir_apiserver::tls::Authority;
 
 use super::cluster::{Cluster, on_both, until};
 use super::kubectl::Kubectl;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
-use weir_tests::apiserver::{ApiServer, Real, User, kubeconfig, real_or_skip};
+use weir_apiserver::{ApiServer, Real, User, kubeconfig, real_or_skip};
 
 /// Far longer than anything here takes; a bound, never a measure.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(1);

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use serde_json::{Value, json};
-use weir_tests::apiserver::tls::Authority;
-use weir_tests::hook::{Answer, Hook};
+use weir_apiserver::hook::{Answer, Hook};
+use weir_apiserver::tls::Authority;
 
 use super::cluster::{Cluster, on_both};
 use super::mesh::{Mesh, NAMESPACE};

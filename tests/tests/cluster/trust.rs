@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use weir_tests::apiserver::tls::Authority;
+use weir_apiserver::tls::Authority;
 
 use super::chaos::{SHOP, scale, told};
 use super::cluster::{Cluster, on_both, until};

@@ -8,10 +8,11 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::ensure;
-use iptables_rules::{RuleSet, netns, nft};
+use iptables_rules::RuleSet;
 use serde_json::json;
+use weir_apiserver::ApiServer;
+use weir_kernel::{netns, nft};
 use weir_tests::agent::{self, Agent};
-use weir_tests::apiserver::ApiServer;
 use weir_tests::cri::{self, LoadedPlugin};
 use weir_tests::runtime::{Forward, Release, Runtime};
 

@@ -1,7 +1,7 @@
 //! Whether what was foretold of a packet is what was seen of it.
 
-use iptables_rules::live::Live;
 use iptables_rules::trace::{Fate, Trace};
+use weir_kernel::live::Live;
 use weir_lab::Sighting;
 
 use crate::fire::{Arrival, Fired};

@@ -22,7 +22,8 @@ mod world;
 
 use iptables_rules::config::InterceptionMode;
 use iptables_rules::trace::Fate;
-use iptables_rules::{CaptureConfig, RuleSet, live, nft, plan, restore};
+use iptables_rules::{CaptureConfig, RuleSet, plan, restore};
+use weir_kernel::{live, nft};
 use weir_tests::privileged;
 
 use draw::Draw;
@@ -52,7 +53,9 @@ impl Backend {
         let result = world.pod.run(move || match self {
             Self::Nft => nft::apply(&rules).map(drop).map_err(|error| error.to_string()),
             Self::Visible => nft::visible::apply(&rules, false).map(drop).map_err(|error| error.to_string()),
-            Self::Iptables => restore::apply::apply(&rules, None, false).map(drop).map_err(|error| error.to_string()),
+            Self::Iptables => {
+                weir_kernel::iptables::apply(&rules, None, false).map(drop).map_err(|error| error.to_string())
+            }
         });
         result.unwrap().unwrap_or_else(|error| panic!("{self:?}: {error}"));
     }
@@ -61,7 +64,7 @@ impl Backend {
         let result = world.pod.run(move || match self {
             Self::Nft => nft::remove().map(drop).map_err(|error| error.to_string()),
             Self::Visible => nft::visible::remove().map(drop).map_err(|error| error.to_string()),
-            Self::Iptables => restore::apply::remove(None).map(drop).map_err(|error| error.to_string()),
+            Self::Iptables => weir_kernel::iptables::remove(None).map(drop).map_err(|error| error.to_string()),
         });
         result.unwrap().unwrap_or_else(|error| panic!("{self:?}: {error}"));
     }

@@ -3,9 +3,9 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 
-use iptables_rules::route;
 use iptables_rules::ruleset::{LocalDelivery, Routing};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use weir_kernel::route;
 use weir_lab::{Netns, User, link};
 pub(crate) use weir_tests::topology::Ip;
 use weir_tests::topology::Namespaces;

@@ -3,10 +3,11 @@
 use std::process::Command;
 use std::time::Duration;
 
-use iptables_rules::backend::{self, Method, Visibility};
-use iptables_rules::restore::apply::Variant;
 use iptables_rules::restore::{RestoreFamily, restore_text};
-use iptables_rules::{CaptureConfig, RuleSet, plan, route};
+use iptables_rules::{CaptureConfig, RuleSet, plan};
+use weir_kernel::backend::{self, Method, Visibility};
+use weir_kernel::iptables::Variant;
+use weir_kernel::route;
 use weir_lab::{Netns, process};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,9 +45,9 @@ impl Backend {
         let method = match self {
             Self::Nft => Method::default(),
             Self::Visible => Method { visibility: Visibility::Iptables, ..Method::default() },
-            Self::Fallback => Method::from(iptables_rules::backend::Backend::Iptables),
+            Self::Fallback => Method::from(weir_kernel::backend::Backend::Iptables),
             Self::FallbackLegacy => Method {
-                backend: iptables_rules::backend::Backend::Iptables,
+                backend: weir_kernel::backend::Backend::Iptables,
                 variant: Some(Variant::Legacy),
                 ..Method::default()
             },

@@ -5,9 +5,9 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use iptables_rules::backend::{self, Method, Visibility};
-use iptables_rules::nft::Applied;
 use iptables_rules::{CaptureConfig, plan};
+use weir_kernel::backend::{self, Method, Visibility};
+use weir_kernel::nft::Applied;
 use weir_lab::Dial;
 use weir_tests::privileged;
 

@@ -22,16 +22,16 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::{error, warn};
-use weir_cluster::events::Told;
-use weir_cluster::health::{Condition, Weight};
-use weir_cluster::{Cache, Follower};
+use weir_runtime::events::Told;
+use weir_runtime::health::{Condition, Weight};
+use weir_runtime::{Cache, Follower};
 
 use self::objects::{KeptMap, KeptNode, KeptResource, NodeObject, annotations_of};
 use super::{Context, Parts};
 use crate::server::live::{Document, Made, Maker, Shared, Text};
 use crate::server::metrics::Source;
 use crate::server::tell::tell;
-use crate::settings::{Namespaces, Nodes, ProxyConfigResources};
+use weir_injector::settings::{Namespaces, Nodes, ProxyConfigResources};
 
 /// Changes come in crowds: whoever applies a manifest changes several objects.
 const DEBOUNCE: Duration = Duration::from_millis(100);

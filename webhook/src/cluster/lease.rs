@@ -12,7 +12,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
-use weir_cluster::connect::{Refusal, bounded};
+use weir_runtime::connect::{Refusal, bounded};
 
 /// Field manager of what is written.
 pub const MANAGER: &str = "weir-webhook";

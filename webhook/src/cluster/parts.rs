@@ -9,8 +9,8 @@ use futures_util::FutureExt as _;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::error;
-use weir_cluster::health::Weight;
-use weir_cluster::stop::{self, Stop, Stopper};
+use weir_runtime::health::Weight;
+use weir_runtime::stop::{self, Stop, Stopper};
 
 use crate::server::health::Health;
 

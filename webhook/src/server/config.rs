@@ -12,7 +12,7 @@ use super::watch::Watched;
 use crate::args::{Followable, ListenAddr, NativeSidecarsArg, ServeArgs};
 use crate::cluster;
 use crate::cluster::configuration::{MapName, Wanted};
-use crate::settings::NativeSidecars;
+use weir_injector::settings::NativeSidecars;
 
 /// Validity of a certificate that is made at start. The process is replaced long before.
 const OWN_DAYS: u16 = 365;
@@ -253,7 +253,7 @@ mod tests {
 
     use super::*;
     use crate::args::Cli;
-    use crate::settings::Settings;
+    use weir_injector::settings::Settings;
 
     fn resolve(flags: &[&str]) -> Result<Config, String> {
         let cli = Cli::try_parse_from(["weir-webhook"].iter().chain(flags)).unwrap();

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
-use weir_cluster::duration;
+use weir_runtime::duration;
 
 /// Seconds after which a client should ask again.
 pub const RETRY_AFTER: u32 = 1;

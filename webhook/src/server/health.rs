@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
-use weir_cluster::health::{self as conditions, Condition, Readiness, Weight};
+use weir_runtime::health::{self as conditions, Condition, Readiness, Weight};
 
 use super::metrics::Source;
 use super::tls::{Served, ServerCert};

@@ -16,10 +16,10 @@ use arc_swap::ArcSwapOption;
 use serde_json::Value;
 
 use super::watch::{Look, Watched};
-use crate::settings::{
+use weir_injector::settings::{
     Documents, Namespaces, NativeSidecars, Nodes, Platform, ProxyConfigResources, Settings, SettingsError,
 };
-use crate::yaml;
+use weir_injector::yaml;
 
 /// The settings of the moment; none before the first that could be made.
 pub type Current = Arc<ArcSwapOption<Settings>>;

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::metrics::Failure;
-use crate::admission::{Address, DecodeError, Reply, Request, Review, V1, Verdict};
-use crate::inject::{InjectError, InjectRequest, Outcome, SkipReason, patch};
-use crate::settings::Settings;
+use weir_injector::admission::{Address, DecodeError, Reply, Request, Review, V1, Verdict};
+use weir_injector::inject::{InjectError, InjectRequest, Outcome, SkipReason, patch};
+use weir_injector::settings::Settings;
 
-/// Who decides about pods: [`crate::inject::inject`], and something else in tests of what surrounds it.
+/// Who decides about pods: [`weir_injector::inject::inject`], and something else in tests of what surrounds it.
 pub type Decide = fn(&InjectRequest, &Settings) -> Result<Outcome, InjectError>;
 
 /// An answer and what to tell about it.

@@ -34,7 +34,7 @@ use super::lines::Lines;
 use super::live::Current;
 use super::metrics::{self, Failure, Metrics};
 use super::review::{self, Answer, Decide, Decision};
-use crate::inject::url::parse_inject_path;
+use weir_injector::inject::url::parse_inject_path;
 
 /// Largest body, as Istio's. The API server's own limit for a pod is 1.5 MiB (etcd).
 pub const BODY_LIMIT: usize = 6 << 20;
@@ -203,7 +203,7 @@ fn log(answer: &Answer, took: Duration) {
         (Decision::Skipped(_) | Decision::NotAPod, _) => {
             info!(namespace, pod, uid, decision = name, reason, dry_run, duration_us, "review");
         }
-        (Decision::Failed(_), crate::admission::Verdict::Denied { message, .. }) => {
+        (Decision::Failed(_), weir_injector::admission::Verdict::Denied { message, .. }) => {
             let (status, error) = (answer.status, message.as_str());
             warn!(namespace, pod, uid, decision = name, reason, status, error, dry_run, duration_us, "review");
         }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tracing::{error, info, warn};
-use weir_cluster::health::Condition;
+use weir_runtime::health::Condition;
 
 /// No Secret or ConfigMap is larger than 1 MiB.
 const FILE_LIMIT: u64 = 4 << 20;

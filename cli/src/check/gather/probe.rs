@@ -1,9 +1,9 @@
 //! A pod that is created on trial: the API server asks its webhooks, and stores nothing (`dryRun=All`).
 
 use serde_json::{Map, Value, json};
-use weir_webhook::inject::decision::INJECT;
-use weir_webhook::inject::selection::objects::{REVISION_LABEL, TAG_LABEL};
-use weir_webhook::inject::selection::{Entry, Labels, REVISION, namespace_labels};
+use weir_injector::inject::decision::INJECT;
+use weir_injector::inject::selection::objects::{REVISION_LABEL, TAG_LABEL};
+use weir_injector::inject::selection::{Entry, Labels, REVISION, namespace_labels};
 
 use super::read::{Ask, Reader};
 use crate::check::snapshot::{Probe, Snapshot};

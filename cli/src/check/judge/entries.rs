@@ -6,9 +6,9 @@
 use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
-use weir_webhook::inject::decision::INJECT;
-use weir_webhook::inject::selection::objects::{REVISION_LABEL, TAG_LABEL};
-use weir_webhook::inject::selection::{Entry, INJECTION, Installation, Labels, REVISION, namespace_labels};
+use weir_injector::inject::decision::INJECT;
+use weir_injector::inject::selection::objects::{REVISION_LABEL, TAG_LABEL};
+use weir_injector::inject::selection::{Entry, INJECTION, Installation, Labels, REVISION, namespace_labels};
 
 use super::view::{CONFIGURATION, Installed, View, takes_pods};
 use crate::check::fault;

@@ -1,8 +1,8 @@
 //! What namespaces ask for.
 
 use serde_json::Map;
-use weir_webhook::inject::decision::INJECT;
-use weir_webhook::inject::selection::{INJECTION, Labels, REVISION};
+use weir_injector::inject::decision::INJECT;
+use weir_injector::inject::selection::{INJECTION, Labels, REVISION};
 
 use super::view::View;
 use crate::check::fault;

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use serde_json::Value;
-use weir_webhook::inject::{InjectRequest, Outcome, inject};
-use weir_webhook::settings::Settings;
+use weir_injector::inject::{InjectRequest, Outcome, inject};
+use weir_injector::settings::Settings;
 
 use super::view::View;
 

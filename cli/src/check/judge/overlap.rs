@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value};
-use weir_webhook::inject::selection::{Installation, Labels, REVISION, namespace_labels};
+use weir_injector::inject::selection::{Installation, Labels, REVISION, namespace_labels};
 
 use super::entries::{combinations, words};
 use super::view::{CONFIGURATION, View};

@@ -3,9 +3,9 @@
 //! Source: Kubernetes, Pod Security Standards. Only what an injection can add is looked at.
 
 use serde_json::{Map, Value, json};
-use weir_webhook::inject::finish::status::InjectionStatus;
-use weir_webhook::inject::selection::Labels;
-use weir_webhook::inject::{InjectRequest, Outcome, inject};
+use weir_injector::inject::finish::status::InjectionStatus;
+use weir_injector::inject::selection::Labels;
+use weir_injector::inject::{InjectRequest, Outcome, inject};
 
 use super::view::{View, containers};
 use crate::check::fault;

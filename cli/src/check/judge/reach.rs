@@ -3,9 +3,9 @@
 use std::collections::HashSet;
 
 use serde_json::{Value, json};
-use weir_webhook::inject::decision::{Decision, DecisionSettings, decide};
-use weir_webhook::inject::finish::status::InjectionStatus;
-use weir_webhook::inject::selector::Selector;
+use weir_injector::inject::decision::{Decision, DecisionSettings, decide};
+use weir_injector::inject::finish::status::InjectionStatus;
+use weir_injector::inject::selector::Selector;
 
 use super::hop;
 use super::view::{Installed, View, containers, selected};

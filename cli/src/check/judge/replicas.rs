@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
-use weir_webhook::inject::selector::Selector;
+use weir_injector::inject::selector::Selector;
 
 use super::view::{Installed, View, is_ready, selected};
 use crate::check::fault;

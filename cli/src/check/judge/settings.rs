@@ -1,8 +1,8 @@
 //! The documents that an installation is configured with, found as its Deployment names them, and read as the webhook reads them.
 
 use serde_json::Value;
-use weir_webhook::settings::{Documents, NativeSidecars, Platform, ProxyConfigResources, Settings};
-use weir_webhook::yaml;
+use weir_injector::settings::{Documents, NativeSidecars, Platform, ProxyConfigResources, Settings};
+use weir_injector::yaml;
 
 use super::flags::Flags;
 use super::view::View;

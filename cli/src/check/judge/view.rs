@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
-use weir_webhook::inject::selection::objects::{REVISION_LABEL, TAG_LABEL, configuration_name, with_revision};
-use weir_webhook::inject::selection::{Entry, Labels, namespace_labels};
-use weir_webhook::inject::selector::Selector;
-use weir_webhook::settings::Settings;
+use weir_injector::inject::selection::objects::{REVISION_LABEL, TAG_LABEL, configuration_name, with_revision};
+use weir_injector::inject::selection::{Entry, Labels, namespace_labels};
+use weir_injector::inject::selector::Selector;
+use weir_injector::settings::Settings;
 
 use super::flags::{Flags, flags};
 use super::settings::{self, Trouble};

@@ -2,10 +2,10 @@
 
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Map, Value};
-use weir_webhook::inject::SkipReason;
-use weir_webhook::inject::decision::{Decision, DecisionSettings, INJECT, decide};
-use weir_webhook::inject::finish::status::InjectionStatus;
-use weir_webhook::inject::selection::{INJECTION, Labels, REVISION};
+use weir_injector::inject::SkipReason;
+use weir_injector::inject::decision::{Decision, DecisionSettings, INJECT, decide};
+use weir_injector::inject::finish::status::InjectionStatus;
+use weir_injector::inject::selection::{INJECTION, Labels, REVISION};
 
 use super::outdated;
 use super::view::{Injector, Installed, View, containers};

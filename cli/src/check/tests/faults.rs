@@ -60,7 +60,7 @@ fn own_certificate(fixture: &mut Fixture, authority: &Authority, name: &str, unt
 /// A configuration of Istio's own injector.
 fn istio(fixture: &mut Fixture, revision: &str) {
     let installation =
-        weir_webhook::inject::selection::Installation { revision: revision.to_owned(), ..Default::default() };
+        weir_injector::inject::selection::Installation { revision: revision.to_owned(), ..Default::default() };
     let entries = installation.entries().into_iter().map(|entry| {
         json!({
             "name": entry.name, "namespaceSelector": entry.namespace_selector, "objectSelector": entry.object_selector,
@@ -74,7 +74,7 @@ fn istio(fixture: &mut Fixture, revision: &str) {
 }
 
 fn tag(fixture: &mut Fixture, tag: &str, revision: &str) {
-    use weir_webhook::inject::selection::{Installation, objects::Serving};
+    use weir_injector::inject::selection::{Installation, objects::Serving};
     let installation =
         Installation { revision: revision.to_owned(), tags: vec![tag.to_owned()], ..Installation::default() };
     let bundle = fixture.entries().next().unwrap()["clientConfig"]["caBundle"].as_str().unwrap().to_owned();
@@ -264,7 +264,7 @@ const PLANTED: &[Planted] = &[
     (&["timeout-unsuitable"], |fixture| entry(fixture, "rev.object.")["timeoutSeconds"] = json!(30)),
     (&["timeout-unsuitable"], |fixture| entry(fixture, "rev.object.")["timeoutSeconds"] = json!(1)),
     (&["deactivated"], |fixture| {
-        let off = weir_webhook::inject::selection::objects::switched(fixture.configuration(), true).unwrap();
+        let off = weir_injector::inject::selection::objects::switched(fixture.configuration(), true).unwrap();
         *fixture.configuration() = off;
     }),
     (&["wrong-target"], |fixture| {
@@ -494,7 +494,7 @@ fn pods_of_one_owner_are_one_finding() {
 
 #[test]
 fn what_is_wrong_with_one_revision_does_not_hide_what_is_wrong_with_another() {
-    use weir_webhook::inject::selection::{Installation, objects::Serving};
+    use weir_injector::inject::selection::{Installation, objects::Serving};
     let mut fixture = Fixture::healthy();
     // A canary beside the default revision, whose webhook configuration has no bundle yet.
     let installation = Installation { revision: "canary".to_owned(), ..Installation::default() };

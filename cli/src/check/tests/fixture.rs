@@ -8,9 +8,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use serde_json::{Value, json};
-use weir_webhook::inject::{InjectRequest, Outcome, inject};
-use weir_webhook::settings::{Documents, NativeSidecars, Settings};
-use weir_webhook::yaml;
+use weir_injector::inject::{InjectRequest, Outcome, inject};
+use weir_injector::settings::{Documents, NativeSidecars, Settings};
+use weir_injector::yaml;
 
 /// Everything in a cluster, and what it answers.
 #[derive(Clone)]

@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 
 use serde_json::{Value, json};
-use weir_webhook::inject::decision::{Decision, Step};
-use weir_webhook::inject::selection::Admission;
+use weir_injector::inject::decision::{Decision, Step};
+use weir_injector::inject::selection::Admission;
 
 use super::{Explanation, Gets};
 

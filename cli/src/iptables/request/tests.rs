@@ -1,6 +1,6 @@
 use clap::{Args as _, Command, FromArgMatches as _};
 use iptables_rules::config::{CidrSelection, Group, InterceptionMode, OwnerGroups, PortSelection};
-use iptables_rules::restore::apply::Variant;
+use weir_kernel::iptables::Variant;
 
 use super::*;
 

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use iptables_rules::text::shorten;
 use serde_json::{Map, Value};
-use weir_cni::entry::{PLUGIN_TYPE, PluginEntry};
-use weir_cni::netconf::shorten;
-use weir_cni::version::CniVersion;
+use weir_protocol::entry::{PLUGIN_TYPE, PluginEntry};
+use weir_protocol::version::CniVersion;
 
 use super::view::{View, list_name};
 use super::{BACKUP_ENDING, Change, DROP_IN_NAME, Facts, File, Plan, Said, Step, same, undo};

@@ -1,6 +1,6 @@
 //! Taking our entry out again: back to the kept bytes where nobody has changed the file since, else our entry alone.
 
-use weir_cni::version::CniVersion;
+use weir_protocol::version::CniVersion;
 
 use super::view::View;
 use super::{BACKUP_ENDING, Change, DROP_IN_NAME, File, Listing, Plan, Step, same};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use weir_cluster::health::Weight;
+use weir_runtime::health::Weight;
 
 use super::trust::Trust;
 use crate::cluster::Context;

@@ -15,11 +15,11 @@ use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::{info, warn};
-use weir_cluster::connect::{Connect, Refusal, bounded};
-use weir_cluster::damper::Damper;
-use weir_cluster::events::Told;
-use weir_cluster::health::{Condition, Weight};
-use weir_cluster::{Cache, Follower};
+use weir_runtime::connect::{Connect, Refusal, bounded};
+use weir_runtime::damper::Damper;
+use weir_runtime::events::Told;
+use weir_runtime::health::{Condition, Weight};
+use weir_runtime::{Cache, Follower};
 
 use super::facts::Facts;
 use super::trust::{Refresh, Trust};

@@ -14,9 +14,9 @@ use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::{info, warn};
-use weir_cluster::connect::{Refusal, bounded};
-use weir_cluster::events::Told;
-use weir_cluster::health::{Condition, Weight};
+use weir_runtime::connect::{Refusal, bounded};
+use weir_runtime::events::Told;
+use weir_runtime::health::{Condition, Weight};
 
 use super::authority::Ca;
 use super::leaf::{self, Leaf, LeafStep};

@@ -7,7 +7,7 @@ use base64::Engine as _;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
 use serde_json::{Value, json};
-use weir_cluster::connect::{Connect, bounded};
+use weir_runtime::connect::{Connect, bounded};
 
 use super::plan::Seen;
 use super::state::{self, CaState, KEYS, Read};

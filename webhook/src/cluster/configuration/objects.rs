@@ -8,7 +8,7 @@ use kube::core::{ClusterResourceScope, DynamicObject, ObjectMeta, PartialObjectM
 use serde::Deserialize;
 
 use super::{GROUP, VERSION};
-use crate::settings::{Namespaces, ProxyConfigResources};
+use weir_injector::settings::{Namespaces, ProxyConfigResources};
 
 /// What is read of a node; all else, which is most of it, is skipped while reading.
 #[derive(Debug, Clone, Deserialize)]

@@ -1,0 +1,48 @@
+use iptables_rules::CaptureConfig;
+use iptables_rules::config::{DnsCapture, OwnerGroups};
+
+use super::*;
+
+proptest::proptest! {
+    /// The plan and its nf_tables program send every packet the same way.
+    #[test]
+    fn plan_and_program_agree(
+        mut config in iptables_rules::arbitrary::config(),
+        packets in proptest::collection::vec(iptables_rules::arbitrary::packet(), 16),
+    ) {
+        let (OwnerGroups::AllBut(groups) | OwnerGroups::Only(groups)) = &mut config.owner_groups;
+        groups.retain(|group| matches!(group, Group::Id(_))); // nf_tables knows groups by number only
+        let rules = iptables_rules::plan(&config).unwrap();
+        let program = crate::nft::program(&rules).unwrap();
+        for packet in packets.iter().map(|packet| packet.towards(&config)) {
+            let planned = rules.trace(&packet);
+            let routing = Chains { local_delivery: rules.routing.local_delivery, ..Chains::default() };
+            let found = chains(&program, packet.destination).with(routing).trace(&packet);
+            proptest::prop_assert_eq!(&found.doubts, &Vec::<String>::new());
+            proptest::prop_assert_eq!(
+                (&found.fate, found.mark, found.connection_mark, found.zone),
+                (&planned.fate, planned.mark, planned.connection_mark, planned.zone)
+            );
+        }
+    }
+}
+
+#[test]
+fn every_programmed_rule_has_a_reason() {
+    let config = CaptureConfig {
+        outbound_cidrs_exclude: vec!["10.1.0.0/16".parse().unwrap(), "fd00:1::/32".parse().unwrap()],
+        outbound_ports: vec![9000],
+        outbound_ports_exclude: vec![15020, 1, 2, 3, 4, 5],
+        exclude_interfaces: vec![InterfaceName::new("net1").unwrap()],
+        reroute_interfaces: vec![InterfaceName::new("tap0").unwrap()],
+        owner_groups: OwnerGroups::AllBut(vec![Group::Id(3001)]),
+        dns: DnsCapture::All,
+        drop_invalid: true,
+        ..CaptureConfig::default()
+    };
+    let program = crate::nft::program(&iptables_rules::plan(&config).unwrap()).unwrap();
+    let programmed = chains(&program, [10, 0, 0, 2].into());
+    for rule in programmed.chains.iter().flat_map(|chain| &chain.rules) {
+        assert!(rule.reason.is_some() || rule.effects == [Effect::Drop], "{}", rule.text);
+    }
+}

@@ -1,0 +1,592 @@
+//! The backend against the real kernel, in network namespaces of the tests' own. As root only.
+
+use netlink_packet_core::{Emitable as _, NlaBuffer, Parseable as _};
+use netlink_packet_netfilter::nftables::{ExpressionAttribute, ListAttribute, RuleAttribute};
+use nix::sched::{CloneFlags, unshare};
+use proptest::prelude::*;
+
+use super::*;
+use crate::testing::{in_foreign_user_namespace, in_namespace, nft};
+use iptables_rules::config::{
+    CidrSelection, DnsCapture, InterceptionMode, InterfaceName, Ipv6Policy, OwnerGroups, PortSelection,
+};
+use iptables_rules::ruleset::Families;
+use iptables_rules::{CaptureConfig, plan};
+
+fn rules(config: &CaptureConfig) -> RuleSet {
+    plan(config).unwrap()
+}
+
+fn v4_only() -> CaptureConfig {
+    CaptureConfig { ipv6: Ipv6Policy::Leave, ..CaptureConfig::default() }
+}
+
+/// One of everything: several families, lists beyond the limit, interfaces, groups.
+fn varied() -> Vec<CaptureConfig> {
+    let cidrs = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<ipnet::IpNet>>();
+    vec![
+        CaptureConfig::default(),
+        v4_only(),
+        CaptureConfig {
+            inbound_ports_exclude: vec![15020, 15021, 15090, 22, 3306, 5432],
+            outbound_ports_exclude: vec![15020, 1, 2, 3, 4, 5],
+            outbound_cidrs_exclude: cidrs(&[
+                "10.0.0.0/8",
+                "10.1.0.0/16",
+                "172.16.0.0/12",
+                "192.168.0.0/16",
+                "100.64.0.0/10",
+                "255.0.0.0/8",
+                "fd00::/8",
+            ]),
+            ..CaptureConfig::default()
+        },
+        CaptureConfig {
+            inbound_ports: PortSelection::Only(vec![8080, 8443]),
+            outbound_cidrs: CidrSelection::Only(cidrs(&["10.96.0.0/12", "172.16.0.0/13", "fd00:10::/33", "0.0.0.0/0"])),
+            outbound_ports: vec![9200],
+            reroute_interfaces: vec![InterfaceName::new("tap0").unwrap()],
+            exclude_interfaces: vec![InterfaceName::new("net1").unwrap()],
+            proxy_uids: vec![1337, 0, 4_294_967_294],
+            ..CaptureConfig::default()
+        },
+        CaptureConfig { mode: InterceptionMode::Tproxy, drop_invalid: true, ..CaptureConfig::default() },
+        CaptureConfig { dns: DnsCapture::All, ..CaptureConfig::default() },
+        CaptureConfig {
+            dns: DnsCapture::Servers(vec!["10.0.0.10".parse().unwrap(), "fd00::10".parse().unwrap()]),
+            mode: InterceptionMode::Tproxy,
+            ..v4_only()
+        },
+    ]
+}
+
+#[test]
+fn creates_once_then_leaves_alone() {
+    in_namespace(|| {
+        for layout in [Layout::Inet, Layout::PerFamily] {
+            for config in varied() {
+                let rules = rules(&config);
+                assert_eq!(apply_as(&rules, layout, false).unwrap(), Applied::Created);
+                assert_eq!(read_back().unwrap(), lower(&rules, layout).unwrap(), "{config:?}");
+                assert_eq!(apply_as(&rules, layout, false).unwrap(), Applied::Unchanged);
+                assert!(remove().unwrap());
+                assert!(!remove().unwrap());
+            }
+        }
+    });
+}
+
+#[test]
+fn text_loads_in_nft_as_the_same_program() {
+    in_namespace(|| {
+        for config in varied() {
+            for layout in [Layout::Inet, Layout::PerFamily] {
+                let program = lower(&rules(&config), layout).unwrap();
+                nft(&program.to_string());
+                assert_eq!(read_back().unwrap().to_string(), program.to_string());
+                assert_eq!(read_back().unwrap(), program);
+                assert!(remove().unwrap());
+            }
+        }
+    });
+}
+
+#[test]
+fn replaces_with_exactly_the_other_rules() {
+    in_namespace(|| {
+        for (from, to) in
+            [(Layout::Inet, Layout::Inet), (Layout::PerFamily, Layout::PerFamily), (Layout::PerFamily, Layout::Inet)]
+        {
+            let all = varied();
+            // Neighbours in a ring, and those at two steps: each is replaced by, and replaces, others of every kind.
+            for (at, first) in all.iter().enumerate() {
+                for second in [&all[(at + 1) % all.len()], &all[(at + 2) % all.len()]] {
+                    apply_as(&rules(first), from, false).unwrap();
+                    assert_eq!(apply_as(&rules(second), to, false).unwrap(), Applied::Replaced);
+                    let expected = lower(&rules(second), to).unwrap();
+                    assert_eq!(diff::differences(&expected, &read_back().unwrap()), Vec::<String>::new());
+                    assert_eq!(apply_as(&rules(second), to, false).unwrap(), Applied::Unchanged);
+                    // Nothing else is in the namespace either: chains with fingerprints of the past, say.
+                    let stamps = nft("list ruleset").lines().filter(|line| line.contains("chain rules-")).count();
+                    assert_eq!(stamps, expected.tables.len());
+                    remove().unwrap();
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn leaves_other_tables_alone() {
+    in_namespace(|| {
+        nft("table ip nat { chain PREROUTING { type nat hook prerouting priority -100; ip daddr 10.0.0.1 tcp dport 80 redirect to :8080; }; }
+             table inet other { set s { type ipv4_addr; flags interval; elements = { 10.0.0.0/8 } }
+                                chain weir { ip saddr @s counter packets 7 bytes 9 drop; }; }
+             table ip6 weird { chain ISTIO_OUTPUT { }; }");
+        let before = nft("list ruleset");
+        for config in varied() {
+            apply(&rules(&config)).unwrap();
+            assert_eq!(verify(&rules(&config)).unwrap(), Vec::<String>::new());
+            assert!(nft("list ruleset").starts_with(&before));
+        }
+        assert!(remove().unwrap());
+        assert_eq!(nft("list ruleset"), before);
+    });
+}
+
+#[test]
+fn replaces_a_table_of_our_name_that_is_not_ours() {
+    in_namespace(|| {
+        nft("table inet weir { flags dormant; counter c { }; map m { type ipv4_addr : verdict; };
+             chain ISTIO_OUTPUT { type filter hook input priority 5; policy drop; ip daddr vmap @m; counter name c; }; }");
+        let rules = rules(&CaptureConfig::default());
+        assert_eq!(apply(&rules).unwrap(), Applied::Replaced);
+        assert_eq!(verify(&rules).unwrap(), Vec::<String>::new());
+        assert!(!nft("list table inet weir").contains("counter"));
+    });
+}
+
+#[test]
+fn repairs_what_a_replacement_meets() {
+    in_namespace(|| {
+        apply(&rules(&CaptureConfig::default())).unwrap();
+        // Somebody put a chain under a name that the next rules need, with another hook, and a map that leads into one of ours.
+        nft("add chain inet weir mangle-prerouting { type filter hook input priority 7; policy drop; }
+             add map inet weir m { type ipv4_addr : verdict; elements = { 10.0.0.1 : jump ISTIO_REDIRECT }; }
+             add chain inet weir extra { type nat hook prerouting priority 9; }
+             add rule inet weir extra ip daddr vmap @m
+             add rule inet weir mangle-prerouting tcp dport { 1, 2 } accept
+             add table inet weir { flags dormant; }");
+        let tproxy = rules(&CaptureConfig { mode: InterceptionMode::Tproxy, ..CaptureConfig::default() });
+        assert_eq!(apply(&tproxy).unwrap(), Applied::Replaced);
+        assert_eq!(verify(&tproxy).unwrap(), Vec::<String>::new());
+    });
+}
+
+#[test]
+fn refuses_a_broken_batch_as_a_whole_and_names_the_rule() {
+    in_namespace(|| {
+        let before = rules(&v4_only());
+        apply(&before).unwrap();
+        // The kernel refuses a redirect outside of NAT chains; the plan never asks for one.
+        let mut broken = rules(&CaptureConfig::default());
+        let mut rule = broken.rules[0].clone();
+        rule.table = iptables_rules::ruleset::Table::Raw;
+        rule.chain = "OUTPUT";
+        rule.matches = vec![iptables_rules::ruleset::Match::Protocol(iptables_rules::ruleset::Protocol::Tcp)];
+        rule.action = iptables_rules::ruleset::Action::Redirect(7);
+        broken.rules.push(rule);
+        let error = apply(&broken).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains("rule 1 of chain raw-output of table inet weir (meta l4proto tcp redirect to :7)"),
+            "{error}"
+        );
+        assert_eq!(verify(&before).unwrap(), Vec::<String>::new());
+        assert!(remove().unwrap());
+        apply(&broken).unwrap_err();
+        assert_eq!(nft("list ruleset"), "");
+    });
+}
+
+#[test]
+fn reports_drift_in_words() {
+    in_namespace(|| {
+        let rules = rules(&varied()[2]);
+        assert_eq!(verify(&rules).unwrap(), ["table inet weir is missing"]);
+        let drift = |commands: &str| {
+            remove().unwrap();
+            apply(&rules).unwrap();
+            nft(commands);
+            verify(&rules).unwrap()
+        };
+        let lines = drift("flush chain inet weir ISTIO_IN_REDIRECT");
+        assert_eq!(lines, ["rule 1 of chain ISTIO_IN_REDIRECT is missing: \"meta l4proto tcp redirect to :15006\""]);
+        let lines = drift("insert rule inet weir ISTIO_OUTPUT meta skuid 1000 counter accept");
+        assert_eq!(lines, ["rule 1 of chain ISTIO_OUTPUT should not be there: \"meta skuid 1000 [counter] accept\""]);
+        let lines = drift(
+            "flush chain inet weir ISTIO_REDIRECT\nadd rule inet weir ISTIO_REDIRECT tcp dport 1-5 redirect to :1",
+        );
+        assert_eq!(lines.len(), 1);
+        assert!(
+            lines[0].starts_with(
+                "rule 1 of chain ISTIO_REDIRECT differs: expected \"meta l4proto tcp redirect to :15001\", found"
+            ),
+            "{lines:?}"
+        );
+        let lines = drift(
+            "delete element inet weir excluded-outbound-ipv4 { 10.0.0.0/8 }\nadd element inet weir excluded-outbound-ipv4 { 9.0.0.1 }",
+        );
+        assert_eq!(
+            lines,
+            ["set excluded-outbound-ipv4 differs; 1 missing: 10.0.0.0/8; 1 should not be there: 9.0.0.1"]
+        );
+        let lines = drift("add chain inet weir mine\nadd set inet weir s { type mark; }");
+        assert_eq!(lines, ["set s should not be there", "chain mine should not be there"]);
+        let lines = drift("add chain inet weir nat-output { policy drop; }");
+        assert_eq!(
+            lines,
+            [
+                "chain nat-output has \"type nat hook output priority -100; policy drop;\" instead of \"type nat hook output priority -100; policy accept;\""
+            ]
+        );
+        let lines = drift("add table inet weir { flags dormant; }");
+        assert_eq!(lines, ["table inet weir has flags 0x1 instead of 0x0"]);
+        let lines = drift("add table ip weir");
+        assert_eq!(lines, ["table ip weir should not be there"]);
+    });
+}
+
+#[test]
+fn mends_what_somebody_changed_although_the_fingerprint_stands() {
+    in_namespace(|| {
+        let rules = rules(&varied()[2]);
+        apply(&rules).unwrap();
+        for change in [
+            "flush table inet weir",
+            "flush chain inet weir ISTIO_OUTPUT",
+            "insert rule inet weir nat-output accept",
+            "delete element inet weir excluded-outbound-ipv4 { 10.0.0.0/8 }",
+            "add chain inet weir nat-output { policy drop; }",
+            "add chain inet weir mine",
+            "add table inet weir { flags dormant; }",
+        ] {
+            nft(change);
+            assert_eq!(apply(&rules).unwrap(), Applied::Replaced, "{change}");
+            assert_eq!(verify(&rules).unwrap(), Vec::<String>::new(), "{change}");
+            assert_eq!(apply(&rules).unwrap(), Applied::Unchanged, "{change}");
+        }
+    });
+}
+
+#[test]
+fn installs_five_thousand_networks() {
+    in_namespace(|| {
+        let v4 = (0..5000_u32).map(|n| format!("10.{}.{}.{}/28", n >> 8, n & 0xff, (n % 8) * 32));
+        let v6 = (0..5000_u32).map(|n| format!("fd00:{n:x}::/32").replace("/32", "/64"));
+        let outbound_cidrs_exclude: Vec<ipnet::IpNet> = v4.chain(v6).map(|text| text.parse().unwrap()).collect();
+        let config = CaptureConfig { outbound_cidrs_exclude, ..CaptureConfig::default() };
+        for layout in [Layout::Inet, Layout::PerFamily] {
+            let rules = rules(&config);
+            assert_eq!(apply_as(&rules, layout, false).unwrap(), Applied::Created);
+            let found = read_back().unwrap();
+            assert_eq!(
+                found.tables.iter().flat_map(|table| &table.sets).map(|set| set.elements.len()).sum::<usize>(),
+                10_002 // with the loopback addresses, which neighbour the list and share its verdict
+            );
+            assert!(found == lower(&rules, layout).unwrap());
+            assert_eq!(
+                apply_as(&super::tests::rules(&CaptureConfig::default()), layout, false).unwrap(),
+                Applied::Replaced
+            );
+            assert_eq!(apply_as(&rules, layout, false).unwrap(), Applied::Replaced);
+            assert!(found == read_back().unwrap());
+            remove().unwrap();
+        }
+    });
+}
+
+#[test]
+fn programs_a_namespace_of_a_child_user_namespace() {
+    in_namespace(|| {
+        let rules = rules(&CaptureConfig::default());
+        let (applied, verified) = in_foreign_user_namespace(|| {
+            let applied = apply(&rules);
+            (applied, verify(&rules))
+        });
+        assert_eq!(applied.unwrap(), Applied::Created);
+        assert_eq!(verified.unwrap(), Vec::<String>::new());
+        assert_eq!(nft("list ruleset"), "", "the rules went to the pod, not here");
+    });
+}
+
+#[test]
+fn appliers_of_one_namespace_end_with_one_rule_set() {
+    in_namespace(|| {
+        let all: Vec<RuleSet> = varied().iter().map(rules).collect();
+        std::thread::scope(|scope| {
+            for start in 0..4 {
+                let all = &all;
+                scope.spawn(move || {
+                    for round in 0..40 {
+                        match apply(&all[(start + round) % all.len()]) {
+                            Ok(_) | Err(NftError::Contended | NftError::NotCommitted) => {}
+                            Err(error) => panic!("{error}"),
+                        }
+                    }
+                });
+            }
+        });
+        let found = read_back().unwrap();
+        assert!(all.iter().any(|rules| program(rules).unwrap() == found), "{found}");
+    });
+}
+
+#[test]
+fn appliers_of_different_namespaces_do_not_meet() {
+    in_namespace(|| {
+        std::thread::scope(|scope| {
+            for config in varied() {
+                scope.spawn(move || {
+                    unshare(CloneFlags::CLONE_NEWNET).unwrap();
+                    let rules = rules(&config);
+                    for _ in 0..20 {
+                        assert_eq!(apply(&rules).unwrap(), Applied::Created);
+                        assert_eq!(verify(&rules).unwrap(), Vec::<String>::new());
+                        assert!(remove().unwrap());
+                    }
+                });
+            }
+        });
+    });
+}
+
+#[test]
+fn an_empty_rule_set_leaves_nothing() {
+    in_namespace(|| {
+        let nothing = RuleSet::default();
+        assert_eq!(apply(&nothing).unwrap(), Applied::Unchanged);
+        apply(&rules(&CaptureConfig::default())).unwrap();
+        assert_eq!(verify(&nothing).unwrap(), ["table inet weir should not be there"]);
+        assert_eq!(apply(&nothing).unwrap(), Applied::Replaced);
+        assert_eq!(nft("list ruleset"), "");
+        assert_eq!(describe(&nothing).unwrap(), "");
+    });
+}
+
+#[test]
+fn ipv6_meets_no_rule_where_it_is_left_alone() {
+    for config in varied().into_iter().filter(|config| config.ipv6 == Ipv6Policy::Leave) {
+        for table in lower(&rules(&config), Layout::Inet).unwrap().tables {
+            for rule in table.chains.iter().filter(|chain| chain.hook.is_some()).flat_map(|chain| &chain.rules) {
+                assert!(rule.exprs.contains(&Test::Family(IpFamily::V4).into()), "{rule}");
+            }
+        }
+    }
+}
+
+#[test]
+fn text_of_the_default_rules() {
+    insta::assert_snapshot!(describe(&rules(&CaptureConfig::default())).unwrap());
+}
+
+#[test]
+fn nft_lists_the_default_rules_as_planned() {
+    in_namespace(|| {
+        apply(&rules(&v4_only())).unwrap();
+        insta::assert_snapshot!(nft("list table inet weir"));
+    });
+}
+
+#[test]
+fn says_so_where_it_may_not_look() {
+    const INSIDE: &str = "WEIR_TEST_WITHOUT_NET_ADMIN";
+    if std::env::var_os(INSIDE).is_some() {
+        let refused = |error: NftError| matches!(error, NftError::Unavailable(e) if e.raw_os_error() == Some(Errno::EPERM as i32));
+        let rules = rules(&CaptureConfig::default());
+        assert!(refused(apply(&rules).unwrap_err()));
+        assert!(refused(verify(&rules).unwrap_err()));
+        assert!(refused(read_back().unwrap_err()));
+        assert!(refused(remove().unwrap_err()), "not taken for: there is no table");
+        return;
+    }
+    in_namespace(|| {
+        // This test once more, in a process without CAP_NET_ADMIN.
+        let output = std::process::Command::new("setpriv")
+            .args(["--bounding-set=-net_admin", "--inh-caps=-net_admin"])
+            .arg(std::env::current_exe().unwrap())
+            .args(["--exact", "nft::tests::says_so_where_it_may_not_look"])
+            .env(INSIDE, "1")
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && text.contains("1 passed"), "{text}");
+    });
+}
+
+#[test]
+fn refuses_group_names() {
+    let config = CaptureConfig {
+        owner_groups: OwnerGroups::AllBut(vec![iptables_rules::config::Group::Name(
+            iptables_rules::config::GroupName::new("java").unwrap(),
+        )]),
+        ..CaptureConfig::default()
+    };
+    let error = apply(&rules(&config)).unwrap_err();
+    assert!(matches!(error, NftError::Unsupported(_)));
+    assert!(error.to_string().contains("java"), "{error}");
+}
+
+#[test]
+fn chooses_the_layout_by_kernel_release() {
+    assert_eq!(Layout::of_release("6.18.44-fc-v669"), Layout::Inet);
+    assert_eq!(Layout::of_release("5.2.0"), Layout::Inet);
+    assert_eq!(Layout::of_release("5.1.21-generic"), Layout::PerFamily);
+    assert_eq!(Layout::of_release("4.18.0-553.el8.x86_64"), Layout::PerFamily);
+}
+
+#[test]
+fn fingerprint_tells_programs_apart() {
+    let mut stamps: Vec<String> =
+        varied().iter().map(|config| Batch::create(&lower(&rules(config), Layout::Inet).unwrap()).1).collect();
+    let count = stamps.len();
+    stamps.sort();
+    stamps.dedup();
+    assert_eq!(stamps.len(), count);
+}
+
+#[test]
+fn kernel_expressions_decode_into_what_they_encode() {
+    for layout in [Layout::Inet, Layout::PerFamily] {
+        for config in varied() {
+            for table in lower(&rules(&config), layout).unwrap().tables {
+                for rule in table.chains.iter().flat_map(|chain| &chain.rules) {
+                    assert_eq!(expr::decode(&parsed(rule)), *rule);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn long_lists_travel_in_attributes_below_the_limit() {
+    let outbound_cidrs_exclude =
+        (0..3000_u128).map(|n| ipnet::IpNet::new(std::net::Ipv6Addr::from_bits(n << 64).into(), 65).unwrap());
+    let config = CaptureConfig { outbound_cidrs_exclude: outbound_cidrs_exclude.collect(), ..CaptureConfig::default() };
+    let (batch, _) = Batch::create(&lower(&rules(&config), Layout::Inet).unwrap());
+    let (mut rest, mut messages, mut longest) = (batch.bytes.as_slice(), 0, 0);
+    while !rest.is_empty() {
+        let length = u32::from_ne_bytes(rest[..4].try_into().unwrap()) as usize;
+        longest = longest.max(length);
+        messages += 1;
+        rest = &rest[length.next_multiple_of(4)..];
+    }
+    assert_eq!(messages, batch.last());
+    assert!(longest < usize::from(u16::MAX), "{longest}");
+    assert!(batch.bytes.len() > 3000 * 64);
+}
+
+#[test]
+fn orders_rules_as_each_family_meets_them() {
+    use iptables_rules::ruleset::{Action, Family, Match, Position, Reason, Routing, Rule, Table};
+    let rule = |position, family, port| Rule {
+        table: Table::Nat,
+        chain: "PREROUTING",
+        position,
+        family,
+        matches: vec![Match::Mark { mark: port, negated: false }],
+        action: Action::Return,
+        reason: Reason::Hook,
+    };
+    let rules = RuleSet {
+        rules: vec![
+            rule(Position::Append, Family::V4, 1),
+            rule(Position::Append, Family::V4, 2),
+            rule(Position::Append, Family::V6, 3),
+            rule(Position::Insert(2), Family::Any, 9), // second for IPv4, last for IPv6
+            rule(Position::Append, Family::Any, 5),
+        ],
+        families: Families::V4AndV6,
+        routing: Routing::default(),
+    };
+    let program = lower(&rules, Layout::Inet).unwrap();
+    let marks_of = |wanted: IpFamily| -> Vec<u32> {
+        let rules = program.tables[0].chains[0].rules.iter();
+        let seen = rules.filter(|rule| {
+            rule.exprs.iter().all(|e| !matches!(e, Expr::Test { test: Test::Family(f), .. } if *f != wanted))
+        });
+        seen.flat_map(|rule| &rule.exprs)
+            .filter_map(|e| if let Expr::Test { test: Test::Mark(mark), .. } = e { Some(*mark) } else { None })
+            .collect()
+    };
+    assert_eq!(marks_of(IpFamily::V4), [1, 9, 2, 5]);
+    assert_eq!(marks_of(IpFamily::V6), [3, 9, 5]);
+}
+
+/// What the library reads in the expressions that we write.
+fn parsed(rule: &RuleDef) -> Vec<ListAttribute<ExpressionAttribute>> {
+    let mut bytes = Vec::new();
+    let attribute = expr::encode(rule).into_nested(encode::RULE_EXPRESSIONS);
+    bytes.resize(attribute.buffer_len(), 0);
+    attribute.emit(&mut bytes);
+    match RuleAttribute::parse(&NlaBuffer::new(bytes.as_slice())).unwrap() {
+        RuleAttribute::Expressions(list) => list,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn ports(most: usize) -> impl Strategy<Value = Vec<u16>> {
+    proptest::collection::vec(1_u16..=65535, 0..most)
+}
+
+fn networks(most: usize) -> impl Strategy<Value = Vec<ipnet::IpNet>> {
+    let v4 = (any::<u32>(), 0_u8..=32)
+        .prop_map(|(bits, prefix)| ipnet::IpNet::new(std::net::Ipv4Addr::from_bits(bits).into(), prefix).unwrap());
+    let v6 = (any::<u128>(), 0_u8..=128)
+        .prop_map(|(bits, prefix)| ipnet::IpNet::new(std::net::Ipv6Addr::from_bits(bits).into(), prefix).unwrap());
+    proptest::collection::vec(prop_oneof![v4, v6].prop_map(|net| net.trunc()), 0..most)
+}
+
+fn configs() -> impl Strategy<Value = CaptureConfig> {
+    let interfaces =
+        || proptest::collection::vec("[a-z][a-z0-9]{0,8}".prop_map(|name| InterfaceName::new(&name).unwrap()), 0..3);
+    let dns = prop_oneof![
+        Just(DnsCapture::Off),
+        Just(DnsCapture::All),
+        proptest::collection::vec(any::<std::net::IpAddr>(), 0..7).prop_map(DnsCapture::Servers)
+    ];
+    let selection = || prop_oneof![Just(None), networks(9).prop_map(Some)];
+    let first =
+        (any::<bool>(), any::<bool>(), prop_oneof![Just(None), ports(9).prop_map(Some)], ports(9), ports(7), ports(9));
+    let second = (selection(), networks(12), interfaces(), interfaces(), dns, any::<bool>());
+    let third = (proptest::collection::vec(any::<u32>(), 1..4), proptest::collection::vec(any::<u32>(), 1..4));
+    (first, second, third).prop_map(|(first, second, (proxy_uids, proxy_gids))| {
+        let (tproxy, leave, include, inbound_ports_exclude, outbound_ports, outbound_ports_exclude) = first;
+        let (cidrs, outbound_cidrs_exclude, exclude_interfaces, reroute_interfaces, dns, drop_invalid) = second;
+        CaptureConfig {
+            mode: if tproxy { InterceptionMode::Tproxy } else { InterceptionMode::Redirect },
+            ipv6: if leave { Ipv6Policy::Leave } else { Ipv6Policy::Capture },
+            inbound_ports: include.map_or(PortSelection::All, PortSelection::Only),
+            inbound_ports_exclude,
+            outbound_ports,
+            outbound_ports_exclude,
+            outbound_cidrs: cidrs.map_or(CidrSelection::All, CidrSelection::Only),
+            outbound_cidrs_exclude,
+            exclude_interfaces,
+            reroute_interfaces,
+            dns,
+            drop_invalid,
+            proxy_uids,
+            proxy_gids,
+            ..CaptureConfig::default()
+        }
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    #[test]
+    fn kernel_holds_exactly_what_was_applied(first in configs(), second in configs()) {
+        // A combination that the plan refuses has nothing to apply.
+        let plans: Vec<RuleSet> = [first, second].iter().filter_map(|config| plan(config).ok()).collect();
+        in_namespace(|| {
+            for layout in [Layout::Inet, Layout::PerFamily] {
+                for rules in &plans {
+                    let expected = lower(rules, layout).unwrap();
+                    apply_as(rules, layout, false).unwrap();
+                    assert_eq!(read_back().unwrap(), expected);
+                    assert_eq!(apply_as(rules, layout, false).unwrap(), Applied::Unchanged);
+                }
+                remove().unwrap();
+                for rules in &plans {
+                    let expected = lower(rules, layout).unwrap();
+                    nft(&expected.to_string());
+                    assert_eq!(read_back().unwrap(), expected);
+                    remove().unwrap();
+                }
+            }
+        });
+    }
+}

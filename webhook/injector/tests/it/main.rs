@@ -1,0 +1,11 @@
+//! Tests of the injector as its users call it.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail here")]
+
+mod conformance;
+mod docs;
+mod injection;
+mod mirror;
+mod options;
+mod properties;
+mod safety;
+mod uninject;

@@ -1,0 +1,172 @@
+//! Taking injections back, and injecting again, told case by case. What holds for all pods is in `properties.rs`.
+
+use serde_json::{Value, json};
+use weir_injector::inject::uninject::{RECORD_MAX_BYTES, UninjectError, uninject};
+use weir_injector::inject::{InjectRequest, Outcome, SkipReason, inject};
+use weir_injector::settings::{NativeSidecars, Settings};
+
+fn settings(cni: bool) -> Settings {
+    let values = json!({"global": {"hub": "h", "tag": "t"}, "pilot": {"cni": {"enabled": cni}}});
+    Settings::from_documents(Some(&values), None).unwrap()
+}
+
+fn outcome(pod: &Value, settings: &Settings) -> Outcome {
+    inject(&InjectRequest { pod: pod.clone(), ..InjectRequest::default() }, settings).unwrap()
+}
+
+fn injected(pod: &Value, settings: &Settings) -> Value {
+    match outcome(pod, settings) {
+        Outcome::Injected { pod, .. } => pod,
+        Outcome::Skipped { reason, .. } => panic!("skipped: {reason:?}"),
+    }
+}
+
+fn web() -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": "web", "labels": {"app": "web"}, "annotations": {"prometheus.io/port": "8080"}},
+        "spec": {"containers": [{
+            "name": "app", "image": "i", "ports": [{"name": "http", "containerPort": 80}],
+            "readinessProbe": {"httpGet": {"path": "/ready", "port": 80}},
+        }]},
+    })
+}
+
+const RECORD: &str = "weir.dev/original";
+
+#[test]
+fn the_record_of_a_pod_that_tells_all_is_nothing_but_a_version() {
+    for cni in [false, true] {
+        for native in [NativeSidecars::On, NativeSidecars::Off] {
+            let mut settings = settings(cni);
+            settings.native_sidecars = native;
+            let injected = injected(&web(), &settings);
+            assert_eq!(injected["metadata"]["annotations"][RECORD], r#"{"v":1}"#, "cni {cni}, {native:?}");
+            assert_eq!(uninject(&injected).unwrap().unwrap().pod.to_string(), web().to_string());
+        }
+    }
+}
+
+#[test]
+fn only_what_the_pod_does_not_tell_is_recorded() {
+    let mut pod = web();
+    pod["spec"]["containers"][0]["readinessProbe"]["httpGet"]["port"] = "http".into();
+    pod["metadata"]["labels"]["security.istio.io/tlsMode"] = "istio".into();
+    let injected = injected(&pod, &settings(true));
+    let record: Value = serde_json::from_str(injected["metadata"]["annotations"][RECORD].as_str().unwrap()).unwrap();
+    assert_eq!(
+        record,
+        json!({"v": 1,
+            ".metadata": {".labels": {"+": {"security.istio.io/tlsMode": "istio"}}},
+            ".spec": {".containers": {".app": {".readinessProbe": {".httpGet": {"=": {"port": "http"}}}}}}})
+    );
+}
+
+#[test]
+fn an_edit_of_the_application_after_the_injection_stays() {
+    let mut edited = injected(&web(), &settings(true));
+    edited["spec"]["containers"][0]["image"] = "i:2".into();
+    edited["metadata"]["labels"]["team"] = "a".into();
+    let mut want = web();
+    want["spec"]["containers"][0]["image"] = "i:2".into();
+    want["metadata"]["labels"]["team"] = "a".into();
+    assert_eq!(uninject(&edited).unwrap().unwrap().pod, want);
+}
+
+#[test]
+fn what_others_add_to_a_list_that_the_user_left_empty_stays() {
+    let mut pod = web();
+    pod["metadata"]["annotations"]["inject.istio.io/templates"] = "grpc-agent".into();
+    pod["spec"]["containers"][0]["env"] = json!([]);
+    let mut once = injected(&pod, &settings(true));
+    assert_eq!(uninject(&once).unwrap().unwrap().pod.to_string(), pod.to_string());
+    let tracer = json!({"name": "TRACER", "value": "on"});
+    once["spec"]["containers"][0]["env"].as_array_mut().unwrap().push(tracer.clone());
+    let twice = injected(&once, &settings(true));
+    assert!(twice["spec"]["containers"][0]["env"].as_array().unwrap().contains(&tracer));
+    assert_eq!(uninject(&twice).unwrap().unwrap().pod["spec"]["containers"][0]["env"], json!([tracer]));
+}
+
+#[test]
+fn the_token_that_the_api_server_mounts_into_the_proxy_survives_a_second_injection() {
+    let mut once = injected(&web(), &settings(true));
+    let mount = json!({"name": "kube-api-access-x", "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount"});
+    for list in ["containers", "initContainers"] {
+        for container in once["spec"][list].as_array_mut().unwrap() {
+            if let Some(mounts) = container.get_mut("volumeMounts").and_then(Value::as_array_mut) {
+                mounts.push(mount.clone());
+            } else {
+                container["volumeMounts"] = json!([mount]);
+            }
+        }
+    }
+    once["spec"]["volumes"].as_array_mut().unwrap().push(json!({"name": "kube-api-access-x"}));
+    assert_eq!(injected(&once, &settings(true)), once);
+}
+
+#[test]
+fn a_variable_of_the_webhooks_url_does_not_outlive_the_url() {
+    let mut request = InjectRequest { pod: web(), ..InjectRequest::default() };
+    request.url_env.insert("ASKED_FOR".to_owned(), "x".to_owned());
+    let Outcome::Injected { pod: once, .. } = inject(&request, &settings(true)).unwrap() else { panic!("skipped") };
+    assert!(once.to_string().contains("ASKED_FOR"));
+    assert_eq!(injected(&once, &settings(true)).to_string(), injected(&web(), &settings(true)).to_string());
+}
+
+#[test]
+fn records_that_cannot_be_read_are_refused_by_name() {
+    let mut pod = injected(&web(), &settings(true));
+    pod["metadata"]["annotations"][RECORD] = r#"{"v":2}"#.into();
+    let error = uninject(&pod).unwrap_err();
+    assert!(matches!(error, UninjectError::Record { .. }));
+    assert_eq!(
+        error.to_string(),
+        "invalid value '{\"v\":2}' for annotation 'weir.dev/original': this version reads records of version 1"
+    );
+    let denial = inject(&InjectRequest { pod: pod.clone(), ..InjectRequest::default() }, &settings(true)).unwrap_err();
+    assert_eq!(denial.to_string(), error.to_string());
+    pod["metadata"]["annotations"]["sidecar.istio.io/status"] = "injected".into();
+    assert!(matches!(uninject(&pod), Err(UninjectError::Status(_))));
+    assert!(matches!(outcome(&pod, &settings(true)), Outcome::Skipped { reason: SkipReason::UnrecordedSidecar, .. }));
+}
+
+#[test]
+fn a_record_that_would_be_too_long_says_that_it_is_not_all() {
+    let mut pod = web();
+    pod["metadata"]["annotations"]["weir.dev/capture"] = "x".repeat(RECORD_MAX_BYTES).into();
+    let injected = injected(&pod, &settings(true));
+    assert_eq!(injected["metadata"]["annotations"][RECORD], r#"{"v":1,"partial":true}"#);
+    let back = uninject(&injected).unwrap().unwrap();
+    assert_eq!(back.unknown, ["what was rewritten beyond the size of the record"]);
+    assert_eq!(back.pod, web());
+}
+
+#[test]
+fn what_an_author_wrote_into_the_record_is_not_believed() {
+    let mut pod = web();
+    pod["metadata"]["annotations"][RECORD] = r#"{"v":1,".spec":{"-":["containers"]}}"#.into();
+    let injected = injected(&pod, &settings(true));
+    assert_eq!(injected["spec"]["containers"][0]["name"], "app");
+    assert_eq!(uninject(&injected).unwrap().unwrap().pod.to_string(), pod.to_string());
+}
+
+#[test]
+fn a_proxy_of_another_mesh_is_a_container_of_the_application() {
+    let mut pod = web();
+    let linkerd =
+        json!({"name": "linkerd-proxy", "image": "l", "env": [{"name": "LINKERD2_PROXY_LOG", "value": "warn"}]});
+    pod["spec"]["containers"].as_array_mut().unwrap().push(linkerd.clone());
+    let injected = injected(&pod, &settings(true));
+    assert!(injected["spec"]["containers"].as_array().unwrap().contains(&linkerd));
+    assert_eq!(uninject(&injected).unwrap().unwrap().pod.to_string(), pod.to_string());
+}
+
+#[test]
+fn a_sidecar_without_its_status_is_not_joined_by_a_second_one() {
+    for cni in [false, true] {
+        let mut copied = injected(&web(), &settings(cni));
+        copied["metadata"]["annotations"].as_object_mut().unwrap().shift_remove("sidecar.istio.io/status");
+        let Outcome::Skipped { reason, .. } = outcome(&copied, &settings(cni)) else { panic!("injected") };
+        assert_eq!(reason, SkipReason::UnrecordedSidecar);
+    }
+}

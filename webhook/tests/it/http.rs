@@ -1,0 +1,406 @@
+//! Every HTTP status of the router, without a socket. Who decides about pods is a stand-in that does as the pod's annotation says.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use axum::Router;
+use axum::body::Body;
+use axum::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
+use axum::http::{Method, Request, StatusCode};
+use base64::Engine as _;
+use http_body_util::BodyExt as _;
+use serde_json::{Value, json};
+use tower::ServiceExt as _;
+use weir_injector::inject::{InjectError, InjectRequest, Outcome, SkipReason};
+use weir_injector::settings::Settings;
+use weir_webhook::server::router::{App, BODY_LIMIT};
+use weir_webhook::server::{
+    certs, gate::Gate, health::Health, lines::Lines, metrics::Metrics, router, tls::ServerCert,
+};
+
+fn obey(request: &InjectRequest, _: &Settings) -> Result<Outcome, InjectError> {
+    match request.pod["metadata"]["annotations"]["want"].as_str() {
+        Some("deny") => Err(InjectError::Invalid(vec!["a: bad".to_owned(), "b: worse".to_owned()])),
+        Some("off") => Ok(Outcome::Skipped { reason: SkipReason::ExplicitlyOff, warnings: Vec::new() }),
+        Some("host") => {
+            Ok(Outcome::Skipped { reason: SkipReason::HostNetwork, warnings: vec!["a label is odd".to_owned()] })
+        }
+        Some("panic") => panic!("asked for"),
+        _ => {
+            let mut pod = request.pod.clone();
+            pod["metadata"]["labels"] = json!({"seen": "yes"});
+            let mut warnings: Vec<_> = request.url_env.iter().map(|(name, value)| format!("{name}={value}")).collect();
+            warnings.extend(request.namespace.iter().map(|namespace| format!("namespace {namespace}")));
+            Ok(Outcome::Injected { pod, templates: vec!["sidecar".to_owned()], warnings })
+        }
+    }
+}
+
+fn app() -> Arc<App> {
+    app_with(64, Some(Settings::from_documents(None, None).unwrap()))
+}
+
+fn app_with(slots: usize, settings: Option<Settings>) -> Arc<App> {
+    let made = certs::make(&["localhost".to_owned()], 1, SystemTime::now()).unwrap();
+    let cert = ServerCert::from_pem(made.cert.as_bytes(), made.key.as_bytes(), SystemTime::now()).unwrap();
+    Arc::new(App {
+        settings: Arc::new(ArcSwapOption::from_pointee(settings)),
+        metrics: Arc::new(Metrics::new()),
+        health: Arc::new(Health::new(Arc::new(ArcSwap::from_pointee(Some(cert))))),
+        gate: Gate::new(NonZeroUsize::new(slots).unwrap(), Duration::from_secs(4)),
+        lines: Lines::new(0),
+        decide: obey,
+    })
+}
+
+fn review(version: &str, want: &str) -> Value {
+    json!({
+        "apiVersion": format!("admission.k8s.io/{version}"), "kind": "AdmissionReview",
+        "request": {
+            "uid": "uid-1", "operation": "CREATE", "namespace": "shop",
+            "kind": {"group": "", "version": "v1", "kind": "Pod"},
+            "object": {"apiVersion": "v1", "kind": "Pod", "metadata": {"generateName": "web-", "annotations": {"want": want}}},
+        },
+    })
+}
+
+struct Got {
+    status: StatusCode,
+    allow: Option<String>,
+    retry_after: Option<String>,
+    content_type: String,
+    text: String,
+}
+
+impl Got {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap()
+    }
+
+    fn message(&self) -> String {
+        self.json()["response"]["status"]["message"].as_str().unwrap().to_owned()
+    }
+
+    fn patch(&self) -> json_patch::Patch {
+        let base64 = self.json()["response"]["patch"].as_str().unwrap().to_owned();
+        serde_json::from_slice(&base64::engine::general_purpose::STANDARD.decode(base64).unwrap()).unwrap()
+    }
+}
+
+async fn send(router: Router, method: Method, path: &str, content_type: Option<&str>, body: impl Into<Body>) -> Got {
+    let mut request = Request::builder().method(method).uri(path);
+    if let Some(content_type) = content_type {
+        request = request.header(CONTENT_TYPE, content_type);
+    }
+    let answer = router.oneshot(request.body(body.into()).unwrap()).await.unwrap();
+    let headers = answer.headers().clone();
+    let header = |name| headers.get(name).map(|value| value.to_str().unwrap().to_owned());
+    let (status, allow, retry_after) = (answer.status(), header(ALLOW), header(RETRY_AFTER));
+    let content_type = header(CONTENT_TYPE).unwrap_or_default();
+    let text = String::from_utf8(answer.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap();
+    Got { status, allow, retry_after, content_type, text }
+}
+
+async fn post(app: &Arc<App>, body: impl Into<Body>) -> Got {
+    send(router::https(Arc::clone(app)), Method::POST, "/inject", Some("application/json"), body).await
+}
+
+#[tokio::test]
+async fn patches_a_pod_in_both_versions() {
+    for version in ["v1", "v1beta1"] {
+        let review = review(version, "");
+        let got = post(&app(), review.to_string()).await;
+        assert_eq!((got.status, got.content_type.as_str()), (StatusCode::OK, "application/json"));
+        let answer = got.json();
+        assert_eq!(answer["apiVersion"], review["apiVersion"]);
+        assert_eq!(answer["kind"], "AdmissionReview");
+        assert_eq!(answer["response"]["uid"], "uid-1");
+        assert_eq!(answer["response"]["allowed"], true);
+        assert_eq!(answer["response"]["patchType"], "JSONPatch");
+        assert_eq!(answer["response"]["auditAnnotations"]["decision"], "injected");
+        assert_eq!(answer["response"]["warnings"], json!(["namespace shop"]));
+        let mut pod = review["request"]["object"].clone();
+        json_patch::patch(&mut pod, &got.patch()).unwrap();
+        assert_eq!(pod["metadata"]["labels"]["seen"], "yes");
+    }
+}
+
+#[tokio::test]
+async fn denies_with_every_finding() {
+    let app = app();
+    let got = post(&app, review("v1", "deny").to_string()).await;
+    assert_eq!(got.status, StatusCode::OK);
+    let response = got.json()["response"].clone();
+    assert_eq!((&response["allowed"], &response["uid"]), (&json!(false), &json!("uid-1")));
+    assert_eq!(response["status"]["code"], 422);
+    assert_eq!(got.message(), "weir: a: bad; b: worse");
+    assert!(app.metrics.render().contains("sidecar_injection_failure_total{reason=\"denied\"} 1"));
+    assert!(app.metrics.render().contains("sidecar_injection_success_total 0"), "a denial is no success");
+}
+
+#[tokio::test]
+async fn tells_why_a_pod_is_skipped_unless_its_author_asked_for_it() {
+    let app = app();
+    let host = post(&app, review("v1", "host").to_string()).await.json()["response"].clone();
+    assert_eq!((&host["allowed"], &host["patch"]), (&json!(true), &Value::Null));
+    assert!(host["warnings"][0].as_str().unwrap().contains("host network"), "{host}");
+    assert_eq!(host["warnings"][1], "a label is odd");
+    assert_eq!(host["auditAnnotations"], json!({"decision": "skipped", "reason": "host_network"}));
+
+    let off = post(&app, review("v1", "off").to_string()).await.json()["response"].clone();
+    assert_eq!((&off["allowed"], &off["warnings"]), (&json!(true), &Value::Null));
+    assert_eq!(off["auditAnnotations"]["reason"], "explicitly_off");
+
+    let metrics = app.metrics.render();
+    for reason in ["host_network", "explicitly_off"] {
+        assert!(metrics.contains(&format!("sidecar_injection_skip_total{{reason=\"{reason}\"}} 1")), "{metrics}");
+    }
+}
+
+#[tokio::test]
+async fn allows_what_is_not_the_creation_of_a_pod_as_it_is() {
+    let change = |key: &str, value: Value| {
+        let mut review = review("v1", "deny");
+        review["request"][key] = value;
+        review
+    };
+    for review in [
+        change("operation", json!("UPDATE")),
+        change("subResource", json!("status")),
+        change("kind", json!({"group": "apps", "version": "v1", "kind": "Deployment"})),
+        change("kind", json!({"group": "example.org", "version": "v1", "kind": "Pod"})),
+    ] {
+        let got = post(&app(), review.to_string()).await;
+        assert_eq!(got.status, StatusCode::OK);
+        assert_eq!(got.json()["response"], json!({"uid": "uid-1", "allowed": true}), "{review}");
+    }
+}
+
+#[tokio::test]
+async fn denies_a_review_without_its_pod() {
+    for object in [Value::Null, json!("pod"), json!([])] {
+        let mut review = review("v1", "");
+        review["request"]["object"] = object;
+        let got = post(&app(), review.to_string()).await;
+        assert_eq!(got.json()["response"]["allowed"], false);
+        assert_eq!(got.json()["response"]["status"]["code"], 400);
+        assert!(got.message().contains("request.object"), "{}", got.text);
+    }
+}
+
+#[tokio::test]
+async fn refuses_bodies_that_are_no_review() {
+    let cases = [
+        ("", "empty"),
+        ("{\"apiVersion\":\n nope}", "line 2 column"),
+        (r#"{"kind":"AdmissionReview","apiVersion":"admission.k8s.io/v1"}"#, "no request"),
+        (r#"{"kind":"Pod","apiVersion":"v1"}"#, "\"Pod\""),
+    ];
+    for (body, expected) in cases {
+        let got = post(&app(), body).await;
+        assert_eq!(got.status, StatusCode::BAD_REQUEST, "{body}");
+        assert_eq!(got.json()["response"]["allowed"], false);
+        assert!(got.message().contains(expected), "{}", got.text);
+    }
+}
+
+#[tokio::test]
+async fn repeats_uid_and_version_of_a_review_that_is_ill_typed() {
+    let mut review = review("v1beta1", "");
+    review["request"]["operation"] = json!(7);
+    let got = post(&app(), review.to_string()).await;
+    assert_eq!(got.status, StatusCode::BAD_REQUEST);
+    assert_eq!(got.json()["apiVersion"], "admission.k8s.io/v1beta1");
+    assert_eq!(got.json()["response"]["uid"], "uid-1");
+    assert!(got.message().contains("request.operation"), "{}", got.text);
+}
+
+#[tokio::test]
+async fn wants_json_whatever_its_parameters() {
+    let router = || router::https(app());
+    let body = review("v1", "").to_string();
+    for good in ["application/json", "application/json; charset=utf-8", "Application/JSON ;charset=UTF-8"] {
+        let got = send(router(), Method::POST, "/inject", Some(good), body.clone()).await;
+        assert_eq!(got.status, StatusCode::OK, "{good}");
+    }
+    for bad in [Some("text/plain"), Some("application/jsonx"), Some(""), None] {
+        let got = send(router(), Method::POST, "/inject", bad, body.clone()).await;
+        assert_eq!(got.status, StatusCode::UNSUPPORTED_MEDIA_TYPE, "{bad:?}");
+        assert!(got.message().contains("application/json is expected"), "{}", got.text);
+    }
+}
+
+#[tokio::test]
+async fn bounds_the_body() {
+    let app = app();
+    let padded = |length: usize| {
+        let mut text = review("v1", "").to_string();
+        text.push_str(&" ".repeat(length - text.len()));
+        text
+    };
+    assert_eq!(post(&app, padded(BODY_LIMIT)).await.status, StatusCode::OK);
+    let got = post(&app, padded(BODY_LIMIT + 1)).await;
+    assert_eq!(got.status, StatusCode::PAYLOAD_TOO_LARGE);
+    assert!(got.message().contains(&BODY_LIMIT.to_string()), "{}", got.text);
+    assert!(app.metrics.render().contains("sidecar_injection_failure_total{reason=\"too_large\"} 1"));
+}
+
+/// A body that never ends, of `chunk` again and again, or of nothing.
+struct Endless(Option<&'static [u8]>);
+
+impl hyper::body::Body for Endless {
+    type Data = axum::body::Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<hyper::body::Frame<Self::Data>, Infallible>>> {
+        match self.0 {
+            Some(chunk) => std::task::Poll::Ready(Some(Ok(hyper::body::Frame::data(chunk.into())))),
+            None => std::task::Poll::Pending,
+        }
+    }
+}
+
+#[tokio::test]
+async fn stops_reading_a_body_without_end() {
+    let got = post(&app(), Body::new(Endless(Some(&[b' '; 8192])))).await;
+    assert_eq!(got.status, StatusCode::PAYLOAD_TOO_LARGE);
+}
+
+#[tokio::test(start_paused = true)]
+async fn gives_up_on_a_body_that_does_not_come() {
+    let app = app();
+    let got = post(&app, Body::new(Endless(None))).await;
+    assert_eq!(got.status, StatusCode::REQUEST_TIMEOUT);
+    assert!(got.message().contains("4s"), "{}", got.text);
+    assert!(app.metrics.render().contains("sidecar_injection_failure_total{reason=\"timeout\"} 1"));
+}
+
+#[tokio::test]
+async fn who_would_be_answered_too_late_is_refused_and_told_to_come_again() {
+    let app = app_with(1, Some(Settings::from_documents(None, None).unwrap()));
+    let ask = |timeout: &str, body: Body| {
+        let (path, router) = (format!("/inject?timeout={timeout}"), router::https(Arc::clone(&app)));
+        async move { send(router, Method::POST, &path, Some("application/json"), body).await }
+    };
+    // Takes the only turn until its own time is over.
+    let slow = tokio::spawn(ask("2s", Body::new(Endless(None))));
+    while !app.metrics.render().contains("weir_webhook_in_flight 1") {
+        tokio::task::yield_now().await;
+    }
+    let got = ask("100ms", review("v1", "").to_string().into()).await;
+    assert_eq!((got.status.as_u16(), got.retry_after.as_deref()), (429, Some("1")), "{}", got.text);
+    // Who has the time gets his turn.
+    let patient = ask("4s", review("v1", "").to_string().into()).await;
+    assert_eq!((slow.await.unwrap().status.as_u16(), patient.status.as_u16()), (408, 200));
+    let text = app.metrics.render();
+    for line in ["sidecar_injection_failure_total{reason=\"overloaded\"} 1", "weir_webhook_in_flight 0"] {
+        assert!(text.lines().any(|found| found == line), "{line:?} is missing in\n{text}");
+    }
+}
+
+#[tokio::test]
+async fn without_a_configuration_nothing_is_injected_with_defaults() {
+    let got = post(&app_with(1, None), review("v1", "").to_string()).await;
+    assert_eq!(got.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(got.message().contains("no configuration yet"), "{}", got.text);
+}
+
+#[tokio::test]
+async fn counts_templates_patches_and_dry_runs_with_bounded_labels() {
+    let app = app();
+    let mut dry = review("v1", "");
+    dry["request"]["dryRun"] = true.into();
+    post(&app, dry.to_string()).await;
+    let text = app.metrics.render();
+    for line in [
+        "weir_webhook_templates_total{template=\"sidecar\"} 1",
+        "weir_webhook_templates_total{template=\"custom\"} 0",
+        "weir_webhook_dry_runs_total 1",
+        "weir_webhook_patch_bytes_count 1",
+        "weir_webhook_wait_seconds_count 1",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line:?} is missing in\n{text}");
+    }
+}
+
+#[tokio::test]
+async fn survives_a_panic_of_the_decision() {
+    let app = app();
+    let got = post(&app, review("v1", "panic").to_string()).await;
+    assert_eq!(got.status, StatusCode::INTERNAL_SERVER_ERROR);
+    assert_eq!(got.json()["response"]["uid"], "uid-1");
+    assert_eq!(got.json()["response"]["allowed"], false);
+    assert!(!got.text.contains("asked for"), "the text of the defect is for the log");
+    assert!(app.metrics.render().contains("sidecar_injection_failure_total{reason=\"internal\"} 1"));
+    assert_eq!(post(&app, review("v1", "").to_string()).await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn hands_parameters_of_the_path_on() {
+    let cases: [(&str, &[(&str, &str)]); 7] = [
+        ("/inject", &[]),
+        ("/inject/", &[]),
+        ("/inject/cluster/c1/net/n1", &[("ISTIO_META_CLUSTER_ID", "c1"), ("ISTIO_META_NETWORK", "n1")]),
+        ("/inject/cluster/a--slash--b/", &[("ISTIO_META_CLUSTER_ID", "a/b")]),
+        ("/inject/foo/%3D", &[("FOO", "=")]),
+        ("/inject/net/n1/odd", &[("ISTIO_META_NETWORK", "n1")]),
+        ("/inject/:ENV:A=b/c:ENV:net=n2", &[("A", "b/c"), ("ISTIO_META_NETWORK", "n2")]),
+    ];
+    for (path, expected) in cases {
+        let expected: BTreeMap<_, _> = expected.iter().copied().collect();
+        let got =
+            send(router::https(app()), Method::POST, path, Some("application/json"), review("v1", "").to_string())
+                .await;
+        assert_eq!(got.status, StatusCode::OK, "{path}");
+        let answer = got.json();
+        let found: BTreeMap<_, _> = answer["response"]["warnings"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter_map(|warning| warning.as_str().unwrap().split_once('='))
+            .collect();
+        assert_eq!(found, expected, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn knows_its_methods_and_paths() {
+    let router = || router::https(app());
+    let got = send(router(), Method::GET, "/inject", None, "").await;
+    assert_eq!((got.status, got.allow.as_deref()), (StatusCode::METHOD_NOT_ALLOWED, Some("POST")));
+    assert_eq!(send(router(), Method::PUT, "/inject/a/b", None, "").await.status, StatusCode::METHOD_NOT_ALLOWED);
+    assert_eq!(send(router(), Method::POST, "/injection", None, "").await.status, StatusCode::NOT_FOUND);
+    assert_eq!(send(router(), Method::GET, "/metrics", None, "").await.status, StatusCode::NOT_FOUND, "not over TLS");
+    assert_eq!(send(router::http(app()), Method::POST, "/inject", None, "").await.status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn probes_answer_on_both_ports() {
+    let app = app();
+    for router in [router::https(Arc::clone(&app)), router::http(Arc::clone(&app))] {
+        for path in ["/healthz", "/livez", "/readyz", "/ready"] {
+            assert_eq!(send(router.clone(), Method::GET, path, None, "").await.status, StatusCode::OK, "{path}");
+        }
+    }
+    app.health.stop();
+    let router = router::http(Arc::clone(&app));
+    let ready = send(router.clone(), Method::GET, "/readyz", None, "").await;
+    assert_eq!(ready.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(ready.text.contains("[-]stopping"), "{}", ready.text);
+    assert_eq!(send(router, Method::GET, "/livez", None, "").await.status, StatusCode::OK, "alive until the end");
+}
+
+#[tokio::test]
+async fn metrics_are_open_metrics_text() {
+    let got = send(router::http(app()), Method::GET, "/metrics", None, "").await;
+    assert_eq!(got.status, StatusCode::OK);
+    assert!(got.content_type.starts_with("application/openmetrics-text"), "{}", got.content_type);
+    assert!(got.text.ends_with("# EOF\n"));
+}

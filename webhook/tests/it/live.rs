@@ -1,0 +1,233 @@
+//! The server on real sockets: TLS, rotation of certificates, bounds, and the end of the process.
+
+mod certificates;
+mod client;
+mod crowd;
+mod followed;
+mod injection;
+mod process;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
+
+use clap::Parser as _;
+use hyper::StatusCode;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use weir_webhook::args::Cli;
+use weir_webhook::server::{Server, certs, config::Config};
+
+use client::{Client, get};
+
+/// Far longer than anything here takes; a bound, never a measure.
+const PATIENCE: Duration = Duration::from_secs(30);
+const H1: &[&str] = &["http/1.1"];
+const H2: &[&str] = &["h2", "http/1.1"];
+
+fn review(version: &str) -> Value {
+    json!({
+        "apiVersion": format!("admission.k8s.io/{version}"), "kind": "AdmissionReview",
+        "request": {
+            "uid": "uid-1", "operation": "CREATE", "namespace": "shop", "kind": {"group": "", "version": "v1", "kind": "Pod"},
+            "object": {
+                "apiVersion": "v1", "kind": "Pod", "metadata": {"generateName": "web-", "labels": {"app": "web"}},
+                "spec": {"containers": [{"name": "web", "image": "nginx", "ports": [{"containerPort": 80}]}]},
+            },
+        },
+    })
+}
+
+async fn start(flags: &[&str]) -> Server {
+    let fixed =
+        ["weir-webhook", "--https-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0", "--reload-interval", "100ms"];
+    let cli = Cli::try_parse_from(fixed.iter().chain(flags)).unwrap();
+    Server::start(Config::resolve(&cli.serve).unwrap()).await.unwrap()
+}
+
+async fn metrics(server: &Server) -> String {
+    get(server.http().unwrap(), "/metrics").await.1
+}
+
+/// Until `line` shows up in the metrics.
+async fn wait_for_metric(server: &Server, line: &str) {
+    let shown = async {
+        while !metrics(server).await.lines().any(|found| found == line) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let in_time = timeout(PATIENCE, shown).await.is_ok();
+    assert!(in_time, "{line:?} never shows up in\n{}", metrics(server).await);
+}
+
+fn bundle() -> certs::Bundle {
+    certs::make(&["localhost".to_owned()], 1, SystemTime::now()).unwrap()
+}
+
+fn write_pair(dir: &Path, bundle: &certs::Bundle) {
+    bundle.write(dir, true).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rotates_certificates_under_load_without_a_failed_handshake() {
+    let dir = tempfile::tempdir().unwrap();
+    let bundles: Vec<_> = (0..4).map(|_| bundle()).collect();
+    write_pair(dir.path(), &bundles[0]);
+    let server = start(&["--cert-dir", dir.path().to_str().unwrap()]).await;
+    let cas: Vec<_> = bundles.iter().map(|bundle| bundle.ca.as_str()).collect();
+    let client = Client::new(server.https(), &cas, H1);
+
+    let done = Arc::new(AtomicBool::new(false));
+    let load: Vec<_> = (0..4)
+        .map(|_| {
+            let (client, done) = (client.clone(), Arc::clone(&done));
+            tokio::spawn(async move {
+                let mut handshakes = 0;
+                while !done.load(Ordering::Relaxed) {
+                    let (status, _) = client.post("/inject", review("v1").to_string()).await;
+                    assert_eq!(status, StatusCode::OK);
+                    handshakes += 1;
+                }
+                handshakes
+            })
+        })
+        .collect();
+    let trusting = |ca: &str| Client::new(server.https(), &[ca], H1);
+    for bundle in &bundles[1..] {
+        write_pair(dir.path(), bundle);
+        let only_new = trusting(&bundle.ca);
+        let rotated = async {
+            while only_new.connect().await.is_err() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        timeout(PATIENCE, rotated).await.expect("the new certificate is served");
+    }
+    done.store(true, Ordering::Relaxed);
+    for worker in load {
+        assert!(worker.await.expect("no handshake failed") > 0);
+    }
+    assert!(trusting(&bundles[0].ca).connect().await.is_err(), "the first certificate is gone");
+    server.shutdown(std::future::pending()).await;
+}
+
+#[tokio::test]
+async fn keeps_the_old_certificate_when_the_new_pair_does_not_match() {
+    let dir = tempfile::tempdir().unwrap();
+    let (old, new) = (bundle(), bundle());
+    write_pair(dir.path(), &old);
+    let server = start(&["--cert-dir", dir.path().to_str().unwrap()]).await;
+    certs::write_file(&dir.path().join(certs::CERT_FILE), &new.cert, 0o644, true).unwrap();
+    wait_for_metric(&server, "weir_webhook_reloads_total{source=\"certificate\",result=\"refused\"} 1").await;
+    Client::new(server.https(), &[&old.ca], H1).connect().await.expect("the old one is served");
+    let (status, detail) = get(server.http().unwrap(), "/readyz").await;
+    assert_eq!(status, StatusCode::OK);
+    assert!(detail.contains("does not belong") && detail.contains(certs::KEY_FILE), "{detail}");
+
+    certs::write_file(&dir.path().join(certs::KEY_FILE), &new.key, 0o600, true).unwrap();
+    wait_for_metric(&server, "weir_webhook_reloads_total{source=\"certificate\",result=\"replaced\"} 1").await;
+    Client::new(server.https(), &[&new.ca], H1).connect().await.expect("the whole new pair is served");
+    assert!(get(server.http().unwrap(), "/readyz").await.1.contains("[+]certificate: ok"));
+    server.shutdown(std::future::pending()).await;
+}
+
+/// The peer closed, or reset: nothing more can come.
+async fn closed(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> bool {
+    let mut rest = Vec::new();
+    timeout(PATIENCE, stream.read_to_end(&mut rest)).await.is_ok()
+}
+
+#[tokio::test]
+async fn cuts_clients_that_dawdle() {
+    let dir = tempfile::tempdir().unwrap();
+    let ca = dir.path().join("ca.pem");
+    // Long enough for a handshake on a busy machine.
+    let flags = ["--handshake-timeout", "2s", "--idle-timeout", "2s", "--request-timeout", "1s"];
+    let server = start(&[&flags[..], &["--ca-out", ca.to_str().unwrap()]].concat()).await;
+    let ca = std::fs::read_to_string(&ca).unwrap();
+    let connect = async |alpn| Client::new(server.https(), &[&ca], alpn).connect().await.unwrap();
+
+    let no_handshake = async {
+        let mut silent = TcpStream::connect(server.https()).await.unwrap();
+        assert!(closed(&mut silent).await, "no handshake");
+    };
+    let no_request = async |alpn| {
+        let mut idle = connect(alpn).await;
+        assert!(closed(&mut idle).await, "no request over {alpn:?}");
+    };
+    let endless_head = async {
+        let (mut read, mut write) = tokio::io::split(connect(H1).await);
+        let dribble = tokio::spawn(async move {
+            for byte in b"POST /inject HTTP/1.1\r\n".iter().chain(b"x-pad: 1\r\n".iter().cycle()) {
+                if write.write_all(&[*byte]).await.is_err() || write.flush().await.is_err() {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        });
+        assert!(closed(&mut read).await, "a head that never ends");
+        dribble.abort();
+    };
+    let lost_body = async {
+        let mut body = connect(H1).await;
+        let head = "POST /inject HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{";
+        body.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = vec![0; 12];
+        timeout(PATIENCE, body.read_exact(&mut answer)).await.unwrap().unwrap();
+        assert_eq!(answer, b"HTTP/1.1 408");
+        assert!(closed(&mut body).await, "a body that does not come");
+    };
+    tokio::join!(no_handshake, no_request(H1), no_request(H2), endless_head, lost_body);
+    server.shutdown(std::future::pending()).await;
+}
+
+#[tokio::test]
+async fn answers_a_body_of_ten_megabytes_with_413() {
+    let dir = tempfile::tempdir().unwrap();
+    let ca = dir.path().join("ca.pem");
+    let server = start(&["--ca-out", ca.to_str().unwrap()]).await;
+    let ca = std::fs::read_to_string(&ca).unwrap();
+    for alpn in [H1, H2] {
+        let client = Client::new(server.https(), &[&ca], alpn);
+        let (status, answer) = client.post("/inject", vec![b' '; 10 << 20]).await;
+        assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
+        assert_eq!(answer["response"]["allowed"], false);
+        assert_eq!(client.post("/inject", review("v1").to_string()).await.0, StatusCode::OK);
+    }
+    server.shutdown(std::future::pending()).await;
+}
+
+#[tokio::test]
+async fn shrugs_off_garbage_on_the_tls_port() {
+    let dir = tempfile::tempdir().unwrap();
+    let ca = dir.path().join("ca.pem");
+    let server = start(&["--ca-out", ca.to_str().unwrap()]).await;
+    for garbage in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0; 4096], &[0xff; 4096], b"\x16\x03\x01\x00\x05hello"] {
+        let mut stream = TcpStream::connect(server.https()).await.unwrap();
+        let _ = stream.write_all(garbage).await;
+        assert!(closed(&mut stream).await);
+    }
+    wait_for_metric(&server, "weir_webhook_tls_handshake_failures_total 4").await;
+    let client = Client::new(server.https(), &[&std::fs::read_to_string(&ca).unwrap()], H1);
+    assert_eq!(client.post("/inject", review("v1").to_string()).await.0, StatusCode::OK);
+    server.shutdown(std::future::pending()).await;
+}
+
+#[tokio::test]
+async fn lets_connections_beyond_the_limit_wait_their_turn() {
+    let dir = tempfile::tempdir().unwrap();
+    let ca = dir.path().join("ca.pem");
+    let server = start(&["--max-connections", "1", "--ca-out", ca.to_str().unwrap()]).await;
+    let client = Client::new(server.https(), &[&std::fs::read_to_string(&ca).unwrap()], H1);
+    let first = client.connect().await.unwrap();
+    // The kernel takes the connection; the server does not look at it as long as the first is open.
+    assert!(timeout(Duration::from_millis(300), client.connect()).await.is_err());
+    assert!(metrics(&server).await.contains("weir_webhook_connections 2"), "the first, and the one that asks");
+    drop(first);
+    let answer = timeout(PATIENCE, client.post("/inject", review("v1").to_string())).await;
+    assert_eq!(answer.expect("its turn came").0, StatusCode::OK);
+    server.shutdown(std::future::pending()).await;
+}

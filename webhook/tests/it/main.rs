@@ -1,0 +1,6 @@
+//! Tests of the admission server.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail here")]
+
+mod hostile;
+mod http;
+mod live;
