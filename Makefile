@@ -1,14 +1,16 @@
-# Two commands are enough: `make demo` and `make test`. `make help` lists the rest.
+# `make demo` shows Weir, `make check` is for every commit, `make test` is what CI runs. `make help` lists the rest.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-# The plugin is linked statically: against musl where its target is installed, else against glibc.
+# Static binaries: against musl where its target is installed, else against glibc. The tests are linked in the same way, so that cargo
+# compiles every crate once for the tests and the images.
 HOST := $(shell rustc -vV | sed -n 's/^host: //p')
 MUSL := $(subst -gnu,-musl,$(HOST))
 STATIC_TARGET := $(if $(wildcard $(shell rustc --print sysroot)/lib/rustlib/$(MUSL)),$(MUSL),$(HOST))
+STATIC := RUSTFLAGS="-C target-feature=+crt-static"
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
-STATIC_DIR := $(TARGET_DIR)/$(STATIC_TARGET)/dist-plugin
+STATIC_DIR := $(TARGET_DIR)/$(STATIC_TARGET)
 # Absolute, so that benches and tests find it from any directory.
 DIST := $(CURDIR)/dist
 export WEIR_ENVOY ?= $(CURDIR)/target/tools/envoy
@@ -16,23 +18,39 @@ export KUBEBUILDER_ASSETS ?= $(CURDIR)/target/tools/apiserver
 
 .PHONY: help
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 14
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 14
 
 .PHONY: demo
-demo: tools dist ## inject a real manifest, program a real namespace, show captured connections (root)
-	$(DIST)/weir demo $(DEMO_ARGS)
+demo: tools ## inject a real manifest, program a real namespace, show captured connections (root)
+	cargo build --profile demo -p weir-demo -p weir-webhook
+	$(STATIC) cargo build --profile dist-plugin --target $(STATIC_TARGET) -p weir-cni
+	mkdir -p $(DIST)/demo
+	install -m 0755 $(TARGET_DIR)/demo/weir-demo $(TARGET_DIR)/demo/weir-webhook $(STATIC_DIR)/dist-plugin/weir-cni $(DIST)/demo/
+	$(DIST)/demo/weir-demo $(DEMO_ARGS)
 
-# cargo has built all binaries, with the features that the whole workspace asks for, before it runs the first test: they are not built again.
+.PHONY: check
+check: lint test-unit ## formatting, lints, unit tests
+
 .PHONY: test
-test: test-tools lint doc manifests fuzz-smoke ## everything CI checks
-	$(MAKE) images IMAGE_PROFILE=dev
-	WEIR_IMAGES=$(DIST)/images-dev WEIR_BIN_DIR=$(abspath $(TARGET_DIR))/debug cargo test --workspace --no-fail-fast
+test: test-tools lint doc manifests fuzz-smoke test-unit test-e2e ## everything that CI checks
 
 .PHONY: lint
 lint: ## formatting and lints
 	cargo fmt --all --check
 	cargo fmt --check --manifest-path fuzz/Cargo.toml
 	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+.PHONY: test-unit
+test-unit: ## unit tests
+	$(STATIC) cargo test --workspace --target $(STATIC_TARGET) --lib --bins --no-fail-fast
+
+# The images hold the binaries that cargo has built for the tests.
+.PHONY: test-e2e
+test-e2e: test-tools ## tests of whole binaries: real namespaces, runtimes, API servers, images (root)
+	$(STATIC) cargo build --workspace --target $(STATIC_TARGET) --lib --bins --tests
+	scripts/build-images $(STATIC_DIR)/debug $(DIST)/images-dev
+	WEIR_IMAGES=$(DIST)/images-dev WEIR_BIN_DIR=$(abspath $(STATIC_DIR))/debug $(STATIC) \
+	  cargo test --workspace --target $(STATIC_TARGET) --test '*' --no-fail-fast
 
 .PHONY: doc
 doc: ## documentation, without warnings
@@ -52,38 +70,34 @@ deny: ## licences, sources and duplicates of the dependencies (installs cargo-de
 	cargo deny check licenses bans sources
 
 .PHONY: dist
-dist: ## weir, weir-webhook, weir-agent and the static weir-cni in dist/
+dist: ## weir, weir-webhook, weir-agent and the static weir-cni and weir-iptables in dist/
 	cargo build --release -p weir-cli -p weir-webhook -p weir-agent
-	RUSTFLAGS="-C target-feature=+crt-static" cargo build --profile dist-plugin --target $(STATIC_TARGET) -p weir-cni
+	$(STATIC) cargo build --profile dist-plugin --target $(STATIC_TARGET) -p weir-cni -p weir-iptables
 	mkdir -p $(DIST)
-	install -m 0755 $(TARGET_DIR)/release/weir $(TARGET_DIR)/release/weir-webhook $(TARGET_DIR)/release/weir-agent $(STATIC_DIR)/weir-cni $(DIST)/
-
-# What the images carry: `dist` where they are shipped, `dev` where only the tests want them, in a third of the time.
-IMAGE_PROFILE ?= dist
-IMAGE_PLUGIN_PROFILE := $(IMAGE_PROFILE:dist=dist-plugin)
-BUILT_FOR_IMAGES := $(TARGET_DIR)/$(STATIC_TARGET)
-IMAGE_BINARIES := $(DIST)/static-$(IMAGE_PROFILE)
-IMAGES := $(DIST)/images-$(IMAGE_PROFILE)
+	install -m 0755 $(addprefix $(TARGET_DIR)/release/,weir weir-webhook weir-agent) \
+	  $(addprefix $(STATIC_DIR)/dist-plugin/,weir-cni weir-iptables) $(DIST)/
 
 .PHONY: images
 images: test-tools ## images FROM scratch of static binaries, as OCI archives in dist/images-dist/ (buildah)
-	RUSTFLAGS="-C target-feature=+crt-static" cargo build --profile $(IMAGE_PROFILE) --target $(STATIC_TARGET) -p weir-cli -p weir-webhook -p weir-agent
-	RUSTFLAGS="-C target-feature=+crt-static" cargo build --profile $(IMAGE_PLUGIN_PROFILE) --target $(STATIC_TARGET) -p weir-cni
-	mkdir -p $(IMAGE_BINARIES)
-	install -m 0755 $(addprefix $(BUILT_FOR_IMAGES)/$(IMAGE_PROFILE:dev=debug)/,weir weir-webhook weir-agent) $(BUILT_FOR_IMAGES)/$(IMAGE_PLUGIN_PROFILE:dev=debug)/weir-cni $(IMAGE_BINARIES)/
-	scripts/build-images $(IMAGE_BINARIES) $(IMAGES)
+	$(STATIC) cargo build --profile dist --target $(STATIC_TARGET) -p weir-cli -p weir-webhook -p weir-agent
+	$(STATIC) cargo build --profile dist-plugin --target $(STATIC_TARGET) -p weir-cni -p weir-iptables
+	mkdir -p $(DIST)/static
+	install -m 0755 $(addprefix $(STATIC_DIR)/dist/,weir weir-webhook weir-agent) \
+	  $(addprefix $(STATIC_DIR)/dist-plugin/,weir-cni weir-iptables) $(DIST)/static/
+	scripts/build-images $(DIST)/static $(DIST)/images-dist
 
 .PHONY: bench
 bench: tools dist ## measurements beside the alternatives, in the same run (root)
-	RUSTFLAGS="-C target-feature=+crt-static" cargo build --profile dist-plugin --target $(STATIC_TARGET) -p weir-benches --bin netns-floor
-	WEIR_CNI=$(DIST)/weir-cni NETNS_FLOOR=$(abspath $(STATIC_DIR))/netns-floor WEIR_WEBHOOK=$(DIST)/weir-webhook WEIR_AGENT=$(DIST)/weir-agent cargo bench -p weir-benches
+	$(STATIC) cargo build --profile dist-plugin --target $(STATIC_TARGET) -p weir-benches --bin netns-floor
+	WEIR_CNI=$(DIST)/weir-cni NETNS_FLOOR=$(abspath $(STATIC_DIR))/dist-plugin/netns-floor WEIR_WEBHOOK=$(DIST)/weir-webhook \
+	  WEIR_AGENT=$(DIST)/weir-agent cargo bench -p weir-benches
 
 .PHONY: tools
 tools: ## install what the demo needs
 	scripts/install-tools
 
 .PHONY: test-tools
-test-tools: ## install what the demo and the tests need: also newer containerds, CRI-O, buildah and a kube-apiserver
+test-tools: ## install what the tests need beyond that: newer containerds, CRI-O, buildah and a kube-apiserver
 	scripts/install-tools tests
 
 .PHONY: clean

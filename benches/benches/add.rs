@@ -97,7 +97,7 @@ impl Bench {
             conf: write("conf.json", conf.to_string().as_bytes())?,
             v4: write("v4", restore_text(&rules, RestoreFamily::V4).as_bytes())?,
             v6: write("v6", restore_text(&rules, RestoreFamily::V6).as_bytes())?,
-            nft: write("rules.nft", weir_kernel::nft::describe(&rules)?.as_bytes())?,
+            nft: write("rules.nft", weir_kernel::nft::to_nft_script(&rules)?.as_bytes())?,
             _dir: dir,
         })
     }
@@ -120,19 +120,19 @@ impl Bench {
                 run(&mut command)?;
                 Ok(start.elapsed())
             }
-            Method::LegacyRestore => netns::within(namespace, || {
+            Method::LegacyRestore => netns::run_in(namespace, || {
                 timed(&|| {
                     restore("iptables-legacy-restore", &self.v4)
                         .and_then(|()| restore("ip6tables-legacy-restore", &self.v6))
                 })
             })?,
-            Method::NftRestore => netns::within(namespace, || {
+            Method::NftRestore => netns::run_in(namespace, || {
                 timed(&|| {
                     restore("iptables-nft-restore", &self.v4).and_then(|()| restore("ip6tables-nft-restore", &self.v6))
                 })
             })?,
             Method::NftFile => {
-                netns::within(namespace, || timed(&|| run(Command::new("nft").arg("-f").arg(&self.nft))))?
+                netns::run_in(namespace, || timed(&|| run(Command::new("nft").arg("-f").arg(&self.nft))))?
             }
         }
     }

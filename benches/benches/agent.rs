@@ -16,15 +16,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail, ensure};
 use serde_json::{Value, json};
 use weir_agent::events;
-use weir_agent::metrics::Metrics;
-use weir_agent::pods::{PodFacts, Pods};
-use weir_agent::repair::{Counts, Places, Repairer, Settings, State, States};
+use weir_agent::metrics::MetricsRegistry;
+use weir_agent::pods::{PodFacts, PodCache};
+use weir_agent::repair::{RepairMetrics, NetnsPaths, Repairer, RepairOptions, RuleState, PodStates};
 use weir_agent::socket::Attachments;
 use weir_apiserver::ApiServer;
 use weir_benches::Samples;
-use weir_kernel::namespace::Backend;
+use iptables_rules::backend::Backend;
 use weir_lab::Netns;
-use weir_protocol::agent::Report;
+use weir_protocol::agent::CallReport;
 
 const ROUNDS: usize = 200;
 const FULL: usize = 110;
@@ -204,7 +204,7 @@ fn restore(agent: &Path, plugin: &Path) -> anyhow::Result<()> {
 fn repair() -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
     fs::create_dir(dir.path().join("netns"))?;
-    let (pods, attachments, states) = (Pods::default(), Attachments::default(), States::default());
+    let (pods, attachments, states) = (PodCache::default(), Attachments::default(), PodStates::default());
     let mut namespaces = Vec::new();
     for number in 0..FULL {
         let netns = Netns::new("pod")?;
@@ -215,26 +215,26 @@ fn repair() -> anyhow::Result<()> {
         symlink(netns.path(), dir.path().join(format!("netns/cni-{number}")))?;
         let uid = object["metadata"]["uid"].as_str().context("a uid")?.to_owned();
         let (verb, netns_path) = ("ADD".to_owned(), netns.path().display().to_string());
-        attachments.learn(&Report { v: 1, verb, uid, netns: netns_path, ..Report::default() });
-        pods.put(PodFacts::of(serde_json::from_value(object)?, &[]));
+        attachments.apply(&CallReport { v: 1, verb, uid, netns: netns_path, ..CallReport::default() });
+        pods.put(PodFacts::from_pod(serde_json::from_value(object)?, &[]));
         namespaces.push(netns);
     }
-    let places = Places {
+    let netns_paths = NetnsPaths {
         host_proc: "/proc".into(),
         host_root: dir.path().to_owned(),
         netns_dirs: vec!["/netns".into()],
         runtime_dirs: Vec::new(),
     };
-    let settings = Settings { in_place: true, interval: BOUND, backend: Backend::Auto, places };
-    let (events, _teller) = events::channel(&Metrics::default());
-    let counts = Counts::default();
-    let mut repairer = Repairer { pods, attachments, settings, states, counts, events };
+    let options = RepairOptions { in_place: true, interval: BOUND, backend: Backend::Auto, netns_paths };
+    let (events, _publisher) = events::channel(&MetricsRegistry::default());
+    let metrics = RepairMetrics::default();
+    let mut repairer = Repairer { pods, attachments, options, states, metrics, events };
     println!("one pass over {FULL} pods (ms)");
     let pass = |repairer: &Repairer, what: &str| -> anyhow::Result<()> {
         let begun = Instant::now();
-        repairer.pass(true);
+        repairer.inspect_pods(true);
         let took = begun.elapsed();
-        ensure!(repairer.states.all().iter().all(|pod| pod.state == State::Ok), "not all are mended");
+        ensure!(repairer.states.all().iter().all(|pod| pod.state == RuleState::Ok), "not all are mended");
         println!("  {what:60} {:8.1}", took.as_secs_f64() * 1e3);
         Ok(())
     };

@@ -168,7 +168,7 @@ fn connection_us(pod: &Netns) -> anyhow::Result<f64> {
         means.sort_by(f64::total_cmp);
         Ok(means[MEASUREMENTS / 2])
     };
-    Ok(pod.run_as(User::of(2000), measure)??)
+    Ok(pod.run_as(User::with_id(2000), measure)??)
 }
 
 fn main() -> anyhow::Result<()> {

@@ -15,7 +15,7 @@ use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
 use weir_apiserver::ApiServer;
 use weir_benches::{Samples, binary};
-use weir_lab::webhook::{Client, Webhook, review_of};
+use weir_lab::webhook::{Client, Webhook, admission_review};
 
 const CLIENTS: usize = 8;
 const REVIEWS: usize = 2_000;
@@ -95,7 +95,7 @@ fn main() -> anyhow::Result<()> {
 fn review() -> Value {
     let env: Vec<_> =
         (0..10).map(|n| json!({ "name": format!("SETTING_{n}"), "value": format!("value {n}") })).collect();
-    review_of(&json!({
+    admission_review(&json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": { "generateName": "web-6d4b75cb6d-", "namespace": "shop", "labels": { "app": "web", "version": "v1" } },
         "spec": { "containers": [{ "name": "web", "image": "shop/web:1", "env": env, "ports": [{ "containerPort": 8080 }] }] },

@@ -1,26 +1,26 @@
-//! The Helm chart of `manifests/chart`, built in: what a cluster gets, from a few settings.
+//! The built-in Helm chart (`manifests/chart`): renders the objects of an installation from settings.
 //!
 //! ```text
-//! values.yaml ◀─ -f FILE ◀─ shortcuts ◀─ --set ──▶ values ──schema──▶ templates ──▶ objects, in the order in which they are applied
+//! values.yaml ◀─ -f FILE ◀─ shortcuts ◀─ --set ──▶ values ──schema──▶ templates ──▶ objects, in the order of installation
 //! ```
 //!
-//! Helm makes the same objects of the same values, and so does kustomize (`manifests/compare.py`).
+//! Helm and kustomize render the same objects (`manifests/compare.py`).
 
 mod schema;
 mod set;
 
 use clap::Args;
 use serde_json::{Map, Value, json};
-use weir_injector::inject::TextSet;
-use weir_injector::inject::selection::objects::NAMESPACE;
+use weir_injector::TemplateSet;
+use weir_injector::selection::configurations::WEBHOOK_NAMESPACE;
 use weir_injector::yaml;
 
 use crate::failure::Failure;
-use crate::files::Source;
+use crate::files::InputFile;
 
-/// Its default values, as text.
+/// Version of Kubernetes that manifests are rendered for where no cluster is asked.
+const NEWEST_KUBERNETES: &str = "v1.36.0";
 const VALUES: &str = include_str!("../../manifests/chart/values.yaml");
-/// What values may be.
 const SCHEMA: &str = include_str!("../../manifests/chart/values.schema.json");
 const CHART: &str = include_str!("../../manifests/chart/Chart.yaml");
 
@@ -30,8 +30,9 @@ macro_rules! templates {
     };
 }
 
-/// Its templates that give objects.
-const OBJECTS: [(&str, &str); 8] = templates![
+/// Templates of objects.
+const OBJECTS: [(&str, &str); 9] = templates![
+    "admission-policies.yaml",
     "namespaces.yaml",
     "node-agent.yaml",
     "node-rbac.yaml",
@@ -41,67 +42,67 @@ const OBJECTS: [(&str, &str); 8] = templates![
     "webhook-rbac.yaml",
     "webhook.yaml",
 ];
-/// Those that do not.
-const OTHERS: [(&str, &str); 2] = templates!["_helpers.tpl", "NOTES.txt"];
+/// Templates without objects.
+const PARTIALS: [(&str, &str); 2] = templates!["_helpers.tpl", "NOTES.txt"];
 
-/// What is installed, and how: options of all commands that need the objects.
+/// Options of all commands that render the chart.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Settings")]
-pub(crate) struct SettingsArgs {
-    /// Settings, as for the Helm chart; `-` for standard input; repeat it, later ones win (manifests/chart/values.yaml has them all)
+pub(crate) struct ChartArgs {
+    /// Read settings from a values file of the Helm chart, or from standard input with `-`; repeatable, the last one wins
     #[arg(short = 'f', long = "values", alias = "filename", value_name = "FILE")]
     values: Vec<String>,
 
-    /// One setting: PATH=VALUE, several with commas, in Helm's grammar (`a.b=c`, `a[0]=c`, `a={x,y}`, `a=null`)
-    #[arg(long, value_name = "SETTING")]
+    /// Set values in Helm's grammar, separated by commas: a.b=c, a[0]=c, a={x,y}, a=null
+    #[arg(long, value_name = "PATH=VALUE")]
     set: Vec<String>,
 
-    /// As --set, and the value is a text whatever it looks like
-    #[arg(long, value_name = "SETTING")]
+    /// Set values like --set, always as strings
+    #[arg(long, value_name = "PATH=VALUE")]
     set_string: Vec<String>,
 
     /// Namespace of the webhook
-    #[arg(short, long, value_name = "NAME", default_value = NAMESPACE)]
+    #[arg(short, long, value_name = "NAMESPACE", default_value = WEBHOOK_NAMESPACE)]
     pub(crate) namespace: String,
 
-    /// Revision of the webhook, beside others; without it, the default one (`revision`)
-    #[arg(short, long, value_name = "NAME", default_value = "", hide_default_value = true)]
+    /// Revision of the webhook, to run several side by side (`revision`) [default: the default revision]
+    #[arg(short, long, value_name = "REVISION", default_value = "", hide_default_value = true)]
     revision: String,
 
-    /// Where the nodes have their folders: kubeadm, gke, k3s, openshift and others (`platform`)
-    #[arg(long, value_name = "NAME")]
+    /// Platform of the nodes, which determines their CNI directories: kubeadm, gke, k3s, openshift and others (`platform`)
+    #[arg(long, value_name = "PLATFORM")]
     platform: Option<String>,
 
-    /// The certificate by cert-manager (`webhook.certificates: cert-manager`)
+    /// Let cert-manager issue the serving certificate (`webhook.certificates: cert-manager`)
     #[arg(long)]
     cert_manager: bool,
 
-    /// No plugin and no agent on nodes: pods bring an init container that needs `NET_ADMIN` (`config.values.pilot.cni.enabled: false`)
+    /// Install no node agent; pods get an init container with `NET_ADMIN` instead (`config.values.pilot.cni.enabled: false`)
     #[arg(long)]
     init_container_mode: bool,
 }
 
-/// Settings that are known to be right, and what they come to.
+/// Validated values of an installation.
 #[derive(Debug)]
 pub(crate) struct Release {
     /// Namespace of the webhook.
     pub(crate) namespace: String,
-    /// All values.
     pub(crate) values: Value,
+    /// Version of Kubernetes that the objects are for, such as `v1.36.0`.
+    kube_version: String,
 }
 
-impl SettingsArgs {
-    /// Settings as tests write them.
+impl ChartArgs {
     #[cfg(test)]
     pub(crate) fn of(set: &[&str]) -> Self {
         Self {
             set: set.iter().map(|&setting| setting.to_owned()).collect(),
-            namespace: NAMESPACE.to_owned(),
+            namespace: WEBHOOK_NAMESPACE.to_owned(),
             ..Self::default()
         }
     }
 
-    /// Settings of nodes alone.
+    /// Returns the settings for the nodes of a platform.
     pub(crate) fn for_platform(platform: Option<&str>, agent_image: Option<&str>) -> Self {
         Self {
             platform: platform.map(str::to_owned),
@@ -109,27 +110,27 @@ impl SettingsArgs {
                 .map(|image| format!("images.agent={}", image.replace(',', "\\,")))
                 .into_iter()
                 .collect(),
-            namespace: NAMESPACE.to_owned(),
+            namespace: WEBHOOK_NAMESPACE.to_owned(),
             ..Self::default()
         }
     }
 
-    /// Reads the settings.
+    /// Reads and validates the settings.
     ///
     /// # Errors
-    /// A file cannot be read; all settings that are wrong, each with its path.
+    /// A file cannot be read, or settings are invalid; each with its path.
     pub(crate) fn release(&self) -> Result<Release, Failure> {
         let mut values = defaults()?;
-        // Nobody else makes it.
+        // Helm has --create-namespace for this.
         values["webhook"]["createNamespace"] = true.into();
         for name in &self.values {
-            let source = Source::from(name.as_str());
+            let source = InputFile::from(name.as_str());
             let given = yaml::from_str(&source.read()?)
-                .map_err(|error| Failure::refused_in(&source.name(), &[error.to_string()]))?;
+                .map_err(|error| Failure::findings_in(&source.name(), &[error.to_string()]))?;
             match given {
                 Value::Null => {}
                 Value::Object(given) => merge(&mut values, given),
-                _ => return Err(Failure::refused_in(&source.name(), &["is no map of settings".to_owned()])),
+                _ => return Err(Failure::findings_in(&source.name(), &["is not a map of settings".to_owned()])),
             }
         }
         let mut shortcuts = Map::new();
@@ -148,28 +149,28 @@ impl SettingsArgs {
         }
         merge(&mut values, shortcuts);
         let settings = self.set.iter().map(|text| (text, false)).chain(self.set_string.iter().map(|text| (text, true)));
-        let wrong: Vec<String> = settings
+        let errors: Vec<String> = settings
             .filter_map(|(text, as_text)| {
                 let option = if as_text { "--set-string" } else { "--set" };
                 set::apply(&mut values, text, as_text).err().map(|reason| format!("{option} {text}: {reason}"))
             })
             .collect();
-        if !wrong.is_empty() {
-            return Err(Failure::usage_all(wrong));
+        if !errors.is_empty() {
+            return Err(Failure::usage_all(errors));
         }
         Release::new(self.namespace.clone(), values)
     }
 }
 
-/// The values of the chart.
+/// Returns the default values of the chart.
 ///
 /// # Errors
-/// None: they are built in.
+/// None in a tested build: they are built in.
 pub(crate) fn defaults() -> Result<Value, Failure> {
     yaml::from_str(VALUES).map_err(|error| Failure::usage(format!("the built-in values: {error}")))
 }
 
-/// Lays settings over values as Helm does: maps key by key, null takes a key away.
+/// Merges settings into values as Helm does: maps key by key, null removes a key.
 fn merge(values: &mut Value, over: Map<String, Value>) {
     let Some(fields) = values.as_object_mut() else { return };
     for (key, value) in over {
@@ -182,21 +183,24 @@ fn merge(values: &mut Value, over: Map<String, Value>) {
 }
 
 impl Release {
-    /// Checks values.
+    /// Validates values against the chart's schema.
     ///
     /// # Errors
-    /// All that the schema does not allow.
+    /// Every violation of the schema.
     pub(crate) fn new(namespace: String, values: Value) -> Result<Self, Failure> {
         let schema: Value =
             serde_json::from_str(SCHEMA).map_err(|error| Failure::usage(format!("the built-in schema: {error}")))?;
         let mut findings = schema::findings(&schema, &values);
-        if !is_label(&namespace) {
-            findings.push(format!("namespace {namespace:?} is no name of a namespace"));
+        if !is_dns_label(&namespace) {
+            findings.push(format!("namespace {namespace:?} is not a valid namespace name"));
         }
-        if findings.is_empty() { Ok(Self { namespace, values }) } else { Err(Failure::refused(findings)) }
+        if !findings.is_empty() {
+            return Err(Failure::findings(findings));
+        }
+        Ok(Self { namespace, values, kube_version: NEWEST_KUBERNETES.to_owned() })
     }
 
-    /// Its revision, `default` for none.
+    /// Returns the revision, `default` if none is set.
     pub(crate) fn revision(&self) -> &str {
         match self.values["revision"].as_str() {
             None | Some("") => "default",
@@ -204,69 +208,77 @@ impl Release {
         }
     }
 
-    /// Whether pods get their rules from the plugin, as far as these settings say.
+    /// Returns whether pods need the plugin for their rules, according to these settings.
     pub(crate) fn needs_agent(&self) -> bool {
         let values = &self.values;
         let cni = values.pointer("/config/values/pilot/cni/enabled").and_then(Value::as_bool);
         values["webhook"]["enabled"] == true && values["config"]["from"] == "values" && cni == Some(true)
     }
 
-    /// Says otherwise about one value, by its path (as a JSON pointer); it is one that the schema allows.
-    pub(crate) fn with(mut self, path: &str, value: impl Into<Value>) -> Self {
+    /// Renders for this version of Kubernetes instead of the newest one.
+    pub(crate) fn for_kubernetes(mut self, version: String) -> Self {
+        self.kube_version = version;
+        self
+    }
+
+    /// Replaces one value, by its path as a JSON pointer; the schema has to allow it.
+    pub(crate) fn with_value(mut self, path: &str, value: impl Into<Value>) -> Self {
         if let Some(place) = self.values.pointer_mut(path) {
             *place = value.into();
         }
         self
     }
 
-    /// Its objects, in the order in which they can be applied one after the other.
+    /// Renders the objects, in the order in which they can be applied.
     ///
     /// # Errors
-    /// Settings that do not go together.
+    /// Settings contradict each other.
     pub(crate) fn objects(&self) -> Result<Vec<Value>, Failure> {
-        let (texts, data) = self.texts()?;
+        let (templates, data) = self.templates()?;
         let mut objects = Vec::new();
         for (name, _) in OBJECTS {
-            let text = texts.render(name, &data).map_err(|reason| Failure::refused(vec![reason]))?;
+            let text = templates.render(name, &data).map_err(|reason| Failure::findings(vec![reason]))?;
             for document in documents(&text) {
-                let object = yaml::from_str(document)
-                    .map_err(|error| Failure::refused(vec![format!("what {name} gives is no YAML: {error}")]))?;
+                let object = yaml::from_str(document).map_err(|error| {
+                    Failure::findings(vec![format!("template {name} does not render to YAML: {error}")])
+                })?;
                 if !object.is_null() {
                     objects.push(object);
                 }
             }
         }
-        // Stable: within a kind, as the chart has them.
-        objects.sort_by_key(rank);
+        // Stable: within a kind, the order is the chart's.
+        objects.sort_by_key(apply_order);
         Ok(objects)
     }
 
-    /// What to do next, for people.
+    /// Renders the notes, which say what to do next.
     ///
     /// # Errors
-    /// Settings that do not go together.
+    /// Settings contradict each other.
     pub(crate) fn notes(&self) -> Result<String, Failure> {
-        let (texts, data) = self.texts()?;
-        texts.render("NOTES.txt", &data).map_err(|reason| Failure::refused(vec![reason]))
+        let (templates, data) = self.templates()?;
+        templates.render("NOTES.txt", &data).map_err(|reason| Failure::findings(vec![reason]))
     }
 
-    fn texts(&self) -> Result<(TextSet, Value), Failure> {
-        let texts = TextSet::parse(&[&OBJECTS[..], &OTHERS].concat()).map_err(Failure::refused)?;
+    fn templates(&self) -> Result<(TemplateSet, Value), Failure> {
+        let templates = TemplateSet::parse(&[&OBJECTS[..], &PARTIALS].concat()).map_err(Failure::findings)?;
         let chart = yaml::from_str(CHART).map_err(|error| Failure::usage(format!("the built-in chart: {error}")))?;
         let data = json!({
             "Values": self.values,
             "Release": {"Name": "weir", "Namespace": self.namespace, "Service": "weir"},
+            "Capabilities": {"KubeVersion": {"Version": self.kube_version}},
             "Chart": {"Name": chart["name"], "Version": chart["version"], "AppVersion": chart["appVersion"]},
         });
-        Ok((texts, data))
+        Ok((templates, data))
     }
 }
 
-/// Objects as a stream of YAML documents.
+/// Serializes objects as a stream of YAML documents.
 ///
 /// # Errors
-/// None is known for what a chart makes.
-pub(crate) fn stream(objects: &[Value]) -> Result<String, Failure> {
+/// An object cannot be serialized.
+pub(crate) fn to_yaml_stream(objects: &[Value]) -> Result<String, Failure> {
     let mut text = String::new();
     for object in objects {
         text.push_str("---\n");
@@ -275,13 +287,12 @@ pub(crate) fn stream(objects: &[Value]) -> Result<String, Failure> {
     Ok(text)
 }
 
-/// The documents of a stream.
 fn documents(text: &str) -> impl Iterator<Item = &str> {
     text.split("\n---\n").map(|document| document.strip_prefix("---\n").unwrap_or(document))
 }
 
-/// When a kind is applied: what others need comes first, what sends pods to the webhook last.
-fn rank(object: &Value) -> usize {
+/// Returns the position of a kind: what others need comes first, webhook configurations last.
+fn apply_order(object: &Value) -> usize {
     const ORDER: [&str; 17] = [
         "Namespace",
         "ResourceQuota",
@@ -307,8 +318,8 @@ fn rank(object: &Value) -> usize {
     }
 }
 
-/// A DNS label, as names of namespaces, revisions and tags are.
-pub(crate) fn is_label(text: &str) -> bool {
+/// Returns whether a text is a DNS label, as names of namespaces, revisions and tags have to be.
+pub(crate) fn is_dns_label(text: &str) -> bool {
     let alphanumeric = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     let bytes = text.as_bytes();
     (1..=63).contains(&bytes.len())

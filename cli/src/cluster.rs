@@ -1,8 +1,4 @@
-//! A cluster's API server, as every command that asks one reaches it.
-//!
-//! ```text
-//! --kubeconfig, --context ──▶ Config (bounds) ──▶ Cluster { client, server } ──▶ what the command asks, all of it within a bound
-//! ```
+//! Connects to a cluster's API server by `--kubeconfig` and `--context`, with a timeout for every request and for the whole command.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,103 +9,102 @@ use kube::{Client, Config};
 
 use crate::failure::Failure;
 
-/// Bound of one request.
-pub(crate) const REQUEST: Duration = Duration::from_secs(10);
-/// Objects of one page of a list.
-pub(crate) const PAGE: u32 = 500;
+/// Timeout of one request.
+pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// Objects in one page of a list.
+pub(crate) const PAGE_SIZE: u32 = 500;
 
-/// Options that lead to a cluster.
+/// Options for the connection to a cluster.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct ConnectArgs {
-    /// Kubeconfig of the cluster
+    /// Use this kubeconfig
     #[arg(short = 'c', long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
 
-    /// Context of the kubeconfig; alone, of the usual kubeconfig (KUBECONFIG, ~/.kube/config)
-    #[arg(long, value_name = "NAME")]
+    /// Use this context of the kubeconfig
+    #[arg(long, value_name = "CONTEXT")]
     context: Option<String>,
 }
 
-/// A cluster that is asked.
+/// A connected cluster.
 #[derive(Clone)]
 pub(crate) struct Cluster {
-    /// Its API server.
     pub(crate) client: Client,
-    /// What messages call it: its URL.
+    /// URL of the API server, for messages.
     pub(crate) server: String,
 }
 
 impl ConnectArgs {
-    /// Whether the user names a cluster.
-    pub(crate) fn any(&self) -> bool {
+    /// Returns whether any of the options is set.
+    pub(crate) fn is_given(&self) -> bool {
         self.kubeconfig.is_some() || self.context.is_some()
     }
 
-    /// Connects, and waits for what `ask` asks, for at most `bound`.
+    /// Connects and runs `work`, within `timeout`.
     ///
     /// # Errors
-    /// The cluster is not known or does not answer in time; what `ask` fails with.
-    pub(crate) fn ask<T>(
+    /// The cluster is unknown or does not respond in time, or `work` fails.
+    pub(crate) fn run<T>(
         &self,
-        bound: Duration,
-        ask: impl AsyncFnOnce(Cluster) -> Result<T, Failure>,
+        timeout: Duration,
+        work: impl AsyncFnOnce(Cluster) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
-        self.ask_within(REQUEST, bound, ask)
+        self.run_within(REQUEST_TIMEOUT, timeout, work)
     }
 
-    /// As [`Self::ask`], for requests that may take as long as all of it.
+    /// Like [`Self::run`], without the shorter timeout of a single request.
     ///
     /// # Errors
-    /// As [`Self::ask`].
-    pub(crate) fn ask_slowly<T>(
+    /// See [`Self::run`].
+    pub(crate) fn run_slow<T>(
         &self,
-        bound: Duration,
-        ask: impl AsyncFnOnce(Cluster) -> Result<T, Failure>,
+        timeout: Duration,
+        work: impl AsyncFnOnce(Cluster) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
-        self.ask_within(bound, bound, ask)
+        self.run_within(timeout, timeout, work)
     }
 
-    fn ask_within<T>(
+    fn run_within<T>(
         &self,
         request: Duration,
-        bound: Duration,
-        ask: impl AsyncFnOnce(Cluster) -> Result<T, Failure>,
+        timeout: Duration,
+        work: impl AsyncFnOnce(Cluster) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
-            .map_err(|error| Failure::usage(format!("cannot wait for the network: {error}")))?;
+            .map_err(|error| Failure::usage(format!("cannot start the async runtime: {error}")))?;
         runtime.block_on(async {
-            let asked = async { ask(self.connect(request).await?).await };
-            match tokio::time::timeout(bound, asked).await {
+            let run = async { work(self.connect(request).await?).await };
+            match tokio::time::timeout(timeout, run).await {
                 Ok(answer) => answer,
-                Err(_) => Err(Failure::usage(format!("the cluster did not answer in {} s", bound.as_secs()))),
+                Err(_) => Err(Failure::usage(format!("cluster did not respond within {} s", timeout.as_secs()))),
             }
         })
     }
 
     async fn connect(&self, request: Duration) -> Result<Cluster, Failure> {
         let mut config = self.config().await?;
-        config.connect_timeout = Some(REQUEST);
+        config.connect_timeout = Some(REQUEST_TIMEOUT);
         config.read_timeout = Some(request);
         config.write_timeout = Some(request);
         let server = config.cluster_url.to_string();
         let client =
-            Client::try_from(config).map_err(|error| Failure::usage(format!("{server}: {}", causes(&error))))?;
+            Client::try_from(config).map_err(|error| Failure::usage(format!("{server}: {}", error_chain(&error))))?;
         Ok(Cluster { client, server })
     }
 
-    /// As kubectl: what is named, else the usual kubeconfig, else the service account of the pod that this runs in.
+    /// Finds the configuration as kubectl does: the named kubeconfig, else the default one, else the pod's service account.
     async fn config(&self) -> Result<Config, Failure> {
         let kubeconfig = match self.kubeconfig() {
             Ok(kubeconfig) => kubeconfig,
-            Err(failure) if self.any() => return Err(failure),
+            Err(failure) if self.is_given() => return Err(failure),
             Err(failure) => return Config::incluster().map_err(|_| failure),
         };
         let options = KubeConfigOptions { context: self.context.clone(), ..KubeConfigOptions::default() };
         Config::from_custom_kubeconfig(kubeconfig, &options)
             .await
-            .map_err(|error| Failure::usage(format!("the kubeconfig cannot be used: {}", causes(&error))))
+            .map_err(|error| Failure::usage(format!("cannot use the kubeconfig: {}", error_chain(&error))))
     }
 
     fn kubeconfig(&self) -> Result<Kubeconfig, Failure> {
@@ -121,51 +116,64 @@ impl ConnectArgs {
             self.kubeconfig.as_ref().map_or("KUBECONFIG, ~/.kube/config".to_owned(), |path| path.display().to_string())
         };
         let config = read
-            .map_err(|error| Failure::usage(format!("cannot read the kubeconfig ({}): {}", name(), causes(&error))))?;
+            .map_err(|error| Failure::usage(format!("cannot read kubeconfig {}: {}", name(), error_chain(&error))))?;
         let context = self.context.as_ref().or(config.current_context.as_ref());
         let known: Vec<&str> = config.contexts.iter().map(|context| context.name.as_str()).collect();
         match context {
             Some(context) if known.contains(&context.as_str()) => Ok(config),
             Some(context) => Err(Failure::usage(format!(
-                "the kubeconfig ({}) has no context {context:?}; it has {}",
+                "kubeconfig {} has no context {context:?}; contexts: {}",
                 name(),
-                listed(&known)
+                join_names(&known)
             ))),
             None => Err(Failure::usage(format!(
-                "the kubeconfig ({}) has no current context; choose one with --context: {}",
+                "kubeconfig {} has no current context; pass --context: {}",
                 name(),
-                listed(&known)
+                join_names(&known)
             ))),
         }
     }
 }
 
 impl Cluster {
-    /// Why `what` was not read. `advice` is for who may not.
-    pub(crate) fn refused(&self, error: &kube::Error, what: &str, advice: &str) -> Failure {
+    /// Returns the version of the API server, such as `v1.33.1-gke.100`.
+    ///
+    /// # Errors
+    /// The API server is unreachable or rejects the request.
+    pub(crate) async fn kubernetes_version(&self) -> Result<String, Failure> {
+        let version = self.client.apiserver_version().await;
+        let version = version
+            .map_err(|error| self.read_failure(&error, "its version", "it is readable for everybody by default"))?;
+        Ok(version.git_version)
+    }
+
+    /// Returns the failure for `what` that could not be read; `advice` is for missing permissions.
+    pub(crate) fn read_failure(&self, error: &kube::Error, what: &str, advice: &str) -> Failure {
         let server = &self.server;
         Failure::usage(match error {
             kube::Error::Api(status) if status.code == 403 => {
-                format!("{server}: you may not read {what} ({}); {advice}", status.message)
+                format!("{server}: forbidden: cannot read {what} ({}); {advice}", status.message)
             }
             kube::Error::Api(status) if status.code == 401 => {
-                format!(
-                    "{server}: the cluster does not know you (401 {}); log in again, or choose another --context",
-                    status.message
-                )
+                format!("{server}: {}", unauthorized(&status.message))
             }
-            other => format!("{server}: cannot read {what}: {}", causes(other)),
+            other => format!("{server}: cannot read {what}: {}", error_chain(other)),
         })
     }
 }
 
-/// Names for people.
-pub(crate) fn listed(names: &[&str]) -> String {
+/// Describes a 401 response.
+pub(crate) fn unauthorized(message: &str) -> String {
+    format!("unauthorized (401 {message}); log in again or choose another --context")
+}
+
+/// Joins names; `none` without any.
+pub(crate) fn join_names(names: &[&str]) -> String {
     if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }
 
-/// An error with all that lies behind it.
-pub(crate) fn causes(error: &dyn std::error::Error) -> String {
+/// Returns the message of an error with those of its causes.
+pub(crate) fn error_chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -1,19 +1,19 @@
-//! How a command fails: everything that is wrong, and the exit code.
+//! Failures of commands: all messages, and the exit code.
 
 use std::fmt;
 use std::process::ExitCode;
 
+use weir_iptables::IptablesError;
+
 /// Exit codes besides 0, the same for every command.
 pub(crate) mod exit {
-    /// The input holds something that was refused, or what was checked does not hold.
+    /// The input or the cluster has findings.
     pub(crate) const FINDINGS: u8 = 1;
-    /// The command line is wrong, or a file cannot be read or written. clap uses the same.
+    /// The command line is wrong, or a file or the cluster cannot be reached; clap uses the same.
     pub(crate) const USAGE: u8 = 2;
-    /// Capture rules do not do their work. Istio's number, by which its repair controller knows such pods.
-    pub(crate) const VALIDATION: u8 = 126;
 }
 
-/// All that is wrong, one message each.
+/// Everything that is wrong, one message each.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Failure {
     exit: u8,
@@ -21,38 +21,32 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
-    /// Something in the input was refused.
-    pub(crate) fn refused(messages: Vec<String>) -> Self {
+    /// The input or the cluster has findings.
+    pub(crate) fn findings(messages: Vec<String>) -> Self {
         Self { exit: exit::FINDINGS, messages }
     }
 
-    /// Something in one file was refused; every message says in which.
-    pub(crate) fn refused_in(file: &str, messages: &[String]) -> Self {
-        Self::refused(messages.iter().map(|message| format!("{file}: {message}")).collect())
+    /// One file has findings; every message names it.
+    pub(crate) fn findings_in(file: &str, messages: &[String]) -> Self {
+        Self::findings(messages.iter().map(|message| format!("{file}: {message}")).collect())
     }
 
-    /// Connections did not go the way that the rules should send them.
-    pub(crate) fn validation(messages: Vec<String>) -> Self {
-        Self { exit: exit::VALIDATION, messages }
-    }
-
-    /// The command line asks for what is not there.
+    /// Wrong usage.
     pub(crate) fn usage(message: impl Into<String>) -> Self {
         Self { exit: exit::USAGE, messages: vec![message.into()] }
     }
 
-    /// The command line asks for several things that are not there.
+    /// Wrong usage, in several ways.
     pub(crate) fn usage_all(messages: Vec<String>) -> Self {
         Self { exit: exit::USAGE, messages }
     }
 
-    /// With one more message.
+    /// Adds a message.
     pub(crate) fn and(mut self, message: String) -> Self {
         self.messages.push(message);
         self
     }
 
-    /// What the process ends with.
     pub(crate) fn exit_code(&self) -> ExitCode {
         ExitCode::from(self.exit)
     }
@@ -64,17 +58,23 @@ impl From<anyhow::Error> for Failure {
     }
 }
 
+impl From<IptablesError> for Failure {
+    fn from(error: IptablesError) -> Self {
+        Self { exit: error.exit_code(), messages: error.messages() }
+    }
+}
+
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.messages.iter().try_for_each(|message| writeln!(f, "weir: {message}"))
     }
 }
 
-/// Both results, or the failures of both.
+/// Returns both results, or the failures of both.
 ///
 /// # Errors
-/// Where either failed.
-pub(crate) fn both<A, B>(a: Result<A, Failure>, b: Result<B, Failure>) -> Result<(A, B), Failure> {
+/// Either failed.
+pub(crate) fn join<A, B>(a: Result<A, Failure>, b: Result<B, Failure>) -> Result<(A, B), Failure> {
     match (a, b) {
         (Ok(a), Ok(b)) => Ok((a, b)),
         (Err(failure), Ok(_)) | (Ok(_), Err(failure)) => Err(failure),
@@ -90,9 +90,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn failures_of_both_sides_are_kept_and_the_higher_code_counts() {
-        let refused = Err::<(), _>(Failure::refused(vec!["a".to_owned()]));
-        let failure = both(refused, Err::<(), _>(Failure::usage("b"))).unwrap_err();
+    fn join_keeps_both_failures_and_the_higher_code() {
+        let findings = Err::<(), _>(Failure::findings(vec!["a".to_owned()]));
+        let failure = join(findings, Err::<(), _>(Failure::usage("b"))).unwrap_err();
         assert_eq!(failure.to_string(), "weir: a\nweir: b\n");
         assert_eq!(failure.exit, exit::USAGE);
     }

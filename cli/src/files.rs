@@ -1,4 +1,4 @@
-//! Reading what the user names, and writing complete results only.
+//! Reads the files of the command line, and writes results completely or not at all.
 
 use std::fs;
 use std::io::{self, ErrorKind, Read as _, Write as _};
@@ -7,23 +7,21 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
-/// A file of the command line; `-` is standard input.
+/// An input file of the command line; `-` is standard input.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Source {
-    /// Standard input.
+pub(crate) enum InputFile {
     Stdin,
-    /// A file.
     File(PathBuf),
 }
 
-impl From<&str> for Source {
+impl From<&str> for InputFile {
     fn from(name: &str) -> Self {
         if name == "-" { Self::Stdin } else { Self::File(name.into()) }
     }
 }
 
-impl Source {
-    /// What messages call it.
+impl InputFile {
+    /// Returns the name for messages.
     pub(crate) fn name(&self) -> String {
         match self {
             Self::Stdin => "standard input".to_owned(),
@@ -31,10 +29,10 @@ impl Source {
         }
     }
 
-    /// All of its text.
+    /// Reads the whole text.
     ///
     /// # Errors
-    /// It cannot be read, or is no UTF-8; the message names it.
+    /// The file cannot be read or is not UTF-8; the message names it.
     pub(crate) fn read(&self) -> anyhow::Result<String> {
         let mut bytes = Vec::new();
         match self {
@@ -45,17 +43,17 @@ impl Source {
         String::from_utf8(bytes).map_err(|error| {
             let valid = error.utf8_error().valid_up_to();
             let line = error.as_bytes()[..valid].split(|byte| *byte == b'\n').count();
-            anyhow::anyhow!("{}: line {line}: the text is not UTF-8", self.name())
+            anyhow::anyhow!("{}: line {line}: not valid UTF-8", self.name())
         })
     }
 }
 
-/// Writes a result to a file, or to standard output where none is named.
+/// Writes a result to a file, or to standard output without one.
 ///
-/// A file appears complete or not at all, and may be the one that was read.
+/// A file appears completely or not at all, and may be the one that was read.
 ///
 /// # Errors
-/// It cannot be written; the message names it.
+/// The file cannot be written; the message names it.
 pub(crate) fn write(target: Option<&Path>, text: &str) -> anyhow::Result<()> {
     match target {
         None => match io::stdout().lock().write_all(text.as_bytes()) {
@@ -73,15 +71,15 @@ fn write_file(path: &Path, text: &str) -> io::Result<()> {
         Err(error) if error.kind() == ErrorKind::NotFound => None,
         Err(error) => return Err(error),
     };
-    // A device or a pipe is written to; a rename would put a file in its place.
+    // A rename would replace a device or a pipe.
     if old.as_ref().is_some_and(|metadata| !metadata.is_file()) {
         return fs::OpenOptions::new().write(true).open(path)?.write_all(text.as_bytes());
     }
-    // The file behind a link is replaced, not the link.
+    // Replace the target of a symbolic link, not the link.
     let path = if old.is_some() { fs::canonicalize(path)? } else { path.to_owned() };
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut builder = tempfile::Builder::new();
-    // As `open` would create it, less the umask; the library's default is for secrets.
+    // As `open` creates files; the library's default is 0600.
     builder.permissions(fs::Permissions::from_mode(0o666));
     let mut file = builder.prefix(".weir-").tempfile_in(directory)?;
     file.write_all(text.as_bytes())?;
@@ -104,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_replaced_with_its_mode_and_behind_its_link() {
+    fn file_is_replaced_with_its_mode_behind_a_link() {
         let directory = tempfile::tempdir().unwrap();
         let (file, link) = (directory.path().join("file"), directory.path().join("link"));
         fs::write(&file, "old").unwrap();
@@ -114,33 +112,33 @@ mod tests {
         assert_eq!(fs::read_to_string(&file).unwrap(), "new");
         assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o640);
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
-        assert_eq!(names(directory.path()), ["file", "link"], "no temporary file stays");
+        assert_eq!(names(directory.path()), ["file", "link"], "no temporary file is left");
     }
 
     #[test]
-    fn a_device_stays_a_device() {
+    fn device_is_written_in_place() {
         write(Some(Path::new("/dev/null")), "text").unwrap();
         assert!(!fs::metadata("/dev/null").unwrap().is_file());
     }
 
     #[test]
-    fn a_directory_that_is_not_there_is_named() {
+    fn missing_directory_is_named() {
         let error = write(Some(Path::new("/nonexistent/out.yaml")), "text").unwrap_err();
         assert!(format!("{error:#}").starts_with("cannot write /nonexistent/out.yaml: "), "{error:#}");
     }
 
     #[test]
-    fn a_file_that_cannot_be_read_is_named() {
-        let error = Source::from("/nonexistent/in.yaml").read().unwrap_err();
+    fn unreadable_file_is_named() {
+        let error = InputFile::from("/nonexistent/in.yaml").read().unwrap_err();
         assert!(format!("{error:#}").starts_with("cannot read /nonexistent/in.yaml: "), "{error:#}");
     }
 
     #[test]
-    fn text_that_is_not_utf_8_is_refused_with_its_line() {
+    fn invalid_utf_8_is_reported_with_its_line() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("latin1.yaml");
         fs::write(&file, b"a: 1\nb: caf\xe9\n").unwrap();
-        let error = Source::from(file.to_str().unwrap()).read().unwrap_err().to_string();
-        assert!(error.ends_with("latin1.yaml: line 2: the text is not UTF-8"), "{error}");
+        let error = InputFile::from(file.to_str().unwrap()).read().unwrap_err().to_string();
+        assert!(error.ends_with("latin1.yaml: line 2: not valid UTF-8"), "{error}");
     }
 }

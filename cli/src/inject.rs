@@ -1,76 +1,79 @@
-//! `weir inject`: manifests in, the same manifests with sidecars out.
-//!
-//! The stream, and what stays of it, is `manifest/rewrite.rs`; the injection is the library's.
+//! `weir inject`: adds sidecars to the pods in manifests.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use weir_injector::inject::{InjectError, Outcome, SkipReason, inject};
 use weir_injector::settings::Settings;
+use weir_injector::{InjectError, InjectOutcome, SkipReason, inject};
 
-use crate::failure::{Failure, both};
-use crate::files::Source;
+use crate::failure::{Failure, join};
+use crate::files::InputFile;
 use crate::manifest::pods::{ObjectName, PodHolder};
 use crate::manifest::proxy_configs;
-use crate::manifest::rewrite::{Rewritten, rewrite};
+use crate::manifest::rewrite::{RewrittenStream, rewrite};
 use crate::settings::InjectorArgs;
 
 /// Options of `weir inject`.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Pods, Deployments, StatefulSets, DaemonSets, ReplicaSets, ReplicationControllers, Jobs, CronJobs, DeploymentConfigs and Lists of
-them get a sidecar; everything else passes byte for byte. Nothing is written unless every document is fine.
+them get a sidecar; all other text stays byte for byte. Nothing is written unless every document is valid.
 
 Example:
   kubectl create deployment web --image=nginx --dry-run=client -o yaml | weir inject -f - | kubectl apply -f -
 
-Exit status: 0 done, 1 something in the input was refused, 2 wrong usage or a file cannot be read or written.")]
+Exit status: 0 done, 1 the input has errors, 2 wrong usage or a file cannot be read or written.")]
 pub(crate) struct InjectArgs {
-    /// Manifests to inject, `-` for standard input
+    /// Inject the manifests in this file, or standard input with `-`
     #[arg(short, long, value_name = "FILE")]
     filename: String,
 
-    /// Where to write; without it, standard output
+    /// Write to this file [default: standard output]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
 
-    /// Namespace of objects that name none
-    #[arg(short, long, value_name = "NAME")]
+    /// Namespace of objects without one
+    #[arg(short, long, value_name = "NAMESPACE")]
     namespace: Option<String>,
 
     #[command(flatten)]
     injector: InjectorArgs,
 }
 
-/// What manifests are injected with.
-struct Injector<'a> {
+/// Settings for the pods of a manifest.
+struct ManifestInjector<'a> {
     settings: Settings,
-    /// Namespace of objects that name none.
+    /// Namespace of objects without one.
     namespace: Option<&'a str>,
 }
 
-/// Carries `weir inject` out.
+/// Runs `weir inject`.
 ///
 /// # Errors
 /// Everything that is wrong with the command line and the input.
 pub(crate) fn run(args: &InjectArgs) -> Result<ExitCode, Failure> {
-    let source = Source::from(args.filename.as_str());
-    let (mut settings, text) = both(args.injector.load(), source.read().map_err(Failure::from))?;
+    let input = InputFile::from(args.filename.as_str());
+    let (mut settings, text) = join(args.injector.load(), input.read().map_err(Failure::from))?;
     let namespace = args.namespace.as_deref();
     settings.proxy_configs = proxy_configs::in_stream(&text, namespace)
-        .map_err(|findings| Failure::refused_in(&source.name(), &findings))?;
-    let injector = Injector { settings, namespace };
-    rewrite(&text, |holder, place, out| inject_pod(holder, place, &injector, out))
-        .write(&source, args.output.as_deref())
+        .map_err(|findings| Failure::findings_in(&input.name(), &findings))?;
+    let injector = ManifestInjector { settings, namespace };
+    rewrite(&text, |holder, location, out| inject_pod(holder, location, &injector, out))
+        .write(&input, args.output.as_deref())
 }
 
-/// Injects one pod in its place; whether that changed anything.
-fn inject_pod(holder: &mut PodHolder<'_>, place: &str, injector: &Injector<'_>, out: &mut Rewritten) -> bool {
+/// Injects one pod; returns whether that changed it.
+fn inject_pod(
+    holder: &mut PodHolder<'_>,
+    location: &str,
+    injector: &ManifestInjector<'_>,
+    out: &mut RewrittenStream,
+) -> bool {
     let mut request = match holder.request() {
         Ok(request) => request,
         Err(errors) => {
-            out.findings.extend(errors.iter().map(|error| format!("{place}: {error}")));
+            out.findings.extend(errors.iter().map(|error| format!("{location}: {error}")));
             return false;
         }
     };
@@ -81,39 +84,39 @@ fn inject_pod(holder: &mut PodHolder<'_>, place: &str, injector: &Injector<'_>, 
         }
     }
     match inject(&request, &injector.settings) {
-        Ok(Outcome::Injected { pod, warnings, .. }) => {
-            out.notices.extend(warnings.iter().map(|warning| format!("weir: warning: {place}: {warning}")));
+        Ok(InjectOutcome::Injected { pod, warnings, .. }) => {
+            out.notices.extend(warnings.iter().map(|warning| format!("weir: warning: {location}: {warning}")));
             let changed = pod != request.pod;
             if changed {
                 holder.replace(pod);
             }
             changed
         }
-        Ok(Outcome::Skipped { reason, warnings }) => {
-            out.notices.extend(warnings.iter().map(|warning| format!("weir: warning: {place}: {warning}")));
+        Ok(InjectOutcome::Skipped { reason, warnings }) => {
+            out.notices.extend(warnings.iter().map(|warning| format!("weir: warning: {location}: {warning}")));
             out.notices.push(skip_notice(&holder.name, reason));
             false
         }
         Err(error) => {
-            out.findings.extend(denials(error).iter().map(|message| format!("{place}: {message}")));
+            out.findings.extend(denial_messages(error).iter().map(|message| format!("{location}: {message}")));
             false
         }
     }
 }
 
-/// Every reason for which a pod is denied.
-pub(crate) fn denials(error: InjectError) -> Vec<String> {
+/// Returns every reason for which a pod is denied.
+pub(crate) fn denial_messages(error: InjectError) -> Vec<String> {
     match error {
         InjectError::Invalid(messages) => messages,
         InjectError::Merge(_) | InjectError::Template(_) => vec![error.to_string()],
     }
 }
 
-/// What `istioctl kube-inject` says in front, for those who look for it in logs, and our reason.
-pub(crate) fn skip_notice(name: &ObjectName, reason: SkipReason) -> String {
+/// Returns the line that `istioctl kube-inject` prints for a skipped pod, with our reason.
+fn skip_notice(name: &ObjectName, reason: SkipReason) -> String {
     let fact = match reason {
         SkipReason::HostNetwork => "has host networking enabled",
         _ => "has sidecar injection disabled",
     };
-    format!("\n===> Skipping injection because {name} {fact}: {}", reason.explain())
+    format!("\n===> Skipping injection because {name} {fact}: {}", reason.message())
 }

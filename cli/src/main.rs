@@ -1,47 +1,51 @@
 //! The command line tool `weir`.
 //!
 //! ```text
-//! main ─▶ args (what the user wrote) ─┬▶ inject ─┐
-//!                                     ├▶ uninject┤
-//!                                     ├▶ rules ──┼▶ settings, files, manifest (streams and their pods), yaml_text
-//!                                     ├▶ explain ┘
-//!                                     ├▶ check (a cluster as a whole; a node's agent)
-//!                                     ├▶ manifest, install, uninstall, tag, version ─▶ chart (settings to objects), objects (in a cluster)
-//!                                     ├▶ iptables (a network namespace)
-//!                                     └▶ demo
-//! cluster: the way to an API server; failure: all that is wrong at once, and the exit code
+//! main ─▶ cli (arguments) ─┬▶ inject, uninject, rules, explain ─▶ settings, files, manifest (streams, and the pods in them)
+//!                          ├▶ install, uninstall, tag, generate, version ─▶ chart (settings to objects), objects (in a cluster)
+//!                          ├▶ check (library weir-check)
+//!                          └▶ iptables (library weir-iptables)
+//! cluster: the connection to an API server; failure: all findings at once, and the exit code
 //! ```
 
 mod agent;
-mod args;
 mod chart;
 mod check;
+mod cli;
 mod cluster;
-mod demo;
+mod console;
+mod duration;
 mod explain;
 mod failure;
 mod files;
+mod generate;
 mod inject;
 mod install;
-mod iptables;
 mod manifest;
-mod manifest_cmd;
+mod node_release;
 mod objects;
+mod output;
+mod revisions;
+mod rollout;
 mod rules;
 mod settings;
 mod splice;
 mod tag;
 mod uninject;
+mod uninstall;
 mod version;
-mod xml;
-mod yaml_text;
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
+use clap::{CommandFactory as _, Parser as _};
+use clap_complete::CompleteEnv;
+
+use cli::Cli;
 
 fn main() -> ExitCode {
-    match args::Cli::parse().command.run() {
+    // Answers a shell that asks for completions (`COMPLETE=bash weir`), and exits.
+    CompleteEnv::with_factory(Cli::command).complete();
+    match Cli::parse().command.run() {
         Ok(code) => code,
         Err(failure) => {
             eprint!("{failure}");

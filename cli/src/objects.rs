@@ -1,8 +1,4 @@
-//! Objects in a cluster as `weir install`, `weir uninstall` and `weir tag` handle them: any kind that the chart has, as plain values.
-//!
-//! ```text
-//! object ──▶ Kind (how its URL is spelt) ──▶ get, list, apply (server-side, field manager `weir`), delete ──▶ Done | Refused
-//! ```
+//! Gets, lists, applies and deletes objects of any kind that the chart has, as plain values.
 
 use std::fmt;
 
@@ -10,15 +6,16 @@ use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch
 use kube::core::GroupVersionKind;
 use serde_json::Value;
 
-use crate::cluster::{Cluster, PAGE, causes};
+use crate::cluster::{Cluster, PAGE_SIZE, error_chain, unauthorized};
+use crate::console::print_line;
 use crate::failure::Failure;
 
-/// Who applies, in the cluster's records of who has set which field.
-pub(crate) const MANAGER: &str = "weir";
+/// Field manager of server-side apply.
+const FIELD_MANAGER: &str = "weir";
 
-/// A kind of object: group, version, kind, its name in URLs, and whether its objects are in namespaces.
+/// A kind of object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Kind {
+pub(crate) struct ResourceKind {
     group: &'static str,
     version: &'static str,
     name: &'static str,
@@ -32,33 +29,32 @@ const fn kind(
     name: &'static str,
     plural: &'static str,
     namespaced: bool,
-) -> Kind {
-    Kind { group, version, name, plural, namespaced }
+) -> ResourceKind {
+    ResourceKind { group, version, name, plural, namespaced }
 }
 
-/// Webhook configurations.
-pub(crate) const CONFIGURATION: Kind =
+pub(crate) const CONFIGURATION: ResourceKind =
     kind("admissionregistration.k8s.io", "v1", "MutatingWebhookConfiguration", "mutatingwebhookconfigurations", false);
-/// Namespaces.
-pub(crate) const NAMESPACE: Kind = kind("", "v1", "Namespace", "namespaces", false);
-/// Pods.
-pub(crate) const POD: Kind = kind("", "v1", "Pod", "pods", true);
-/// Secrets.
-pub(crate) const SECRET: Kind = kind("", "v1", "Secret", "secrets", true);
-/// Leases.
-pub(crate) const LEASE: Kind = kind("coordination.k8s.io", "v1", "Lease", "leases", true);
-/// Deployments.
-pub(crate) const DEPLOYMENT: Kind = kind("apps", "v1", "Deployment", "deployments", true);
-/// DaemonSets.
-pub(crate) const DAEMON_SET: Kind = kind("apps", "v1", "DaemonSet", "daemonsets", true);
-/// ConfigMaps.
-pub(crate) const CONFIG_MAP: Kind = kind("", "v1", "ConfigMap", "configmaps", true);
-/// ServiceAccounts.
-pub(crate) const SERVICE_ACCOUNT: Kind = kind("", "v1", "ServiceAccount", "serviceaccounts", true);
+pub(crate) const NAMESPACE: ResourceKind = kind("", "v1", "Namespace", "namespaces", false);
+pub(crate) const POD: ResourceKind = kind("", "v1", "Pod", "pods", true);
+pub(crate) const SECRET: ResourceKind = kind("", "v1", "Secret", "secrets", true);
+pub(crate) const LEASE: ResourceKind = kind("coordination.k8s.io", "v1", "Lease", "leases", true);
+pub(crate) const DEPLOYMENT: ResourceKind = kind("apps", "v1", "Deployment", "deployments", true);
+pub(crate) const DAEMON_SET: ResourceKind = kind("apps", "v1", "DaemonSet", "daemonsets", true);
+pub(crate) const CONFIG_MAP: ResourceKind = kind("", "v1", "ConfigMap", "configmaps", true);
+const SERVICE_ACCOUNT: ResourceKind = kind("", "v1", "ServiceAccount", "serviceaccounts", true);
 
-/// All kinds that the chart makes, in the order in which they are taken away.
-pub(crate) const ALL: [Kind; 19] = [
+/// All kinds of the chart, in the order of deletion.
+pub(crate) const ALL: [ResourceKind; 21] = [
     CONFIGURATION,
+    kind(
+        "admissionregistration.k8s.io",
+        "v1",
+        "ValidatingAdmissionPolicyBinding",
+        "validatingadmissionpolicybindings",
+        false,
+    ),
+    kind("admissionregistration.k8s.io", "v1", "ValidatingAdmissionPolicy", "validatingadmissionpolicies", false),
     kind("autoscaling", "v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers", true),
     DEPLOYMENT,
     DAEMON_SET,
@@ -79,18 +75,16 @@ pub(crate) const ALL: [Kind; 19] = [
     NAMESPACE,
 ];
 
-/// One object, by name.
+/// Reference to an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Ref {
-    /// What it is.
-    pub(crate) kind: Kind,
-    /// Empty where it is in none.
+pub(crate) struct ObjectRef {
+    pub(crate) kind: ResourceKind,
+    /// Empty for cluster-scoped objects.
     pub(crate) namespace: String,
-    /// Its name.
     pub(crate) name: String,
 }
 
-impl fmt::Display for Ref {
+impl fmt::Display for ObjectRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = self.kind.name.to_lowercase();
         match self.kind.group {
@@ -100,14 +94,13 @@ impl fmt::Display for Ref {
     }
 }
 
-impl Ref {
-    /// Names an object.
-    pub(crate) fn new(kind: Kind, namespace: &str, name: &str) -> Self {
+impl ObjectRef {
+    pub(crate) fn new(kind: ResourceKind, namespace: &str, name: &str) -> Self {
         let namespace = if kind.namespaced { namespace.to_owned() } else { String::new() };
         Self { kind, namespace, name: name.to_owned() }
     }
 
-    /// The name of an object that the chart made; `None` for a kind that it does not have.
+    /// Returns the reference of an object; `None` for a kind that is not in [`ALL`].
     pub(crate) fn of(object: &Value) -> Option<Self> {
         let kind =
             ALL.into_iter().find(|kind| object["kind"] == kind.name && object["apiVersion"] == kind.api_version())?;
@@ -116,7 +109,7 @@ impl Ref {
     }
 }
 
-impl Kind {
+impl ResourceKind {
     fn api_version(self) -> String {
         if self.group.is_empty() { self.version.to_owned() } else { format!("{}/{}", self.group, self.version) }
     }
@@ -126,33 +119,29 @@ impl Kind {
     }
 }
 
-/// Why the API server did not do what it was asked.
+/// Why a request about an object failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Refused {
-    /// Others have set fields to something else: each as the server says it.
+pub(crate) enum ObjectError {
+    /// Other field managers have set fields; each as the server reports it.
     Conflict(Vec<String>),
-    /// The namespace is not there.
-    NoNamespace,
-    /// The cluster does not know the kind.
-    NoKind,
-    /// The server was not reached, or does not know who asks.
-    Away(String),
-    /// Anything else, in words.
+    NamespaceNotFound,
+    /// The cluster does not have the kind.
+    KindNotFound,
+    /// No connection, or no valid credentials.
+    Unreachable(String),
+    /// Anything else, as the server reports it.
     Other(String),
 }
 
-/// What applying came to.
+/// Result of applying an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Done {
-    /// It was not there.
+pub(crate) enum ApplyResult {
     Created,
-    /// It was there, and something was changed.
     Configured,
-    /// It was so already.
     Unchanged,
 }
 
-impl fmt::Display for Done {
+impl fmt::Display for ApplyResult {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Created => "created",
@@ -162,17 +151,16 @@ impl fmt::Display for Done {
     }
 }
 
-/// How objects are applied.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct How {
-    /// The server says what would happen, and nothing does.
+pub(crate) struct ApplyOptions {
+    /// Let the server validate without changing anything.
     pub(crate) dry_run: bool,
-    /// Fields of others are taken over.
+    /// Take ownership of fields of other field managers.
     pub(crate) force: bool,
 }
 
 impl Cluster {
-    fn api(&self, kind: Kind, namespace: &str) -> Api<DynamicObject> {
+    fn api(&self, kind: ResourceKind, namespace: &str) -> Api<DynamicObject> {
         let resource = kind.resource();
         if kind.namespaced && !namespace.is_empty() {
             Api::namespaced_with(self.client.clone(), namespace, &resource)
@@ -181,25 +169,35 @@ impl Cluster {
         }
     }
 
-    /// An object, if it is there.
-    pub(crate) async fn object(&self, what: &Ref) -> Result<Option<Value>, Refused> {
-        let found = self.api(what.kind, &what.namespace).get_opt(&what.name).await.map_err(refused)?;
-        Ok(found.map(value))
+    /// Gets an object; `None` if it does not exist.
+    pub(crate) async fn object(&self, what: &ObjectRef) -> Result<Option<Value>, Failure> {
+        self.get(what).await.map_err(|error| self.failure(what, &error))
     }
 
-    /// All objects of a kind with the labels; in all namespaces where none is given. A kind that the cluster does not know has none.
-    pub(crate) async fn objects(&self, kind: Kind, namespace: &str, labels: &str) -> Result<Vec<Value>, Refused> {
+    async fn get(&self, what: &ObjectRef) -> Result<Option<Value>, ObjectError> {
+        let found = self.api(what.kind, &what.namespace).get_opt(&what.name).await.map_err(object_error)?;
+        Ok(found.map(to_value))
+    }
+
+    /// Lists the objects of a kind with these labels; in all namespaces if `namespace` is empty. None of a kind that the cluster does
+    /// not have.
+    pub(crate) async fn objects(
+        &self,
+        kind: ResourceKind,
+        namespace: &str,
+        labels: &str,
+    ) -> Result<Vec<Value>, Failure> {
         let api = self.api(kind, namespace);
-        let mut page = ListParams::default().labels(labels).limit(PAGE);
+        let mut page = ListParams::default().labels(labels).limit(PAGE_SIZE);
         let mut all = Vec::new();
         loop {
-            let list = match api.list(&page).await.map_err(refused) {
-                Err(Refused::NoKind | Refused::NoNamespace) => return Ok(all),
-                other => other?,
+            let list = match api.list(&page).await.map_err(object_error) {
+                Err(ObjectError::KindNotFound | ObjectError::NamespaceNotFound) => return Ok(all),
+                other => other.map_err(|error| self.failure(kind.plural, &error))?,
             };
             let next = list.metadata.continue_.filter(|next| !next.is_empty());
-            all.extend(list.items.into_iter().map(value).map(|mut object| {
-                // Items of a list do not say it.
+            all.extend(list.items.into_iter().map(to_value).map(|mut object| {
+                // Items of a list lack both.
                 object["apiVersion"] = kind.api_version().into();
                 object["kind"] = kind.name.into();
                 object
@@ -212,74 +210,123 @@ impl Cluster {
     }
 
     /// Applies an object, server-side.
-    pub(crate) async fn apply(&self, what: &Ref, object: &Value, how: How) -> Result<Done, Refused> {
+    pub(crate) async fn apply(
+        &self,
+        what: &ObjectRef,
+        object: &Value,
+        options: ApplyOptions,
+    ) -> Result<ApplyResult, Failure> {
+        self.try_apply(what, object, options).await.map_err(|error| self.failure(what, &error))
+    }
+
+    /// Like [`Self::apply`], with the reason of a rejection.
+    pub(crate) async fn try_apply(
+        &self,
+        what: &ObjectRef,
+        object: &Value,
+        options: ApplyOptions,
+    ) -> Result<ApplyResult, ObjectError> {
         let version = |object: &Value| object["metadata"]["resourceVersion"].as_str().map(str::to_owned);
-        let before = self.object(what).await?.as_ref().map(version);
-        let params = PatchParams { dry_run: how.dry_run, force: how.force, ..PatchParams::apply(MANAGER) };
+        let before = self.get(what).await?.as_ref().map(version);
+        let params =
+            PatchParams { dry_run: options.dry_run, force: options.force, ..PatchParams::apply(FIELD_MANAGER) };
         let api = self.api(what.kind, &what.namespace);
-        let after = value(api.patch(&what.name, &params, &Patch::Apply(object)).await.map_err(refused)?);
+        let after = to_value(api.patch(&what.name, &params, &Patch::Apply(object)).await.map_err(object_error)?);
         Ok(match before {
-            None => Done::Created,
-            Some(before) if before == version(&after) => Done::Unchanged,
-            Some(_) => Done::Configured,
+            None => ApplyResult::Created,
+            Some(before) if before == version(&after) => ApplyResult::Unchanged,
+            Some(_) => ApplyResult::Configured,
         })
     }
 
-    /// Applies fields under another name than ours, taking them over from whoever has them.
-    pub(crate) async fn apply_as(&self, manager: &str, what: &Ref, object: &Value) -> Result<(), Refused> {
+    /// Applies objects in their order, and prints the result of each.
+    pub(crate) async fn apply_all(&self, objects: &[(ObjectRef, Value)], options: ApplyOptions) -> Result<(), Failure> {
+        for (what, object) in objects {
+            let result = self.apply(what, object, options).await?;
+            print_line(&format!("{what} {result}"))?;
+        }
+        Ok(())
+    }
+
+    /// Applies fields as another field manager, and takes their ownership.
+    pub(crate) async fn apply_with_manager(
+        &self,
+        manager: &str,
+        what: &ObjectRef,
+        object: &Value,
+    ) -> Result<(), Failure> {
         let params = PatchParams::apply(manager).force();
         let api = self.api(what.kind, &what.namespace);
-        api.patch(&what.name, &params, &Patch::Apply(object)).await.map(|_| ()).map_err(refused)
+        let applied = api.patch(&what.name, &params, &Patch::Apply(object)).await;
+        applied.map(|_| ()).map_err(|error| self.failure(what, &object_error(error)))
     }
 
-    /// Why something was not done to `what`.
-    pub(crate) fn failure(&self, what: impl fmt::Display, refused: &Refused) -> Failure {
-        let message = format!("{}: {what}: {refused}", self.server);
-        // Not reached, or not let in: about the way to the cluster, not about what was asked.
-        if matches!(refused, Refused::Away(_)) { Failure::usage(message) } else { Failure::refused(vec![message]) }
-    }
-
-    /// Takes an object away; `false` where it is not there.
-    pub(crate) async fn delete(&self, what: &Ref) -> Result<bool, Refused> {
+    /// Deletes objects in their order, and prints those that existed.
+    pub(crate) async fn delete_all(&self, objects: impl IntoIterator<Item = ObjectRef>) -> Result<(), Failure> {
         let params =
             DeleteParams { propagation_policy: Some(PropagationPolicy::Background), ..DeleteParams::default() };
-        match self.api(what.kind, &what.namespace).delete(&what.name, &params).await {
-            Ok(_) => Ok(true),
-            Err(kube::Error::Api(status)) if status.code == 404 => Ok(false),
-            Err(error) => Err(refused(error)),
+        for what in objects {
+            match self.api(what.kind, &what.namespace).delete(&what.name, &params).await {
+                Ok(_) => print_line(&format!("{what} deleted"))?,
+                Err(kube::Error::Api(status)) if status.code == 404 => {}
+                Err(error) => return Err(self.failure(&what, &object_error(error))),
+            }
+        }
+        Ok(())
+    }
+
+    fn failure(&self, what: impl fmt::Display, error: &ObjectError) -> Failure {
+        let message = format!("{}: {what}: {error}", self.server);
+        // An unreachable cluster is wrong usage, like a kubeconfig that cannot be read.
+        if matches!(error, ObjectError::Unreachable(_)) {
+            Failure::usage(message)
+        } else {
+            Failure::findings(vec![message])
         }
     }
 }
 
-fn value(object: DynamicObject) -> Value {
+fn to_value(object: DynamicObject) -> Value {
     serde_json::to_value(object).unwrap_or_default()
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
-fn refused(error: kube::Error) -> Refused {
-    let kube::Error::Api(status) = &error else { return Refused::Away(causes(&error)) };
+fn object_error(error: kube::Error) -> ObjectError {
+    let kube::Error::Api(status) = &error else { return ObjectError::Unreachable(error_chain(&error)) };
     let details = status.details.as_ref();
     match status.code {
         409 => {
             let causes = details.map_or(&[][..], |details| &details.causes);
             let fields = causes.iter().filter(|cause| !cause.field.is_empty());
             let fields: Vec<String> = fields.map(|cause| format!("{}: {}", cause.field, cause.message)).collect();
-            if fields.is_empty() { Refused::Other(status.message.clone()) } else { Refused::Conflict(fields) }
+            if fields.is_empty() { ObjectError::Other(status.message.clone()) } else { ObjectError::Conflict(fields) }
         }
-        404 if status.message.starts_with("namespaces \"") => Refused::NoNamespace,
-        404 => Refused::NoKind,
-        401 => Refused::Away(format!("the cluster does not know you (401 {})", status.message)),
-        _ => Refused::Other(status.message.clone()),
+        404 if status.message.starts_with("namespaces \"") => ObjectError::NamespaceNotFound,
+        404 => ObjectError::KindNotFound,
+        401 => ObjectError::Unreachable(unauthorized(&status.message)),
+        _ => ObjectError::Other(status.message.clone()),
     }
 }
 
-impl fmt::Display for Refused {
+/// Pairs objects of the chart with their references.
+///
+/// # Errors
+/// The chart has a kind that is not in [`ALL`].
+pub(crate) fn with_refs(objects: Vec<Value>) -> Result<Vec<(ObjectRef, Value)>, Failure> {
+    let with_ref = |object: Value| match ObjectRef::of(&object) {
+        Some(what) => Ok((what, object)),
+        None => Err(Failure::findings(vec![format!("the chart has an unknown kind: {}", object["kind"])])),
+    };
+    objects.into_iter().map(with_ref).collect()
+}
+
+impl fmt::Display for ObjectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Conflict(fields) => write!(f, "others have set fields to something else: {}", fields.join("; ")),
-            Self::NoNamespace => f.write_str("its namespace is not there"),
-            Self::NoKind => f.write_str("the cluster does not know this kind of object"),
-            Self::Away(reason) | Self::Other(reason) => f.write_str(reason),
+            Self::Conflict(fields) => write!(f, "conflict with another field manager: {}", fields.join("; ")),
+            Self::NamespaceNotFound => f.write_str("namespace not found"),
+            Self::KindNotFound => f.write_str("resource kind not found in the cluster"),
+            Self::Unreachable(reason) | Self::Other(reason) => f.write_str(reason),
         }
     }
 }
@@ -287,24 +334,27 @@ impl fmt::Display for Refused {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::chart::SettingsArgs;
+    use crate::chart::ChartArgs;
 
     #[test]
-    fn every_kind_of_the_chart_is_known() {
+    fn every_kind_of_the_chart_has_a_reference() {
         for set in [
             &["webhook.certificates=cert-manager", "webhook.autoscaling.enabled=true", "webhook.networkPolicy=true"][..],
             &["platform=openshift", "revisionTags={a}", "config.from=istio"],
             &["platform=gke", "node.uninstall=true"],
         ] {
-            for object in SettingsArgs::of(set).release().unwrap().objects().unwrap() {
-                assert!(Ref::of(&object).is_some(), "{object}");
+            for object in ChartArgs::of(set).release().unwrap().objects().unwrap() {
+                assert!(ObjectRef::of(&object).is_some(), "{object}");
             }
         }
     }
 
     #[test]
-    fn objects_are_called_as_kubectl_calls_them() {
-        assert_eq!(Ref::new(DEPLOYMENT, "weir-system", "weir-webhook").to_string(), "deployment.apps/weir-webhook");
-        assert_eq!(Ref::new(NAMESPACE, "", "weir-system").to_string(), "namespace/weir-system");
+    fn references_print_as_kubectl_prints_them() {
+        assert_eq!(
+            ObjectRef::new(DEPLOYMENT, "weir-system", "weir-webhook").to_string(),
+            "deployment.apps/weir-webhook"
+        );
+        assert_eq!(ObjectRef::new(NAMESPACE, "", "weir-system").to_string(), "namespace/weir-system");
     }
 }

@@ -1,4 +1,4 @@
-//! The injector's settings as the command line names them: files first, then the cluster, then what is built in.
+//! Loads the injector's settings: from files, else from the cluster, else the built-in ones.
 
 mod cluster;
 mod operator;
@@ -10,12 +10,12 @@ use serde_json::{Value, json};
 use weir_injector::settings::{Documents, NativeSidecars, Settings};
 use weir_injector::yaml;
 
-use crate::failure::{Failure, both};
-use crate::files::Source;
-use cluster::{ClusterArgs, Found, Wanted};
+use crate::failure::{Failure, join};
+use crate::files::InputFile;
+use cluster::{ClusterConfigArgs, ClusterDocuments, DocumentRequest};
 use operator::Operator;
 
-/// Keys of the injector's configuration. A file with none of them is the text of a template.
+/// Keys of the injector's configuration. A file without any of them is a template.
 const CONFIG_KEYS: [&str; 7] = [
     "templates",
     "policy",
@@ -26,98 +26,98 @@ const CONFIG_KEYS: [&str; 7] = [
     "injectedAnnotations",
 ];
 
-/// Options of every command that injects.
+/// Options of commands that inject.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Injector settings")]
 pub(crate) struct InjectorArgs {
-    /// Mesh configuration (what the ConfigMap `istio` has under `mesh`); without it, the cluster's or Istio's defaults
+    /// Read the mesh configuration (key `mesh` of ConfigMap `istio`) from this file [default: the cluster's, else Istio's defaults]
     #[arg(long = "meshConfigFile", value_name = "FILE")]
     mesh_config_file: Option<PathBuf>,
 
-    /// Values of the injector (what the ConfigMap `istio-sidecar-injector` has under `values`); without it, the cluster's or Istio's defaults with CNI mode on
+    /// Read the injector's values (key `values` of ConfigMap `istio-sidecar-injector`) from this file [default: the cluster's, else Istio's defaults with CNI mode on]
     #[arg(long = "valuesFile", value_name = "FILE")]
     values_file: Option<PathBuf>,
 
-    /// Configuration of the injector with its templates (what that ConfigMap has under `config`), or the text of one template, which then is `sidecar`
+    /// Read the injector's configuration (key `config` of that ConfigMap), or a single template, which becomes `sidecar`, from this file
     #[arg(long = "injectConfigFile", value_name = "FILE")]
     inject_config_file: Option<PathBuf>,
 
-    /// IstioOperator whose values and mesh configuration are laid over the ones above
+    /// Merge the values and mesh configuration of this IstioOperator over the ones above
     #[arg(long = "operatorFileName", value_name = "FILE")]
     operator_file: Option<PathBuf>,
 
-    /// Revision of the control plane, to ask for and to note in the pod; without it, the one of the values. `default` is the same as none
-    #[arg(short, long)]
+    /// Revision of the control plane, to read from the cluster and to record in the pod; `default` is the same as none [default: that of the values]
+    #[arg(short, long, value_name = "REVISION")]
     revision: Option<String>,
 
-    /// Whether the proxy is an init container that keeps running (Kubernetes 1.29 and later); `auto` asks the nodes of the cluster, and means true without one
-    #[arg(long, value_name = "WHEN", value_enum, default_value_t = Native::Auto)]
-    native_sidecars: Native,
+    /// Run the proxy as a native sidecar (Kubernetes 1.29 and later); `auto` follows the versions of the cluster's nodes, and means true without a cluster
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t = NativeSidecarsArg::Auto)]
+    native_sidecars: NativeSidecarsArg,
 
-    /// Compliance policy of the control plane, handed on to the proxy
+    /// Pass this compliance policy of the control plane to the proxy
     #[arg(long, value_name = "POLICY", env = "COMPLIANCE_POLICY", value_parser = ["", "fips-140-2", "fips-140-3", "pqc"])]
     compliance_policy: Option<String>,
 
     #[command(flatten)]
-    cluster: ClusterArgs,
+    cluster: ClusterConfigArgs,
 }
 
 /// `--native-sidecars`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Native {
-    /// As the injector decides without a cluster.
+enum NativeSidecarsArg {
+    /// By the versions of the nodes
     Auto,
-    /// Native.
+    /// Native sidecar
     True,
-    /// An ordinary container.
+    /// Ordinary container
     False,
 }
 
 impl InjectorArgs {
-    /// Whether the user gave any of them.
-    pub(crate) fn any(&self) -> bool {
-        self.native_sidecars != Native::Auto
+    /// Returns whether any of the options is set.
+    pub(crate) fn is_given(&self) -> bool {
+        self.native_sidecars != NativeSidecarsArg::Auto
             || self.revision.is_some()
             || [&self.mesh_config_file, &self.values_file, &self.inject_config_file, &self.operator_file]
                 .into_iter()
                 .any(Option::is_some)
-            || self.cluster.any()
+            || self.cluster.is_given()
     }
 
-    /// What no file gives, from the cluster, if the user names one. The arguments tell what files give: values, configuration, mesh.
-    fn ask_cluster(&self, [values, config, mesh]: [bool; 3]) -> Result<Found, Failure> {
-        if !self.cluster.any() {
-            return Ok(Found::default());
+    /// Reads the documents that no file gives from the cluster, if one is named. The arguments say which of values, configuration and mesh
+    /// are given by files.
+    fn fetch_from_cluster(&self, [values, config, mesh]: [bool; 3]) -> Result<ClusterDocuments, Failure> {
+        if !self.cluster.is_given() {
+            return Ok(ClusterDocuments::default());
         }
         let revision = self.revision.as_deref().filter(|revision| *revision != "default").unwrap_or_default();
-        let nodes = self.native_sidecars == Native::Auto;
-        self.cluster.read(Wanted { values: !values, config: !config, mesh: !mesh, nodes, revision })
+        let nodes = self.native_sidecars == NativeSidecarsArg::Auto;
+        self.cluster.read(DocumentRequest { values: !values, config: !config, mesh: !mesh, nodes, revision })
     }
 
-    /// Resolves the options for a command that injects. The policy of the values is about pods that nobody asks for, and who
-    /// runs the command asks.
+    /// Loads the settings for a command that injects: whoever runs it wants injection, whatever the policy for pods without labels.
     ///
     /// # Errors
-    /// Every file that cannot be read and every field that cannot be taken; what the cluster does not give.
+    /// Every file that cannot be read, every invalid field, and what the cluster does not have.
     pub(crate) fn load(&self) -> Result<Settings, Failure> {
-        let mut settings = self.configured()?;
+        let mut settings = self.load_as_webhook()?;
         "enabled".clone_into(&mut settings.injection.policy);
         Ok(settings)
     }
 
-    /// Resolves the options as a webhook with them would.
+    /// Loads the settings as a webhook would, with the policy.
     ///
     /// # Errors
-    /// As [`Self::load`].
-    pub(crate) fn configured(&self) -> Result<Settings, Failure> {
-        let files = both(document(self.values_file.as_ref()), document(self.mesh_config_file.as_ref()));
-        let templates = both(injector_config(self.inject_config_file.as_ref()), operator(self.operator_file.as_ref()));
-        let ((values, mesh), (config, operator)) = both(files, templates)?;
-        let found = self.ask_cluster([values.is_some(), config.is_some(), mesh.is_some()])?;
+    /// See [`Self::load`].
+    pub(crate) fn load_as_webhook(&self) -> Result<Settings, Failure> {
+        let files = join(document(self.values_file.as_ref()), document(self.mesh_config_file.as_ref()));
+        let templates = join(injector_config(self.inject_config_file.as_ref()), operator(self.operator_file.as_ref()));
+        let ((values, mesh), (config, operator)) = join(files, templates)?;
+        let found = self.fetch_from_cluster([values.is_some(), config.is_some(), mesh.is_some()])?;
         let (mut values, mut mesh) = (values.or(found.values), mesh.or(found.mesh));
         let config = config.or(found.config);
         if let Some(operator) = &operator {
-            // Its values are said over those of Istio's chart, where CNI mode is off.
+            // An operator's values are relative to Istio's chart, where CNI mode is off.
             let chart = || {
                 let mut chart = Settings::builtin_values();
                 json_patch::merge(&mut chart, &json!({"pilot": {"cni": {"enabled": false}}}));
@@ -127,8 +127,8 @@ impl InjectorArgs {
             json_patch::merge(mesh.get_or_insert_with(|| json!({})), &operator.mesh);
         }
         let documents = Documents { values: values.as_ref(), mesh: mesh.as_ref(), config: config.as_ref() };
-        let mut settings = Settings::from_all(documents)
-            .map_err(|errors| Failure::refused(errors.iter().map(ToString::to_string).collect()))?;
+        let mut settings = Settings::from_documents(documents)
+            .map_err(|errors| Failure::findings(errors.iter().map(ToString::to_string).collect()))?;
         if let Some(nodes) = found.nodes {
             settings.native_sidecars = NativeSidecars::ByNodes;
             settings.nodes = nodes;
@@ -140,9 +140,9 @@ impl InjectorArgs {
             settings.revision.clear();
         }
         match self.native_sidecars {
-            Native::Auto => {}
-            Native::True => settings.native_sidecars = NativeSidecars::On,
-            Native::False => settings.native_sidecars = NativeSidecars::Off,
+            NativeSidecarsArg::Auto => {}
+            NativeSidecarsArg::True => settings.native_sidecars = NativeSidecars::On,
+            NativeSidecarsArg::False => settings.native_sidecars = NativeSidecars::Off,
         }
         if let Some(policy) = &self.compliance_policy {
             policy.clone_into(&mut settings.compliance_policy);
@@ -151,36 +151,34 @@ impl InjectorArgs {
     }
 }
 
-/// Reads a settings document.
 fn document(path: Option<&PathBuf>) -> Result<Option<Value>, Failure> {
     let Some(path) = path else { return Ok(None) };
-    let source = Source::File(path.clone());
-    let value = yaml::from_str(&source.read()?)
-        .map_err(|error| Failure::refused(vec![format!("{}: {error}", source.name())]))?;
+    let input = InputFile::File(path.clone());
+    let value =
+        yaml::from_str(&input.read()?).map_err(|error| Failure::findings_in(&input.name(), &[error.to_string()]))?;
     Ok(Some(value))
 }
 
-/// Reads a configuration of the injector, or the text of a template.
+/// Reads a configuration of the injector; a single template becomes one.
 fn injector_config(path: Option<&PathBuf>) -> Result<Option<Value>, Failure> {
     let Some(path) = path else { return Ok(None) };
-    let text = Source::File(path.clone()).read()?;
+    let text = InputFile::File(path.clone()).read()?;
     let is_config =
         |value: &Value| value.get("kind").is_some() || CONFIG_KEYS.iter().any(|key| value.get(key).is_some());
     let names_key =
         |line: &str| CONFIG_KEYS.iter().any(|key| line.strip_prefix(key).is_some_and(|rest| rest.starts_with(':')));
     match yaml::from_str(&text) {
         Ok(value) if is_config(&value) => Ok(Some(value)),
-        // A template is seldom YAML before it is rendered; a configuration that is none has a mistake.
+        // A template is rarely valid YAML; a file with these keys is a configuration with a mistake.
         Err(error) if text.lines().any(names_key) => {
-            Err(Failure::refused(vec![format!("{}: {error}", path.display())]))
+            Err(Failure::findings(vec![format!("{}: {error}", path.display())]))
         }
         Ok(_) | Err(_) => Ok(Some(json!({"templates": {"sidecar": text}}))),
     }
 }
 
-/// Reads an operator's file.
 fn operator(path: Option<&PathBuf>) -> Result<Option<Operator>, Failure> {
     let Some(object) = document(path)? else { return Ok(None) };
-    let named = |reason: &String| format!("--operatorFileName: {reason}");
-    Operator::read(&object).map(Some).map_err(|reasons| Failure::refused(reasons.iter().map(named).collect()))
+    let with_option = |reason: &String| format!("--operatorFileName: {reason}");
+    Operator::read(&object).map(Some).map_err(|reasons| Failure::findings(reasons.iter().map(with_option).collect()))
 }

@@ -1,13 +1,13 @@
-//! Changes in a YAML text: what did not change keeps its text, comments and all.
+//! Edits a YAML text so that unchanged parts keep their text and comments.
 //!
 //! ```text
-//! text ──tree──▶ places of every block mapping and sequence ─┐
-//! value before ─▶ differences ◀─ value after                 ├─▶ edits ──▶ text, read again: exactly the value after
+//! text ──tree──▶ spans of every block mapping and sequence ──┐
+//! value before ─▶ differences ◀─ value after                 ├─▶ edits ──▶ text, parsed again: exactly the value after
 //!                      └─────────────────────────────────────┘
 //! ```
 //!
-//! A flow collection (`{a: 1}`) that changes is written anew as a block. Where a place cannot be changed in part, the smallest
-//! one around it is written anew.
+//! A flow collection (`{a: 1}`) that changes is rewritten as a block. A part that cannot be edited is rewritten with the smallest
+//! collection around it.
 
 mod tree;
 
@@ -18,20 +18,20 @@ use weir_injector::yaml;
 
 use tree::{Entry, Node, Shape};
 
-/// A part that cannot be edited where it stands.
-struct Unfit;
+/// A part that cannot be edited in place.
+struct NotEditable;
 
-/// The text with the value changed; `None` where that cannot be done, or would not read as the new value.
+/// Returns the text with the new value; `None` if it cannot be edited, or would not parse as the new value.
 pub(crate) fn splice(text: &str, old: &Value, new: &Value) -> Option<String> {
     let root = tree::read(text)?;
     let (Shape::Map(entries), Value::Object(old), Value::Object(after)) = (&root.shape, old, new) else { return None };
-    let mut splice = Splice { text, edits: Vec::new() };
-    splice.map(entries, old, after).ok()?;
-    let spliced = splice.apply();
-    yaml::from_str(&spliced).is_ok_and(|read| read == *new).then_some(spliced)
+    let mut splicer = Splicer { text, edits: Vec::new() };
+    splicer.map(entries, old, after).ok()?;
+    let edited = splicer.apply();
+    yaml::from_str(&edited).is_ok_and(|parsed| parsed == *new).then_some(edited)
 }
 
-/// Comments of a text that another one does not have; none of a text that is no YAML.
+/// Returns the comments of a text that another one lacks; none for invalid YAML.
 pub(crate) fn lost_comments(before: &str, after: &str) -> Vec<String> {
     let mut left = tree::comments(after);
     let missing = |comment: &String| match left.iter().position(|kept| kept == comment) {
@@ -44,22 +44,27 @@ pub(crate) fn lost_comments(before: &str, after: &str) -> Vec<String> {
     tree::comments(before).into_iter().filter(missing).collect()
 }
 
-struct Splice<'a> {
+struct Splicer<'a> {
     text: &'a str,
-    /// What stands where instead; of two at one place the earlier one stands first.
+    /// Replacements by byte range; insertions at the same position stay in their order.
     edits: Vec<(Range<usize>, String)>,
 }
 
-impl Splice<'_> {
-    fn map(&mut self, entries: &[Entry], old: &Map<String, Value>, new: &Map<String, Value>) -> Result<(), Unfit> {
-        let is_told_apart = |entry: &Entry| entries.iter().filter(|other| other.name == entry.name).count() == 1;
+impl Splicer<'_> {
+    fn map(
+        &mut self,
+        entries: &[Entry],
+        old: &Map<String, Value>,
+        new: &Map<String, Value>,
+    ) -> Result<(), NotEditable> {
+        let has_unique_name = |entry: &Entry| entries.iter().filter(|other| other.name == entry.name).count() == 1;
         if old.len() != entries.len()
-            || !entries.iter().all(|entry| is_told_apart(entry) && old.contains_key(&entry.name))
+            || !entries.iter().all(|entry| has_unique_name(entry) && old.contains_key(&entry.name))
         {
-            return Err(Unfit);
+            return Err(NotEditable);
         }
         if !old.keys().any(|name| new.contains_key(name)) {
-            return Err(Unfit);
+            return Err(NotEditable);
         }
         for entry in entries {
             match (old.get(&entry.name), new.get(&entry.name)) {
@@ -75,25 +80,25 @@ impl Splice<'_> {
                 continue;
             }
             let written = written(&Value::Object(Map::from_iter([(name.clone(), value.clone())])))?;
-            let first = entries.first().ok_or(Unfit)?;
+            let first = entries.first().ok_or(NotEditable)?;
             let column = self.column(first.start);
             match previous {
                 Some(entry) => self.insert(self.line_end(entry.value.span.end), &written, column),
                 None if self.begins_line(first.start) => self.insert(self.above(first.start), &written, column),
-                // Behind the dash of an item there is no place in front of its first field.
+                // An item's dash leaves no room before its first field.
                 None => self.insert(self.line_end(first.value.span.end), &written, column),
             }
         }
         Ok(())
     }
 
-    fn list(&mut self, items: &[Node], old: &[Value], new: &[Value]) -> Result<(), Unfit> {
+    fn list(&mut self, items: &[Node], old: &[Value], new: &[Value]) -> Result<(), NotEditable> {
         let dashes: Option<Vec<usize>> = items.iter().map(|item| self.dash(item.span.start)).collect();
-        let dashes = dashes.filter(|dashes| !dashes.is_empty() && items.len() == old.len()).ok_or(Unfit)?;
+        let dashes = dashes.filter(|dashes| !dashes.is_empty() && items.len() == old.len()).ok_or(NotEditable)?;
         let column = self.column(dashes[0]);
         let pairs = pair(old, new);
         if pairs.iter().all(Option::is_none) || !dashes.iter().all(|dash| self.column(*dash) == column) {
-            return Err(Unfit);
+            return Err(NotEditable);
         }
         for (index, item) in items.iter().enumerate() {
             match pairs.iter().position(|pair| *pair == Some(index)) {
@@ -111,14 +116,14 @@ impl Splice<'_> {
             match previous {
                 Some(index) => self.insert(self.line_end(items[index].span.end), &written, column),
                 None if self.begins_line(dashes[0]) => self.insert(self.above(dashes[0]), &written, column),
-                None => return Err(Unfit),
+                None => return Err(NotEditable),
             }
         }
         Ok(())
     }
 
-    fn entry(&mut self, entry: &Entry, old: &Value, new: &Value) -> Result<(), Unfit> {
-        if self.inside(&entry.value, old, new) {
+    fn entry(&mut self, entry: &Entry, old: &Value, new: &Value) -> Result<(), NotEditable> {
+        if self.edit(&entry.value, old, new) {
             return Ok(());
         }
         let written = written(&Value::Object(Map::from_iter([(entry.name.clone(), new.clone())])))?;
@@ -126,20 +131,20 @@ impl Splice<'_> {
         Ok(())
     }
 
-    fn item(&mut self, item: &Node, old: &Value, new: &Value) -> Result<(), Unfit> {
-        if old != new && !self.inside(item, old, new) {
+    fn item(&mut self, item: &Node, old: &Value, new: &Value) -> Result<(), NotEditable> {
+        if old != new && !self.edit(item, old, new) {
             self.replace(item.span.clone(), &written(new)?);
         }
         Ok(())
     }
 
-    /// Changes a collection in part, if that can be done.
-    fn inside(&mut self, node: &Node, old: &Value, new: &Value) -> bool {
+    /// Edits a collection in part; returns whether that is possible.
+    fn edit(&mut self, node: &Node, old: &Value, new: &Value) -> bool {
         let edits = self.edits.len();
         let done = match (&node.shape, old, new) {
             (Shape::Map(entries), Value::Object(old), Value::Object(new)) => self.map(entries, old, new),
             (Shape::List(items), Value::Array(old), Value::Array(new)) => self.list(items, old, new),
-            _ => Err(Unfit),
+            _ => Err(NotEditable),
         };
         if done.is_err() {
             self.edits.truncate(edits);
@@ -147,7 +152,6 @@ impl Splice<'_> {
         done.is_ok()
     }
 
-    /// Writes something else in place of a node.
     fn replace(&mut self, range: Range<usize>, written: &str) {
         let pad = self.column(range.start);
         let line_end = self.line_end(range.end);
@@ -158,7 +162,7 @@ impl Splice<'_> {
         if following.is_empty() || !rest.trim_start().starts_with('#') {
             self.edits.push((range, format!("{first}\n{following}").trim_end_matches('\n').to_owned()));
         } else {
-            // The comment on the line of the key stays there.
+            // Keep the comment on the line of the key.
             let end = range.end + rest.len();
             let text = format!("{first} {}\n{following}", rest.trim_start());
             self.edits.push((range.start..end, text.trim_end_matches('\n').to_owned()));
@@ -167,15 +171,15 @@ impl Splice<'_> {
 
     fn insert(&mut self, at: usize, written: &str, column: usize) {
         let text: String = written.lines().map(|line| indented(line, column)).collect();
-        // The last line of a text may lack its end.
+        // The last line may lack its line feed.
         let lacks_end = at > 0 && !self.text[..at].ends_with('\n');
         self.edits.push((at..at, if lacks_end { format!("\n{}", text.trim_end_matches('\n')) } else { text }));
     }
 
-    /// Takes whole lines out.
-    fn delete(&mut self, start: usize, end: usize) -> Result<(), Unfit> {
+    /// Deletes whole lines.
+    fn delete(&mut self, start: usize, end: usize) -> Result<(), NotEditable> {
         if !self.begins_line(start) {
-            return Err(Unfit);
+            return Err(NotEditable);
         }
         self.edits.push((self.line_start(start)..self.line_end(end), String::new()));
         Ok(())
@@ -198,7 +202,7 @@ impl Splice<'_> {
         self.text[..at].rfind('\n').map_or(0, |newline| newline + 1)
     }
 
-    /// Start of the line after the one at `at`.
+    /// Returns the start of the next line.
     fn line_end(&self, at: usize) -> usize {
         self.text[at..].find('\n').map_or(self.text.len(), |newline| at + newline + 1)
     }
@@ -211,7 +215,7 @@ impl Splice<'_> {
         self.text[self.line_start(at)..at].trim().is_empty()
     }
 
-    /// Start of the line at `at`, or of the comments right above it: they are about what follows.
+    /// Returns the start of the line, or of the comments right above it, which belong to it.
     fn above(&self, at: usize) -> usize {
         let mut start = self.line_start(at);
         while start > 0 {
@@ -224,15 +228,15 @@ impl Splice<'_> {
         start
     }
 
-    /// The dash of an item that stands on its line.
+    /// Returns the position of an item's dash, if it is on the same line.
     fn dash(&self, item: usize) -> Option<usize> {
         let before = self.text[self.line_start(item)..item].trim_end();
         before.ends_with('-').then(|| self.line_start(item) + before.len() - 1)
     }
 }
 
-/// Which of the old items each new one is: those of the same name, or else the same, in their order. Where as many are left
-/// and none of them has another name, items without names are told apart by their places.
+/// Returns for each new item the index of its old one: the next one with the same name or value. If number and names are unchanged,
+/// items are paired by position.
 fn pair(old: &[Value], new: &[Value]) -> Vec<Option<usize>> {
     let name = |value: &Value| value.get("name").and_then(Value::as_str).map(str::to_owned);
     if old.len() == new.len() && old.iter().zip(new).all(|(old, new)| name(old) == name(new)) {
@@ -248,8 +252,8 @@ fn pair(old: &[Value], new: &[Value]) -> Vec<Option<usize>> {
     new.iter().map(&mut pair).collect()
 }
 
-fn written(value: &Value) -> Result<String, Unfit> {
-    yaml::to_string(value).map_err(|_| Unfit)
+fn written(value: &Value) -> Result<String, NotEditable> {
+    yaml::to_string(value).map_err(|_| NotEditable)
 }
 
 fn indented(line: &str, column: usize) -> String {

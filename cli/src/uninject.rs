@@ -1,64 +1,64 @@
-//! `weir uninject`: manifests with sidecars in, the manifests that they were made of out.
+//! `weir uninject`: removes the sidecars from manifests.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use weir_injector::inject::uninject::{Uninjected, uninject};
+use weir_injector::uninject::{Uninjected, uninject};
 
 use crate::failure::Failure;
-use crate::files::Source;
+use crate::files::InputFile;
 use crate::manifest::pods::PodHolder;
-use crate::manifest::rewrite::{Rewritten, rewrite};
+use crate::manifest::rewrite::{RewrittenStream, rewrite};
 
 /// Options of `weir uninject`.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
-Pods that `weir` or its webhook injected come out exactly as they were. Pods that Istio's own injector made come out as far as they
-tell what they were; what they do not tell is said on standard error. Everything else passes byte for byte. Nothing is written unless
-every document is fine.
+Pods that `weir` or its webhook injected are restored exactly. Pods that Istio's injector injected are restored as far as they record
+the original; what cannot be restored is reported on standard error. All other text stays byte for byte. Nothing is written unless
+every document is valid.
 
 Example:
   kubectl get deployment web -o yaml | weir uninject -f - | kubectl apply -f -
 
-Exit status: 0 done, 1 something in the input was refused, 2 wrong usage or a file cannot be read or written.")]
+Exit status: 0 done, 1 the input has errors, 2 wrong usage or a file cannot be read or written.")]
 pub(crate) struct UninjectArgs {
-    /// Manifests to take the sidecar out of, `-` for standard input
+    /// Remove the sidecar from the manifests in this file, or from standard input with `-`
     #[arg(short, long, value_name = "FILE")]
     filename: String,
 
-    /// Where to write; without it, standard output
+    /// Write to this file [default: standard output]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
 }
 
-/// Carries `weir uninject` out.
+/// Runs `weir uninject`.
 ///
 /// # Errors
 /// Everything that is wrong with the command line and the input.
 pub(crate) fn run(args: &UninjectArgs) -> Result<ExitCode, Failure> {
-    let source = Source::from(args.filename.as_str());
-    rewrite(&source.read()?, uninject_pod).write(&source, args.output.as_deref())
+    let input = InputFile::from(args.filename.as_str());
+    rewrite(&input.read()?, uninject_pod).write(&input, args.output.as_deref())
 }
 
-/// Takes the sidecar out of one pod in its place; whether that changed anything.
-fn uninject_pod(holder: &mut PodHolder<'_>, place: &str, out: &mut Rewritten) -> bool {
+/// Removes the sidecar from one pod; returns whether that changed it.
+fn uninject_pod(holder: &mut PodHolder<'_>, location: &str, out: &mut RewrittenStream) -> bool {
     let request = match holder.request() {
         Ok(request) => request,
         Err(errors) => {
-            out.findings.extend(errors.iter().map(|error| format!("{place}: {error}")));
+            out.findings.extend(errors.iter().map(|error| format!("{location}: {error}")));
             return false;
         }
     };
     match uninject(&request.pod) {
-        Ok(Some(Uninjected { pod, unknown })) => {
-            out.notices.extend(unknown.iter().map(|unknown| format!("weir: not known: {place}: {unknown}")));
+        Ok(Some(Uninjected { pod, unrecoverable })) => {
+            out.notices.extend(unrecoverable.iter().map(|what| format!("weir: cannot restore: {location}: {what}")));
             holder.replace(pod);
             true
         }
         Ok(None) => false,
         Err(error) => {
-            out.findings.push(format!("{place}: {error}"));
+            out.findings.push(format!("{location}: {error}"));
             false
         }
     }

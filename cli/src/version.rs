@@ -1,48 +1,41 @@
-//! `weir version`: this binary's, and those of what runs in a cluster.
+//! `weir version`: the version of this program, and of the components in a cluster.
 
 use std::fmt::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde_json::{Value, json};
-use weir_injector::inject::selection::objects::REVISION_LABEL;
+use weir_injector::selection::configurations::OWNER_REVISION_LABEL;
 
 use crate::cluster::{Cluster, ConnectArgs};
 use crate::failure::Failure;
 use crate::files;
-use crate::objects::{DAEMON_SET, DEPLOYMENT, Kind};
+use crate::objects::{DAEMON_SET, DEPLOYMENT};
+use crate::output::OutputFormat;
+use crate::revisions::label;
 
-/// Bound of everything that is asked.
-const ALL: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Whose versions, and how they are printed.
+/// Options of `weir version`.
 #[derive(Debug, Args)]
 pub(crate) struct VersionArgs {
-    /// Ask the cluster too (so do --kubeconfig and --context)
+    /// Print the versions of the components in the cluster too; implied by --kubeconfig and --context
     #[arg(long)]
     remote: bool,
 
-    /// What to print
-    #[arg(short, long, value_enum, value_name = "FORM", default_value = "text")]
-    output: Form,
+    /// Output format
+    #[arg(short, long, value_enum, value_name = "FORMAT", default_value_t = OutputFormat::Text)]
+    output: OutputFormat,
 
     #[command(flatten)]
     connect: ConnectArgs,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Form {
-    /// For people
-    Text,
-    /// One object
-    Json,
-}
-
-/// Something that runs in a cluster.
+/// A webhook or agent in a cluster.
 #[derive(Debug, PartialEq, Eq)]
-struct Running {
-    what: &'static str,
+struct Component {
+    name: &'static str,
     /// Empty for the agent, which has none.
     revision: String,
     image: String,
@@ -50,63 +43,66 @@ struct Running {
     wanted: i64,
 }
 
-/// Carries it out.
-///
-/// # Errors
-/// The cluster is not reached, or refuses.
-pub(crate) fn run(args: &VersionArgs) -> Result<ExitCode, Failure> {
-    let running = if args.remote || args.connect.any() {
-        Some(args.connect.ask(ALL, async |cluster| running(&cluster).await)?)
-    } else {
-        None
-    };
-    files::write(None, &report(running.as_deref(), args.output))?;
-    Ok(ExitCode::SUCCESS)
-}
-
-async fn running(cluster: &Cluster) -> Result<Vec<Running>, Failure> {
-    let found = async |kind: Kind, name: &str| {
-        let labels = format!("app.kubernetes.io/name={name}");
-        cluster.objects(kind, "", &labels).await.map_err(|refused| cluster.failure(&labels, &refused))
-    };
-    let (webhooks, agents) = tokio::join!(found(DEPLOYMENT, "weir-webhook"), found(DAEMON_SET, "weir-agent"));
-    let of = |what: &'static str, object: &Value, ready: &str, wanted: &str| {
-        let number = |path: &str| object.pointer(path).and_then(Value::as_i64).unwrap_or(0);
-        let text = |value: Option<&Value>| value.and_then(Value::as_str).unwrap_or_default().to_owned();
-        Running {
-            what,
-            revision: text(object["metadata"]["labels"].get(REVISION_LABEL)),
-            image: text(object.pointer("/spec/template/spec/containers/0/image")),
+impl Component {
+    /// Reads a workload; `ready` and `wanted` are JSON pointers to its numbers of pods.
+    fn of(name: &'static str, workload: &Value, ready: &str, wanted: &str) -> Self {
+        let number = |path: &str| workload.pointer(path).and_then(Value::as_i64).unwrap_or(0);
+        let image = workload.pointer("/spec/template/spec/containers/0/image").and_then(Value::as_str);
+        Self {
+            name,
+            revision: label(workload, OWNER_REVISION_LABEL).unwrap_or_default().to_owned(),
+            image: image.unwrap_or_default().to_owned(),
             ready: number(ready),
             wanted: number(wanted),
         }
+    }
+}
+
+/// Runs `weir version`.
+///
+/// # Errors
+/// The cluster is unreachable or rejects a request.
+pub(crate) fn run(args: &VersionArgs) -> Result<ExitCode, Failure> {
+    let components = if args.remote || args.connect.is_given() {
+        Some(args.connect.run(TIMEOUT, async |cluster| components(&cluster).await)?)
+    } else {
+        None
     };
-    let webhooks = webhooks?;
-    let webhooks = webhooks.iter().map(|object| of("webhook", object, "/status/readyReplicas", "/spec/replicas"));
-    let agents = agents?;
-    let agents =
-        agents.iter().map(|object| of("agent", object, "/status/numberReady", "/status/desiredNumberScheduled"));
+    files::write(None, &print(components.as_deref(), args.output))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn components(cluster: &Cluster) -> Result<Vec<Component>, Failure> {
+    let (webhooks, agents) = tokio::try_join!(
+        cluster.objects(DEPLOYMENT, "", "app.kubernetes.io/name=weir-webhook"),
+        cluster.objects(DAEMON_SET, "", "app.kubernetes.io/name=weir-agent"),
+    )?;
+    let webhooks =
+        webhooks.iter().map(|object| Component::of("webhook", object, "/status/readyReplicas", "/spec/replicas"));
+    let agents = agents
+        .iter()
+        .map(|object| Component::of("agent", object, "/status/numberReady", "/status/desiredNumberScheduled"));
     Ok(webhooks.chain(agents).collect())
 }
 
-fn report(running: Option<&[Running]>, form: Form) -> String {
+fn print(components: Option<&[Component]>, format: OutputFormat) -> String {
     const CLIENT: &str = env!("CARGO_PKG_VERSION");
-    if form == Form::Json {
-        let mut all = json!({"client": CLIENT});
-        if let Some(running) = running {
-            let object = |it: &Running| json!({"what": it.what, "revision": it.revision, "image": it.image, "ready": it.ready, "wanted": it.wanted});
-            all["cluster"] = running.iter().map(object).collect();
+    if format == OutputFormat::Json {
+        let mut document = json!({"client": CLIENT});
+        if let Some(components) = components {
+            let object = |it: &Component| json!({"what": it.name, "revision": it.revision, "image": it.image, "ready": it.ready, "wanted": it.wanted});
+            document["cluster"] = components.iter().map(object).collect();
         }
-        return format!("{all:#}\n");
+        return format!("{document:#}\n");
     }
     let mut text = format!("weir {CLIENT}\n");
-    for it in running.unwrap_or_default() {
-        let what = if it.revision.is_empty() { it.what.to_owned() } else { format!("{} {}", it.what, it.revision) };
+    for it in components.unwrap_or_default() {
+        let name = if it.revision.is_empty() { it.name.to_owned() } else { format!("{} {}", it.name, it.revision) };
         // Writing to a string does not fail.
-        let _ = writeln!(text, "{what}: {} ({} of {} ready)", it.image, it.ready, it.wanted);
+        let _ = writeln!(text, "{name}: {} ({} of {} ready)", it.image, it.ready, it.wanted);
     }
-    if running.is_some_and(<[_]>::is_empty) {
-        text.push_str("nothing of it is installed in the cluster\n");
+    if components.is_some_and(<[_]>::is_empty) {
+        text.push_str("Weir is not installed in this cluster\n");
     }
     text
 }
@@ -116,15 +112,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_are_those_of_the_images_that_run() {
-        let running = [
-            Running { what: "webhook", revision: "r1".to_owned(), image: "w:2".to_owned(), ready: 1, wanted: 2 },
-            Running { what: "agent", revision: String::new(), image: "a:2".to_owned(), ready: 3, wanted: 3 },
+    fn components_are_printed_with_image_and_ready_pods() {
+        let components = [
+            Component { name: "webhook", revision: "r1".to_owned(), image: "w:2".to_owned(), ready: 1, wanted: 2 },
+            Component { name: "agent", revision: String::new(), image: "a:2".to_owned(), ready: 3, wanted: 3 },
         ];
-        let text = report(Some(&running), Form::Text);
+        let text = print(Some(&components), OutputFormat::Text);
         assert!(text.ends_with("\nwebhook r1: w:2 (1 of 2 ready)\nagent: a:2 (3 of 3 ready)\n"), "{text}");
-        let json: Value = serde_json::from_str(&report(Some(&running), Form::Json)).unwrap();
+        let json: Value = serde_json::from_str(&print(Some(&components), OutputFormat::Json)).unwrap();
         assert_eq!(json["cluster"][0]["revision"], "r1");
-        assert_eq!(report(None, Form::Text).lines().count(), 1);
+        assert_eq!(print(None, OutputFormat::Text).lines().count(), 1);
     }
 }

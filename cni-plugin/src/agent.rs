@@ -1,7 +1,7 @@
-//! The plugin's side of the node agent's sockets: one question with a hard bound on its time, and one report that nobody waits for.
+//! The plugin's side of the node agent's sockets: a query with a bounded wait, and a report that is sent without waiting.
 
-mod ask;
+mod client;
 mod report;
 
-pub use self::ask::{AskError, ask};
+pub use self::client::{AgentError, query_agent};
 pub use self::report::send;

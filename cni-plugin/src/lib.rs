@@ -1,18 +1,17 @@
-//! The chained CNI plugin `weir-cni`.
+//! Chained CNI plugin that installs the traffic-capture rules of meshed pods. The library is the body of the binary `weir-cni`, for tests
+//! and fuzzing; what other programs need is in `weir-protocol`.
 //!
 //! ```text
-//! stdin + CNI_* ──▶ request ──▶ who is this pod? ──▶ CaptureConfig ──▶ RuleSet ──▶ netns: nft, lo address ──▶ prevResult on stdout
-//!  stdin.rs         request.rs    pod.rs  ▲               (iptables-rules)             kernel.rs                   lib.rs
-//!                   netconf.rs            │ where annotations do not say it
-//!                                  agent.rs: the node agent's socket            every call ──▶ agent.rs: a report
+//! stdin + CNI_* ──▶ request.rs, netconf.rs ──▶ pod.rs: CaptureConfig ──▶ RuleSet ──▶ weir-kernel, in the netns ──▶ prevResult on stdout
+//!   stdin.rs                                     ▲ where annotations do not say enough
+//!                                             agent.rs: query of the node agent; a report of every call
 //! ```
 //!
-//! Everything before `kernel.rs` is a decision on plain values. The failure stance: a pod that is not in the mesh passes whatever is
-//! broken, a pod that is in the mesh starts only with its rules in place. For a pod with the annotation `weir.dev/capture` no file is read,
-//! nothing is waited for, and no process is started unless the kernel has no nf_tables.
+//! A pod outside the mesh starts whatever is broken; a meshed pod starts only with its rules in place. For a pod with the annotation
+//! `weir.dev/capture` the plugin reads no file, waits for nothing, and starts no process unless the kernel has no nf_tables.
 
 pub mod agent;
-pub mod failure;
+pub mod error;
 pub mod log;
 pub mod netconf;
 pub mod pod;
@@ -23,135 +22,129 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use iptables_rules::RuleSet;
-use weir_kernel::backend::BackendError;
+use weir_kernel::ApplyOutcome;
+use weir_kernel::backend::{self, BackendError};
 use weir_kernel::netns::NetnsError;
-use weir_kernel::nft::{Applied, NftError};
-use weir_kernel::route::Routed;
+use weir_kernel::nft::NftError;
+use weir_kernel::route::RoutingOutcome;
 
-use weir_protocol::agent::{self as protocol, Agent, Question, Report, Stages};
-use weir_protocol::entry::STATUS_SEEN;
+use weir_protocol::agent::{AgentEndpoint, CallOutcome, CallReport, PROTOCOL_VERSION, PodQuery, StageTimes};
+use weir_protocol::entry::STATUS_OK_FILE;
 use weir_protocol::version::{CniVersion, Verb};
 
-use crate::agent::AskError;
-use crate::failure::Failure;
-use crate::log::{Level, Log};
+use crate::agent::AgentError;
+use crate::error::CniError;
+use crate::log::{CallLog, LogLevel};
 use crate::netconf::{NetConf, PodAnnotations};
-use crate::pod::Verdict;
-use crate::request::{Lookup, PodArgs, Request};
-use weir_kernel::namespace::KernelError;
-use weir_protocol::decision::Source;
+use crate::pod::PodPlan;
+use crate::request::{EnvLookup, PodArgs, Request};
+use weir_protocol::decision::ConfigSource;
 
-/// What a call leaves behind: stdout, written once, and the exit status.
+/// Output of one call.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Outcome {
-    /// All of stdout.
+pub struct PluginOutput {
+    /// All of stdout, to be written at once.
     pub stdout: Vec<u8>,
     /// Exit status: 0, or 1 with an error object on stdout.
-    pub exit: u8,
+    pub exit_code: u8,
 }
 
-impl Outcome {
-    fn success(stdout: Vec<u8>) -> Self {
-        Self { stdout, exit: 0 }
-    }
-
-    fn failure(failure: &Failure, version: Option<CniVersion>) -> Self {
-        Self { stdout: failure.to_json(version), exit: 1 }
-    }
-}
-
-/// One line for people who start the plugin by hand.
+/// Printed when the plugin is started by hand.
 pub const ABOUT: &str = concat!(
     "weir-cni ",
     env!("CARGO_PKG_VERSION"),
-    ": chained CNI plugin of Weir; speaks CNI 0.3.1, 0.4.0, 1.0.0, 1.1.0"
+    ": chained CNI plugin of Weir; supports CNI 0.3.1, 0.4.0, 1.0.0, 1.1.0"
 );
 
-/// Carries out one call.
-pub fn run(lookup: &Lookup<'_>, stdin: Result<Vec<u8>, Failure>) -> Outcome {
+/// Executes one call.
+pub fn run(lookup: &EnvLookup<'_>, stdin: Result<Vec<u8>, CniError>) -> PluginOutput {
     let mut call = Call::default();
-    let result = carry_out(lookup, stdin, &mut call);
-    if let Err(failure) = &result {
-        call.log.write(Level::Error, &failure.message());
+    let result = execute(lookup, stdin, &mut call);
+    if let Err(error) = &result {
+        call.log.write(LogLevel::Error, "call failed", &[("error", error.message().into())]);
     }
-    call.tell_agent(&result);
+    call.send_report(&result);
     match result {
-        Ok(stdout) => Outcome::success(stdout),
-        Err(failure) => Outcome::failure(&failure, call.version),
+        Ok(stdout) => PluginOutput { stdout, exit_code: 0 },
+        Err(error) => PluginOutput { stdout: error.to_json(call.version), exit_code: 1 },
     }
 }
 
-/// What is known of a call while it goes on.
+/// State of a call while it is executed.
 #[derive(Debug)]
 struct Call {
-    log: Log,
+    log: CallLog,
     version: Option<CniVersion>,
-    agent: Option<Agent>,
-    report: Report,
-    begun: Instant,
-    in_agent: Duration,
-    in_kernel: Duration,
+    agent: Option<AgentEndpoint>,
+    report: CallReport,
+    started: Instant,
+    agent_time: Duration,
+    kernel_time: Duration,
 }
 
 impl Default for Call {
     fn default() -> Self {
-        let report = Report { v: protocol::VERSION, outcome: protocol::Outcome::Done, ..Report::default() };
-        let (version, agent) = (None, None);
-        let (in_agent, in_kernel) = (Duration::ZERO, Duration::ZERO);
-        Self { log: Log::default(), version, agent, report, begun: Instant::now(), in_agent, in_kernel }
+        Self {
+            log: CallLog::default(),
+            version: None,
+            agent: None,
+            report: CallReport { v: PROTOCOL_VERSION, outcome: CallOutcome::Done, ..CallReport::default() },
+            started: Instant::now(),
+            agent_time: Duration::ZERO,
+            kernel_time: Duration::ZERO,
+        }
     }
 }
 
 impl Call {
-    /// Reports to the agent, if there is one, without waiting.
-    fn tell_agent(&mut self, result: &Result<Vec<u8>, Failure>) {
+    /// Sends the report to the agent, where one is configured, without waiting.
+    fn send_report(&mut self, result: &Result<Vec<u8>, CniError>) {
         let Some(agent) = &self.agent else { return };
-        if let Err(failure) = result {
-            self.report.outcome = protocol::Outcome::Failed;
-            self.report.code = Some(failure.code());
+        if let Err(error) = result {
+            self.report.outcome = CallOutcome::Failed;
+            self.report.code = Some(error.code());
         }
         let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        let total = self.begun.elapsed();
-        self.report.stages = Stages {
-            decide: micros(total.saturating_sub(self.in_agent).saturating_sub(self.in_kernel)),
-            agent: micros(self.in_agent),
-            kernel: micros(self.in_kernel),
+        let total = self.started.elapsed();
+        self.report.stages = StageTimes {
+            decide: micros(total.saturating_sub(self.agent_time).saturating_sub(self.kernel_time)),
+            agent: micros(self.agent_time),
+            kernel: micros(self.kernel_time),
             total: micros(total),
         };
         agent::send(&self.report, agent);
     }
 
-    /// Decides about the pod, with the agent's help where there is one and it is needed.
-    fn judge(&mut self, request: &Request, conf: &NetConf<'_>) -> Result<Verdict, Failure> {
-        let mut in_agent = Duration::ZERO;
-        let verdict = pod::judge(&request.pod, conf, || {
-            let asked = Instant::now();
-            // It is asked only where the configuration names one.
-            let agent = conf.agent.as_ref().ok_or_else(|| AskError::Protocol("there is none".to_owned()))?;
+    /// Decides what to do in the pod, and asks the agent where the annotations do not say enough.
+    fn decide(&mut self, request: &Request, conf: &NetConf<'_>) -> Result<PodPlan, CniError> {
+        let mut agent_time = Duration::ZERO;
+        let plan = pod::plan_pod(&request.pod, conf, || {
+            let started = Instant::now();
+            let no_agent = || AgentError::InvalidAnswer("no agent_socket is configured".to_owned());
+            let agent = conf.agent.as_ref().ok_or_else(no_agent)?;
             let PodArgs { namespace, name, uid } = request.pod.clone();
-            let answer = agent::ask(agent, &Question { v: protocol::VERSION, uid, namespace, name });
-            in_agent = asked.elapsed();
+            let answer = agent::query_agent(agent, &PodQuery { v: PROTOCOL_VERSION, uid, namespace, name });
+            agent_time = started.elapsed();
             answer
         });
-        self.in_agent += in_agent;
-        if let Ok(Verdict::Skip(reason)) = &verdict {
-            self.report.outcome = protocol::Outcome::Passed;
-            self.log.write(Level::Info, &format!("passed untouched: {reason}"));
+        self.agent_time += agent_time;
+        if let Ok(PodPlan::Skip(reason)) = &plan {
+            self.report.outcome = CallOutcome::Skipped;
+            self.log.write(LogLevel::Info, "skipping pod", &[("reason", reason.to_string().into())]);
         }
-        verdict
+        plan
     }
 
-    /// Does something in the pod's namespace.
-    fn in_kernel<T>(&mut self, work: impl FnOnce() -> T) -> T {
-        let entered = Instant::now();
+    /// Runs `work` in the pod's network namespace and adds its duration to `kernel_time`.
+    fn timed<T>(&mut self, work: impl FnOnce() -> T) -> T {
+        let started = Instant::now();
         let result = work();
-        self.in_kernel += entered.elapsed();
+        self.kernel_time += started.elapsed();
         result
     }
 }
 
-fn carry_out(lookup: &Lookup<'_>, stdin: Result<Vec<u8>, Failure>, call: &mut Call) -> Result<Vec<u8>, Failure> {
+fn execute(lookup: &EnvLookup<'_>, stdin: Result<Vec<u8>, CniError>, call: &mut Call) -> Result<Vec<u8>, CniError> {
     let request = Request::from_env(lookup)?;
     call.log.command = request.verb.as_str();
     call.log.container_id.clone_from(&request.container_id);
@@ -159,14 +152,14 @@ fn carry_out(lookup: &Lookup<'_>, stdin: Result<Vec<u8>, Failure>, call: &mut Ca
         call.log.pod = request.pod.full_name();
     }
     if request.verb == Verb::Version {
-        return Ok(versions(stdin.as_deref().unwrap_or_default()));
+        return Ok(version_output(stdin.as_deref().unwrap_or_default()));
     }
     let result = stdin.and_then(|bytes| {
         let conf = NetConf::parse(&bytes, request.verb)?;
         call.version = Some(conf.version);
         call.log.level = conf.log_level;
         call.agent.clone_from(&conf.agent);
-        call.report = Report {
+        call.report = CallReport {
             verb: request.verb.as_str().to_owned(),
             namespace: request.pod.namespace.clone(),
             name: request.pod.name.clone(),
@@ -180,115 +173,108 @@ fn carry_out(lookup: &Lookup<'_>, stdin: Result<Vec<u8>, Failure>, call: &mut Ca
             Verb::Add => add(&request, &conf, call),
             Verb::Check => check(&request, &conf, call).map(|()| Vec::new()),
             Verb::Status => status(&conf, &call.log).map(|()| Vec::new()),
-            // Nothing is kept outside of namespaces, and rules go with theirs. What the agent keeps goes with the report.
+            // The rules are gone with their namespace; the agent removes its own state when it reads the report.
             Verb::Del | Verb::Gc | Verb::Version => Ok(Vec::new()),
         }
     });
     match result {
-        // With nothing to undo there is nothing in a configuration that a pod's end should fail on.
-        Err(failure) if request.verb == Verb::Del => {
-            call.log.write(Level::Warn, &failure.message());
+        // DEL has nothing to undo, so an invalid configuration must not keep a pod from ending.
+        Err(error) if request.verb == Verb::Del => {
+            call.log.write(LogLevel::Warn, "ignoring an error on DEL", &[("error", error.message().into())]);
             Ok(Vec::new())
         }
         result => result,
     }
 }
 
-/// ADD: programs the namespace of a pod of the mesh and passes the previous result through, byte for byte.
-fn add(request: &Request, conf: &NetConf<'_>, call: &mut Call) -> Result<Vec<u8>, Failure> {
+/// ADD: installs the capture rules of a meshed pod and returns the previous result unchanged, byte for byte.
+fn add(request: &Request, conf: &NetConf<'_>, call: &mut Call) -> Result<Vec<u8>, CniError> {
     let result = conf.previous_result()?.into_owned().into_bytes();
-    if let Verdict::Capture { rules, source } = call.judge(request, conf)? {
-        if source == Source::IstioAnnotations {
-            call.log.write(Level::Debug, "no annotation weir.dev/capture: uid, gid and environment of the proxy are taken to be Istio's defaults");
-        }
-        let path = netns_of(request)?;
-        let (applied, routed) = call
-            .in_kernel(|| weir_kernel::namespace::install(path, &rules, conf.method()))
-            .map_err(|error| in_kernel(error, |reason| Failure::Install { pod: request.pod.full_name(), reason }))?;
-        call.report.outcome = match applied {
-            Applied::Created => protocol::Outcome::Installed,
-            Applied::Unchanged => protocol::Outcome::Unchanged,
-            Applied::Replaced => protocol::Outcome::Replaced,
-        };
-        call.log.write(Level::Info, &installed(&rules, applied));
-        if routed == Routed::WithoutIpv6 {
-            call.log.write(Level::Info, "IPv6 is switched off in the pod: no address ::6 on lo");
-        }
+    let PodPlan::Capture { rules, source } = call.decide(request, conf)? else { return Ok(result) };
+    if source == ConfigSource::IstioAnnotations {
+        let message =
+            "annotation weir.dev/capture is missing; assuming Istio's default uid, gid and environment of the proxy";
+        call.log.write(LogLevel::Debug, message, &[]);
+    }
+    let path = required_netns(request)?;
+    let (applied, routed) = call
+        .timed(|| backend::install_in(path, &rules, conf.backend_options()))
+        .map_err(|error| kernel_failure(error, |reason| CniError::Install { pod: request.pod.full_name(), reason }))?;
+    let (outcome, message) = match applied {
+        ApplyOutcome::Created => (CallOutcome::Installed, "installed capture rules"),
+        ApplyOutcome::Unchanged => (CallOutcome::Unchanged, "capture rules unchanged"),
+        ApplyOutcome::Replaced => (CallOutcome::Replaced, "replaced capture rules"),
+    };
+    call.report.outcome = outcome;
+    call.log.write(LogLevel::Info, message, &[("rules", rules.rules.len().into())]);
+    if routed == RoutingOutcome::WithoutIpv6 {
+        call.log.write(LogLevel::Info, "IPv6 is disabled in the pod; not adding ::6 to lo", &[]);
     }
     Ok(result)
 }
 
-fn installed(rules: &RuleSet, applied: Applied) -> String {
-    let how = match applied {
-        Applied::Created => "installed",
-        Applied::Unchanged => "in place already",
-        Applied::Replaced => "replaced",
-    };
-    format!("capture rules {how}: {} rules", rules.rules.len())
-}
-
-/// CHECK: the kernel's rules are those that ADD would install now.
-fn check(request: &Request, conf: &NetConf<'_>, call: &mut Call) -> Result<(), Failure> {
+/// CHECK: fails where the rules in the kernel differ from those that ADD would install now.
+fn check(request: &Request, conf: &NetConf<'_>, call: &mut Call) -> Result<(), CniError> {
     conf.previous_result()?;
-    if let Verdict::Capture { rules, .. } = call.judge(request, conf)? {
-        let path = netns_of(request)?;
-        let differences = call
-            .in_kernel(|| weir_kernel::namespace::differences(path, &rules, conf.method()))
-            .map_err(|error| in_kernel(error, |reason| Failure::Unreadable { pod: request.pod.full_name(), reason }))?;
-        if !differences.is_empty() {
-            return Err(Failure::Differs { pod: request.pod.full_name(), differences });
-        }
+    let PodPlan::Capture { rules, .. } = call.decide(request, conf)? else { return Ok(()) };
+    let path = required_netns(request)?;
+    let pod = request.pod.full_name();
+    match call.timed(|| backend::differences_in(path, &rules, conf.backend_options())) {
+        Ok(differences) if differences.is_empty() => Ok(()),
+        Ok(differences) => Err(CniError::Drifted { pod, differences }),
+        Err(error) => Err(kernel_failure(error, |reason| CniError::Unreadable { pod, reason })),
     }
-    Ok(())
 }
 
-/// STATUS: could an ADD succeed now? The configuration is sound, somebody will tell about pods, nf_tables answers.
+/// STATUS: fails where ADD cannot succeed: the configuration is invalid, neither annotations nor an agent tell about pods, or the kernel
+/// has no nf_tables.
 ///
-/// A runtime takes the whole node out of service for a bad answer, pods outside the mesh included. So once the answer has been good it
-/// stays good: what breaks later is held against pods of the mesh alone, by ADD.
-fn status(conf: &NetConf<'_>, log: &Log) -> Result<(), Failure> {
-    let seen = conf.agent.as_ref().map(|agent| agent.socket.with_file_name(STATUS_SEEN));
-    match (able(conf), seen) {
-        (Ok(()), seen) => {
-            if let Some(seen) = seen.filter(|seen| !seen.exists()) {
-                // Without an agent's folder it is only forgotten that the answer was good.
-                let _ = fs::write(seen, "");
+/// When STATUS fails, the runtime starts no pod at all, meshed or not. So it fails only until it has succeeded once since the node's boot;
+/// after that, only ADD fails, and only for meshed pods.
+fn status(conf: &NetConf<'_>, log: &CallLog) -> Result<(), CniError> {
+    let ok_file = conf.agent.as_ref().map(|agent| agent.socket.with_file_name(STATUS_OK_FILE));
+    match (check_prerequisites(conf), ok_file) {
+        (Ok(()), ok_file) => {
+            if let Some(path) = ok_file.filter(|path| !path.exists()) {
+                // Without it the next failure counts, which is safe.
+                let _ = fs::write(path, "");
             }
             Ok(())
         }
-        (Err(failure), Some(seen)) if seen.exists() => {
-            log.write(Level::Warn, &format!("set up before, and still said to be: {}", failure.message()));
+        (Err(error), Some(path)) if path.exists() => {
+            let message = "STATUS would fail now; reporting ready because this node was ready before";
+            log.write(LogLevel::Warn, message, &[("error", error.message().into())]);
             Ok(())
         }
-        (Err(failure), _) => Err(failure),
+        (Err(error), _) => Err(error),
     }
 }
 
-fn able(conf: &NetConf<'_>) -> Result<(), Failure> {
-    conf.require_sound().and_then(|()| match conf.annotations()? {
-        PodAnnotations::NotDeclared if conf.agent.is_none() => Err(pod::not_declared()),
-        _ => Ok(()),
-    })?;
-    weir_kernel::namespace::available(conf.method()).map_err(|error| Failure::NotAvailable(error.to_string()))
+fn check_prerequisites(conf: &NetConf<'_>) -> Result<(), CniError> {
+    conf.require_valid()?;
+    if conf.annotations()? == PodAnnotations::NotDeclared && conf.agent.is_none() {
+        return Err(pod::capability_not_declared());
+    }
+    backend::check_available(conf.backend_options()).map_err(|error| CniError::NotAvailable(error.to_string()))
 }
 
-/// A wrong namespace and a setting that the backend lacks are errors of their own; anything else is the kernel's answer.
-fn in_kernel(error: KernelError, otherwise: impl FnOnce(String) -> Failure) -> Failure {
+/// Returns the error for a failure in the pod's network namespace: a wrong namespace and an unsupported setting have errors of their own.
+fn kernel_failure(error: BackendError, otherwise: impl FnOnce(String) -> CniError) -> CniError {
     match error {
-        KernelError::Netns(NetnsError::Open { .. } | NetnsError::Enter { .. }) | KernelError::OwnNamespace(_) => {
-            Failure::Netns(error.to_string())
+        BackendError::Netns(NetnsError::Open { .. } | NetnsError::Enter { .. }) | BackendError::OwnNetns(_) => {
+            CniError::Netns(error.to_string())
         }
-        KernelError::Backend(BackendError::Nft(NftError::Unsupported(what))) => Failure::Backend(what),
+        BackendError::Nft(NftError::Unsupported(what)) => CniError::Backend(what),
         other => otherwise(other.to_string()),
     }
 }
 
-fn netns_of(request: &Request) -> Result<&Path, Failure> {
-    request.netns.as_deref().ok_or_else(|| Failure::Environment(vec!["CNI_NETNS is missing".to_owned()]))
+fn required_netns(request: &Request) -> Result<&Path, CniError> {
+    request.netns.as_deref().ok_or_else(|| CniError::InvalidEnvironment(vec!["CNI_NETNS is missing".to_owned()]))
 }
 
-/// Answer of VERSION. The version of the input is echoed where it is one of ours; without input it is the newest.
-fn versions(stdin: &[u8]) -> Vec<u8> {
+/// Returns the answer to VERSION: in the version of the input where it is supported, else in the newest.
+fn version_output(stdin: &[u8]) -> Vec<u8> {
     let version = NetConf::parse(stdin, Verb::Version).map_or(CniVersion::NEWEST, |conf| conf.version);
     let names = CniVersion::names().map(|name| format!("\"{name}\"")).join(",");
     format!("{{\"cniVersion\":\"{version}\",\"supportedVersions\":[{names}]}}\n").into_bytes()

@@ -1,22 +1,23 @@
-//! JSON lines on stderr. Runtimes keep stderr only of calls that fail, so a line says what one needs to know on its own.
+//! Writes the log: JSON lines on stderr, which runtimes keep only of calls that fail.
 
 use std::io::Write as _;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
+use serde_json::{Map, Value};
 
-pub use weir_protocol::log_level::Level;
+pub use weir_protocol::log_level::LogLevel;
 
-/// Writes lines of one call.
+/// Log of one call.
 #[derive(Debug, Default)]
-pub struct Log {
-    /// Lines below this level are left out.
-    pub level: Level,
+pub struct CallLog {
+    /// Least severe level that is written.
+    pub level: LogLevel,
     /// `CNI_COMMAND`.
     pub command: &'static str,
     /// `CNI_CONTAINERID`.
     pub container_id: String,
-    /// `namespace/name`, empty where it is no pod.
+    /// `namespace/name`; empty where the call names no pod.
     pub pod: String,
 }
 
@@ -31,19 +32,21 @@ struct Line<'a> {
     container_id: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
     pod: &'a str,
+    #[serde(flatten)]
+    fields: Map<String, Value>,
 }
 
-impl Log {
-    /// Writes one line. A stderr that takes none is no reason to fail.
-    pub fn write(&self, level: Level, msg: &str) {
-        if level < self.level || self.level == Level::None {
+impl CallLog {
+    /// Writes one line; errors of stderr are ignored.
+    pub fn write(&self, level: LogLevel, msg: &str, fields: &[(&str, Value)]) {
+        if level < self.level || self.level == LogLevel::None {
             return;
         }
-        let line = self.line(level, msg, SystemTime::now());
+        let line = self.line(level, msg, fields, SystemTime::now());
         let _ = std::io::stderr().write_all(line.as_bytes());
     }
 
-    fn line(&self, level: Level, msg: &str, now: SystemTime) -> String {
+    fn line(&self, level: LogLevel, msg: &str, fields: &[(&str, Value)], now: SystemTime) -> String {
         let seconds = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let line = Line {
             time: rfc3339(seconds),
@@ -52,6 +55,7 @@ impl Log {
             command: self.command,
             container_id: &self.container_id,
             pod: &self.pod,
+            fields: fields.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect(),
         };
         let mut text = serde_json::to_string(&line).unwrap_or_default();
         text.push('\n');
@@ -59,7 +63,7 @@ impl Log {
     }
 }
 
-/// Seconds since 1970 as RFC 3339 in UTC. The date follows the usual reckoning of 400-year eras that begin in March.
+/// Formats seconds since 1970 as RFC 3339 in UTC, with Howard Hinnant's `civil_from_days`: eras of 400 years that begin in March.
 fn rfc3339(seconds: u64) -> String {
     let (days, rest) = (seconds / 86_400, seconds % 86_400);
     let shifted = days + 719_468; // days since 0000-03-01
@@ -78,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn writes_dates_as_the_calendar_has_them() {
+    fn leap_years_are_formatted_correctly() {
         for (seconds, text) in [
             (0, "1970-01-01T00:00:00Z"),
             (951_782_399, "2000-02-28T23:59:59Z"),
@@ -92,13 +96,14 @@ mod tests {
     }
 
     #[test]
-    fn writes_one_json_object_a_line() {
-        let log = Log { command: "ADD", container_id: "c1".to_owned(), pod: "shop/web".to_owned(), ..Log::default() };
-        let line = log.line(Level::Info, "a \"b\"\nc", UNIX_EPOCH);
+    fn a_line_is_one_json_object() {
+        let log =
+            CallLog { command: "ADD", container_id: "c1".to_owned(), pod: "shop/web".to_owned(), ..CallLog::default() };
+        let line = log.line(LogLevel::Info, "a \"b\"\nc", &[("rules", 7.into())], UNIX_EPOCH);
         assert_eq!(
             line,
             "{\"time\":\"1970-01-01T00:00:00Z\",\"level\":\"info\",\"msg\":\"a \\\"b\\\"\\nc\",\"command\":\"ADD\",\
-             \"containerID\":\"c1\",\"pod\":\"shop/web\"}\n"
+             \"containerID\":\"c1\",\"pod\":\"shop/web\",\"rules\":7}\n"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! The chained CNI plugin `weir-cni`: environment and stdin in, one write to stdout and an exit status out.
+//! The chained CNI plugin `weir-cni`: environment and stdin in, one write to stdout and an exit_code status out.
 
 use std::io;
 use std::os::fd::AsFd as _;
@@ -6,14 +6,14 @@ use std::panic;
 use std::process::ExitCode;
 
 use nix::errno::Errno;
-use weir_cni::failure::Failure;
+use weir_cni::error::CniError;
 use weir_cni::{ABOUT, stdin};
 
 fn main() -> ExitCode {
     panic::set_hook(Box::new(|info| {
         eprintln!("weir-cni: {info}");
-        write_stdout(&Failure::Internal(info.to_string().replace('\n', " ")).to_json(None));
-        // Before the abort, so that the runtime sees our error and not a signal.
+        write_stdout(&CniError::Internal(info.to_string().replace('\n', " ")).to_json(None));
+        // Without this the runtime would see the signal of the abort instead of a CNI error.
         std::process::exit(1);
     }));
     let input = stdin::read_all(stdin::MAX_WAIT);
@@ -23,11 +23,11 @@ fn main() -> ExitCode {
         eprintln!("{ABOUT}");
         return ExitCode::SUCCESS;
     }
-    let outcome = weir_cni::run(&|name| std::env::var_os(name), input);
-    if write_stdout(&outcome.stdout) { ExitCode::from(outcome.exit) } else { ExitCode::FAILURE }
+    let output = weir_cni::run(&|name| std::env::var_os(name), input);
+    if write_stdout(&output.stdout) { ExitCode::from(output.exit_code) } else { ExitCode::FAILURE }
 }
 
-/// Writes past the line buffer of the standard library, which would split the answer at its last newline.
+/// Writes to stdout without the line buffer of `std`, which would split the answer at its last newline.
 fn write_stdout(mut bytes: &[u8]) -> bool {
     let stdout = io::stdout();
     while !bytes.is_empty() {

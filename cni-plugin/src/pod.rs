@@ -1,91 +1,99 @@
-//! Who is this pod, and what is captured in it: a decision on what the runtime passed, and where that does not do, on what the node agent
-//! answers.
+//! Decides what to install in a pod, from the annotations that the runtime passes, and from the node agent's answer where they do not
+//! say enough.
 
 use iptables_rules::{CaptureConfig, RuleSet, plan};
 
-use weir_protocol::agent::Answer;
-use weir_protocol::decision::{Decision, SkipReason, Source, decide};
+use weir_protocol::agent::PodAnswer;
+use weir_protocol::decision::{CaptureDecision, ConfigSource, SkipReason, decide_capture};
 use weir_protocol::entry::CAPABILITY;
 
-use crate::agent::AskError;
-use crate::failure::{Failure, Undecided};
+use crate::agent::AgentError;
+use crate::error::{CniError, QueryPurpose};
 use crate::netconf::{NetConf, PodAnnotations};
 use crate::request::PodArgs;
 
-/// What is to be done in a pod's namespace.
+/// What to do in a pod's network namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
-    /// Nothing.
+pub enum PodPlan {
+    /// Install nothing.
     Skip(SkipReason),
-    /// These rules have to hold.
+    /// Install these rules.
     Capture {
-        /// The rules.
+        /// Capture rules of the pod.
         rules: RuleSet,
         /// Where the configuration came from.
-        source: Source,
+        source: ConfigSource,
     },
 }
 
-/// Decides. `ask` asks the node agent, once at most; it is called only where the configuration names one, and only for a pod about which
-/// the annotations do not say everything.
+/// Decides what to do in a pod's network namespace. `query` asks the node agent; it is called at most once, only where the configuration
+/// names an agent and the annotations do not say enough.
 ///
 /// # Errors
-/// Where a pod of the mesh cannot be served as it asks, and where nobody can tell whether it is in the mesh.
-pub fn judge(
+/// The pod is in the mesh and has invalid or unsupported settings, or nothing tells whether it is in the mesh.
+pub fn plan_pod(
     pod: &PodArgs,
     conf: &NetConf<'_>,
-    ask: impl FnOnce() -> Result<Answer, AskError>,
-) -> Result<Verdict, Failure> {
+    query: impl FnOnce() -> Result<PodAnswer, AgentError>,
+) -> Result<PodPlan, CniError> {
     if !pod.is_kubernetes() {
-        return Ok(Verdict::Skip(SkipReason::NotKubernetes));
+        return Ok(PodPlan::Skip(SkipReason::NotKubernetes));
     }
     if conf.exclude_namespaces.contains(&pod.namespace) {
-        return Ok(Verdict::Skip(SkipReason::ExcludedNamespace));
+        return Ok(PodPlan::Skip(SkipReason::ExcludedNamespace));
     }
     let decision = match conf.annotations()? {
-        PodAnnotations::Passed(annotations) => match decide(&annotations, None) {
-            // The one writer that saw the specification, or no pod of the mesh: nobody knows better.
-            known @ (Decision::Skip(_) | Decision::Capture(_, Source::CaptureAnnotation)) => known,
-            Decision::Refused(errors) if annotations.contains_key(iptables_rules::names::annotation::CAPTURE) => {
-                Decision::Refused(errors)
+        PodAnnotations::Passed(annotations) => match decide_capture(&annotations, None) {
+            // The agent knows no better: the pod is not in the mesh, or our webhook saw its spec.
+            known @ (CaptureDecision::Skip(_) | CaptureDecision::Capture(_, ConfigSource::CaptureAnnotation)) => known,
+            CaptureDecision::InvalidAnnotations(errors)
+                if annotations.contains_key(iptables_rules::names::annotation::CAPTURE) =>
+            {
+                CaptureDecision::InvalidAnnotations(errors)
             }
-            _ if conf.agent.is_some() => answered(pod, Undecided::Specification, ask())?,
+            _ if conf.agent.is_some() => decision_from_agent(pod, QueryPurpose::Specification, query())?,
             guess => guess,
         },
-        _ if conf.agent.is_some() => answered(pod, Undecided::Membership, ask())?,
-        PodAnnotations::NotPassed => return Err(Failure::NoAnnotations(pod.full_name())),
-        PodAnnotations::NotDeclared => return Err(not_declared()),
+        _ if conf.agent.is_some() => decision_from_agent(pod, QueryPurpose::Membership, query())?,
+        PodAnnotations::NotPassed => return Err(CniError::NoAnnotations(pod.full_name())),
+        PodAnnotations::NotDeclared => return Err(capability_not_declared()),
     };
     let (capture, source) = match decision {
-        Decision::Skip(reason) => return Ok(Verdict::Skip(reason)),
-        Decision::Capture(capture, source) => (capture, source),
-        Decision::NeedsSpec(hints) => return Err(Failure::NeedsSpec { pod: pod.full_name(), hints }),
-        Decision::Refused(errors) => return Err(Failure::Annotations { pod: pod.full_name(), errors }),
-        Decision::BadSpec(findings) => return Err(Failure::Specification { pod: pod.full_name(), findings }),
+        CaptureDecision::Skip(reason) => return Ok(PodPlan::Skip(reason)),
+        CaptureDecision::Capture(capture, source) => (capture, source),
+        CaptureDecision::NeedsSpec(hints) => return Err(CniError::NeedsSpec { pod: pod.full_name(), hints }),
+        CaptureDecision::InvalidAnnotations(errors) => {
+            return Err(CniError::InvalidAnnotations { pod: pod.full_name(), errors });
+        }
+        CaptureDecision::InvalidSpec(faults) => return Err(CniError::InvalidSpec { pod: pod.full_name(), faults }),
     };
-    conf.require_sound()?;
-    let rules = plan(&capture).map_err(|settings| Failure::Unsupported { pod: pod.full_name(), settings })?;
-    Ok(Verdict::Capture { rules, source })
+    conf.require_valid()?;
+    let rules = plan(&capture).map_err(|settings| CniError::Unsupported { pod: pod.full_name(), settings })?;
+    Ok(PodPlan::Capture { rules, source })
 }
 
-/// The agent's answer as a decision; its configuration is validated like an annotation.
-fn answered(pod: &PodArgs, undecided: Undecided, answer: Result<Answer, AskError>) -> Result<Decision, Failure> {
-    let held = |reason: String| Failure::Agent { pod: pod.full_name(), undecided, reason };
+/// Returns the decision in the agent's answer, whose configuration is validated like an annotation.
+fn decision_from_agent(
+    pod: &PodArgs,
+    purpose: QueryPurpose,
+    answer: Result<PodAnswer, AgentError>,
+) -> Result<CaptureDecision, CniError> {
+    let unavailable = |reason: String| CniError::AgentUnavailable { pod: pod.full_name(), purpose, reason };
     Ok(match answer {
-        Ok(Answer::Skip { reason }) => Decision::Skip(SkipReason::Agent(reason)),
-        Ok(Answer::Capture { capture }) => match CaptureConfig::from_capture_annotation(&capture) {
-            Ok(config) => Decision::Capture(Box::new(config), Source::Agent),
-            Err(errors) => Decision::Refused(errors),
+        Ok(PodAnswer::Skip { reason }) => CaptureDecision::Skip(SkipReason::ReportedByAgent(reason)),
+        Ok(PodAnswer::Capture { capture }) => match CaptureConfig::from_capture_annotation(&capture) {
+            Ok(config) => CaptureDecision::Capture(Box::new(config), ConfigSource::Agent),
+            Err(errors) => CaptureDecision::InvalidAnnotations(errors),
         },
-        Ok(Answer::Refuse { findings }) => Decision::BadSpec(findings),
-        Ok(Answer::Unknown { reason }) => return Err(held(reason)),
-        Err(error) => return Err(held(error.to_string())),
+        Ok(PodAnswer::Refuse { findings }) => CaptureDecision::InvalidSpec(findings),
+        Ok(PodAnswer::Unknown { reason }) => return Err(unavailable(reason)),
+        Err(error) => return Err(unavailable(error.to_string())),
     })
 }
 
-/// The entry of the conflist does not ask for annotations.
-pub fn not_declared() -> Failure {
-    Failure::Config(vec![format!(
+/// Returns the error for an entry that does not declare the capability for annotations.
+pub fn capability_not_declared() -> CniError {
+    CniError::InvalidConfig(vec![format!(
         "key capabilities: \"{CAPABILITY}\": true is missing, so the runtime passes no annotations"
     )])
 }

@@ -1,4 +1,4 @@
-//! Reading stdin once, bounded in size and time.
+//! Reads stdin, within limits of size and time.
 
 use std::io::{self, IsTerminal as _};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -7,18 +7,18 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::failure::Failure;
+use crate::error::CniError;
 
-/// Largest configuration that is read. Annotations are at most 256 KiB a pod (Kubernetes), the previous result is small.
+/// Largest accepted configuration. Kubernetes limits annotations to 256 KiB a pod; `prevResult` is small.
 pub const MAX_BYTES: usize = 4 << 20;
-/// How long the runtime may take to write it.
+/// Limit for the runtime to write the configuration.
 pub const MAX_WAIT: Duration = Duration::from_secs(10);
 
-/// Reads everything up to the end; a terminal counts as empty.
+/// Reads stdin to its end. A terminal counts as empty.
 ///
 /// # Errors
-/// [`Failure::Stdin`] when reading fails or takes longer than `wait`, [`Failure::Decode`] when there is more than [`MAX_BYTES`].
-pub fn read_all(wait: Duration) -> Result<Vec<u8>, Failure> {
+/// [`CniError::Stdin`] when reading fails or takes longer than `wait`, [`CniError::Decode`] when there is more than [`MAX_BYTES`].
+pub fn read_all(wait: Duration) -> Result<Vec<u8>, CniError> {
     let stdin = io::stdin();
     if stdin.is_terminal() {
         return Ok(Vec::new());
@@ -26,37 +26,37 @@ pub fn read_all(wait: Duration) -> Result<Vec<u8>, Failure> {
     read_fd(stdin.as_fd(), wait)
 }
 
-fn read_fd(fd: BorrowedFd<'_>, wait: Duration) -> Result<Vec<u8>, Failure> {
-    let until = Instant::now() + wait;
+fn read_fd(fd: BorrowedFd<'_>, wait: Duration) -> Result<Vec<u8>, CniError> {
+    let deadline = Instant::now() + wait;
     let mut bytes = Vec::new();
-    // A pipe holds 64 KiB; a typical configuration is a few KiB, which the stack takes without a page fault for each allocation.
+    // A typical configuration is a few KiB.
     let mut chunk = [0; 16 << 10];
     loop {
-        wait_for(fd, until)?;
+        wait_readable(fd, deadline)?;
         match nix::unistd::read(fd, &mut chunk) {
             Ok(0) => return Ok(bytes),
             Ok(count) if bytes.len() + count > MAX_BYTES => {
-                return Err(Failure::Decode(format!("stdin has more than {MAX_BYTES} bytes")));
+                return Err(CniError::Decode(format!("stdin exceeds {MAX_BYTES} bytes")));
             }
             Ok(count) => bytes.extend_from_slice(&chunk[..count]),
             Err(Errno::EINTR | Errno::EAGAIN) => {}
-            // No stdin at all (closed descriptor) is an empty one.
+            // A closed stdin counts as empty.
             Err(Errno::EBADF) if bytes.is_empty() => return Ok(bytes),
-            Err(error) => return Err(Failure::Stdin(error.to_string())),
+            Err(error) => return Err(CniError::Stdin(error.to_string())),
         }
     }
 }
 
-/// Waits until there is something to read, or the end.
-fn wait_for(fd: BorrowedFd<'_>, until: Instant) -> Result<(), Failure> {
+/// Waits until there is input, or its end.
+fn wait_readable(fd: BorrowedFd<'_>, deadline: Instant) -> Result<(), CniError> {
     loop {
-        let left = until.saturating_duration_since(Instant::now());
+        let left = deadline.saturating_duration_since(Instant::now());
         let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
         match poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], timeout) {
-            Ok(0) => return Err(Failure::Stdin("nothing more came for too long, and it was not closed".to_owned())),
+            Ok(0) => return Err(CniError::Stdin("timed out: the runtime neither wrote more nor closed it".to_owned())),
             Ok(_) => return Ok(()),
             Err(Errno::EINTR) => {}
-            Err(error) => return Err(Failure::Stdin(error.to_string())),
+            Err(error) => return Err(CniError::Stdin(error.to_string())),
         }
     }
 }
@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_what_comes_in_pieces() {
+    fn input_in_pieces_is_read_to_its_end() {
         let (reader, mut writer) = io::pipe().unwrap();
         let thread = thread::spawn(move || {
             for _ in 0..50 {
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn gives_up_on_a_pipe_that_nobody_closes() {
+    fn a_pipe_that_stays_open_times_out() {
         let (reader, mut writer) = io::pipe().unwrap();
         writer.write_all(b"{").unwrap();
         let failure = read_fd(reader.as_fd(), Duration::from_millis(20)).unwrap_err();
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_more_than_the_bound() {
+    fn input_above_the_limit_is_rejected() {
         let (reader, mut writer) = io::pipe().unwrap();
         let thread = thread::spawn(move || while writer.write_all(&[b' '; 16 << 10]).is_ok() {});
         let failure = read_fd(reader.as_fd(), MAX_WAIT).unwrap_err();

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use iptables_rules::annotations::{ProxySpec, SETTINGS, Source};
+use iptables_rules::annotations::{ProxySpec, SETTINGS, SettingSource};
 use iptables_rules::{CaptureConfig, plan};
 use libfuzzer_sys::fuzz_target;
 
@@ -13,8 +13,8 @@ fuzz_target!(|text: &str| {
         let lines = SETTINGS.iter().zip(text.split('\n'));
         lines.filter(|(setting, _)| setting.source == source).map(|(s, v)| (s.name.to_owned(), v.to_owned())).collect()
     };
-    let proxy = ProxySpec { env: given(Source::Variable), ..ProxySpec::default() };
-    match CaptureConfig::from_annotations(&given(Source::Annotation), &proxy) {
+    let proxy = ProxySpec { env: given(SettingSource::Variable), ..ProxySpec::default() };
+    match CaptureConfig::from_annotations(&given(SettingSource::Annotation), &proxy) {
         Ok(config) => {
             plan(&config).expect("what annotations can ask for can be planned");
             let carried = config.to_capture_annotation();

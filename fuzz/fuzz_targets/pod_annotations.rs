@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
 use serde_json::{Map, Value, json};
-use weir_injector::inject::{InjectRequest, Outcome, inject};
+use weir_injector::{InjectRequest, InjectOutcome, inject};
 use weir_injector::settings::Settings;
 
 /// One line of the input for each.
@@ -36,7 +36,7 @@ const NAMES: [&str; 21] = [
 static SETTINGS: LazyLock<Settings> = LazyLock::new(|| {
     let values =
         json!({"global": {"proxy": {"tracer": "datadog"}}, "pilot": {"cni": {"enabled": true, "provider": "multus"}}});
-    Settings::from_documents(Some(&values), None).expect("the values are sound")
+    Settings::from_values_and_mesh(Some(&values), None).expect("the values are sound")
 });
 
 fuzz_target!(|text: &str| {
@@ -48,11 +48,11 @@ fuzz_target!(|text: &str| {
     });
     let injected = |pod: Value| inject(&InjectRequest { pod, ..InjectRequest::default() }, &SETTINGS);
     match injected(pod) {
-        Ok(Outcome::Injected { pod: once, .. }) => match injected(once.clone()) {
-            Ok(Outcome::Injected { pod: twice, .. }) => assert_eq!(once, twice),
+        Ok(InjectOutcome::Injected { pod: once, .. }) => match injected(once.clone()) {
+            Ok(InjectOutcome::Injected { pod: twice, .. }) => assert_eq!(once, twice),
             other => panic!("{other:?} of {once}"),
         },
-        Ok(Outcome::Skipped { .. }) => {}
+        Ok(InjectOutcome::Skipped { .. }) => {}
         Err(error) => assert!(!error.to_string().is_empty()),
     }
 });

@@ -5,13 +5,13 @@
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
-use weir_injector::admission::{Address, Reply, Review};
-use weir_injector::inject::patch::{diff, to_json};
-use weir_injector::inject::{InjectRequest, Outcome, inject};
+use weir_injector::admission::{ReviewId, ReviewResponse, Review};
+use weir_injector::patch::{diff, to_json};
+use weir_injector::{InjectRequest, InjectOutcome, inject};
 use weir_injector::settings::{NativeSidecars, Settings};
 
 static SETTINGS: LazyLock<[Settings; 2]> = LazyLock::new(|| {
-    let settings = || Settings::from_documents(None, None).expect("the built-in settings are sound");
+    let settings = || Settings::from_values_and_mesh(None, None).expect("the built-in settings are sound");
     let mut classic = settings();
     classic.values.pilot.cni_enabled = false;
     classic.native_sidecars = NativeSidecars::Off;
@@ -19,22 +19,22 @@ static SETTINGS: LazyLock<[Settings; 2]> = LazyLock::new(|| {
 });
 
 fuzz_target!(|body: &[u8]| {
-    let address = Address::find(body);
+    let id = ReviewId::extract(body);
     let review = match Review::decode(body) {
         Ok(review) => review,
         Err(error) => {
-            let reply = Reply::denied(address.api_version, &address.uid, 400, "BadRequest", error.to_string());
+            let reply = ReviewResponse::denied(id.api_version, &id.uid, 400, "BadRequest", error.to_string());
             serde_json::from_slice::<serde_json::Value>(&reply.to_json()).expect("an answer is JSON");
             return;
         }
     };
-    assert_eq!(address.uid, review.request.uid);
-    assert_eq!(address.api_version, review.api_version);
+    assert_eq!(id.uid, review.request.uid);
+    assert_eq!(id.api_version, review.api_version);
     for settings in &*SETTINGS {
         let pod = review.request.object.clone();
         let request =
             InjectRequest { pod, namespace: Some(review.request.namespace.clone()), ..InjectRequest::default() };
-        let Ok(Outcome::Injected { pod, .. }) = inject(&request, settings) else { continue };
+        let Ok(InjectOutcome::Injected { pod, .. }) = inject(&request, settings) else { continue };
         let text = to_json(&diff(&request.pod, &pod)).expect("a patch is JSON");
         let patch: json_patch::Patch = serde_json::from_slice(&text).expect("a patch is a patch");
         let mut patched = request.pod.clone();

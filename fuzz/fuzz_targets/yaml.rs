@@ -9,7 +9,7 @@ fuzz_target!(|text: &str| {
     let Ok(value) = yaml::from_str(text) else { return };
     assert_eq!(yaml::from_str(&value.to_string()).expect("JSON is YAML"), value);
     // Whatever the documents of an installation hold, they are taken or refused.
-    if let Ok(settings) = Settings::from_documents(Some(&value), Some(&value)) {
+    if let Ok(settings) = Settings::from_values_and_mesh(Some(&value), Some(&value)) {
         let _ = settings.mesh.default_config.with_annotation(text);
     }
     let _ = ProxyConfigResources::from_objects([&value]);

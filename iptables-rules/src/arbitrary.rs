@@ -1,4 +1,5 @@
-//! Configurations for property tests: everything that can be planned, with values at the edges of their ranges.
+//! Proptest strategies for configurations that can be planned, and for packets.
+#![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "for tests only")]
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -12,12 +13,12 @@ use crate::config::{
     PortSelection,
 };
 use crate::names;
-use crate::trace::{Entry, Owner, Packet, State, Transport};
+use crate::trace::{ConntrackState, Owner, Packet, PacketOrigin, Transport};
 
-/// Any configuration that [`plan`](crate::plan()) takes. Group names are such as every machine has.
+/// Configurations that [`plan`](crate::plan()) accepts. Group names exist on every machine.
 pub fn config() -> impl Strategy<Value = CaptureConfig> {
-    (owners_and_marks(), selections(), places())
-        .prop_map(|(owners, selections, places)| CaptureConfig {
+    (owners_and_marks(), selections(), other_fields())
+        .prop_map(|(owners, selections, others)| CaptureConfig {
             mode: owners.mode,
             proxy_port: owners.proxy_port,
             inbound_port: owners.inbound_port,
@@ -33,17 +34,17 @@ pub fn config() -> impl Strategy<Value = CaptureConfig> {
             outbound_cidrs_exclude: selections.outbound_cidrs_exclude,
             outbound_ports: selections.outbound_ports,
             outbound_ports_exclude: selections.outbound_ports_exclude,
-            ipv6: places.ipv6,
-            exclude_interfaces: places.exclude_interfaces,
-            reroute_interfaces: places.reroute_interfaces,
-            dns: places.dns,
-            drop_invalid: places.drop_invalid,
-            loopback: places.loopback,
+            ipv6: others.ipv6,
+            exclude_interfaces: others.exclude_interfaces,
+            reroute_interfaces: others.reroute_interfaces,
+            dns: others.dns,
+            drop_invalid: others.drop_invalid,
+            loopback: others.loopback,
         })
         .boxed()
 }
 
-/// Any network, bits of the host included.
+/// Networks of both families, with host bits.
 pub fn net() -> impl Strategy<Value = IpNet> {
     let some = (any::<IpAddr>(), 0_u8..=128).prop_map(|(address, length)| {
         IpNet::new(address, if address.is_ipv4() { length % 33 } else { length }).unwrap()
@@ -90,7 +91,7 @@ fn owners_and_marks() -> impl Strategy<Value = CaptureConfig> {
         )
 }
 
-/// Configurations without names of groups: the kernel knows ids only, so a set with names never counts as equal to what it holds.
+/// Configurations without names of groups: the kernel stores ids, so rules with names always differ from it.
 pub fn config_by_id() -> impl Strategy<Value = CaptureConfig> {
     config().prop_map(|mut config| {
         let (OwnerGroups::AllBut(groups) | OwnerGroups::Only(groups)) = &mut config.owner_groups;
@@ -132,7 +133,7 @@ fn selections() -> impl Strategy<Value = CaptureConfig> {
         )
 }
 
-fn places() -> impl Strategy<Value = CaptureConfig> {
+fn other_fields() -> impl Strategy<Value = CaptureConfig> {
     let interfaces = || {
         let name = prop_oneof!["[a-zA-Z][a-zA-Z0-9_.-]{0,14}", Just("lo".to_owned())];
         vec(name.prop_map(|name| InterfaceName::new(&name).unwrap()), 0..3)
@@ -158,7 +159,7 @@ fn places() -> impl Strategy<Value = CaptureConfig> {
     )
 }
 
-/// A packet before it is aimed at a configuration.
+/// Random packet fields; see [`AnyPacket::towards`].
 #[derive(Debug, Clone)]
 pub struct AnyPacket {
     sent: bool,
@@ -168,15 +169,15 @@ pub struct AnyPacket {
     addresses: (IpAddr, IpAddr),
     ports: (u16, u16),
     marks: (u32, u32),
-    state: State,
-    /// Chooses among the values that the configuration mentions.
+    state: ConntrackState,
+    /// Chooses among the values of the configuration.
     aim: [u8; 8],
 }
 
-/// Any packet.
+/// Packets with random fields.
 pub fn packet() -> impl Strategy<Value = AnyPacket> {
     let transport = prop_oneof![4 => Just(Transport::Tcp), 3 => Just(Transport::Udp), 1 => Just(Transport::Other(1))];
-    let state = prop_oneof![6 => Just(State::New), 1 => Just(State::Established), 1 => Just(State::Related), 1 => Just(State::Invalid)];
+    let state = prop_oneof![6 => Just(ConntrackState::New), 1 => Just(ConntrackState::Established), 1 => Just(ConntrackState::Related), 1 => Just(ConntrackState::Invalid)];
     let owner = proptest::option::weighted(0.9, (any::<u32>(), any::<u32>()));
     (
         (any::<bool>(), any::<bool>(), owner, transport),
@@ -199,7 +200,7 @@ pub fn packet() -> impl Strategy<Value = AnyPacket> {
 }
 
 impl AnyPacket {
-    /// The packet with most of its fields taken from what the configuration mentions; values at random would never meet a rule.
+    /// Returns the packet with most fields taken from the configuration; random values would never match a rule.
     pub fn towards(&self, config: &CaptureConfig) -> Packet {
         fn pick<T: Clone>(from: &[T], by: u8, or: T) -> T {
             if by.is_multiple_of(4) || from.is_empty() { or } else { from[usize::from(by / 4) % from.len()].clone() }
@@ -245,10 +246,10 @@ impl AnyPacket {
             gid: pick(&gids, self.aim[3], gid),
         });
         Packet {
-            // nf_tables compares owners only where there is one; see `nft/lower.rs` for the one kind of packet that can tell.
-            entry: match owner {
-                Some(_) if self.sent => Entry::Sent { interface, owner },
-                _ => Entry::Arrives { interface },
+            // nf_tables compares owners only where there is one; see `nft/lower.rs` in weir-kernel for the difference.
+            origin: match owner {
+                Some(_) if self.sent => PacketOrigin::Sent { interface, owner },
+                _ => PacketOrigin::Received { interface },
             },
             transport: self.transport,
             source: pick(&sources, self.aim[4], other),
@@ -256,7 +257,7 @@ impl AnyPacket {
             destination,
             destination_port: pick(&ports, self.aim[6], self.ports.1),
             mark: pick(&marks, self.aim[7], self.marks.0),
-            connection_mark: if self.state == State::New {
+            connection_mark: if self.state == ConntrackState::New {
                 0
             } else {
                 pick(&marks, self.aim[7].rotate_left(3), self.marks.1)

@@ -1,6 +1,6 @@
-//! Which way rules take into the kernel: the names that configurations use.
+//! Backends that write rules into the kernel, by the names that configurations use.
 
-/// How rules get into the kernel.
+/// How rules are written into the kernel.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Backend {
     /// nf_tables, and iptables where the kernel has no nf_tables.
@@ -8,7 +8,7 @@ pub enum Backend {
     Auto,
     /// nf_tables over netlink.
     Nft,
-    /// The machine's `iptables-restore` and `ip6tables-restore`.
+    /// The programs `iptables-restore` and `ip6tables-restore` of the host.
     Iptables,
 }
 
@@ -16,18 +16,18 @@ impl Backend {
     /// The names, in the order of the variants.
     pub const NAMES: [&str; 3] = ["auto", "nft", "iptables"];
 
-    /// The backend of that name.
+    /// Parses the name of a backend.
     pub fn parse(name: &str) -> Option<Self> {
         [Self::Auto, Self::Nft, Self::Iptables].into_iter().find(|backend| backend.name() == name)
     }
 
-    /// As it stands in a configuration.
+    /// Returns the name that configurations use.
     pub const fn name(self) -> &'static str {
         Self::NAMES[self as usize]
     }
 }
 
-/// Who is meant to see the rules of the backend `nft`.
+/// Which tools see the rules of the backend `nft`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Visibility {
     /// `nft`: a table of our own.
@@ -41,13 +41,27 @@ impl Visibility {
     /// The names, in the order of the variants.
     pub const NAMES: [&str; 2] = ["nft", "iptables"];
 
-    /// The visibility of that name.
+    /// Parses the name of a visibility.
     pub fn parse(name: &str) -> Option<Self> {
         [Self::Nft, Self::Iptables].into_iter().find(|visibility| visibility.name() == name)
     }
 
-    /// As it stands in a configuration.
+    /// Returns the name that configurations use.
     pub const fn name(self) -> &'static str {
         Self::NAMES[self as usize]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parses_its_own_names() {
+        assert!(Backend::NAMES.iter().all(|name| Backend::parse(name).is_some_and(|found| found.name() == *name)));
+        assert!(
+            Visibility::NAMES.iter().all(|name| Visibility::parse(name).is_some_and(|found| found.name() == *name))
+        );
+        assert_eq!(Backend::parse("ipset"), None);
     }
 }

@@ -1,26 +1,24 @@
-//! Lists of networks as annotations spell them: `address/prefix` with commas, no spaces.
-
-use std::fmt;
+//! Lists of networks as annotations spell them: `address/prefix`, separated by commas, without spaces.
 
 use std::collections::HashSet;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::text::shorten;
+use crate::text::truncate;
 
-/// A choice of destinations.
+/// Selection of destinations.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CidrSelection {
-    /// `*`: every address of either family.
+    /// `*`: every address of both families.
     All,
-    /// These networks only; an empty list is none.
+    /// These networks only; an empty list selects none.
     Only(Vec<IpNet>),
 }
 
 impl fmt::Display for CidrSelection {
-    /// As the annotation spells it: `*`, or networks with commas.
+    /// Writes the selection as the annotation spells it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::All => f.write_str("*"),
@@ -29,23 +27,20 @@ impl fmt::Display for CidrSelection {
     }
 }
 
-/// Reads a list of networks of either family. Bits of the host are cleared: `10.1.2.3/24` is `10.1.2.0/24`.
+/// Parses a list of networks. Host bits are cleared: `10.1.2.3/24` is `10.1.2.0/24`.
 ///
 /// # Errors
-/// One reason for each element that is none, as a half sentence that names it.
+/// Returns one fault for each invalid element.
 pub fn parse(text: &str) -> Result<Vec<IpNet>, Vec<String>> {
-    parse_list(text, "'*' is not possible here: this list has to name each network")
+    parse_list(text, "'*' is not allowed here: list each network")
 }
 
-/// Reads `*` or a list of networks; an empty text selects none.
-///
-/// # Errors
-/// As [`parse`].
+/// Parses `*` or a list of networks; an empty text selects none.
 pub fn parse_selection(text: &str) -> Result<CidrSelection, Vec<String>> {
     if text == "*" {
         return Ok(CidrSelection::All);
     }
-    parse_list(text, "'*' has to stand alone").map(CidrSelection::Only)
+    parse_list(text, "'*' cannot be combined with other values").map(CidrSelection::Only)
 }
 
 fn parse_list(text: &str, star: &str) -> Result<Vec<IpNet>, Vec<String>> {
@@ -62,22 +57,22 @@ fn parse_list(text: &str, star: &str) -> Result<Vec<IpNet>, Vec<String>> {
     if faults.is_empty() { Ok(nets) } else { Err(faults) }
 }
 
-/// Reads one network, bits of the host as written.
+/// Parses one network and keeps its host bits.
 ///
 /// # Errors
-/// The reason why it is none, as a half sentence that names it.
+/// Returns a fault that names the element.
 pub fn parse_one(element: &str) -> Result<IpNet, String> {
-    let shown = || shorten(element);
+    let shown = || truncate(element);
     if element.contains(char::is_whitespace) {
-        return Err(format!("'{}' has a space in it", shown()));
+        return Err(format!("'{}' contains a space", shown()));
     }
     let Some((address, prefix)) = element.split_once('/') else {
         return Err(format!("'{}' has no prefix length (a single address is ADDRESS/32 or ADDRESS/128)", shown()));
     };
     let Ok(address) = address.parse::<IpAddr>() else {
-        return Err(format!("'{}' does not start with an IP address", shown()));
+        return Err(format!("'{}' has an invalid IP address", shown()));
     };
-    // Digits only, no leading zero: neither a sign nor a number that somebody may read as octal.
+    // Digits only: no sign, and no leading zero, which some programs read as octal.
     let plain = prefix.bytes().all(|b| b.is_ascii_digit()) && (prefix.len() == 1 || !prefix.starts_with('0'));
     let longest = if address.is_ipv4() { 32 } else { 128 };
     prefix
@@ -85,10 +80,10 @@ pub fn parse_one(element: &str) -> Result<IpNet, String> {
         .ok()
         .filter(|_| plain)
         .and_then(|length| IpNet::new(address, length).ok())
-        .ok_or_else(|| format!("'{}' does not end with a prefix length (0 to {longest})", shown()))
+        .ok_or_else(|| format!("'{}' has an invalid prefix length (0-{longest})", shown()))
 }
 
-/// Writes a list of networks; [`parse`] reads it back.
+/// Formats a list of networks such that [`parse`] reads it back.
 pub fn print(nets: &[IpNet]) -> String {
     let mut text = String::new();
     for net in nets {
@@ -105,30 +100,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn clears_the_bits_of_the_host() {
+    fn clears_host_bits() {
         assert_eq!(print(&parse("10.1.2.3/24,2001:db8::1/32,").unwrap()), "10.1.2.0/24,2001:db8::/32");
     }
 
     #[test]
-    fn names_every_bad_element() {
+    fn names_every_invalid_element() {
         let text = "10.0.0.0/8, 10.0.0.0/8,10.0.0.1,10.0.0/8,10.0.0.0/33,::/129,10.0.0.0/08,10.0.0.0/+8,10.0.0.0/,fe80::1%eth0/64,*";
         insta::assert_snapshot!(parse(text).unwrap_err().join("\n"), @r"
-        ' 10.0.0.0/8' has a space in it
+        ' 10.0.0.0/8' contains a space
         '10.0.0.1' has no prefix length (a single address is ADDRESS/32 or ADDRESS/128)
-        '10.0.0/8' does not start with an IP address
-        '10.0.0.0/33' does not end with a prefix length (0 to 32)
-        '::/129' does not end with a prefix length (0 to 128)
-        '10.0.0.0/08' does not end with a prefix length (0 to 32)
-        '10.0.0.0/+8' does not end with a prefix length (0 to 32)
-        '10.0.0.0/' does not end with a prefix length (0 to 32)
-        'fe80::1%eth0/64' does not start with an IP address
-        '*' is not possible here: this list has to name each network
+        '10.0.0/8' has an invalid IP address
+        '10.0.0.0/33' has an invalid prefix length (0-32)
+        '::/129' has an invalid prefix length (0-128)
+        '10.0.0.0/08' has an invalid prefix length (0-32)
+        '10.0.0.0/+8' has an invalid prefix length (0-32)
+        '10.0.0.0/' has an invalid prefix length (0-32)
+        'fe80::1%eth0/64' has an invalid IP address
+        '*' is not allowed here: list each network
         ");
     }
 
     proptest! {
         #[test]
-        fn printing_and_parsing_is_the_identity(raw in proptest::collection::vec((any::<IpAddr>(), 0_u8..=128), 0..20)) {
+        fn parse_reads_back_what_print_writes(raw in proptest::collection::vec((any::<IpAddr>(), 0_u8..=128), 0..20)) {
             let nets: Vec<IpNet> = raw
                 .into_iter()
                 .map(|(address, length)| IpNet::new(address, if address.is_ipv4() { length % 33 } else { length }).unwrap().trunc())

@@ -1,4 +1,4 @@
-//! What is captured in one pod, as typed values: the input of [`plan`](crate::plan()).
+//! Capture configuration of one pod, as typed values: the input of [`plan`](crate::plan()).
 
 use std::fmt;
 use std::net::IpAddr;
@@ -9,7 +9,7 @@ pub use crate::cidrs::CidrSelection;
 use crate::names;
 pub use crate::ports::PortSelection;
 
-/// Everything that decides which traffic of a pod passes through its proxy.
+/// Capture configuration of a pod: which traffic passes through its proxy, and how.
 ///
 /// A value is complete: nothing is looked up later. Defaults are those of Istio's CNI plugin.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,9 +24,9 @@ pub struct CaptureConfig {
     pub inbound_port: u16,
     /// TCP port of the HBONE tunnel, never captured (15008).
     pub tunnel_port: u16,
-    /// Users whose traffic is the proxy's own (1337).
+    /// Users that the proxy runs as (1337).
     pub proxy_uids: Vec<u32>,
-    /// Groups whose traffic is the proxy's own (1337).
+    /// Groups that the proxy runs as (1337).
     pub proxy_gids: Vec<u32>,
     /// Inbound TCP ports that are captured.
     pub inbound_ports: PortSelection,
@@ -36,25 +36,25 @@ pub struct CaptureConfig {
     pub outbound_cidrs: CidrSelection,
     /// Destinations whose outbound traffic is not captured; wins over [`outbound_cidrs`](Self::outbound_cidrs).
     pub outbound_cidrs_exclude: Vec<IpNet>,
-    /// Outbound TCP ports that are captured whatever the destination.
+    /// Outbound TCP ports that are captured for every destination that is not excluded.
     pub outbound_ports: Vec<u16>,
     /// Outbound ports (TCP and UDP) that are not captured.
     pub outbound_ports_exclude: Vec<u16>,
-    /// Interfaces that are left alone in both directions.
+    /// Interfaces whose traffic is not captured, in both directions.
     pub exclude_interfaces: Vec<InterfaceName>,
     /// Interfaces whose inbound traffic is treated as outbound.
     pub reroute_interfaces: Vec<InterfaceName>,
     /// Which of the application's groups are captured.
     pub owner_groups: OwnerGroups,
-    /// DNS requests that are answered by the Istio agent.
+    /// Which DNS requests the Istio agent answers.
     pub dns: DnsCapture,
-    /// Whether packets that connection tracking calls invalid are dropped.
+    /// Whether packets in the conntrack state INVALID are dropped.
     pub drop_invalid: bool,
     /// IPv4 addresses that count as "this pod", `127.0.0.1/32` by default; IPv6 is always `::1/128`.
     pub loopback: Ipv4Net,
     /// Packet mark of captured inbound traffic in TPROXY mode (1337).
     pub tproxy_mark: u32,
-    /// Routing table for that mark (133).
+    /// Routing table that delivers packets with this mark locally (133).
     pub tproxy_route_table: u32,
 }
 
@@ -89,33 +89,79 @@ impl Default for CaptureConfig {
 /// How inbound traffic reaches the proxy (`sidecar.istio.io/interceptionMode`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InterceptionMode {
-    /// NAT to a port of the proxy; the proxy sees its own address as source of the application's peer.
+    /// NAT to a port of the proxy; the application sees the proxy as the peer of inbound connections.
     Redirect,
-    /// Transparent: source and destination of the connection are kept.
+    /// Transparent proxy: source and destination addresses are kept.
     Tproxy,
-    /// The proxy is there, nothing is captured.
+    /// Nothing is captured.
     None,
 }
 
-/// What happens to IPv6 traffic of the pod.
+impl InterceptionMode {
+    /// Parses a mode.
+    ///
+    /// # Errors
+    /// Returns the fault, as the predicate of a sentence whose subject is the value.
+    pub fn parse(text: &str) -> Result<Self, &'static str> {
+        match text {
+            "REDIRECT" => Ok(Self::Redirect),
+            "TPROXY" => Ok(Self::Tproxy),
+            "NONE" => Ok(Self::None),
+            _ => Err("must be one of REDIRECT, TPROXY, NONE"),
+        }
+    }
+
+    /// Returns the name that [`parse`](Self::parse) accepts.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Redirect => "REDIRECT",
+            Self::Tproxy => "TPROXY",
+            Self::None => "NONE",
+        }
+    }
+}
+
+/// Whether IPv6 traffic of the pod is captured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ipv6Policy {
-    /// The same rules hold for IPv6, and `::6/128` is added to `lo`. Costs nothing where the pod has no IPv6 address.
+    /// IPv6 gets the same rules as IPv4, and `::6/128` is added to `lo`. Harmless where the pod has no IPv6 address.
     Capture,
-    /// IPv6 is not touched: for proxies that listen on IPv4 only although the pod has an IPv6 address.
+    /// IPv6 is not captured: for proxies that listen on IPv4 only although the pod has an IPv6 address.
     Leave,
 }
 
-/// Which groups of the application are captured (`ISTIO_OUTBOUND_OWNER_GROUPS` and its `_EXCLUDE`).
+impl Ipv6Policy {
+    /// Parses a policy.
+    ///
+    /// # Errors
+    /// Returns the fault, as the predicate of a sentence whose subject is the value.
+    pub fn parse(text: &str) -> Result<Self, &'static str> {
+        match text {
+            "capture" => Ok(Self::Capture),
+            "leave" => Ok(Self::Leave),
+            _ => Err("must be 'capture' or 'leave'"),
+        }
+    }
+
+    /// Returns the name that [`parse`](Self::parse) accepts.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Capture => "capture",
+            Self::Leave => "leave",
+        }
+    }
+}
+
+/// Groups of the application whose outbound traffic is captured (`ISTIO_OUTBOUND_OWNER_GROUPS` and `.._EXCLUDE`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OwnerGroups {
     /// All groups but these (`*` with exclusions; empty by default).
     AllBut(Vec<Group>),
-    /// These groups only, at most [`MAX_INCLUDED_GROUPS`]; an empty list is none.
+    /// These groups only, at most [`MAX_INCLUDED_GROUPS`]; an empty list selects none.
     Only(Vec<Group>),
 }
 
-/// How many groups [`OwnerGroups::Only`] may name: Istio's bound, as they all become conditions of one rule.
+/// Maximum number of groups in [`OwnerGroups::Only`]: Istio's limit, as they all become conditions of one rule.
 pub const MAX_INCLUDED_GROUPS: usize = 64;
 
 impl Default for OwnerGroups {
@@ -124,7 +170,7 @@ impl Default for OwnerGroups {
     }
 }
 
-/// A group as the user wrote it. A name can only be resolved where the group file is, which is not the plugin.
+/// A group, by id or by name. Only iptables can resolve a name, and only where it sees the group file.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Group {
     /// Numeric group id.
@@ -134,14 +180,14 @@ pub enum Group {
 }
 
 impl Group {
-    /// Reads what a user wrote: digits are an id, everything else has to be a name.
+    /// Parses digits as an id, everything else as a name.
     ///
     /// # Errors
-    /// The reason why it is neither, as a half sentence.
+    /// Returns the fault, as the predicate of a sentence whose subject is the value.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
             let id = text.parse().ok().filter(|&id| id != u32::MAX); // which means "no group" (`chown(2)`)
-            return id.map(Self::Id).ok_or("is not a group id (0 to 4294967294)");
+            return id.map(Self::Id).ok_or("is out of range for a group id (0-4294967294)");
         }
         GroupName::new(text).map(Self::Name)
     }
@@ -158,31 +204,31 @@ impl fmt::Display for Group {
 
 /// Name of a group: a letter or `_`, then letters, digits, `_`, `.`, `-`; 32 bytes at most (`groupadd(8)`).
 ///
-/// Such a name is one word of a rule text and cannot be taken for an id or an option.
+/// So a name is one word of a rule text, and neither an id nor an option.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct GroupName(String);
 
 impl GroupName {
-    /// Checks a name.
+    /// Validates a name.
     ///
     /// # Errors
-    /// The reason why it is none, as a half sentence.
+    /// Returns the fault, as the predicate of a sentence whose subject is the value.
     pub fn new(name: &str) -> Result<Self, &'static str> {
         match name.chars().next() {
             None => return Err("is empty"),
-            Some(c) if !c.is_ascii_alphabetic() && c != '_' => return Err("does not start with a letter or '_'"),
+            Some(c) if !c.is_ascii_alphabetic() && c != '_' => return Err("must start with a letter or '_'"),
             Some(_) => {}
         }
         if name.len() > 32 {
             return Err("is longer than 32 characters");
         }
         if !name.chars().all(is_name_char) {
-            return Err("has a character other than letters, digits, '_', '.' and '-'");
+            return Err("must contain only letters, digits, '_', '.' and '-'");
         }
         Ok(Self(name.to_owned()))
     }
 
-    /// The name.
+    /// Returns the name.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -194,45 +240,45 @@ impl fmt::Display for GroupName {
     }
 }
 
-/// DNS requests that are answered by the Istio agent on port 15053.
+/// DNS requests that the Istio agent answers, on port 15053.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DnsCapture {
-    /// DNS goes its way.
+    /// None.
     Off,
-    /// Every request to port 53, whatever the server.
+    /// All requests to port 53.
     All,
-    /// Requests to these servers; an empty list captures nothing.
+    /// Requests to these servers; an empty list captures none.
     Servers(Vec<IpAddr>),
 }
 
 /// Name of a network interface: a letter, then letters, digits, `_`, `.`, `-`; 15 bytes at most (`IFNAMSIZ` - 1, `linux/if.h`).
 ///
-/// Istio's rule, and narrower than the kernel's on purpose: such a name cannot be taken for an option of a command line.
+/// This is Istio's rule. It is narrower than the kernel's, so that a name is never read as a command-line option.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct InterfaceName(String);
 
 impl InterfaceName {
-    /// Checks a name.
+    /// Validates a name.
     ///
     /// # Errors
-    /// The reason why it is none, as a half sentence.
+    /// Returns the fault, as the predicate of a sentence whose subject is the value.
     pub fn new(name: &str) -> Result<Self, &'static str> {
         let mut chars = name.chars();
         match chars.next() {
             None => return Err("is empty"),
-            Some(c) if !c.is_ascii_alphabetic() => return Err("does not start with a letter"),
+            Some(c) if !c.is_ascii_alphabetic() => return Err("must start with a letter"),
             Some(_) => {}
         }
         if name.len() > 15 {
             return Err("is longer than 15 characters");
         }
         if !chars.all(is_name_char) {
-            return Err("has a character other than letters, digits, '_', '.' and '-'");
+            return Err("must contain only letters, digits, '_', '.' and '-'");
         }
         Ok(Self(name.to_owned()))
     }
 
-    /// The name.
+    /// Returns the name.
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -1,19 +1,19 @@
-//! What Weir means by "captured": from the annotations of a pod to the rules that capture its traffic, and to the way a packet takes
-//! through them.
+//! Traffic capture of a meshed pod: from its annotations to a configuration, from the configuration to rules, and the path of a packet
+//! through the rules.
 //!
 //! ```text
-//! annotations ──annotations.rs──▶ CaptureConfig ──plan.rs──▶ RuleSet ──┬─ restore.rs ─▶ iptables-restore text (golden, dry run)
-//!   (Istio's own, or                (config.rs)             (ruleset.rs) ├─ trace.rs ───▶ the way of one packet, rule by rule
-//!    weir.dev/capture)                                                   └─ the crate weir-kernel programs it
+//! annotations ──annotations.rs──▶ CaptureConfig ──plan.rs──▶ RuleSet ──┬─ restore.rs ─▶ text for iptables-restore
+//!   (Istio's own, or                (config.rs)             (ruleset.rs) ├─ trace.rs ───▶ the path of one packet, rule by rule
+//!    weir.dev/capture)                                                   └─ the crate weir-kernel installs it
 //! ```
 //!
-//! Everything here is a pure function of plain values: no socket, no process, no file.
+//! Everything here is a pure function: no sockets, processes or files.
 
 pub mod annotations;
 #[cfg(any(test, feature = "proptest"))]
 pub mod arbitrary;
 pub mod backend;
-mod capture_annotation;
+pub mod capture_annotation;
 pub mod cidrs;
 pub mod config;
 pub mod names;

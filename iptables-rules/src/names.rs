@@ -1,13 +1,13 @@
-//! Names that users and other components meet, in one table: annotations, ports, marks, addresses, chains.
-//! All of them are Istio's, for compatibility, but for the prefix `weir.dev/`.
+//! Names that users and other components see: annotations, ports, marks, addresses, chains. All are Istio's, for compatibility, except
+//! `weir.dev/*` and the comment `weir`.
 
 /// Annotations of a pod.
 pub mod annotation {
     /// Effective capture configuration, written by the Weir webhook and read by the plugin: compact JSON, versioned.
     pub const CAPTURE: &str = "weir.dev/capture";
-    /// What to do with IPv6 traffic of the pod: `capture` (default) or `leave`.
+    /// Whether IPv6 traffic of the pod is captured: `capture` (default) or `leave`.
     pub const IPV6: &str = "weir.dev/ipv6";
-    /// Record of an injection, written by every injector of the Istio family; its presence means "in the mesh".
+    /// Record of an injection, written by Istio's and our injector; its presence means "in the mesh".
     pub const STATUS: &str = "sidecar.istio.io/status";
     /// Whether to inject (deprecated as an annotation; the label of the same name is preferred).
     pub const INJECT: &str = "sidecar.istio.io/inject";
@@ -21,7 +21,7 @@ pub mod annotation {
     pub const INCLUDE_INBOUND_PORTS: &str = "traffic.sidecar.istio.io/includeInboundPorts";
     /// Inbound ports that bypass the proxy.
     pub const EXCLUDE_INBOUND_PORTS: &str = "traffic.sidecar.istio.io/excludeInboundPorts";
-    /// Outbound ports that are captured whatever the address.
+    /// Outbound ports that are captured for every destination.
     pub const INCLUDE_OUTBOUND_PORTS: &str = "traffic.sidecar.istio.io/includeOutboundPorts";
     /// Outbound ports that bypass the proxy.
     pub const EXCLUDE_OUTBOUND_PORTS: &str = "traffic.sidecar.istio.io/excludeOutboundPorts";
@@ -29,15 +29,15 @@ pub mod annotation {
     pub const EXCLUDE_INTERFACES: &str = "traffic.sidecar.istio.io/excludeInterfaces";
     /// Interfaces whose inbound traffic is treated as outbound (virtual machines).
     pub const REROUTE_VIRTUAL_INTERFACES: &str = "istio.io/reroute-virtual-interfaces";
-    /// Deprecated twin of [`REROUTE_VIRTUAL_INTERFACES`], read only where that one is absent.
+    /// Deprecated name of [`REROUTE_VIRTUAL_INTERFACES`], ignored where that one is set.
     pub const KUBEVIRT_INTERFACES: &str = "traffic.sidecar.istio.io/kubevirtInterfaces";
 }
 
-/// Environment variables of the proxy container that steer the capture.
+/// Environment variables of the proxy container that configure the capture.
 pub mod variable {
     /// Whether DNS requests of the application go to the Istio agent.
     pub const DNS_CAPTURE: &str = "ISTIO_META_DNS_CAPTURE";
-    /// Whether packets that connection tracking calls invalid are dropped.
+    /// Whether packets in the conntrack state INVALID are dropped.
     pub const INVALID_DROP: &str = "INVALID_DROP";
     /// Whether the proxy serves both address families.
     pub const DUAL_STACK: &str = "ISTIO_DUAL_STACK";
@@ -69,7 +69,7 @@ pub mod port {
     pub const METRICS: u16 = 15090;
 }
 
-/// uid and gid of the proxy where nothing else is said.
+/// Default uid and gid of the proxy.
 pub const PROXY_ID: u32 = 1337;
 /// Mark set on captured inbound packets in TPROXY mode.
 pub const TPROXY_MARK: u32 = 1337;
@@ -78,9 +78,12 @@ pub const TPROXY_OUTBOUND_MARK: u32 = 1338;
 /// Routing table that delivers marked packets locally in TPROXY mode.
 pub const TPROXY_ROUTE_TABLE: u32 = 133;
 
-/// Interface of the pod to itself.
+/// Comment that marks our rules in built-in chains.
+pub const OWNER_COMMENT: &str = "weir";
+
+/// Name of the loopback interface.
 pub const LOOPBACK_INTERFACE: &str = "lo";
-/// Conntrack zone of DNS between the proxy and the resolver behind it.
+/// Conntrack zone of DNS between the proxy and the DNS server.
 pub const DNS_ZONE_UPSTREAM: u16 = 1;
 /// Conntrack zone of DNS between the application and the Istio agent.
 pub const DNS_ZONE_APPLICATION: u16 = 2;
@@ -89,30 +92,30 @@ pub const DNS_ZONE_APPLICATION: u16 = 2;
 pub mod address {
     use std::net::{Ipv4Addr, Ipv6Addr};
 
-    /// Source of inbound connections that the proxy passes on to the application over IPv4.
+    /// Source address of the inbound IPv4 connections that the proxy makes to the application.
     pub const PASSTHROUGH_V4: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 6);
-    /// The same over IPv6. Unlike 127.0.0.6 it is not on `lo` by itself.
+    /// The same for IPv6. Unlike 127.0.0.6 it has to be added to `lo`.
     pub const PASSTHROUGH_V6: Ipv6Addr = Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6);
 }
 
 /// Chains, by Istio's names.
 pub mod chain {
-    /// Built-in: packets that come in.
+    /// Built-in chain of received packets.
     pub const PREROUTING: &str = "PREROUTING";
-    /// Built-in: packets that this machine sends. The kernel's own name, not to be mixed up with [`OUTPUT`].
+    /// Built-in chain of packets that the pod sends; not to be confused with [`OUTPUT`].
     pub const BUILTIN_OUTPUT: &str = "OUTPUT";
-    /// All chains that are ours.
+    /// All chains of the mesh.
     pub const ALL: [&str; 8] = [INBOUND, IN_REDIRECT, OUTPUT, REDIRECT, TPROXY, DIVERT, DROP, OUTPUT_DNS];
 
     /// Entry of inbound traffic.
     pub const INBOUND: &str = "ISTIO_INBOUND";
-    /// Sends to the inbound port of the proxy.
+    /// Redirects to the inbound port of the proxy.
     pub const IN_REDIRECT: &str = "ISTIO_IN_REDIRECT";
     /// Entry of outbound traffic.
     pub const OUTPUT: &str = "ISTIO_OUTPUT";
-    /// Sends to the outbound port of the proxy.
+    /// Redirects to the outbound port of the proxy.
     pub const REDIRECT: &str = "ISTIO_REDIRECT";
-    /// Sends to the inbound port of the proxy, keeping the source address.
+    /// Hands over to the inbound port of the proxy, addresses unchanged.
     pub const TPROXY: &str = "ISTIO_TPROXY";
     /// Marks and accepts packets of known connections.
     pub const DIVERT: &str = "ISTIO_DIVERT";

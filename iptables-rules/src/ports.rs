@@ -1,24 +1,23 @@
-//! Lists of ports as annotations spell them: decimal numbers with commas.
+//! Lists of ports as annotations spell them: decimal numbers, separated by commas.
 //!
-//! Spaces around a number and empty elements (`80,`) are taken, as Istio's init container takes them; order is kept, a repeated port counts once.
+//! Spaces around a number and empty elements (`80,`) are accepted, as Istio's init container does. Order is kept, repeated ports are
+//! dropped.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
-use std::fmt::Write as _;
+use crate::text::truncate;
 
-use crate::text::shorten;
-
-/// A choice of TCP ports.
+/// Selection of TCP ports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PortSelection {
     /// `*`: every port.
     All,
-    /// These ports only; an empty list is none.
+    /// These ports only; an empty list selects none.
     Only(Vec<u16>),
 }
 
 impl fmt::Display for PortSelection {
-    /// As the annotation spells it: `*`, or numbers with commas.
+    /// Writes the selection as the annotation spells it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::All => f.write_str("*"),
@@ -27,23 +26,20 @@ impl fmt::Display for PortSelection {
     }
 }
 
-/// Reads a list of ports, 0 to 65535 each.
+/// Parses a list of ports.
 ///
 /// # Errors
-/// One reason for each element that is none, as a half sentence that names it.
+/// Returns one fault for each invalid element.
 pub fn parse(text: &str) -> Result<Vec<u16>, Vec<String>> {
-    parse_list(text, "'*' is not possible here: this list has to name each port")
+    parse_list(text, "'*' is not allowed here: list each port")
 }
 
-/// Reads `*` or a list of ports; an empty text selects none.
-///
-/// # Errors
-/// As [`parse`].
+/// Parses `*` or a list of ports; an empty text selects none.
 pub fn parse_selection(text: &str) -> Result<PortSelection, Vec<String>> {
     if text.trim() == "*" {
         return Ok(PortSelection::All);
     }
-    parse_list(text, "'*' has to stand alone").map(PortSelection::Only)
+    parse_list(text, "'*' cannot be combined with other values").map(PortSelection::Only)
 }
 
 fn parse_list(text: &str, star: &str) -> Result<Vec<u16>, Vec<String>> {
@@ -58,7 +54,7 @@ fn parse_list(text: &str, star: &str) -> Result<Vec<u16>, Vec<String>> {
     if faults.is_empty() { Ok(without_repeats(ports)) } else { Err(faults) }
 }
 
-/// Writes a list of ports; [`parse`] reads it back.
+/// Formats a list of ports such that [`parse`] reads it back.
 pub fn print(ports: &[u16]) -> String {
     let mut text = String::new();
     for port in ports {
@@ -68,7 +64,7 @@ pub fn print(ports: &[u16]) -> String {
     text
 }
 
-/// The same ports, each at its first position only.
+/// Keeps each port at its first position only.
 pub fn without_repeats(mut ports: Vec<u16>) -> Vec<u16> {
     let mut seen = std::collections::HashSet::new();
     ports.retain(|port| seen.insert(*port));
@@ -76,11 +72,11 @@ pub fn without_repeats(mut ports: Vec<u16>) -> Vec<u16> {
 }
 
 fn parse_one(element: &str) -> Result<u16, String> {
-    let shown = shorten(element);
+    let shown = truncate(element);
     if !element.bytes().all(|b| b.is_ascii_digit()) {
-        return Err(format!("'{shown}' is not a port number"));
+        return Err(format!("port '{shown}' is not a number"));
     }
-    element.parse().map_err(|_| format!("'{shown}' is not a port number (0 to 65535)"))
+    element.parse().map_err(|_| format!("port {shown} is out of range (0-65535)"))
 }
 
 #[cfg(test)]
@@ -90,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn takes_spaces_empty_elements_and_repeats() {
+    fn accepts_spaces_empty_elements_and_repeats() {
         assert_eq!(parse(" 80, 443 ,,80,0,"), Ok(vec![80, 443, 0]));
         assert_eq!(parse(""), Ok(vec![]));
         assert_eq!(parse_selection(""), Ok(PortSelection::Only(vec![])));
@@ -98,21 +94,21 @@ mod tests {
     }
 
     #[test]
-    fn names_every_bad_element() {
+    fn names_every_invalid_element() {
         insta::assert_snapshot!(parse("80,http,65536,+1,-1,8 0,*,80-90").unwrap_err().join("\n"), @r"
-        'http' is not a port number
-        '65536' is not a port number (0 to 65535)
-        '+1' is not a port number
-        '-1' is not a port number
-        '8 0' is not a port number
-        '*' is not possible here: this list has to name each port
-        '80-90' is not a port number
+        port 'http' is not a number
+        port 65536 is out of range (0-65535)
+        port '+1' is not a number
+        port '-1' is not a number
+        port '8 0' is not a number
+        '*' is not allowed here: list each port
+        port '80-90' is not a number
         ");
     }
 
     proptest! {
         #[test]
-        fn printing_and_parsing_is_the_identity(ports in proptest::collection::vec(any::<u16>(), 0..40)) {
+        fn parse_reads_back_what_print_writes(ports in proptest::collection::vec(any::<u16>(), 0..40)) {
             let ports = without_repeats(ports);
             prop_assert_eq!(parse(&print(&ports)), Ok(ports));
         }

@@ -1,6 +1,6 @@
-//! Lowering to `iptables-restore` text: the golden and dry-run format, and the fallback backend's input.
+//! Formats a rule set as text for `iptables-restore`: input of the backend `iptables`, and output of dry runs.
 //!
-//! The text is Istio's to the letter: tables in alphabetical order, each with the chains that its rules need, rules in program order.
+//! The text equals Istio's byte for byte: tables in alphabetical order, each with the chains that its rules need, rules in program order.
 
 use std::fmt::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -13,7 +13,7 @@ use crate::ruleset::{Action, Families, Family, Match, Position, Protocol, Rule, 
 
 pub mod parse;
 
-/// Family of a restore text.
+/// Address family of a restore text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RestoreFamily {
     /// For `iptables-restore`.
@@ -23,10 +23,10 @@ pub enum RestoreFamily {
 }
 
 impl RestoreFamily {
-    /// Both.
+    /// Both families.
     pub const ALL: [Self; 2] = [Self::V4, Self::V6];
 
-    /// Name of the family's program, and beginning of the names of the others.
+    /// Returns the program of the family; its name is the prefix of the names of the others.
     pub const fn tool(self) -> &'static str {
         match self {
             Self::V4 => "iptables",
@@ -34,7 +34,7 @@ impl RestoreFamily {
         }
     }
 
-    /// The unspecified address, which stands for any packet of the family.
+    /// Returns the unspecified address, which stands for any packet of the family.
     pub const fn any_address(self) -> IpAddr {
         match self {
             Self::V4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
@@ -42,22 +42,22 @@ impl RestoreFamily {
         }
     }
 
-    /// Whether a rule stands in the text of this family.
-    const fn sees(self, family: Family) -> bool {
+    /// Returns whether the text of this family contains rules for `family`.
+    const fn includes(self, family: Family) -> bool {
         matches!((self, family), (_, Family::Any) | (Self::V4, Family::V4) | (Self::V6, Family::V6))
     }
 
-    /// Whether a rule set with these families has a text of this one.
-    pub const fn is_in(self, families: Families) -> bool {
+    /// Returns whether this family is one of `families`.
+    pub const fn is_among(self, families: Families) -> bool {
         matches!((self, families), (Self::V4, _) | (Self::V6, Families::V4AndV6))
     }
 }
 
-/// Input of `iptables-restore --noflush` (or `ip6tables-restore`) that installs the rule set; empty where it has no rules of that family.
+/// Formats the input of `iptables-restore --noflush` (or `ip6tables-restore`) that installs the rules; empty without rules of that family.
 pub fn restore_text(rules: &RuleSet, family: RestoreFamily) -> String {
     let mut text = String::new();
     for table in Table::ALL {
-        let of_table = rules_of(rules, table, family);
+        let of_table = rules_in_table(rules, table, family);
         if !of_table.is_empty() {
             let _ = writeln!(text, "* {}", table.name()); // writing to a String cannot fail, here and below
             write_rules(&mut text, &of_table, rule_line);
@@ -67,15 +67,15 @@ pub fn restore_text(rules: &RuleSet, family: RestoreFamily) -> String {
     text
 }
 
-/// Rules of one table that stand in the text of a family, in program order.
-pub fn rules_of(rules: &RuleSet, table: Table, family: RestoreFamily) -> Vec<&Rule> {
-    let all = rules.rules.iter().filter(|_| family.is_in(rules.families));
-    all.filter(|rule| rule.table == table && family.sees(rule.family)).collect()
+/// Returns the rules of one table and family, in program order.
+pub fn rules_in_table(rules: &RuleSet, table: Table, family: RestoreFamily) -> Vec<&Rule> {
+    let all = rules.rules.iter().filter(|_| family.is_among(rules.families));
+    all.filter(|rule| rule.table == table && family.includes(rule.family)).collect()
 }
 
-/// Chains and rules of one table.
+/// Writes the chains and rules of one table.
 pub fn write_rules(text: &mut String, rules: &[&Rule], line: fn(&Rule) -> String) {
-    for chain in own_chains(rules) {
+    for chain in custom_chains(rules) {
         let _ = writeln!(text, "-N {chain}");
     }
     for rule in rules {
@@ -83,8 +83,8 @@ pub fn write_rules(text: &mut String, rules: &[&Rule], line: fn(&Rule) -> String
     }
 }
 
-/// Chains to create: those that have rules, in the order of their first one, then those that are only jumped to.
-pub fn own_chains(rules: &[&Rule]) -> Vec<&'static str> {
+/// Returns the chains to create: those that have rules, in the order of their first one, then those that are only jumped to.
+pub fn custom_chains(rules: &[&Rule]) -> Vec<&'static str> {
     let filled = rules.iter().map(|rule| rule.chain);
     let entered = rules.iter().filter_map(|rule| match rule.action {
         Action::Jump(chain) => Some(chain),
@@ -99,7 +99,7 @@ pub fn own_chains(rules: &[&Rule]) -> Vec<&'static str> {
     chains
 }
 
-/// One rule as a line of the text.
+/// Formats a rule as a line of the text.
 pub fn rule_line(rule: &Rule) -> String {
     match rule.position {
         Position::Append => format!("-A {}{}", rule.chain, Spec(rule)),
@@ -107,7 +107,7 @@ pub fn rule_line(rule: &Rule) -> String {
     }
 }
 
-/// What a rule says, without its place.
+/// Formats the conditions and the action of a rule.
 pub fn rule_spec(rule: &Rule) -> String {
     Spec(rule).to_string().trim_start().to_owned()
 }
@@ -157,7 +157,7 @@ fn write_action(f: &mut fmt::Formatter<'_>, action: Action, udp: bool) -> fmt::R
         Action::Return => f.write_str("RETURN"),
         Action::Accept => f.write_str("ACCEPT"),
         Action::Drop => f.write_str("DROP"),
-        // The option has two spellings; Istio uses the short one for UDP.
+        // The option has two spellings; Istio uses `--to-port` for UDP.
         Action::Redirect(port) => write!(f, "REDIRECT --to-port{} {port}", if udp { "" } else { "s" }),
         Action::Tproxy { port, mark } => write!(f, "TPROXY --tproxy-mark {mark}/0xffffffff --on-port {port}"),
         Action::SetMark(mark) => write!(f, "MARK --set-mark {mark}"),
@@ -167,8 +167,7 @@ fn write_action(f: &mut fmt::Formatter<'_>, action: Action, udp: bool) -> fmt::R
     }
 }
 
-/// A network as `iptables-save` prints it. Rust's own form differs for one kind of address: `inet_ntop(3)` writes the last 32 bits of
-/// `::7f00:35` as an IPv4 address.
+/// A network as `iptables-save` prints it. Unlike Rust, `inet_ntop(3)` writes the last 32 bits of `::7f00:35` as an IPv4 address.
 struct Network(IpNet);
 
 impl fmt::Display for Network {

@@ -1,8 +1,7 @@
-//! The rules of one pod as data, independent of any backend.
+//! The rules of one pod as data, independent of a backend.
 //!
 //! A [`RuleSet`] is a list of rules in *program order*: the order in which Istio's own program would issue them, with its appends and
-//! its inserts. [`RuleSet::chain_rules`] gives the order in which the kernel walks them. Backends lower it, the CLI prints it,
-//! tests compare it.
+//! inserts. [`RuleSet::chain_rules`] gives the order in which the kernel evaluates them.
 
 use std::net::IpAddr;
 
@@ -10,21 +9,21 @@ use ipnet::IpNet;
 
 use crate::config::{Group, InterfaceName};
 
-/// The rules of a network namespace, complete.
+/// All rules of a network namespace.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RuleSet {
     /// Rules in program order.
     pub rules: Vec<Rule>,
-    /// Families that are programmed. Rules of another family are not in [`rules`](Self::rules).
+    /// Families that have rules.
     pub families: Families,
-    /// What has to hold besides the rules.
+    /// Addresses and routes that the rules rely on.
     pub routing: Routing,
 }
 
 /// Address families of a rule set.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Families {
-    /// IPv4 only; IPv6 packets meet no rule.
+    /// IPv4 only.
     V4,
     /// IPv4 and IPv6.
     #[default]
@@ -34,13 +33,13 @@ pub enum Families {
 /// Addresses, routes and routing rules that the rules rely on.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Routing {
-    /// Addresses that `lo` must carry: `::6/128`, the source of inbound connections from the proxy to an IPv6 application.
+    /// Addresses of `lo`: `::6/128`, the source of inbound IPv6 connections from the proxy to the application.
     pub lo_addresses: Vec<IpNet>,
-    /// TPROXY: packets with this mark are delivered locally, through this routing table.
+    /// Local delivery of marked packets, in TPROXY mode.
     pub local_delivery: Option<LocalDelivery>,
 }
 
-/// `ip rule add fwmark MARK lookup TABLE` with `ip route add local default dev lo table TABLE`, for each family.
+/// Local delivery of marked packets: `ip rule add fwmark MARK lookup TABLE` and `ip route add local default dev lo table TABLE`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LocalDelivery {
     /// Packet mark.
@@ -52,25 +51,25 @@ pub struct LocalDelivery {
 /// One rule.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Rule {
-    /// Table it belongs to.
+    /// Table of the chain.
     pub table: Table,
-    /// Chain it belongs to: a built-in name or one of [`crate::names::chain`].
+    /// A built-in chain or one of [`crate::names::chain`].
     pub chain: &'static str,
-    /// Where in the chain it goes.
+    /// Position in the chain.
     pub position: Position,
-    /// Families whose packets it sees.
+    /// Families of the packets that it applies to.
     pub family: Family,
     /// Conditions, all of which must hold, in the order in which iptables prints them.
     pub matches: Vec<Match>,
     /// What happens then.
     pub action: Action,
-    /// Why the rule is there, for people: names the setting or annotation that asked for it.
-    pub reason: Reason,
+    /// Why the rule exists.
+    pub reason: RuleReason,
 }
 
 /// Why a rule exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Reason {
+pub enum RuleReason {
     /// Excluded interface.
     ExcludedInterface,
     /// Rerouted virtual interface.
@@ -91,11 +90,11 @@ pub enum Reason {
     Inbound,
     /// Excluded outbound port.
     ExcludedOutboundPort,
-    /// Inbound passthrough of the proxy to the application, from 127.0.0.6 or ::6.
+    /// Inbound connection from the proxy to the application, from 127.0.0.6 or ::6.
     Passthrough,
-    /// The proxy calls the pod itself.
+    /// The proxy calls its own pod.
     ProxyToSelf,
-    /// The application talks to itself over loopback.
+    /// The application calls its own pod.
     AppLoopback,
     /// Traffic of the proxy itself.
     ProxyTraffic,
@@ -113,7 +112,7 @@ pub enum Reason {
     OutboundCidr,
     /// All other outbound traffic.
     Outbound,
-    /// Machinery of TPROXY mode.
+    /// Marks and hand-over of TPROXY mode.
     Tproxy,
 }
 
@@ -122,17 +121,17 @@ pub enum Reason {
 pub enum Table {
     /// Packet marks, priority -150.
     Mangle,
-    /// Address translation, priority -100; sees the first packet of a connection.
+    /// Address translation of the first packet of a connection, priority -100.
     Nat,
     /// Before connection tracking, priority -300.
     Raw,
 }
 
 impl Table {
-    /// All tables, in alphabetical order.
+    /// All tables, in alphabetical order, as in the restore text.
     pub const ALL: [Self; 3] = [Self::Mangle, Self::Nat, Self::Raw];
 
-    /// Name in iptables. The order of the variants is alphabetical, as in the restore text.
+    /// Returns the name in iptables.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Mangle => "mangle",
@@ -142,16 +141,16 @@ impl Table {
     }
 }
 
-/// Where a rule goes in its chain.
+/// Position of a rule in its chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Position {
     /// At the end (`-A`).
     Append,
-    /// Before the rule that has this number now, counted from 1 (`-I CHAIN n`).
+    /// Before the rule that has this number at that time, counted from 1 (`-I CHAIN n`).
     Insert(usize),
 }
 
-/// Families whose packets a rule sees.
+/// Families of the packets that a rule applies to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Family {
     /// Every family of the rule set.
@@ -167,13 +166,13 @@ pub enum Family {
 pub enum Match {
     /// Transport protocol.
     Protocol(Protocol),
-    /// Interface it came in by.
+    /// Input interface. `lo` is [`Match::InLoopback`].
     InInterface(InterfaceName),
-    /// Interface it goes out by. `lo` is [`Match::OutLoopback`].
+    /// Output interface. `lo` is [`Match::OutLoopback`].
     OutInterface(InterfaceName),
-    /// Came in by `lo`.
+    /// Input interface is `lo`.
     InLoopback,
-    /// Goes out by `lo`.
+    /// Output interface is `lo`.
     OutLoopback,
     /// Source address within a network, or not.
     Source {
@@ -189,14 +188,14 @@ pub enum Match {
         /// Whether the condition is inverted.
         negated: bool,
     },
-    /// Destination port is one of these, or none of these; needs [`Match::Protocol`].
+    /// Destination port is one of these, or none of these; requires [`Match::Protocol`].
     DestinationPorts {
-        /// One port or more.
+        /// At least one port.
         ports: Vec<u16>,
         /// Whether the condition is inverted.
         negated: bool,
     },
-    /// Source port; needs [`Match::Protocol`].
+    /// Source port; requires [`Match::Protocol`].
     SourcePort(u16),
     /// User of the sending socket.
     Uid {
@@ -212,9 +211,9 @@ pub enum Match {
         /// Whether the condition is inverted.
         negated: bool,
     },
-    /// Connection tracking calls the packet invalid.
+    /// Conntrack state is INVALID.
     StateInvalid,
-    /// Connection tracking knows the connection (`RELATED,ESTABLISHED`).
+    /// Conntrack state is RELATED or ESTABLISHED.
     StateRelatedEstablished,
     /// Packet mark.
     Mark {
@@ -236,10 +235,10 @@ pub enum Protocol {
     Udp,
 }
 
-/// What happens to a packet that meets all conditions.
+/// What happens to a packet for which all conditions hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Action {
-    /// Go on in another chain of the same table, then come back.
+    /// Continue in another chain of the same table, then return.
     Jump(&'static str),
     /// Leave this chain.
     Return,
@@ -247,9 +246,9 @@ pub enum Action {
     Accept,
     /// Drop.
     Drop,
-    /// To a local port; the original destination stays readable through `SO_ORIGINAL_DST`.
+    /// Redirect to a local port; `SO_ORIGINAL_DST` gives the original destination.
     Redirect(u16),
-    /// To the socket on a local port, addresses kept; sets the mark.
+    /// Hand over to the transparent socket on a local port, addresses unchanged, and set the mark.
     Tproxy {
         /// Port of the proxy.
         port: u16,
@@ -267,18 +266,18 @@ pub enum Action {
 }
 
 impl RuleSet {
-    /// Whether there is nothing to program.
+    /// Returns whether there are no rules.
     pub fn is_empty(&self) -> bool {
         self.rules.is_empty()
     }
 
-    /// Rules of one chain in the order in which a packet meets them, inserts resolved; of the family of `packet`, which is any address
-    /// of it. There is no such order for both families together: an insert that counts the rules of one family may have to stand
-    /// before a rule for both there, and behind it for the other.
+    /// Returns the rules of one chain in the order in which the kernel evaluates them, for the family of the address `packet`. There
+    /// is no common order of both families: inserts count the rules of their own family, so one may precede a rule for both families
+    /// in one family and follow it in the other.
     pub fn chain_rules(&self, table: Table, chain: &str, packet: IpAddr) -> Vec<&Rule> {
         let mut ordered: Vec<&Rule> = Vec::new();
         let in_chain = self.rules.iter().filter(|rule| rule.table == table && rule.chain == chain);
-        for rule in in_chain.filter(|rule| rule.family.sees(packet)) {
+        for rule in in_chain.filter(|rule| rule.family.applies_to(packet)) {
             match rule.position {
                 Position::Append => ordered.push(rule),
                 Position::Insert(at) => ordered.insert(at.saturating_sub(1).min(ordered.len()), rule),
@@ -289,8 +288,8 @@ impl RuleSet {
 }
 
 impl Family {
-    /// Whether a rule for this family sees packets to or from `address`.
-    pub const fn sees(self, address: IpAddr) -> bool {
+    /// Returns whether a rule for this family applies to packets to or from `address`.
+    pub const fn applies_to(self, address: IpAddr) -> bool {
         match self {
             Self::Any => true,
             Self::V4 => address.is_ipv4(),
@@ -313,7 +312,7 @@ mod tests {
             family,
             matches: vec![Match::SourcePort(port)],
             action: Action::Return,
-            reason: Reason::Hook,
+            reason: RuleReason::Hook,
         }
     }
 
@@ -326,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn inserts_count_the_rules_that_a_family_sees() {
+    fn inserts_count_the_rules_of_their_family() {
         let rules = [
             rule(Position::Append, Family::Any, 9),
             rule(Position::Insert(1), Family::Any, 1),

@@ -1,44 +1,44 @@
-//! What becomes of one packet: the way it takes through the rules, rule by rule, and how it ends. No kernel is asked.
+//! Traces one packet through the rules, rule by rule, without a kernel.
 //!
 //! ```text
 //! RuleSet ────────────────────── plan.rs ─────────────┐
-//! Program (read from nf_tables) ─ nft.rs ───┬ infer.rs ┼─▶ Chains ──walk.rs──▶ Trace: stages with their steps, fate
-//! text of iptables-save ──────── saved.rs ──┘(reasons) ┘             (condition.rs)
+//! nf_tables (weir-kernel) ───────────────────┬ infer.rs ┼─▶ Chains ──walk.rs──▶ Trace: visited tables and rules, disposition
+//! iptables-save ─────── iptables_save.rs ────┘(reasons) ┘            (predicate.rs)
 //! ```
 //!
-//! The walk is netfilter's (include/uapi/linux/netfilter_ipv4.h gives the priorities): `raw`, then connection tracking, `mangle`, `nat`,
-//! first in OUTPUT for a packet that the pod sends, then in PREROUTING if it comes back by `lo`, or in PREROUTING alone for one that
-//! arrives. What is easily overlooked, and each of it decides about packets of a mesh:
+//! The order is netfilter's (priorities: include/uapi/linux/netfilter_ipv4.h): `raw`, connection tracking, `mangle`, `nat`. A packet
+//! that the pod sends passes OUTPUT, and PREROUTING if it comes back over `lo`; a received packet passes PREROUTING only. Details that
+//! matter for a mesh:
 //!
-//! * `nat` sees the first packet of a connection only, and a packet that comes back by `lo` has been through it in OUTPUT: whatever
-//!   was found there, nothing included, is final (`nf_nat_inet_fn`, net/netfilter/nf_nat_core.c).
-//! * `-o` is the interface of the first routing decision throughout OUTPUT, also behind a mark that changed the route.
+//! * `nat` applies to the first packet of a connection only. For a packet that comes back over `lo`, OUTPUT has decided already, even
+//!   if no rule matched there (`nf_nat_inet_fn`, net/netfilter/nf_nat_core.c).
+//! * In OUTPUT, `-o` is the interface of the first routing decision, even after a mark has changed the route.
 //! * REDIRECT in OUTPUT sends to the loopback address (nf_nat_redirect.c), so the packet leaves by `lo`.
-//! * A zone is set on packets that connection tracking has not seen; the first one counts, and one that comes back by `lo` has been seen.
+//! * A conntrack zone is set on untracked packets only; the first one counts. A packet that comes back over `lo` is tracked.
 //! * The owner of a packet is known in OUTPUT only.
 
 mod chains;
-mod condition;
 mod infer;
+mod iptables_save;
 mod plan;
-mod saved;
+mod predicate;
+mod reasons;
 #[cfg(test)]
 mod tests;
 mod walk;
-mod words;
 
 use std::fmt;
 use std::net::IpAddr;
 
 pub use self::chains::{Base, Chain, Chains, Effect, Rule};
-pub use self::condition::{Condition, States};
-use crate::ruleset::Reason;
+pub use self::predicate::{ConntrackStates, Predicate};
+use crate::ruleset::RuleReason;
 
-/// A packet before it meets the first rule.
+/// A packet before the first rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Packet {
     /// Where it comes from.
-    pub entry: Entry,
+    pub origin: PacketOrigin,
     /// Transport protocol.
     pub transport: Transport,
     /// Source address.
@@ -49,32 +49,32 @@ pub struct Packet {
     pub destination: IpAddr,
     /// Destination port; 0 where the protocol has none.
     pub destination_port: u16,
-    /// Mark it has already, for example from `SO_MARK` (socket(7)).
+    /// Initial mark, for example from `SO_MARK` (socket(7)).
     pub mark: u32,
     /// Mark of its connection.
     pub connection_mark: u32,
-    /// What connection tracking makes of it.
-    pub state: State,
+    /// Conntrack state.
+    pub state: ConntrackState,
 }
 
 /// Where a packet comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Entry {
-    /// From outside, by this interface.
-    Arrives {
-        /// Name of the interface.
+pub enum PacketOrigin {
+    /// From outside the pod.
+    Received {
+        /// Input interface.
         interface: String,
     },
     /// From a socket of the pod.
     Sent {
-        /// Name of the interface by which it would leave, as routing decides before any rule; `lo` for the pod's own addresses.
+        /// Output interface by the routing decision before any rule; `lo` for the pod's own addresses.
         interface: String,
-        /// Who owns the socket; `None` for packets of the kernel itself.
+        /// Owner of the socket; `None` for packets that the kernel sends.
         owner: Option<Owner>,
     },
 }
 
-/// User and group of a socket, in numbers of the pod.
+/// User and group of a socket, as seen in the pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Owner {
     /// User id.
@@ -94,30 +94,30 @@ pub enum Transport {
     Other(u8),
 }
 
-/// What connection tracking makes of a packet (`enum ip_conntrack_info`).
+/// Conntrack state of a packet (`enum ip_conntrack_info`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
+pub enum ConntrackState {
     /// First packet of a connection.
     New,
     /// Packet of a known connection.
     Established,
-    /// First packet of a connection that another one announced.
+    /// First packet of a connection that another connection expects.
     Related,
-    /// Belongs nowhere.
+    /// Packet that belongs to no connection.
     Invalid,
 }
 
-/// Hook of netfilter.
+/// Netfilter hook.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Hook {
-    /// Packets that come in, by `lo` too.
+    /// Received packets, also over `lo`.
     Prerouting,
     /// Packets that the pod sends.
     Output,
 }
 
 impl Hook {
-    /// Name of the built-in chain.
+    /// Returns the name of the built-in chain.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Prerouting => "PREROUTING",
@@ -126,14 +126,14 @@ impl Hook {
     }
 }
 
-/// The way of a packet.
+/// The path of a packet through the rules.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trace {
-    /// What it passed, in order.
-    pub stages: Vec<Stage>,
-    /// How it ended.
-    pub fate: Fate,
-    /// Place of the rule that decided, as indexes of a stage and of a step in it; `None` where none did.
+    /// Visited tables, in order.
+    pub tables: Vec<TableVisit>,
+    /// What happens to the packet in the end.
+    pub disposition: Disposition,
+    /// Place of the rule that decided, as indexes of a table and of a visit in it; `None` where none did.
     pub decided_by: Option<(usize, usize)>,
     /// Mark of the packet at the end.
     pub mark: u32,
@@ -141,77 +141,76 @@ pub struct Trace {
     pub connection_mark: u32,
     /// Conntrack zone of its connection.
     pub zone: u16,
-    /// Rules that are not understood and might have matched, in words. Where there is one, the rest of the trace is a guess.
-    pub doubts: Vec<String>,
+    /// Rules that may match, but cannot be evaluated. If there are any, the rest of the trace is a guess.
+    pub uncertain_rules: Vec<String>,
 }
 
-/// A table at a hook.
+/// A table that the packet visits at a hook.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stage {
+pub struct TableVisit {
     /// The hook.
     pub hook: Hook,
-    /// Name of the table, with its family where it is not one of iptables.
+    /// Name of the table; with its family, unless it is a table of iptables.
     pub table: String,
-    /// Why its rules were not looked at; `None` where they were.
-    pub skipped: Option<&'static str>,
-    /// The rules that were looked at, in order.
-    pub steps: Vec<Step>,
+    /// Why its rules do not apply; `None` if they do.
+    pub skip_reason: Option<&'static str>,
+    /// Evaluated rules, in order.
+    pub rules: Vec<RuleVisit>,
 }
 
-/// A rule that was looked at.
+/// A rule that is evaluated.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Step {
+pub struct RuleVisit {
     /// Name of the chain.
     pub chain: String,
-    /// Number of the rule in its chain as the packet's family sees it, from 1.
+    /// Number of the rule among those of its chain and family, from 1.
     pub number: usize,
-    /// How many jumps deep the chain is; 0 for the base chain.
+    /// Number of jumps from the base chain.
     pub depth: usize,
-    /// The rule as its backend writes it.
+    /// The rule in the syntax of its backend.
     pub rule: String,
-    /// Why the rule is there, where that is known.
-    pub reason: Option<Reason>,
-    /// What it did.
-    pub verdict: Verdict,
+    /// Why the rule exists, if known.
+    pub reason: Option<RuleReason>,
+    /// Result of the rule.
+    pub result: RuleResult,
 }
 
-/// What a rule did with a packet.
+/// Result of a rule for a packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
-    /// A condition did not hold, in words.
+pub enum RuleResult {
+    /// A condition does not hold, with the reason.
     NoMatch(String),
-    /// A condition is not understood, so nobody can tell.
+    /// A condition cannot be evaluated.
     Unknown(String),
-    /// It matched, and did this, in order.
+    /// The rule matches and has these effects, in order.
     Match(Vec<Effect>),
 }
 
-/// How a packet ended.
+/// What happens to a packet in the end.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Fate {
-    /// NAT to a local port; the listener can ask for the original destination.
+pub enum Disposition {
+    /// Redirected to a local port by NAT; `SO_ORIGINAL_DST` gives the original destination.
     Redirected {
         /// The port.
         port: u16,
     },
-    /// Handed to the transparent socket on a local port, with both addresses as they were.
+    /// Handed over to the transparent socket on a local port, addresses unchanged.
     Tproxied {
         /// The port.
         port: u16,
-        /// The port that NAT made of the destination's afterwards, where a rule asked for that too: the socket stays, and sees this
-        /// port.
+        /// Destination port after NAT, if a rule redirects the packet as well: the socket stays the same, and sees this port.
         redirected: Option<u16>,
     },
     /// Dropped.
     Dropped,
-    /// Goes where it was going.
+    /// Passes unchanged.
     Passes {
-        /// By which interface, for packets of the pod; `lo` also where a mark delivers it to the pod. `None` for arriving ones.
+        /// Output interface of a sent packet; `lo` also where a mark delivers it locally. `None` for received packets.
         interface: Option<String>,
     },
 }
 
-impl fmt::Display for State {
+impl fmt::Display for ConntrackState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::New => "new",
@@ -233,15 +232,15 @@ impl fmt::Display for Transport {
 }
 
 impl Chains {
-    /// The way of a packet through these chains, which have to be those of its family.
+    /// Traces a packet through these chains, which must be those of its family.
     pub fn trace(&self, packet: &Packet) -> Trace {
         walk::walk(self, packet)
     }
 }
 
 impl crate::RuleSet {
-    /// The way of a packet through the planned rules, listeners of the proxy taken for granted.
+    /// Traces a packet through the planned rules, assuming that the proxy listens on its ports.
     pub fn trace(&self, packet: &Packet) -> Trace {
-        Chains::planned(self, packet.destination).trace(packet)
+        Chains::from_rule_set(self, packet.destination).trace(packet)
     }
 }

@@ -1,4 +1,4 @@
-//! The command line of `weir-agent`. Names are those of Istio's `install-cni` where they mean the same, also in the environment.
+//! Command line of `weir-agent`. Flags and environment variables with the same meaning have the names of Istio's `install-cni`.
 
 mod node;
 
@@ -6,58 +6,57 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
-use weir_kernel::namespace::{Backend, Visibility};
+use iptables_rules::backend::{Backend, Visibility};
 use weir_protocol::entry::{DEFAULT_AGENT_TIMEOUT, PluginEntry};
-use weir_protocol::log_level::Level;
-use weir_runtime::duration;
+use weir_protocol::log_level::LogLevel;
 
 pub use self::node::NodeArgs;
-use crate::logging::Levels;
+use weir_runtime::logging::LogLevels;
 
-/// Keeps Weir's CNI plugin installed on a node, and answers it about pods.
+/// Install Weir's CNI plugin on this node, keep it installed and answer its pod queries
 #[derive(Debug, Parser)]
 #[command(name = "weir-agent", version, about, args_conflicts_with_subcommands = true)]
 pub struct Cli {
-    /// Without one: run.
+    /// Subcommand; `run` by default.
     #[command(subcommand)]
     pub command: Option<Command>,
-    /// Flags of running.
+    /// Flags of `run`.
     #[command(flatten)]
     pub run: RunArgs,
 }
 
-/// What the binary can do.
+/// Subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Install, and keep it installed until told to stop (the default)
+    /// Install the plugin and keep it installed until SIGTERM (default)
     Run(Box<RunArgs>),
-    /// Install once and exit, as an init container would
+    /// Install the plugin once and exit
     Install(Box<OnceArgs>),
-    /// Take everything off the node again
+    /// Remove the plugin and its conflist entry from the node
     Uninstall(Box<OnceArgs>),
     /// Print the version
     Version,
 }
 
-/// Flags of running.
+/// Flags of `run`.
 #[derive(Debug, Args)]
 pub struct RunArgs {
-    /// What is installed, and where.
+    /// What to install, and where.
     #[command(flatten)]
     pub install: InstallArgs,
-    /// The log.
+    /// Format and levels of the log.
     #[command(flatten)]
     pub log: LogArgs,
-    /// Port of /metrics, /pods and /logging; 0 for none
+    /// Serve /metrics, /pods and /logging on this port; 0 disables it
     #[arg(long, env = "MONITORING_PORT", value_name = "PORT", default_value_t = 15014)]
     pub monitoring_port: u16,
-    /// Port of /healthz and /readyz; 0 for none
+    /// Serve /healthz and /readyz on this port; 0 disables it
     #[arg(long, env = "HEALTH_PORT", value_name = "PORT", default_value_t = 8000)]
     pub health_port: u16,
-    /// Look at folders and files so often, whether or not something was reported
-    #[arg(long, env = "WEIR_CHECK_INTERVAL", value_name = "TIME", default_value = "30s", value_parser = duration)]
+    /// Check the CNI directories at this interval, in addition to inotify
+    #[arg(long, env = "WEIR_CHECK_INTERVAL", value_name = "DURATION", default_value = "30s", value_parser = humantime::parse_duration)]
     pub check_interval: Duration,
-    /// The pods of the node.
+    /// Flags about the pods of this node.
     #[command(flatten)]
     pub node: NodeArgs,
 }
@@ -65,72 +64,73 @@ pub struct RunArgs {
 /// Flags of `install` and `uninstall`.
 #[derive(Debug, Args)]
 pub struct OnceArgs {
-    /// What is installed, and where.
+    /// What to install, and where.
     #[command(flatten)]
     pub install: InstallArgs,
-    /// The log.
+    /// Format and levels of the log.
     #[command(flatten)]
     pub log: LogArgs,
-    /// Longest time that is waited for: a network configuration to appear (install), attachments to end (uninstall)
-    #[arg(long, env = "WEIR_WAIT", value_name = "TIME", default_value = "60s", value_parser = duration)]
+    /// Wait at most this long: for a network configuration (install), for attachments to end (uninstall)
+    #[arg(long, env = "WEIR_WAIT", value_name = "DURATION", default_value = "60s", value_parser = humantime::parse_duration)]
     pub wait: Duration,
 }
 
-/// How the log is written.
+/// Flags of the log.
 #[derive(Debug, Args)]
 pub struct LogArgs {
-    /// What is logged: none, error, warn, info, debug, trace, or by module: default:info,install:debug
+    /// Log at these levels: none, error, warn, info, debug or trace, or by module: default:info,install:debug
     #[arg(
         long = "log_output_level",
         alias = "log-output-level",
         env = "LOG_OUTPUT_LEVEL",
         value_name = "LEVELS",
-        default_value = "default:info"
+        default_value = "default:info",
+        value_parser = |text: &str| LogLevels::parse(text, env!("CARGO_CRATE_NAME"))
     )]
-    pub log_output_level: Levels,
-    /// One JSON object a line
+    pub log_output_level: LogLevels,
+    /// Write the log as JSON, one object a line
     #[arg(long = "log_as_json", alias = "log-as-json", env = "LOG_AS_JSON", value_name = "BOOL", default_value_t = false,
           action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     pub log_as_json: bool,
 }
 
-/// What is installed, and where.
+/// Flags of the installation.
 #[derive(Debug, Clone, Args)]
 pub struct InstallArgs {
-    /// Where the host's files are mounted; discovery reads the runtime's configuration below it
+    /// Read the host's files, such as the runtime's configuration, below this mount point
     #[arg(long, env = "WEIR_HOST_ROOT", value_name = "DIR", default_value = "/host")]
     pub host_root: PathBuf,
-    /// Folder of network configurations, as mounted here; found by discovery if it is not given
+    /// Set the directory of network configurations, as mounted here; detected by default
     #[arg(long, env = "MOUNTED_CNI_NET_DIR", value_name = "DIR")]
     pub mounted_cni_net_dir: Option<PathBuf>,
-    /// Folder of plugins, as mounted here; found by discovery if it is not given
+    /// Set the directory of plugins, as mounted here; detected by default
     #[arg(long, env = "MOUNTED_CNI_BIN_DIR", value_name = "DIR")]
     pub mounted_cni_bin_dir: Option<PathBuf>,
-    /// The folder of network configurations, as the host calls it; compared with what the runtime reads
+    /// Set the host's path of --mounted-cni-net-dir, to compare with the runtime's configuration
     #[arg(long, env = "CNI_NET_DIR", value_name = "DIR")]
     pub cni_net_dir: Option<PathBuf>,
-    /// The folder of plugins, as the host calls it; compared with what the runtime reads
+    /// Set the host's path of --mounted-cni-bin-dir, to compare with the runtime's configuration
     #[arg(long, env = "CNI_BIN_DIR", value_name = "DIR")]
     pub cni_bin_dir: Option<PathBuf>,
-    /// The kind of node; found by discovery if it is not given
+    /// Set the platform of the node; detected by default
     #[arg(long, env = "WEIR_PLATFORM", value_name = "NAME")]
     pub platform: Option<Platform>,
 
-    /// Use this network configuration, and no other (its .conf and .conflist twins count as the same one)
+    /// Use this network configuration file only (its .conf or .conflist variant counts as the same)
     #[arg(long, env = "CNI_CONF_NAME", value_name = "FILE", default_value = "")]
     pub cni_conf_name: String,
-    /// Be one of the plugins of the node's network; false: a configuration of our own, for Multus
+    /// Chain the plugin into the node's network; false writes a standalone configuration for Multus
     #[arg(long, env = "CHAINED_CNI_PLUGIN", value_name = "BOOL", default_value_t = true,
           action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     pub chained_cni_plugin: bool,
-    /// How our entry gets into the node's network
-    #[arg(long, env = "WEIR_CNI_PLACEMENT", value_name = "HOW", default_value = "chained")]
+    /// Set how the entry is installed
+    #[arg(long, env = "WEIR_CNI_PLACEMENT", value_name = "MODE", default_value = "chained")]
     pub cni_placement: PlacementArg,
-    /// The same as --cni-placement=owned
+    /// Same as --cni-placement=owned
     #[arg(long, alias = "istio-owned-cni-config", env = "ISTIO_OWNED_CNI_CONFIG", value_name = "BOOL", default_value_t = false,
           action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     pub owned_cni_config: bool,
-    /// Name of the file of the placement `owned`; it has to sort before every other
+    /// Set the file name of the placement `owned`; it has to sort before every other
     #[arg(
         long,
         alias = "istio-owned-cni-config-filename",
@@ -139,46 +139,46 @@ pub struct InstallArgs {
         default_value = "00-weir.conflist"
     )]
     pub owned_cni_config_filename: String,
-    /// Files that are made anew are readable by the group (0640 instead of 0600)
+    /// Create configuration files with mode 0640 instead of 0600
     #[arg(long, env = "CNI_CONF_GROUP_READ", value_name = "BOOL", default_value_t = false,
           action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     pub cni_conf_group_read: bool,
 
-    /// The plugin that is copied to the node
+    /// Copy this plugin to the node
     #[arg(long, env = "WEIR_PLUGIN_SOURCE", value_name = "FILE", default_value = "/opt/weir/bin/weir-cni")]
     pub plugin_source: PathBuf,
-    /// Where the agent keeps its socket and locks; the same path here and on the host
+    /// Keep sockets and locks in this directory; the same path here and on the host
     #[arg(long, env = "CNI_AGENT_RUN_DIR", value_name = "DIR", default_value = "/var/run/weir")]
     pub cni_agent_run_dir: PathBuf,
 
-    /// Namespaces whose pods the plugin leaves alone, separated by commas
+    /// Skip pods of these namespaces, separated by commas
     #[arg(
         long,
         env = "EXCLUDE_NAMESPACES",
-        value_name = "NAMES",
+        value_name = "NAMESPACES",
         value_delimiter = ',',
         default_value = "kube-system"
     )]
     pub exclude_namespaces: Vec<String>,
-    /// What the plugin logs: debug, info, warn, error, none
+    /// Set the log level of the plugin: debug, info, warn, error or none
     #[arg(long, env = "WEIR_PLUGIN_LOG_LEVEL", value_name = "LEVEL", default_value = "info", value_parser = plugin_log_level)]
-    pub plugin_log_level: Level,
-    /// How the plugin gets rules into the kernel: auto, nft, iptables
+    pub plugin_log_level: LogLevel,
+    /// Install rules with this backend: auto, nft or iptables
     #[arg(long, env = "WEIR_BACKEND", value_name = "NAME", default_value = "auto", value_parser = backend)]
     pub backend: Backend,
-    /// Whose rules those of nf_tables look like: nft, or iptables, so that iptables-save in a pod shows them
+    /// Write rules as nft or as iptables does, so that iptables-save shows them
     #[arg(long, env = "WEIR_VISIBILITY", value_name = "NAME", default_value = "nft", value_parser = visibility)]
     pub visibility: Visibility,
-    /// Longest time that the plugin waits for the agent
-    #[arg(long, env = "WEIR_AGENT_TIMEOUT", value_name = "TIME", default_value = "2s", value_parser = duration)]
+    /// Let the plugin wait at most this long for the agent
+    #[arg(long, env = "WEIR_AGENT_TIMEOUT", value_name = "DURATION", default_value = "2s", value_parser = humantime::parse_duration)]
     pub agent_timeout: Duration,
 }
 
-/// Name of the agent's socket in its run folder.
+/// Name of the agent's socket in the run directory.
 pub const SOCKET_NAME: &str = "agent.sock";
 
 impl InstallArgs {
-    /// The plugin's entry, as these flags want it.
+    /// Returns the plugin's entry for these flags.
     pub fn entry(&self) -> PluginEntry {
         let names = self.exclude_namespaces.iter().map(|name| name.trim()).filter(|name| !name.is_empty());
         PluginEntry {
@@ -195,18 +195,18 @@ impl InstallArgs {
 /// Values of `--cni-placement`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum PlacementArg {
-    /// The last entry of the configuration that the runtime has chosen.
+    /// As the last plugin of the network that the runtime uses.
     Chained,
-    /// A configuration of our own, made from the chosen one and following it.
+    /// In a configuration of our own, derived from that of the network.
     Owned,
-    /// A file of our own beside the chosen one, where the runtime reads such; otherwise chained.
+    /// As a drop-in of the network, where the runtime reads drop-ins; otherwise chained.
     DropIn,
 }
 
-/// Kinds of nodes whose folders are elsewhere.
+/// Platforms, which differ in their CNI directories.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Platform {
-    /// kubeadm, kind, RKE2, EKS, AKS, Flatcar and others that keep to the usual folders.
+    /// kubeadm, kind, RKE2, EKS, AKS, Flatcar and others with the default directories.
     Generic,
     /// Google Kubernetes Engine.
     Gke,
@@ -226,16 +226,16 @@ pub enum Platform {
     Talos,
 }
 
-fn plugin_log_level(text: &str) -> Result<Level, String> {
-    Level::parse(text).ok_or_else(|| format!("{text:?} is none of {}", Level::NAMES.join(", ")))
+fn plugin_log_level(text: &str) -> Result<LogLevel, String> {
+    LogLevel::parse(text).ok_or_else(|| format!("{text:?} must be one of {}", LogLevel::NAMES.join(", ")))
 }
 
 fn backend(text: &str) -> Result<Backend, String> {
-    Backend::parse(text).ok_or_else(|| format!("{text:?} is none of {}", Backend::NAMES.join(", ")))
+    Backend::parse(text).ok_or_else(|| format!("{text:?} must be one of {}", Backend::NAMES.join(", ")))
 }
 
 fn visibility(text: &str) -> Result<Visibility, String> {
-    Visibility::parse(text).ok_or_else(|| format!("{text:?} is none of {}", Visibility::NAMES.join(", ")))
+    Visibility::parse(text).ok_or_else(|| format!("{text:?} must be one of {}", Visibility::NAMES.join(", ")))
 }
 
 #[cfg(test)]
@@ -249,12 +249,12 @@ mod tests {
     }
 
     #[test]
-    fn the_command_line_is_sound() {
+    fn command_line_is_consistent() {
         Cli::command().debug_assert();
     }
 
     #[test]
-    fn takes_istios_flags() {
+    fn istios_flags_are_accepted() {
         let args = run(&[
             "--mounted-cni-net-dir=/host/etc/cni/net.d",
             "--cni-conf-name=10-a.conflist",
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn the_default_entry_has_the_defaults() {
+    fn default_flags_give_the_default_entry() {
         let entry = run(&[]).install.entry();
         assert_eq!(entry, PluginEntry { exclude_namespaces: vec!["kube-system".into()], ..PluginEntry::default() });
     }

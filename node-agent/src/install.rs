@@ -1,28 +1,26 @@
-//! Installing the plugin, and keeping it installed.
+//! Installs the CNI plugin and its conflist entry, and keeps them installed.
 //!
 //! ```text
-//! flags ─▶ Settings ─┐
-//! host  ─▶ discover ─┼─▶ pass: binary ─▶ listing ─▶ plan::decide ─▶ steps ─▶ disk
-//! lease ─────────────┘                     ▲                                  │
-//!                                          └──── keep: inotify, timer ◀───────┘   damper: what others undo
+//! flags ─────▶ InstallSettings ─┐
+//! host files ▶ discover ────────┼─▶ installer: binary ─▶ conf dir ─▶ plan::decide ─▶ steps ─▶ file_system
+//! registration ─────────────────┘                          ▲                                    │
+//!                                                          └─ reconcile: inotify, timer ◀───────┘  backoff when another component keeps undoing it
 //! ```
 //!
-//! `plan` (with `network`, `text`) is a function of bytes; `disk` is the only one that touches files, behind a trait. `uninstall` is the way back.
+//! `plan`, `network` and `text` are pure functions of file contents. Only `file_system` changes files, behind a trait. `uninstall` removes everything.
 
 pub mod binary;
 pub mod discover;
-pub mod disk;
+pub mod file_system;
 pub mod finding;
-pub mod keep;
-pub mod lease;
+pub mod installer;
 pub mod network;
 pub mod once;
-pub mod pass;
 pub mod plan;
+pub mod reconcile;
+pub mod registration;
 pub mod runtime;
 pub mod settings;
 mod text;
 pub mod uninstall;
 pub mod versions;
-
-pub use weir_runtime::damper;

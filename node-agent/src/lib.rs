@@ -1,28 +1,28 @@
-//! The node agent `weir-agent`.
+//! The node agent: installs the CNI plugin, answers its pod queries, and repairs capture rules. The library is the body of the binary
+//! `weir-agent`, for tests and benchmarks.
 //!
 //! ```text
-//! flags ──args──▶ run ──▶ parts, each a task with a `Context`
-//!                  │
-//!                  ├── http ◀── health (named conditions), metrics (registry): every part registers its own
-//!                  ├── notices ◀── what the administrator should hear ──▶ log, events
-//!                  ├── install ◀──▶ the node's CNI folders: plugin and entry, kept in place
-//!                  └── node: pods (cache) ──▶ socket (answers), repair (rules of every pod), taint
+//! flags ──args──▶ run ──▶ named tasks, each with a TaskContext
+//!                  ├── http: health (named conditions), metrics
+//!                  ├── node_event ──▶ log, Kubernetes events
+//!                  ├── install ◀──▶ the node's CNI directories: plugin and conflist entry
+//!                  └── pod_tasks: pods (cache) ──▶ socket (queries), repair (rules of every pod), taint
 //! ```
 //!
-//! SIGTERM removes nothing: the plugin works without an agent, and taking it off a node is an act of its own.
+//! SIGTERM removes nothing: the plugin works without an agent, and `weir-agent uninstall` removes it.
 
 pub mod args;
 pub mod events;
 pub mod http;
 pub mod install;
-pub mod logging;
 pub mod metrics;
-pub mod node;
-pub mod notice;
+pub mod node_event;
+pub mod pod_tasks;
 pub mod pods;
 pub mod repair;
 pub mod run;
 pub mod socket;
 pub mod taint;
+pub mod task_context;
 
-pub use weir_runtime::{health, stop};
+pub use weir_runtime::health;

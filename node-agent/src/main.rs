@@ -1,30 +1,31 @@
-//! The node agent `weir-agent`.
+//! Binary `weir-agent`.
 
 use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::Parser as _;
 
-use weir_agent::args::{Cli, Command, InstallArgs, OnceArgs, RunArgs};
-use weir_agent::install::once::{self, Done};
-use weir_agent::install::settings::Settings;
-use weir_agent::{logging, run};
+use weir_agent::args::{Cli, Command, InstallArgs, LogArgs, OnceArgs, RunArgs};
+use weir_agent::install::once::{self, Completion};
+use weir_agent::install::settings::InstallSettings;
+use weir_agent::run;
+use weir_runtime::logging::{self, LogFormat, LogLevelHandle};
 
-/// `EX_USAGE` of sysexits.h: flags do not fit together, nothing was started.
-const BAD_CONFIGURATION: u8 = 64;
-/// `EX_TEMPFAIL`: the rest cannot be done yet, try again later.
-const LATER: u8 = 75;
+/// `EX_USAGE` of sysexits.h: flags exclude each other; nothing was changed.
+const EXIT_USAGE: u8 = 64;
+/// `EX_TEMPFAIL`: something is left to do; try again later.
+const EXIT_TRY_AGAIN: u8 = 75;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let ended = match cli.command {
+    let result = match cli.command {
         Some(Command::Run(args)) => serve(*args),
         Some(Command::Version) => print_version(),
         Some(Command::Install(args)) => once(&args, |settings| once::install(settings, args.wait)),
         Some(Command::Uninstall(args)) => once(&args, |settings| once::uninstall(&settings, args.wait)),
         None => serve(cli.run),
     };
-    ended.unwrap_or_else(|error| {
+    result.unwrap_or_else(|error| {
         let _ = writeln!(std::io::stderr(), "weir-agent: {error:#}");
         ExitCode::FAILURE
     })
@@ -35,31 +36,39 @@ fn print_version() -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn once(args: &OnceArgs, act: impl FnOnce(Settings) -> Result<Done, Vec<String>>) -> anyhow::Result<ExitCode> {
-    logging::start(args.log.log_as_json, &args.log.log_output_level)?;
-    let Some(settings) = resolve(args.install.clone()) else { return Ok(ExitCode::from(BAD_CONFIGURATION)) };
+fn once(
+    args: &OnceArgs,
+    act: impl FnOnce(InstallSettings) -> Result<Completion, Vec<String>>,
+) -> anyhow::Result<ExitCode> {
+    init_logging(&args.log)?;
+    let Some(settings) = resolve(args.install.clone()) else { return Ok(ExitCode::from(EXIT_USAGE)) };
     match act(settings) {
-        Ok(Done { text, all }) => {
-            writeln!(std::io::stdout(), "{text}")?;
-            Ok(if all { ExitCode::SUCCESS } else { ExitCode::from(LATER) })
+        Ok(Completion { summary, is_complete }) => {
+            writeln!(std::io::stdout(), "{summary}")?;
+            Ok(if is_complete { ExitCode::SUCCESS } else { ExitCode::from(EXIT_TRY_AGAIN) })
         }
-        Err(wrong) => Err(anyhow::anyhow!(wrong.join("\n  "))),
+        Err(errors) => Err(anyhow::anyhow!(errors.join("\n  "))),
     }
 }
 
-/// The flags, or nothing where they do not fit together; everything that is wrong has been said then.
-fn resolve(args: InstallArgs) -> Option<Settings> {
-    Settings::resolve(args)
-        .map_err(|wrong| {
-            let _ = writeln!(std::io::stderr(), "weir-agent: {}", wrong.join("\n  "));
+fn init_logging(args: &LogArgs) -> anyhow::Result<LogLevelHandle> {
+    let format = if args.log_as_json { LogFormat::Json } else { LogFormat::Text };
+    Ok(logging::init(format, args.log_output_level.clone())?)
+}
+
+/// Resolves the flags; prints all errors and returns `None` where they exclude each other.
+fn resolve(args: InstallArgs) -> Option<InstallSettings> {
+    InstallSettings::resolve(args)
+        .map_err(|errors| {
+            let _ = writeln!(std::io::stderr(), "weir-agent: {}", errors.join("\n  "));
         })
         .ok()
 }
 
 fn serve(args: RunArgs) -> anyhow::Result<ExitCode> {
-    let levels = logging::start(args.log.log_as_json, &args.log.log_output_level)?;
-    let Some(settings) = resolve(args.install.clone()) else { return Ok(ExitCode::from(BAD_CONFIGURATION)) };
-    // Two threads: the agent waits nearly always, and has to stay small.
+    let levels = init_logging(&args.log)?;
+    let Some(settings) = resolve(args.install.clone()) else { return Ok(ExitCode::from(EXIT_USAGE)) };
+    // Two threads, to stay small: the agent nearly always waits.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(run::run(args, settings, Some(levels)))?;
     Ok(ExitCode::SUCCESS)

@@ -1,5 +1,4 @@
-//! The Prometheus registry. Every part of the agent registers its own metrics here; names are Istio's where Istio has one for the same
-//! thing, and no label ever holds anything a user wrote.
+//! The Prometheus registry. Metrics have Istio's name where Istio has the same metric; labels never contain text that a user wrote.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -7,34 +6,33 @@ use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
-/// `Content-Type` of [`Metrics::render`].
+/// `Content-Type` of [`MetricsRegistry::render`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// The registry, shared.
+/// Registry of all metrics; clones share it.
 #[derive(Debug, Clone)]
-pub struct Metrics {
+pub struct MetricsRegistry {
     registry: Arc<Mutex<Registry>>,
 }
 
-impl Default for Metrics {
+impl Default for MetricsRegistry {
     fn default() -> Self {
         let mut registry = Registry::default();
-        registry.register("weir_agent_build", "What runs here", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+        registry.register("weir_agent_build", "Build information", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
         Self { registry: Arc::new(Mutex::new(registry)) }
     }
 }
 
-impl Metrics {
-    /// Lets a part register what it has. The library appends `_total` to counters and `_info` to infos.
+impl MetricsRegistry {
+    /// Registers metrics. The library appends `_total` to the names of counters and `_info` to those of infos.
     pub fn register<R>(&self, add: impl FnOnce(&mut Registry) -> R) -> R {
         add(&mut self.registry.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The text that Prometheus scrapes, of type [`CONTENT_TYPE`].
+    /// Returns the text for Prometheus, of type [`CONTENT_TYPE`].
     pub fn render(&self) -> String {
         let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
         let mut text = String::with_capacity(4096);
-        // Writing to a string does not fail.
         let _ = encode(&mut text, &registry);
         text
     }
@@ -47,8 +45,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn renders_what_others_register() {
-        let metrics = Metrics::default();
+    fn registered_metrics_are_rendered() {
+        let metrics = MetricsRegistry::default();
         let repairs = Counter::<u64>::default();
         metrics.register(|registry| registry.register("weir_agent_repairs", "Repairs", repairs.clone()));
         repairs.inc();

@@ -1,302 +1,256 @@
-//! No pod of the mesh stays without its rules: at start, at intervals and whenever a pod is new, every one of the node is visited in its
-//! own namespace, and what is missing or differs is put right there, before anything has crashed over it.
+//! Keeps the capture rules of every meshed pod on this node in place: at start, at an interval and whenever a pod is new or changed.
 //!
 //! ```text
-//! Pods ──▶ find.rs: where? ──▶ inspect.rs: is it theirs? are the rules right? mend them ──▶ States (states.rs), metrics, events
-//!                                                        │ cannot be mended, or is not to be
-//!                                                        ▼
-//!                                  budget.rs ──▶ act.rs: delete or label the pod, under preconditions
+//! PodCache ──▶ netns_lookup.rs: candidates ──▶ inspect.rs: the pod's netns? rules in place? restore them ──▶ states.rs, metrics, events
+//!                                                    │ cannot restore, or must not
+//!                                                    ▼
+//!                                    budget.rs ──▶ fallback.rs: delete or label the pod, under preconditions
 //! ```
 
-mod act;
 mod budget;
-mod find;
+mod fallback;
 mod inspect;
+mod metrics;
+mod netns_lookup;
 mod states;
 
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use iptables_rules::plan;
-use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
+use iptables_rules::backend::Backend;
+use iptables_rules::{RuleSet, plan};
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
-use weir_kernel::namespace::Backend;
-use weir_protocol::decision::Decision;
+use weir_protocol::decision::CaptureDecision;
 
-pub use self::act::{Action, Actor, Fallback};
-pub use self::budget::{Budget, Exhausted, Limits};
-pub use self::find::{Look, Places, Source};
-pub use self::inspect::{Condition, Forbidden, Visit, visit};
-pub use self::states::{Listing, PodState, State, States};
-use crate::events::{Events, Told};
-use crate::metrics::Metrics;
-use crate::pods::{PodFacts, Pods};
+pub use self::budget::{Budget, ExhaustedBudget, RepairLimits};
+pub use self::fallback::{Fallback, FallbackDecision, FallbackRunner};
+pub use self::inspect::{Inspection, ProtectedNetns, RulesStatus, inspect_and_repair};
+pub use self::metrics::RepairMetrics;
+pub use self::netns_lookup::{NetnsLookup, NetnsPaths, NetnsSource};
+pub use self::states::{PodList, PodState, PodStates, RuleState};
+use crate::events::{EventRecord, EventRecorder};
+use crate::pods::{PodCache, PodFacts};
 use crate::socket::Attachments;
-use crate::stop::Stop;
+use weir_runtime::CancellationToken;
 
-/// Changes that come together are looked at together.
-const SETTLE: Duration = Duration::from_millis(100);
-/// Differences that are kept of one pod.
+/// Pause before an inspection, so that changes that come together are inspected together.
+const DEBOUNCE: Duration = Duration::from_millis(100);
+/// Most differences that are kept for one pod.
 const MAX_DETAIL: usize = 8;
 
-/// How it is done.
+/// How pods are inspected and repaired.
 #[derive(Debug, Clone)]
-pub struct Settings {
-    /// Mend rules in place.
+pub struct RepairOptions {
+    /// Whether rules are restored in the running pod.
     pub in_place: bool,
-    /// Time between two visits of all pods.
+    /// Time between two inspections of all pods.
     pub interval: Duration,
-    /// The plugin's own backend.
+    /// Backend of the plugin.
     pub backend: Backend,
-    /// Where namespaces are looked for.
-    pub places: Places,
+    /// Where network namespaces are found.
+    pub netns_paths: NetnsPaths,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Repaired {
-    r#type: &'static str,
-    result: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct InState {
-    state: &'static str,
-}
-
-/// Its metrics.
-#[derive(Debug, Clone, Default)]
-pub struct Counts {
-    repaired: Family<Repaired, Counter>,
-    states: Family<InState, Gauge>,
-    drift: Family<InState, Counter>,
-}
-
-impl Counts {
-    /// Metrics in the registry; the first by Istio's name and labels.
-    pub fn register(metrics: &Metrics) -> Self {
-        let counts = Self::default();
-        metrics.register(|registry| {
-            let Self { repaired, states, drift } = counts.clone();
-            registry.register("istio_cni_repair_pods_repaired", "Repairs, by kind and result", repaired);
-            registry.register(
-                "weir_agent_meshed_pods",
-                "Pods of the mesh on this node, by the state of their rules",
-                states,
-            );
-            registry.register("weir_agent_drift", "Pods found without their rules, or with others", drift);
-        });
-        counts
-    }
-
-    pub(crate) fn repaired(&self, kind: &'static str, result: &'static str) {
-        self.repaired.get_or_create(&Repaired { r#type: kind, result }).inc();
-    }
-}
-
-/// Keeps the rules of the node's pods right.
+/// Keeps the capture rules of this node's pods in place.
 pub struct Repairer {
-    /// The pods.
-    pub pods: Pods,
-    /// What the plugin said about them.
+    /// Pods of this node.
+    pub pods: PodCache,
+    /// Network namespaces that the plugin reported.
     pub attachments: Attachments,
-    /// How it is done.
-    pub settings: Settings,
-    /// What is known.
-    pub states: States,
-    /// What is counted.
-    pub counts: Counts,
-    /// Who hears of it.
-    pub events: Events,
+    /// How pods are inspected and repaired.
+    pub options: RepairOptions,
+    /// State of the rules of every meshed pod.
+    pub states: PodStates,
+    /// Metrics of the repairs.
+    pub metrics: RepairMetrics,
+    /// Records events on pods.
+    pub events: EventRecorder,
 }
 
 impl Repairer {
-    /// Looks and mends until told to stop; does about the rest what `actor` can.
-    pub async fn run(self, mut actor: Option<Actor>, stop: Stop) {
+    /// Inspects and repairs pods until shutdown. Pods that cannot be repaired go to `fallback`.
+    pub async fn run(self, mut fallback: Option<FallbackRunner>, shutdown: CancellationToken) {
         let this = Arc::new(self);
         let work = async {
+            let interval = this.options.interval;
             let mut changes = this.pods.subscribe();
-            let mut visited_all: Option<Instant> = None;
+            let mut last_full: Option<Instant> = None;
             loop {
                 changes.borrow_and_update();
-                let full = visited_all.is_none_or(|at| at.elapsed() >= this.settings.interval);
+                let full = last_full.is_none_or(|at| at.elapsed() >= interval);
                 if this.pods.is_synced() {
                     if full {
-                        visited_all = Some(Instant::now());
+                        last_full = Some(Instant::now());
                     }
-                    let broken = this.pass_aside(full).await;
-                    if let Some(actor) = &mut actor {
-                        actor.act(broken, &this.events, &this.counts).await;
+                    let broken = this.inspect_pods_blocking(full).await;
+                    if let Some(fallback) = &mut fallback {
+                        fallback.run(broken, &this.events, &this.metrics).await;
                     }
                 }
-                sleep(SETTLE).await;
-                let left = visited_all
-                    .map_or(this.settings.interval, |at| this.settings.interval.saturating_sub(at.elapsed()));
-                // A new pod, or the time for all of them.
+                sleep(DEBOUNCE).await;
+                let left = last_full.map_or(interval, |at| interval.saturating_sub(at.elapsed()));
                 let _ = timeout(left, changes.changed()).await;
             }
         };
         tokio::select! {
             () = work => {}
-            () = stop.requested() => {}
+            () = shutdown.cancelled() => {}
         }
     }
 
-    /// A pass enters namespaces and waits for the kernel: not on a thread that serves others.
-    async fn pass_aside(self: &Arc<Self>, full: bool) -> Vec<Arc<PodFacts>> {
+    /// Runs [`inspect_pods`](Self::inspect_pods), which waits for the kernel, on a thread for blocking work.
+    async fn inspect_pods_blocking(self: &Arc<Self>, full: bool) -> Vec<Arc<PodFacts>> {
         let this = Arc::clone(self);
-        match tokio::task::spawn_blocking(move || this.pass(full)).await {
-            Ok(broken) => broken,
-            Err(error) => {
-                warn!(%error, "a visit of the node's pods was cut short");
-                Vec::new()
-            }
-        }
+        tokio::task::spawn_blocking(move || this.inspect_pods(full)).await.unwrap_or_else(|error| {
+            warn!(%error, "pod inspection panicked");
+            Vec::new()
+        })
     }
 
-    /// Visits all pods of the mesh, or those about which something is new. Returns those that are broken and were not mended.
-    pub fn pass(&self, full: bool) -> Vec<Arc<PodFacts>> {
+    /// Inspects and repairs all meshed pods, or only those that are not in order and have changed. Returns the pods that are still broken.
+    pub fn inspect_pods(&self, full: bool) -> Vec<Arc<PodFacts>> {
+        let is_meshed = |pod: &&Arc<PodFacts>| !pod.is_terminating && !matches!(pod.decision, CaptureDecision::Skip(_));
         let all = self.pods.all();
-        let meshed: Vec<&Arc<PodFacts>> =
-            all.iter().filter(|pod| !pod.ending && !matches!(pod.decision, Decision::Skip(_))).collect();
-        self.states.keep(&meshed.iter().map(|pod| pod.uid.as_str()).collect::<HashSet<_>>());
-        let forbidden = Forbidden::find(&self.settings.places.host_proc);
-        let look = Look::new(&self.settings.places, &self.attachments);
-        let mut broken = Vec::new();
-        for pod in meshed {
-            let is_new =
-                self.states.of(&pod.uid).is_none_or(|known| known.state != State::Ok && known.version != pod.version);
-            if (full || is_new) && self.examine(pod, &look, &forbidden) {
-                broken.push(Arc::clone(pod));
-            }
-        }
-        for (state, count) in self.states.counts() {
-            self.counts
+        let meshed: Vec<&Arc<PodFacts>> = all.iter().filter(is_meshed).collect();
+        self.states.retain(&meshed.iter().map(|pod| pod.uid.as_str()).collect::<HashSet<_>>());
+        let protected = ProtectedNetns::discover(&self.options.netns_paths.host_proc);
+        let lookup = NetnsLookup::new(&self.options.netns_paths, &self.attachments);
+        let is_due = |pod: &PodFacts| {
+            full || self
                 .states
-                .get_or_create(&InState { state: state.name() })
-                .set(i64::try_from(count).unwrap_or(i64::MAX));
-        }
+                .get(&pod.uid)
+                .is_none_or(|last| last.state != RuleState::Ok && last.resource_version != pod.resource_version)
+        };
+        let broken: Vec<Arc<PodFacts>> = meshed
+            .into_iter()
+            .filter(|pod| is_due(pod) && self.inspect_pod(pod, &lookup, &protected))
+            .map(Arc::clone)
+            .collect();
+        self.metrics.set_pod_states(&self.states);
         broken
     }
 
-    /// Visits one pod; whether it is broken afterwards.
-    fn examine(&self, pod: &PodFacts, look: &Look<'_>, forbidden: &Forbidden) -> bool {
-        let refused = |detail: Vec<String>| {
-            self.remember(pod, State::Refused, detail, None, false);
-            false
-        };
-        let config = match &pod.decision {
-            Decision::Capture(config, _) => config,
-            Decision::Refused(errors) => return refused(errors.iter().map(ToString::to_string).collect()),
-            Decision::BadSpec(lines) | Decision::NeedsSpec(lines) => return refused(lines.clone()),
-            Decision::Skip(_) => return false,
-        };
-        let rules = match plan(config) {
+    /// Inspects and repairs one pod. Returns whether it is still broken.
+    fn inspect_pod(&self, pod: &PodFacts, lookup: &NetnsLookup<'_>, protected: &ProtectedNetns) -> bool {
+        let rules = match desired_rules(&pod.decision) {
             Ok(rules) => rules,
-            Err(settings) => return refused(settings.iter().map(ToString::to_string).collect()),
+            Err(faults) => {
+                self.record_state(pod, RuleState::Refused, faults, None);
+                return false;
+            }
         };
         if pod.ips.is_empty() {
-            self.remember(pod, State::Pending, Vec::new(), None, false);
+            self.record_state(pod, RuleState::Pending, Vec::new(), None);
             return false;
         }
-        // Right before anything is changed: the pod is still there, and nothing about it is new.
-        let still = || {
-            self.settings.in_place
-                && self.pods.get(&pod.uid).is_some_and(|now| now.version == pod.version && !now.ending)
+        // Asked right before a change: the pod still exists and is the one that was decided about.
+        let may_repair = || {
+            self.options.in_place
+                && self
+                    .pods
+                    .get(&pod.uid)
+                    .is_some_and(|now| now.resource_version == pod.resource_version && !now.is_terminating)
         };
-        let mut trouble = None;
-        for (path, source) in look.candidates(pod) {
-            let found_by = Some(source.name());
-            match visit(&path, forbidden, &pod.ips, (&rules, self.settings.backend), still) {
-                Visit::NotTheirs => {}
-                Visit::Unreadable(reason) => trouble = Some(format!("{}: {reason}", path.display())),
-                Visit::Seen(condition) => {
-                    let (state, detail) = state_of(condition);
-                    self.remember(pod, state, detail, found_by, false);
-                    return matches!(state, State::Missing | State::Drifted);
+        let mut unreadable = None;
+        for (path, source) in lookup.candidates(pod) {
+            match inspect_and_repair(&path, protected, &pod.ips, (&rules, self.options.backend), may_repair) {
+                Inspection::OtherNetns => {}
+                Inspection::Unreadable(error) => unreadable = Some(format!("{}: {error}", path.display())),
+                Inspection::Found(status) => {
+                    let (state, detail) = state_of(status);
+                    self.record_state(pod, state, detail, Some(source));
+                    return matches!(state, RuleState::Missing | RuleState::Drifted);
                 }
-                Visit::Mended(condition) => {
-                    let (was, detail) = state_of(condition);
-                    self.counts.repaired("repair", "success");
-                    self.counts.drift.get_or_create(&InState { state: was.name() }).inc();
-                    info!(
-                        pod = pod.full_name(),
-                        was = was.name(),
-                        found_by = source.name(),
-                        "capture rules were put back"
-                    );
-                    self.tell(pod, "CaptureRulesRepaired", was_text(was, &detail) + "; they were put back in place");
-                    self.remember(pod, State::Ok, Vec::new(), found_by, true);
+                Inspection::Repaired(status) => {
+                    self.record_repair(pod, status, source);
                     return false;
                 }
-                Visit::Failed(condition, reason) => {
-                    let (state, mut detail) = state_of(condition);
-                    self.counts.repaired("repair", "fail");
-                    warn!(pod = pod.full_name(), state = state.name(), reason, "capture rules cannot be put back");
-                    detail.insert(0, format!("cannot be put back: {reason}"));
-                    self.remember(pod, state, detail, found_by, false);
+                Inspection::RepairFailed(status, error) => {
+                    let (state, mut detail) = state_of(status);
+                    self.metrics.record_repair("repair", "fail");
+                    warn!(pod = pod.full_name(), state = state.name(), error, "cannot restore capture rules");
+                    detail.insert(0, format!("cannot restore: {error}"));
+                    self.record_state(pod, state, detail, Some(source));
                     return true;
                 }
             }
         }
-        let detail = trouble.unwrap_or_else(|| "its network namespace was not found".to_owned());
-        self.remember(pod, State::Unreachable, vec![detail], None, false);
+        let detail = unreadable.unwrap_or_else(|| "network namespace not found".to_owned());
+        self.record_state(pod, RuleState::Unreachable, vec![detail], None);
         pod.failed_validation
     }
 
-    /// Notes a state; tells of one that is bad and new.
-    fn remember(
-        &self,
-        pod: &PodFacts,
-        state: State,
-        mut detail: Vec<String>,
-        found_by: Option<&'static str>,
-        repaired: bool,
-    ) {
+    fn record_repair(&self, pod: &PodFacts, status: RulesStatus, source: NetnsSource) {
+        let (drift, detail) = state_of(status);
+        self.metrics.record_repair("repair", "success");
+        self.metrics.record_drift(drift);
+        info!(pod = pod.full_name(), drift = drift.name(), found_by = source.name(), "restored capture rules");
+        self.record_event(pod, "CaptureRulesRepaired", describe_state(drift, &detail) + "; restored");
+        self.states.set(pod, RuleState::Ok, Vec::new(), Some(source.name()), true);
+    }
+
+    /// Records the state of a pod. Logs a new state that is not in order, and records an event where rules are missing or changed.
+    fn record_state(&self, pod: &PodFacts, state: RuleState, mut detail: Vec<String>, source: Option<NetnsSource>) {
         detail.truncate(MAX_DETAIL);
-        let text = was_text(state, &detail);
-        let before = self.states.set(pod, state, detail, found_by, repaired);
-        if before == Some(state) {
+        let lines = detail.join("; ");
+        let note = describe_state(state, &detail);
+        if self.states.set(pod, state, detail, source.map(NetnsSource::name), false) == Some(state) {
             return;
         }
-        if matches!(state, State::Missing | State::Drifted) {
-            self.counts.drift.get_or_create(&InState { state: state.name() }).inc();
-            warn!(pod = pod.full_name(), "{text}");
-            self.tell(pod, "CaptureRulesBroken", text);
-        } else if matches!(state, State::Unreachable | State::Refused | State::Foreign) {
-            info!(pod = pod.full_name(), state = state.name(), "{text}");
+        match state {
+            RuleState::Missing | RuleState::Drifted => {
+                self.metrics.record_drift(state);
+                warn!(pod = pod.full_name(), state = state.name(), detail = lines, "capture rules are broken");
+                self.record_event(pod, "CaptureRulesBroken", note);
+            }
+            RuleState::Unreachable | RuleState::Refused | RuleState::Foreign => {
+                info!(pod = pod.full_name(), state = state.name(), detail = lines, "pod state changed");
+            }
+            RuleState::Ok | RuleState::Pending => {}
         }
     }
 
-    fn tell(&self, pod: &PodFacts, reason: &'static str, note: String) {
-        self.events.tell(Told { about: pod.reference(), warning: true, reason, note });
+    fn record_event(&self, pod: &PodFacts, reason: &'static str, note: String) {
+        self.events.record(EventRecord { regarding: pod.object_reference(), warning: true, reason, note });
     }
 }
 
-fn state_of(condition: Condition) -> (State, Vec<String>) {
-    match condition {
-        Condition::InPlace => (State::Ok, Vec::new()),
-        Condition::Missing => (State::Missing, Vec::new()),
-        Condition::Drifted(lines) => (State::Drifted, lines),
-        Condition::Foreign(tables) => (
-            State::Foreign,
-            tables.iter().map(|table| format!("rules of another installer in table {table}")).collect(),
-        ),
+/// Returns the rules of a meshed pod, or a line for each invalid or unsupported setting.
+fn desired_rules(decision: &CaptureDecision) -> Result<RuleSet, Vec<String>> {
+    match decision {
+        CaptureDecision::Capture(config, _) => plan(config).map_err(|settings| to_lines(&settings)),
+        CaptureDecision::InvalidAnnotations(errors) => Err(to_lines(errors)),
+        CaptureDecision::InvalidSpec(lines) | CaptureDecision::NeedsSpec(lines) => Err(lines.clone()),
+        CaptureDecision::Skip(reason) => Err(vec![reason.to_string()]),
     }
 }
 
-fn was_text(state: State, detail: &[String]) -> String {
+fn to_lines<T: ToString>(items: &[T]) -> Vec<String> {
+    items.iter().map(ToString::to_string).collect()
+}
+
+fn state_of(status: RulesStatus) -> (RuleState, Vec<String>) {
+    match status {
+        RulesStatus::InPlace => (RuleState::Ok, Vec::new()),
+        RulesStatus::Missing => (RuleState::Missing, Vec::new()),
+        RulesStatus::Drifted(lines) => (RuleState::Drifted, lines),
+        RulesStatus::Foreign(tables) => {
+            let lines = tables.iter().map(|table| format!("rules of another installer in table {table}"));
+            (RuleState::Foreign, lines.collect())
+        }
+    }
+}
+
+fn describe_state(state: RuleState, detail: &[String]) -> String {
     let what = match state {
-        State::Missing => "the pod is in the mesh, but had no capture rules",
-        State::Drifted => "somebody changed the capture rules of the pod",
-        State::Foreign => "the capture rules are another installer's",
-        State::Unreachable => "the capture rules cannot be looked at",
-        State::Refused => "the pod asks for what cannot be captured",
-        State::Ok | State::Pending => "",
+        RuleState::Missing => "capture rules were missing",
+        RuleState::Drifted => "capture rules were changed",
+        RuleState::Foreign => "capture rules belong to another installer",
+        RuleState::Unreachable => "cannot read capture rules",
+        RuleState::Refused => "pod has invalid or unsupported capture settings",
+        RuleState::Ok | RuleState::Pending => "",
     };
     if detail.is_empty() { what.to_owned() } else { format!("{what}: {}", detail.join("; ")) }
 }

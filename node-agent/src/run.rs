@@ -1,46 +1,33 @@
-//! The long-running process: ports first, then every part as a task, and a bounded end.
+//! The long-running process: ports first, then every task, and shutdown within a bound.
 
 use std::time::Duration;
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
-use tokio::time::timeout;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
+use weir_runtime::CancellationToken;
+use weir_runtime::health::Health;
+use weir_runtime::listen::{self, ConnectionMetrics, ListenAddr, Port};
+use weir_runtime::logging::LogLevelHandle;
+use weir_runtime::tasks::{Tasks, TerminationSignals};
 
 use crate::args::{NodeArgs, RunArgs};
-use crate::events::{self, Events, Told};
-use crate::health::Health;
+use crate::events::{self, EventRecord, EventRecorder};
 use crate::http;
-use crate::install::disk::RealDisk;
-use crate::install::keep;
-use crate::install::settings::Settings;
-use crate::logging::LevelHandle;
-use crate::metrics::Metrics;
-use crate::node;
-use crate::notice::{self, Notice, Notices};
-use crate::stop::{self, Stop};
+use crate::install::file_system::OsFileSystem;
+use crate::install::reconcile;
+use crate::install::settings::InstallSettings;
+use crate::metrics::MetricsRegistry;
+use crate::node_event::{self, NodeEvent};
+use crate::pod_tasks;
+use crate::task_context::TaskContext;
 
-/// For every part to end after it was told to.
-const GRACE: Duration = Duration::from_secs(10);
+/// Time for all tasks to stop at shutdown.
+const SHUTDOWN_GRACE_PERIOD: Duration = Duration::from_secs(10);
 
-/// What every part gets.
-#[derive(Debug, Clone)]
-pub struct Context {
-    /// Where it registers its conditions.
-    pub health: Health,
-    /// Where it registers its metrics.
-    pub metrics: Metrics,
-    /// Where it says what the administrator should hear.
-    pub notices: Notices,
-    /// When it has to end.
-    pub stop: Stop,
-}
-
-/// Why the agent ended by itself.
+/// Error that ends the agent.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// A port that cannot be had.
+    /// A port cannot be bound.
     #[error("cannot listen on port {port}: {reason}")]
     Bind {
         /// As configured.
@@ -48,119 +35,85 @@ pub enum RunError {
         /// The kernel's reason.
         reason: std::io::Error,
     },
-    /// Signals cannot be waited for.
+    /// Signal handlers cannot be installed.
     #[error("cannot wait for signals: {0}")]
     Signals(std::io::Error),
-    /// A part that should never end has ended. The plugin goes on without the agent, and the kubelet starts it anew.
-    #[error("the part '{0}' has ended, which is a defect")]
-    Ended(&'static str),
+    /// A task ended before shutdown. The plugin works without the agent, and the kubelet restarts it.
+    #[error("task '{0}' ended unexpectedly")]
+    TaskExited(&'static str),
 }
 
-/// Runs until SIGTERM or SIGINT. Nothing is removed from the node: plugin and configuration serve without an agent.
+/// Runs until SIGTERM or SIGINT. Nothing is removed from the node: plugin and configuration work without an agent.
 ///
 /// # Errors
 /// See [`RunError`].
-pub async fn run(args: RunArgs, settings: Settings, levels: Option<LevelHandle>) -> Result<(), RunError> {
-    let mut signals = [SignalKind::terminate(), SignalKind::interrupt()]
-        .into_iter()
-        .map(signal)
-        .collect::<Result<Vec<Signal>, _>>()
-        .map_err(RunError::Signals)?;
-    let (stopper, stop) = stop::pair();
-    let (notices, told) = notice::channel();
-    let context = Context { health: Health::default(), metrics: Metrics::default(), notices, stop: stop.clone() };
+pub async fn run(args: RunArgs, settings: InstallSettings, levels: Option<LogLevelHandle>) -> Result<(), RunError> {
+    let mut signals = TerminationSignals::new().map_err(RunError::Signals)?;
+    let health = Health::default();
+    let mut tasks = Tasks::new(health.clone());
+    let shutdown = tasks.shutdown_token();
+    let (node_events, recorded) = node_event::channel();
+    let metrics = MetricsRegistry::default();
+    let context = TaskContext { health: health.clone(), metrics, node_events, shutdown: shutdown.clone() };
 
-    let mut parts = Parts::default();
-    let connect = node::connector().await;
-    let about_pods = node::node(&args, &connect, &context);
+    let client_factory = pod_tasks::client_factory().await;
+    let pod_tasks = pod_tasks::build(&args, &client_factory, &context);
     let RunArgs { install: _, log: _, node: NodeArgs { node_name, .. }, monitoring_port, health_port, check_interval } =
         args;
-    let monitoring = http::monitoring(context.metrics.clone(), levels).merge(about_pods.router);
-    for (name, port, router) in [
-        ("health port", health_port, http::health(context.health.clone())),
-        ("monitoring port", monitoring_port, monitoring),
-    ] {
+    let monitoring = http::monitoring_router(context.metrics.clone(), levels).merge(pod_tasks.router);
+    for (name, port, router) in
+        [("health port", health_port, http::health_router(health)), ("monitoring port", monitoring_port, monitoring)]
+    {
         if port != 0 {
-            let listener = http::bind(port).await.map_err(|reason| RunError::Bind { port, reason })?;
-            parts.spawn(name, http::serve(listener, router, stop.clone()));
+            let listener =
+                listen::bind(ListenAddr::any(port)).await.map_err(|reason| RunError::Bind { port, reason })?;
+            let metrics = ConnectionMetrics::default();
+            let port = Port { listener, tls: None, router, limits: http::LIMITS, metrics };
+            let shutdown = shutdown.clone();
+            tasks.spawn(name, async move {
+                listen::serve(port, shutdown).await;
+            });
         }
     }
-    parts.spawn("install", keep::keep(settings, RealDisk, check_interval, context));
-    for (name, part) in about_pods.parts {
-        parts.spawn(name, part);
+    tasks.spawn("install", reconcile::run(settings, OsFileSystem, check_interval, context));
+    for (name, task) in pod_tasks.tasks {
+        tasks.spawn(name, task);
     }
-    parts.spawn("notices", tell_notices(told, about_pods.events, node_name, stop.clone()));
-    info!(version = env!("CARGO_PKG_VERSION"), health_port, monitoring_port, "running");
+    tasks.spawn("node-events", publish_node_events(recorded, pod_tasks.events, node_name, shutdown));
+    info!(version = env!("CARGO_PKG_VERSION"), health_port, monitoring_port, "agent started");
 
     let ended = tokio::select! {
-        ended = parts.ended() => Err(RunError::Ended(ended)),
-        () = any(&mut signals) => Ok(()),
+        name = tasks.next_exit() => Err(RunError::TaskExited(name)),
+        () = signals.recv() => Ok(()),
     };
-    info!("stopping; plugin and configuration stay in place");
-    stopper.stop();
-    parts.finish().await;
+    info!("shutting down; plugin and CNI configuration stay installed");
+    tasks.shut_down(SHUTDOWN_GRACE_PERIOD).await;
     ended
 }
 
-/// Until one of the signals arrives.
-async fn any(signals: &mut [Signal]) {
-    std::future::poll_fn(|context| {
-        let arrived = signals.iter_mut().any(|signal| signal.poll_recv(context).is_ready());
-        if arrived { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
-    })
-    .await;
-}
-
-/// Tells notices to the log, and as events on the node.
-async fn tell_notices(mut told: mpsc::Receiver<Notice>, events: Events, node: String, stop: Stop) {
+/// Writes node events to the log, and as Kubernetes events on the node.
+async fn publish_node_events(
+    mut recorded: mpsc::Receiver<NodeEvent>,
+    events: EventRecorder,
+    node: String,
+    shutdown: CancellationToken,
+) {
     loop {
-        let notice = tokio::select! {
-            notice = told.recv() => notice,
-            () = stop.requested() => return,
+        let event = tokio::select! {
+            event = recorded.recv() => event,
+            () = shutdown.cancelled() => return,
         };
-        // The context holds a sender for as long as the agent runs.
-        let Some(Notice { reason, message }) = notice else { return };
-        if reason.is_warning() {
-            warn!(reason = reason.name(), "{message}");
+        // The context of a task holds a sender for as long as the agent runs.
+        let Some(NodeEvent { reason, message }) = event else { return };
+        let warning = reason.is_warning();
+        if warning {
+            warn!(reason = reason.name(), message, "node event");
         } else {
-            info!(reason = reason.name(), "{message}");
+            info!(reason = reason.name(), message, "node event");
         }
         if !node.is_empty() {
-            let about = events::node_reference(&node);
-            events.tell(Told { about, warning: reason.is_warning(), reason: reason.name(), note: message });
-        }
-    }
-}
-
-/// The tasks of the agent, by name.
-#[derive(Debug, Default)]
-struct Parts {
-    tasks: JoinSet<&'static str>,
-}
-
-impl Parts {
-    fn spawn(&mut self, name: &'static str, part: impl Future<Output = ()> + Send + 'static) {
-        self.tasks.spawn(async move {
-            part.await;
-            name
-        });
-    }
-
-    /// Until one part ends, and which.
-    async fn ended(&mut self) -> &'static str {
-        match self.tasks.join_next().await {
-            Some(Ok(name)) => name,
-            // Its panic is in the log, with the place.
-            Some(Err(_)) => "one that panicked",
-            None => std::future::pending().await,
-        }
-    }
-
-    /// Waits for all, within [`GRACE`], and cuts the rest.
-    async fn finish(mut self) {
-        if timeout(GRACE, async { while self.tasks.join_next().await.is_some() {} }).await.is_err() {
-            error!(parts = self.tasks.len(), "parts did not end in time and are cut");
-            self.tasks.abort_all();
+            let regarding = events::node_reference(&node);
+            events.record(EventRecord { regarding, warning, reason: reason.name(), note: message });
         }
     }
 }

@@ -1,18 +1,18 @@
-//! The sockets on which the plugin asks about pods and reports its calls.
+//! Servers of the two sockets of the CNI plugin.
 //!
 //! ```text
-//! agent.sock ──▶ one question a connection ──▶ Pods (or, where the pod is too new, the API server) ──▶ answer
-//! report.sock ──reports.rs──▶ metrics by verb and outcome; Attachments: which pod is in which namespace
+//! agent.sock ──▶ one query a connection ──▶ PodCache, or the API server for a pod that is too new ──▶ answer
+//! report.sock ──reports.rs──▶ metrics by verb and outcome; Attachments: the network namespace of each pod
 //! ```
 //!
-//! Only root may connect: by the mode of folder and socket, and by the credentials of the peer. The number of connections, the size of a
-//! question and every wait have bounds, and all bounds together are shorter than the plugin's own.
+//! Only root can connect: by the mode of directory and socket, and by the credentials of the peer. Connections, query size and every wait
+//! are limited; an answer takes less time than the plugin waits for it.
 
 mod listen;
 mod reports;
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,206 +24,208 @@ use tokio::net::UnixStream;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tracing::{debug, warn};
-use weir_protocol::agent::{Answer, QUESTION_MAX_BYTES, Question, VERSION};
-use weir_protocol::decision::Decision;
+use weir_protocol::agent::{PROTOCOL_VERSION, PodAnswer, PodQuery, QUERY_MAX_BYTES};
+use weir_protocol::decision::CaptureDecision;
 
-pub use self::listen::Bound;
-pub use self::reports::{Attachment, Attachments, Reports};
-use crate::metrics::Metrics;
-use crate::pods::{PodFacts, Pods};
-use crate::stop::Stop;
+pub use self::listen::BoundSocket;
+pub use self::reports::{Attachment, Attachments, CallReportServer};
+use crate::metrics::MetricsRegistry;
+use crate::pods::{PodCache, PodFacts};
+use weir_runtime::CancellationToken;
 
-/// Connections at once; more are told to come again.
-const CONNECTIONS: usize = 64;
-/// For a question to arrive, and for an answer to be taken.
-const TRANSFER: Duration = Duration::from_millis(500);
-/// How long a socket that somebody removed may be missing.
-const LOOK: Duration = Duration::from_secs(5);
+/// Most concurrent queries; further ones are rejected.
+const MAX_CONNECTIONS: usize = 64;
+/// Default limit for reading a query, and for writing an answer.
+pub const IO_TIMEOUT: Duration = Duration::from_millis(500);
+/// Interval at which the socket is checked for having been removed.
+const POLL_INTERVAL: Duration = Duration::from_secs(5);
 
-/// A second source, for pods that the watch has not brought yet.
-pub type Fetch = Arc<dyn Fn(String, String) -> Fetched + Send + Sync>;
-/// The pod, `None` where there is none; an error is a reason in words.
-pub type Fetched = std::pin::Pin<Box<dyn Future<Output = Result<Option<PodFacts>, String>> + Send>>;
+/// Function that gets a pod by namespace and name from the API server.
+pub type FetchPod = Arc<dyn Fn(String, String) -> FetchPodFuture + Send + Sync>;
+/// Result of [`FetchPod`]: the pod, `None` where it does not exist, or an error message.
+pub type FetchPodFuture = std::pin::Pin<Box<dyn Future<Output = Result<Option<PodFacts>, String>> + Send>>;
 
-/// Answers questions.
+/// Server of `agent.sock`.
 #[derive(Clone)]
-pub struct Answerer {
-    /// The pods of the node.
-    pub pods: Pods,
-    /// The API server itself.
-    pub fetch: Option<Fetch>,
-    /// For one answer; less than the plugin waits.
+pub struct PodQueryServer {
+    /// Pods of the node.
+    pub pods: PodCache,
+    /// Gets pods that the watch has not delivered yet.
+    pub fetch: Option<FetchPod>,
+    /// Time for one answer; less than the plugin waits.
     pub budget: Duration,
-    /// What is counted.
-    pub counts: Counts,
+    /// Limit for reading a query, and for writing an answer.
+    pub io_timeout: Duration,
+    /// Counters of the answers.
+    pub metrics: QueryMetrics,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Answered {
+struct QueryLabels {
     outcome: &'static str,
 }
 
-/// Counters of questions.
+/// Metrics of the queries.
 #[derive(Debug, Clone, Default)]
-pub struct Counts {
-    questions: Family<Answered, Counter>,
+pub struct QueryMetrics {
+    queries: Family<QueryLabels, Counter>,
 }
 
-impl Counts {
-    /// Counters in the registry.
-    pub fn register(metrics: &Metrics) -> Self {
-        let counts = Self::default();
+impl QueryMetrics {
+    /// Registers the metrics.
+    pub fn register(metrics: &MetricsRegistry) -> Self {
+        let this = Self::default();
         metrics.register(|registry| {
-            let help = "Questions of the plugin, by the agent's answer";
-            registry.register("weir_agent_questions", help, counts.questions.clone());
+            let help = "Pod queries of the CNI plugin, by outcome";
+            registry.register("weir_agent_pod_queries", help, this.queries.clone());
         });
-        counts
+        this
     }
 
-    fn count(&self, outcome: &'static str) {
-        self.questions.get_or_create(&Answered { outcome }).inc();
+    fn record(&self, outcome: &'static str) {
+        self.queries.get_or_create(&QueryLabels { outcome }).inc();
     }
 }
 
-impl Answerer {
-    /// What the plugin has to do with a pod. Waits for one that is not known yet, within the budget.
-    pub async fn answer(&self, question: &Question) -> Answer {
-        if question.v != VERSION {
-            let reason = format!("the agent speaks version {VERSION} of the question, not {}", question.v);
-            return Answer::Unknown { reason };
+impl PodQueryServer {
+    /// Answers a query. Waits within the budget for a pod that is not in the cache yet.
+    pub async fn answer(&self, query: &PodQuery) -> PodAnswer {
+        if query.v != PROTOCOL_VERSION {
+            let reason = format!("unsupported query version {} (supported: {PROTOCOL_VERSION})", query.v);
+            return PodAnswer::Unknown { reason };
         }
-        let Question { uid, namespace, name, .. } = question;
-        let end = Instant::now() + self.budget;
-        // The watch brings a new pod to us at about the time at which it brings it to the kubelet.
+        let PodQuery { uid, namespace, name, .. } = query;
+        let deadline = Instant::now() + self.budget;
+        // The agent's watch and the kubelet's receive a new pod at about the same time.
         let mut changes = self.pods.subscribe();
-        let watched = Instant::now() + self.budget / 3;
+        let watch_deadline = Instant::now() + self.budget / 3;
         loop {
             changes.borrow_and_update();
             if let Some(pod) = self.pods.find(uid, namespace, name) {
-                return answer_of(&pod);
+                return answer_for(&pod);
             }
             tokio::select! {
-                news = changes.changed() => if news.is_err() { break },
-                () = sleep_until(watched) => break,
+                change = changes.changed() => if change.is_err() { break },
+                () = sleep_until(watch_deadline) => break,
             }
         }
         let missing = match &self.fetch {
-            None => "the agent has not seen the pod yet".to_owned(),
-            Some(fetch) => match timeout_at(end, fetch(namespace.clone(), name.clone())).await {
-                Ok(Ok(Some(pod))) if uid.is_empty() || pod.has_uid(uid) => return answer_of(&pod),
-                Ok(Ok(Some(pod))) => format!("the API server knows another pod of that name, {}", pod.uid),
-                Ok(Ok(None)) => "the API server knows no such pod".to_owned(),
-                Ok(Err(reason)) => format!("the agent cannot ask the API server: {reason}"),
-                Err(_) => "the API server does not answer the agent in time".to_owned(),
+            None => "pod is not in the agent's cache yet".to_owned(),
+            Some(fetch) => match timeout_at(deadline, fetch(namespace.clone(), name.clone())).await {
+                Ok(Ok(Some(pod))) if uid.is_empty() || pod.has_uid(uid) => return answer_for(&pod),
+                Ok(Ok(Some(pod))) => format!("pod of that name has another uid: {}", pod.uid),
+                Ok(Ok(None)) => "pod not found in the API server".to_owned(),
+                Ok(Err(error)) => format!("cannot get the pod from the API server: {error}"),
+                Err(_) => "cannot get the pod from the API server: timed out".to_owned(),
             },
         };
-        let reason = match self.pods.trouble().filter(|_| !missing.contains("API server")) {
-            Some(trouble) => format!("{missing}; {trouble}"),
+        let reason = match self.pods.last_error().filter(|_| self.fetch.is_none()) {
+            Some(error) => format!("{missing}; {error}"),
             None => missing,
         };
-        Answer::Unknown { reason }
+        PodAnswer::Unknown { reason }
     }
 
-    async fn connection(self, mut stream: UnixStream) {
+    async fn handle(self, mut stream: UnixStream) {
         let outcome = match self.exchange(&mut stream).await {
             Ok(outcome) => outcome,
             Err(error) => {
-                debug!(%error, "a question came to nothing");
+                debug!(%error, "agent query failed");
                 "broken"
             }
         };
-        self.counts.count(outcome);
+        self.metrics.record(outcome);
     }
 
     async fn exchange(&self, stream: &mut UnixStream) -> io::Result<&'static str> {
         let peer = stream.peer_cred()?.uid();
         if peer != 0 && peer != nix::unistd::geteuid().as_raw() {
-            warn!(peer, "a user that is not root asked about a pod");
+            warn!(uid = peer, "rejected query of a non-root user");
             return Ok("forbidden");
         }
-        let line =
-            timeout(TRANSFER, read_line(stream)).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-        let (answer, outcome) = match serde_json::from_slice::<Question>(&line) {
-            Ok(question) => {
-                let answer = self.answer(&question).await;
-                debug!(namespace = question.namespace, pod = question.name, %answer, "asked about a pod");
-                let outcome = match &answer {
-                    Answer::Skip { .. } => "skip",
-                    Answer::Capture { .. } => "capture",
-                    Answer::Refuse { .. } => "refuse",
-                    Answer::Unknown { .. } => "unknown",
-                };
+        let line = timeout(self.io_timeout, read_line(stream))
+            .await
+            .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        let (answer, outcome) = match serde_json::from_slice::<PodQuery>(&line) {
+            Ok(query) => {
+                let answer = self.answer(&query).await;
+                let outcome = answer.decision();
+                debug!(namespace = query.namespace, pod = query.name, answer = outcome, "answered pod query");
                 (answer, outcome)
             }
-            Err(error) => (Answer::Unknown { reason: format!("the question cannot be read: {error}") }, "malformed"),
+            Err(error) => (PodAnswer::Unknown { reason: format!("cannot parse query: {error}") }, "malformed"),
         };
-        write_answer(stream, &answer).await?;
+        timeout(self.io_timeout, write_answer(stream, &answer))
+            .await
+            .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
         Ok(outcome)
     }
 
-    /// Serves until told to stop.
-    pub async fn serve(self, path: PathBuf, stop: Stop) {
-        let slots = Arc::new(Semaphore::new(CONNECTIONS));
+    /// Serves until shutdown.
+    pub async fn serve(self, path: PathBuf, shutdown: CancellationToken) {
+        let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let accept = async {
             let mut listener = None;
             loop {
                 let bound = match listener.take() {
                     Some(bound) => bound,
-                    None => listen::until_bound(&path, Bound::stream).await,
+                    None => listen::bind_with_retry(&path, BoundSocket::stream).await,
                 };
-                match timeout(LOOK, bound.socket.accept()).await {
+                match timeout(POLL_INTERVAL, bound.socket.accept()).await {
                     Ok(Ok((stream, _))) => {
                         match Arc::clone(&slots).try_acquire_owned() {
                             Ok(slot) => {
-                                let answerer = self.clone();
+                                let server = self.clone();
                                 tokio::spawn(async move {
                                     let _slot = slot;
-                                    answerer.connection(stream).await;
+                                    server.handle(stream).await;
                                 });
                             }
-                            Err(_) => self.turn_away(&stream),
+                            Err(_) => self.reject_busy(&stream),
                         }
                         listener = Some(bound);
                     }
                     Ok(Err(error)) => {
-                        warn!(%error, "cannot accept a connection of the plugin");
-                        tokio::time::sleep(TRANSFER).await;
+                        warn!(%error, "accept failed; retrying");
+                        tokio::time::sleep(IO_TIMEOUT).await;
                         listener = Some(bound);
                     }
-                    // Nothing came: is the socket still there?
+                    // Another process may have removed the socket.
                     Err(_) => listener = bound.is_reachable(&path).then_some(bound),
                 }
             }
         };
         tokio::select! {
             () = accept => {}
-            () = stop.requested() => {}
+            () = shutdown.cancelled() => {}
         }
     }
 
-    /// Says that there is no room, if that can be said at once.
-    fn turn_away(&self, stream: &UnixStream) {
-        self.counts.count("busy");
-        let answer = Answer::Unknown { reason: "the agent is too busy".to_owned() };
+    /// Answers that there are too many queries, without waiting.
+    fn reject_busy(&self, stream: &UnixStream) {
+        self.metrics.record("busy");
+        let answer = PodAnswer::Unknown { reason: "too many concurrent queries".to_owned() };
         let mut line = serde_json::to_vec(&answer).unwrap_or_default();
         line.push(b'\n');
         let _ = stream.try_write(&line);
     }
 }
 
-/// What is said about a pod that is known.
-fn answer_of(pod: &PodFacts) -> Answer {
+/// Returns the answer for a pod in the cache.
+fn answer_for(pod: &PodFacts) -> PodAnswer {
     match &pod.decision {
-        Decision::Skip(reason) => Answer::Skip { reason: reason.to_string() },
-        Decision::Capture(config, _) => Answer::Capture { capture: config.to_capture_annotation() },
-        Decision::Refused(errors) => Answer::Refuse { findings: errors.iter().map(ToString::to_string).collect() },
-        Decision::BadSpec(findings) => Answer::Refuse { findings: findings.clone() },
-        // With the specification there is nothing left to need.
-        Decision::NeedsSpec(hints) => Answer::Unknown { reason: hints.join(", ") },
+        CaptureDecision::Skip(reason) => PodAnswer::Skip { reason: reason.to_string() },
+        CaptureDecision::Capture(config, _) => PodAnswer::Capture { capture: config.to_capture_annotation() },
+        CaptureDecision::InvalidAnnotations(errors) => {
+            PodAnswer::Refuse { findings: errors.iter().map(ToString::to_string).collect() }
+        }
+        CaptureDecision::InvalidSpec(findings) => PodAnswer::Refuse { findings: findings.clone() },
+        // Not reached: the decision was made with the spec.
+        CaptureDecision::NeedsSpec(hints) => PodAnswer::Unknown { reason: hints.join(", ") },
     }
 }
 
-/// Up to the end of the line; the end of the stream will do, too.
+/// Reads to the end of the line, or of the stream.
 async fn read_line(stream: &mut UnixStream) -> io::Result<Vec<u8>> {
     let mut line = Vec::new();
     let mut chunk = [0; 1024];
@@ -231,8 +233,8 @@ async fn read_line(stream: &mut UnixStream) -> io::Result<Vec<u8>> {
         let count = stream.read(&mut chunk).await?;
         let end = chunk[..count].iter().position(|&byte| byte == b'\n');
         line.extend_from_slice(&chunk[..end.unwrap_or(count)]);
-        if line.len() > QUESTION_MAX_BYTES {
-            return Err(io::Error::other(format!("a question of more than {QUESTION_MAX_BYTES} bytes")));
+        if line.len() > QUERY_MAX_BYTES {
+            return Err(io::Error::other(format!("query exceeds {QUERY_MAX_BYTES} bytes")));
         }
         if end.is_some() || count == 0 {
             return Ok(line);
@@ -240,19 +242,10 @@ async fn read_line(stream: &mut UnixStream) -> io::Result<Vec<u8>> {
     }
 }
 
-async fn write_answer(stream: &mut UnixStream, answer: &Answer) -> io::Result<()> {
+async fn write_answer(stream: &mut UnixStream, answer: &PodAnswer) -> io::Result<()> {
     let mut line = serde_json::to_vec(answer)?;
     line.push(b'\n');
-    timeout(TRANSFER, stream.write_all(&line)).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
-}
-
-/// Makes the folder of the sockets, for root alone, if it is not there.
-///
-/// # Errors
-/// When it cannot be made.
-pub fn prepare(folder: &Path) -> io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt as _;
-    std::fs::DirBuilder::new().recursive(true).mode(0o750).create(folder)
+    stream.write_all(&line).await
 }
 
 #[cfg(test)]

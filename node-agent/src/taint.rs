@@ -1,5 +1,5 @@
-//! The taint of a node that is not ready for pods of the mesh. Nodes are born with it (autoscaler, kubelet flag, cloud provider); the agent
-//! takes it away when it is ready, and puts it back, if that is wanted, when it no longer is.
+//! Startup taint of the node. Nodes are created with it (by autoscaler, kubelet flag or cloud provider); the agent removes it when it is ready,
+//! and can add it again when it stays unready.
 
 use std::time::{Duration, Instant};
 
@@ -11,40 +11,40 @@ use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use crate::health::Health;
-use crate::pods::Connect;
-use crate::stop::Stop;
+use crate::pods::ClientFactory;
+use weir_runtime::CancellationToken;
 
 /// Our own taint.
 pub const TAINT: &str = "weir.dev/not-ready";
-/// The one that Istio's controller takes away.
+/// The taint that Istio's controller removes.
 pub const ISTIO_TAINT: &str = "cni.istio.io/not-ready";
 
-/// How often readiness is looked at.
-const LOOK: Duration = Duration::from_secs(1);
-/// How often the node is looked at while nothing changes: somebody may have tainted it again.
-const AGAIN: Duration = Duration::from_secs(30);
-/// How long an agent has to be unready before the taint comes back.
-const BROKEN: Duration = Duration::from_secs(30);
-/// For one request.
-const WAIT: Duration = Duration::from_secs(10);
+/// Interval at which readiness is checked.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// Interval at which the node is checked while readiness does not change.
+const RESYNC_INTERVAL: Duration = Duration::from_secs(30);
+/// Time for which the agent has to be unready before the taint is added again.
+const UNREADY_GRACE_PERIOD: Duration = Duration::from_secs(30);
+/// Limit for one reconcile.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Takes the taint away, and puts it back.
-pub struct Tainter {
-    /// Makes clients.
-    pub connect: Connect,
+/// Removes the startup taint, and adds it again.
+pub struct TaintReconciler {
+    /// Creates clients.
+    pub client_factory: ClientFactory,
     /// Name of the node.
     pub node: String,
-    /// Keys that are taken away; the first one is put back.
+    /// Keys to remove; the first is added again.
     pub keys: Vec<String>,
-    /// Whether it is put back.
+    /// Whether the taint is added again when the agent stays unready.
     pub when_broken: bool,
     /// Readiness of the agent.
     pub health: Health,
 }
 
-/// The change of the node's taints that is needed, as a JSON patch which does nothing where somebody else changed them since; `None` where
-/// none is needed. `present` is `spec.taints`.
-pub fn removal(present: Option<&Value>, keys: &[String]) -> Option<Value> {
+/// Returns the JSON patch that removes taints with these keys from `spec.taints`, and fails where they have changed since; `None` where
+/// there is none to remove.
+pub fn removal_patch(present: Option<&Value>, keys: &[String]) -> Option<Value> {
     let taints = present?.as_array()?;
     let kept: Vec<&Value> = taints.iter().filter(|taint| !is_one_of(taint, keys)).collect();
     (kept.len() < taints.len()).then(|| {
@@ -55,8 +55,8 @@ pub fn removal(present: Option<&Value>, keys: &[String]) -> Option<Value> {
     })
 }
 
-/// The change that adds the taint, as a merge patch for this version of the node; `None` where it is there.
-pub fn addition(present: Option<&Value>, key: &str, version: &str) -> Option<Value> {
+/// Returns the merge patch that adds the taint to this version of the node; `None` where the node has it.
+pub fn addition_patch(present: Option<&Value>, key: &str, version: &str) -> Option<Value> {
     let mut taints = present.and_then(Value::as_array).cloned().unwrap_or_default();
     if taints.iter().any(|taint| taint["key"] == key) {
         return None;
@@ -69,66 +69,80 @@ fn is_one_of(taint: &Value, keys: &[String]) -> bool {
     taint["key"].as_str().is_some_and(|key| keys.iter().any(|ours| ours == key))
 }
 
-impl Tainter {
-    /// Follows readiness until told to stop.
-    pub async fn run(self, stop: Stop) {
+impl TaintReconciler {
+    /// Keeps the taints in step with readiness until shutdown.
+    pub async fn run(self, shutdown: CancellationToken) {
         tokio::select! {
-            () = self.follow() => {}
-            () = stop.requested() => {}
+            () = self.run_forever() => {}
+            () = shutdown.cancelled() => {}
         }
     }
 
-    async fn follow(&self) {
-        let mut settled: Option<(bool, Instant)> = None;
-        let mut unready_since: Option<Instant> = None;
-        let mut was_ready = false;
+    async fn run_forever(&self) {
+        let mut schedule = Schedule::default();
         loop {
             let ready = self.health.readiness().ready;
-            was_ready |= ready;
-            if ready {
-                unready_since = None;
-            } else {
-                unready_since.get_or_insert_with(Instant::now);
-            }
-            // Before it was ready once the node keeps the taint that it was born with.
-            let broken = self.when_broken && was_ready && unready_since.is_some_and(|since| since.elapsed() >= BROKEN);
-            let due = settled.is_none_or(|(state, at)| state != ready || at.elapsed() >= AGAIN);
-            if (ready || broken) && due {
-                match timeout(WAIT, self.settle(ready)).await {
-                    Ok(Ok(())) => settled = Some((ready, Instant::now())),
-                    Ok(Err(error)) => {
-                        warn!(node = self.node, %error, "cannot change the taints of the node; trying again");
-                    }
-                    Err(_) => warn!(node = self.node, "the API server takes too long to change the taints of the node"),
+            if schedule.is_due(ready, self.when_broken, Instant::now()) {
+                match timeout(REQUEST_TIMEOUT, self.reconcile(ready)).await {
+                    Ok(Ok(())) => schedule.reconciled = Some((ready, Instant::now())),
+                    Ok(Err(error)) => warn!(node = self.node, %error, "cannot update node taints; retrying"),
+                    Err(_) => warn!(node = self.node, error = "timed out", "cannot update node taints; retrying"),
                 }
             }
-            sleep(LOOK).await;
+            sleep(POLL_INTERVAL).await;
         }
     }
 
-    /// Makes the taints fit.
+    /// Removes the taints of a ready agent, or adds that of an unready one.
     ///
     /// # Errors
-    /// The API server's; a conflict is one, too, and goes away with the next attempt.
-    pub async fn settle(&self, ready: bool) -> Result<(), Error> {
-        let client: Client = (self.connect)().map_err(|reason| Error::Service(reason.into()))?;
-        // As it is, not as a typed value: the patch tests for what the server holds, to the letter.
+    /// Any error of the API server, also a conflict.
+    pub async fn reconcile(&self, ready: bool) -> Result<(), Error> {
+        let client: Client = (self.client_factory)().map_err(|reason| Error::Service(reason.into()))?;
+        // Not as a typed value: the patch compares with exactly what the server holds.
         let nodes: Api<DynamicObject> = Api::all_with(client, &ApiResource::erase::<Node>(&()));
         let node = nodes.get(&self.node).await?;
         let present = node.data["spec"].get("taints");
         let params = PatchParams::default();
         if ready {
-            let Some(patch) = removal(present, &self.keys) else { return Ok(()) };
+            let Some(patch) = removal_patch(present, &self.keys) else { return Ok(()) };
             let patch = serde_json::from_value(patch).map_err(Error::SerdeError)?;
             nodes.patch(&self.node, &params, &Patch::<()>::Json(patch)).await?;
-            info!(node = self.node, "the agent is ready: the node takes pods of the mesh now");
+            info!(node = self.node, keys = self.keys.join(","), "removed startup taint");
         } else if let Some(key) = self.keys.first() {
             let version = node.metadata.resource_version.unwrap_or_default();
-            let Some(patch) = addition(present, key, &version) else { return Ok(()) };
+            let Some(patch) = addition_patch(present, key, &version) else { return Ok(()) };
             nodes.patch(&self.node, &params, &Patch::Merge(patch)).await?;
-            warn!(node = self.node, key, "the agent is not ready: the node takes no new pods");
+            warn!(node = self.node, key, "added startup taint");
         }
         Ok(())
+    }
+}
+
+/// When the taints have to be reconciled.
+#[derive(Debug, Default)]
+struct Schedule {
+    /// Readiness and time of the last reconcile.
+    reconciled: Option<(bool, Instant)>,
+    unready_since: Option<Instant>,
+    was_ready: bool,
+}
+
+impl Schedule {
+    fn is_due(&mut self, ready: bool, when_broken: bool, now: Instant) -> bool {
+        self.was_ready |= ready;
+        if ready {
+            self.unready_since = None;
+        } else {
+            self.unready_since.get_or_insert(now);
+        }
+        // Until the agent was ready once, the node keeps the taint that it started with.
+        let broken = when_broken
+            && self.was_ready
+            && self.unready_since.is_some_and(|since| now.duration_since(since) >= UNREADY_GRACE_PERIOD);
+        let changed =
+            self.reconciled.is_none_or(|(state, at)| state != ready || now.duration_since(at) >= RESYNC_INTERVAL);
+        (ready || broken) && changed
     }
 }
 
@@ -141,11 +155,11 @@ mod tests {
     }
 
     #[test]
-    fn takes_away_exactly_its_own_taints_and_only_if_nobody_else_changed_them() {
+    fn only_own_taints_are_removed_and_only_if_unchanged() {
         let other = json!({"key": "dedicated", "value": "db", "effect": "NoExecute"});
         let taints =
             json!([{"key": TAINT, "effect": "NoSchedule"}, other, {"key": ISTIO_TAINT, "effect": "NoExecute"}]);
-        let patch = removal(Some(&taints), &keys()).unwrap();
+        let patch = removal_patch(Some(&taints), &keys()).unwrap();
         let mut node = json!({"spec": {"taints": taints}});
         let patch: json_patch::Patch = serde_json::from_value(patch).unwrap();
         json_patch::patch(&mut node, &patch).unwrap();
@@ -153,17 +167,32 @@ mod tests {
         let mut changed = json!({"spec": {"taints": [other]}});
         assert!(json_patch::patch(&mut changed, &patch).is_err());
         for nothing in [None, Some(&json!([])), Some(&json!(null)), Some(&json!([other]))] {
-            assert_eq!(removal(nothing, &keys()), None);
+            assert_eq!(removal_patch(nothing, &keys()), None);
         }
     }
 
     #[test]
-    fn puts_it_back_beside_the_others_once() {
+    fn taint_is_added_once_beside_the_others() {
         let other = json!([{"key": "dedicated", "effect": "NoSchedule"}]);
-        let patch = addition(Some(&other), TAINT, "7").unwrap();
+        let patch = addition_patch(Some(&other), TAINT, "7").unwrap();
         assert_eq!(patch["metadata"]["resourceVersion"], "7");
         assert_eq!(patch["spec"]["taints"].as_array().map(Vec::len), Some(2));
-        assert_eq!(addition(Some(&patch["spec"]["taints"]), TAINT, "8"), None);
-        assert!(addition(None, TAINT, "1").is_some());
+        assert_eq!(addition_patch(Some(&patch["spec"]["taints"]), TAINT, "8"), None);
+        assert!(addition_patch(None, TAINT, "1").is_some());
+    }
+
+    #[test]
+    fn taint_is_added_only_after_the_grace_period_and_a_ready_agent() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut schedule = Schedule::default();
+        assert!(!schedule.is_due(false, true, at(0)) && !schedule.is_due(false, true, at(100)), "never ready yet");
+        assert!(schedule.is_due(true, true, at(101)));
+        schedule.reconciled = Some((true, at(101)));
+        assert!(!schedule.is_due(true, true, at(102)));
+        assert!(!schedule.is_due(false, true, at(103)) && !schedule.is_due(false, true, at(132)));
+        assert!(schedule.is_due(false, true, at(133)));
+        assert!(!schedule.is_due(false, false, at(133)), "only where it is asked for");
+        assert!(schedule.is_due(true, true, at(134)), "resync");
     }
 }

@@ -1,12 +1,12 @@
-//! What is known of the API server's objects of one kind.
+//! Objects of one kind, as the API server last reported them.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch as channel;
+use tokio::sync::watch;
 
-/// The cache of a [`Follower`](crate::Follower), by uid; clones are the same one.
+/// The store of a [`Reflector`](crate::Reflector), by uid. Clones share it.
 #[derive(Debug)]
 pub struct Cache<T> {
     inner: Arc<Inner<T>>,
@@ -15,22 +15,21 @@ pub struct Cache<T> {
 #[derive(Debug)]
 struct Inner<T> {
     objects: RwLock<HashMap<String, Arc<T>>>,
-    heard: RwLock<Heard>,
-    /// Counts changes; waiters see that something is new.
-    changes: channel::Sender<u64>,
+    status: RwLock<SyncStatus>,
+    /// Counts changes, so that subscribers see that something is new.
+    changes: watch::Sender<u64>,
 }
 
-/// What was last heard of the API server.
 #[derive(Debug, Clone, Default)]
-struct Heard {
+struct SyncStatus {
     synced: bool,
-    at: Option<Instant>,
-    trouble: Option<String>,
+    last_contact: Option<Instant>,
+    last_error: Option<String>,
 }
 
 impl<T> Default for Cache<T> {
     fn default() -> Self {
-        let inner = Inner { objects: RwLock::default(), heard: RwLock::default(), changes: channel::Sender::new(0) };
+        let inner = Inner { objects: RwLock::default(), status: RwLock::default(), changes: watch::Sender::new(0) };
         Self { inner: Arc::new(inner) }
     }
 }
@@ -42,97 +41,96 @@ impl<T> Clone for Cache<T> {
 }
 
 impl<T: PartialEq> Cache<T> {
-    /// An object is new or has changed. Nobody is woken for one of which all that is kept is as before: most changes of a
-    /// node are its heartbeats.
+    /// Adds or replaces an object. Wakes nobody if what is kept of it is unchanged: most changes of a node are heartbeats.
     pub fn put(&self, uid: String, object: T) {
-        if self.with(|objects| objects.get(&uid).is_some_and(|known| **known == object)) {
+        if self.read(|objects| objects.get(&uid).is_some_and(|known| **known == object)) {
             return;
         }
-        self.change(|objects| drop(objects.insert(uid, Arc::new(object))));
-        self.wake();
+        self.write(|objects| drop(objects.insert(uid, Arc::new(object))));
+        self.notify();
     }
 }
 
 impl<T> Cache<T> {
-    /// The object of that uid.
+    /// Returns the object with that uid.
     pub fn get(&self, uid: &str) -> Option<Arc<T>> {
-        self.with(|objects| objects.get(uid).cloned())
+        self.read(|objects| objects.get(uid).cloned())
     }
 
-    /// All of them, in no order.
+    /// Returns all objects, in no order.
     pub fn all(&self) -> Vec<Arc<T>> {
-        self.with(|objects| objects.values().cloned().collect())
+        self.read(|objects| objects.values().cloned().collect())
     }
 
-    /// The first that fits, by whatever order.
-    pub fn find(&self, mut fits: impl FnMut(&T) -> bool) -> Option<Arc<T>> {
-        self.with(|objects| objects.values().find(|object| fits(object)).cloned())
+    /// Returns any object that matches.
+    pub fn find(&self, mut predicate: impl FnMut(&T) -> bool) -> Option<Arc<T>> {
+        self.read(|objects| objects.values().find(|object| predicate(object)).cloned())
     }
 
-    fn with<R>(&self, read: impl FnOnce(&HashMap<String, Arc<T>>) -> R) -> R {
-        read(&self.inner.objects.read().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Wakes at every change.
-    pub fn subscribe(&self) -> channel::Receiver<u64> {
+    /// Returns a receiver that wakes at every change.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.inner.changes.subscribe()
     }
 
     /// Whether the cache has ever been complete.
     pub fn is_synced(&self) -> bool {
-        self.heard().synced
+        self.status().synced
     }
 
-    /// How long ago the API server said anything; `None` before its first word.
+    /// Returns the time since the last response of the API server; `None` before the first.
     pub fn age(&self) -> Option<Duration> {
-        self.heard().at.map(|at| at.elapsed())
+        self.status().last_contact.map(|at| at.elapsed())
     }
 
-    /// What keeps the cache from being up to date, in words.
-    pub fn trouble(&self) -> Option<String> {
-        self.heard().trouble
+    /// Returns why the cache is not kept current at the moment.
+    pub fn last_error(&self) -> Option<String> {
+        self.status().last_error
     }
 
-    fn heard(&self) -> Heard {
-        self.inner.heard.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn set_heard(&self, set: impl FnOnce(&mut Heard)) {
-        set(&mut self.inner.heard.write().unwrap_or_else(PoisonError::into_inner));
-    }
-
-    fn change(&self, change: impl FnOnce(&mut HashMap<String, Arc<T>>)) {
-        change(&mut self.inner.objects.write().unwrap_or_else(PoisonError::into_inner));
-    }
-
-    fn wake(&self) {
-        self.inner.changes.send_modify(|count| *count += 1);
-    }
-
-    /// An object is gone.
+    /// Removes an object.
     pub fn remove(&self, uid: &str) {
-        self.change(|objects| drop(objects.remove(uid)));
-        self.wake();
+        self.write(|objects| drop(objects.remove(uid)));
+        self.notify();
     }
 
-    /// These are all that there are.
+    /// Replaces all objects. The cache is synced from then on.
     pub fn replace(&self, all: impl IntoIterator<Item = (String, T)>) {
-        self.change(|objects| *objects = all.into_iter().map(|(uid, object)| (uid, Arc::new(object))).collect());
-        self.set_heard(|heard| heard.synced = true);
-        self.wake();
+        self.write(|objects| *objects = all.into_iter().map(|(uid, object)| (uid, Arc::new(object))).collect());
+        self.update_status(|status| status.synced = true);
+        self.notify();
     }
 
-    /// The API server has said something.
-    pub fn heard_now(&self) {
-        self.set_heard(|heard| {
-            heard.at = Some(Instant::now());
-            heard.trouble = None;
+    /// Records a response of the API server, which ends an error.
+    pub fn record_contact(&self) {
+        self.update_status(|status| {
+            status.last_contact = Some(Instant::now());
+            status.last_error = None;
         });
     }
 
-    /// It did not, or not what was hoped for.
-    pub fn troubled(&self, reason: String) {
-        self.set_heard(|heard| heard.trouble = Some(reason));
+    /// Records why the API server could not be asked.
+    pub fn record_error(&self, error: String) {
+        self.update_status(|status| status.last_error = Some(error));
+    }
+
+    fn read<R>(&self, read: impl FnOnce(&HashMap<String, Arc<T>>) -> R) -> R {
+        read(&self.inner.objects.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn write(&self, write: impl FnOnce(&mut HashMap<String, Arc<T>>)) {
+        write(&mut self.inner.objects.write().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn status(&self) -> SyncStatus {
+        self.inner.status.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn update_status(&self, update: impl FnOnce(&mut SyncStatus)) {
+        update(&mut self.inner.status.write().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn notify(&self) {
+        self.inner.changes.send_modify(|count| *count += 1);
     }
 }
 
@@ -141,22 +139,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn wakes_who_waits_and_knows_how_old_it_is() {
+    fn wakes_subscribers_of_real_changes() {
         let cache = Cache::default();
         let mut changes = cache.subscribe();
-        assert!(cache.age().is_none() && !cache.is_synced());
         cache.replace([("u0".to_owned(), 0)]);
         cache.put("u1".to_owned(), 1);
         assert!(changes.has_changed().unwrap());
         changes.borrow_and_update();
         cache.put("u1".to_owned(), 1);
-        assert!(!changes.has_changed().unwrap(), "as before");
+        assert!(!changes.has_changed().unwrap(), "unchanged");
         cache.remove("u0");
         assert!(changes.has_changed().unwrap());
         assert_eq!((cache.all().len(), cache.get("u1").as_deref(), cache.find(|n| *n == 0)), (1, Some(&1), None));
-        cache.troubled("401".to_owned());
-        assert_eq!(cache.trouble().as_deref(), Some("401"));
-        cache.heard_now();
-        assert!(cache.trouble().is_none() && cache.age().is_some() && cache.is_synced());
+    }
+
+    #[test]
+    fn contact_ends_an_error() {
+        let cache = Cache::<u8>::default();
+        assert!(cache.age().is_none() && !cache.is_synced());
+        cache.replace([]);
+        cache.record_error("401".to_owned());
+        assert_eq!(cache.last_error().as_deref(), Some("401"));
+        cache.record_contact();
+        assert!(cache.last_error().is_none() && cache.age().is_some() && cache.is_synced());
     }
 }

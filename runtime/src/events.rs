@@ -1,5 +1,5 @@
-//! Kubernetes events. Equal ones are counted as one series, and there is a bound on how many go out: whoever
-//! reads them has to find the first ones, and the API server has other work.
+//! Kubernetes events. Equal ones are counted as one series, and their rate is limited: readers must find the first ones, and
+//! the API server has other work.
 
 use std::time::{Duration, Instant};
 
@@ -10,126 +10,125 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use crate::connect::Connect;
-use crate::stop::Stop;
+use crate::client::ClientFactory;
 
-/// Events that nobody has sent yet; what finds no room is dropped and counted.
-const ROOM: usize = 128;
-/// At once, and then one every [`REFILL`].
+/// Events waiting to be sent; further ones are dropped and counted.
+const QUEUE_CAPACITY: usize = 128;
+/// Events that may be sent at once; then one every [`REFILL_INTERVAL`].
 const BURST: u32 = 25;
-/// See [`BURST`].
-const REFILL: Duration = Duration::from_secs(2);
-/// For one event.
-const WAIT: Duration = Duration::from_secs(10);
-/// Longest text (Kubernetes: `note` of an event has at most 1 KiB).
+const REFILL_INTERVAL: Duration = Duration::from_secs(2);
+/// Time to send one event.
+const SEND_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest note that Kubernetes accepts, in bytes.
 const MAX_NOTE: usize = 1024;
 
 /// One event.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Told {
-    /// What it is about.
-    pub about: ObjectReference,
-    /// `Warning` or `Normal`.
+pub struct EventRecord {
+    /// The object that the event is about.
+    pub regarding: ObjectReference,
+    /// Whether its type is `Warning` instead of `Normal`.
     pub warning: bool,
-    /// A word for machines, in upper camel case.
+    /// Stable word in upper camel case, for programs.
     pub reason: &'static str,
-    /// A sentence for people.
+    /// Sentence for people.
     pub note: String,
 }
 
-/// Where events go in.
+/// Queues events.
 #[derive(Debug, Clone)]
-pub struct Events {
-    sender: mpsc::Sender<Told>,
+pub struct EventRecorder {
+    sender: mpsc::Sender<EventRecord>,
     dropped: Counter,
 }
 
-/// Sends what goes in.
+/// Sends queued events to the API server.
 #[derive(Debug)]
-pub struct Teller {
-    receiver: mpsc::Receiver<Told>,
+pub struct EventPublisher {
+    receiver: mpsc::Receiver<EventRecord>,
     sent: Counter,
     dropped: Counter,
 }
 
-/// Both ends, with the metrics `PREFIX_events_total` and `PREFIX_events_dropped_total`.
-pub fn channel(registry: &mut Registry, prefix: &str) -> (Events, Teller) {
-    let (sender, receiver) = mpsc::channel(ROOM);
+/// Returns both ends, with the metrics `PREFIX_events_total` and `PREFIX_events_dropped_total`.
+pub fn channel(registry: &mut Registry, prefix: &str) -> (EventRecorder, EventPublisher) {
+    let (sender, receiver) = mpsc::channel(QUEUE_CAPACITY);
     let (sent, dropped) = (Counter::default(), Counter::default());
     registry.register(format!("{prefix}_events"), "Kubernetes events sent", sent.clone());
     registry.register(
         format!("{prefix}_events_dropped"),
-        "Kubernetes events not sent: too many, or refused",
+        "Kubernetes events dropped: rate limit, full queue or rejected by the API server",
         dropped.clone(),
     );
-    (Events { sender, dropped: dropped.clone() }, Teller { receiver, sent, dropped })
+    (EventRecorder { sender, dropped: dropped.clone() }, EventPublisher { receiver, sent, dropped })
 }
 
-impl Events {
-    /// Hands an event on, never waiting.
-    pub fn tell(&self, told: Told) {
-        if self.sender.try_send(told).is_err() {
+impl EventRecorder {
+    /// Queues an event without waiting.
+    pub fn record(&self, event: EventRecord) {
+        if self.sender.try_send(event).is_err() {
             self.dropped.inc();
         }
     }
 }
 
-impl Teller {
-    /// Sends until told to stop, in the name of `reporter`.
-    pub async fn run(mut self, connect: Connect, reporter: Reporter, stop: Stop) {
-        tokio::select! {
-            () = self.send_all(&connect, &reporter) => {}
-            () = stop.requested() => {}
-        }
+impl EventPublisher {
+    /// Sends events in the name of `reporter` until shutdown.
+    pub async fn run(mut self, client_factory: ClientFactory, reporter: Reporter, shutdown: CancellationToken) {
+        shutdown.run_until_cancelled(self.send_all(&client_factory, &reporter)).await;
     }
 
-    async fn send_all(&mut self, connect: &Connect, reporter: &Reporter) {
+    async fn send_all(&mut self, client_factory: &ClientFactory, reporter: &Reporter) {
         let mut recorder: Option<Recorder> = None;
-        let mut bucket = Bucket::new(Instant::now());
-        while let Some(told) = self.receiver.recv().await {
+        let mut bucket = TokenBucket::new(Instant::now());
+        while let Some(record) = self.receiver.recv().await {
             if !bucket.take(Instant::now()) {
                 self.dropped.inc();
                 continue;
             }
-            let event = Event {
-                type_: if told.warning { EventType::Warning } else { EventType::Normal },
-                reason: told.reason.to_owned(),
-                note: Some(shorten(told.note)),
-                action: told.reason.to_owned(),
-                secondary: None,
-            };
-            let current = match &recorder {
-                Some(recorder) => Some(recorder),
-                None => match connect() {
-                    Ok(client) => Some(&*recorder.insert(Recorder::new(client, reporter.clone()))),
-                    Err(error) => {
-                        debug!(error, "no client for events");
-                        None
-                    }
-                },
-            };
-            let published = match current {
-                Some(current) => timeout(WAIT, current.publish(&event, &told.about))
-                    .await
-                    .is_ok_and(|sent| sent.inspect_err(|error| debug!(%error, "an event was refused")).is_ok()),
-                None => false,
-            };
-            if published {
+            if recorder.is_none() {
+                recorder = client_factory()
+                    .inspect_err(|error| debug!(error, "cannot create a client for events"))
+                    .ok()
+                    .map(|client| Recorder::new(client, reporter.clone()));
+            }
+            if send(recorder.as_ref(), record).await {
                 self.sent.inc();
             } else {
                 self.dropped.inc();
-                // With a new client the token is read anew.
+                // A new client reads the token again.
                 recorder = None;
             }
         }
-        // Nobody is left who could tell anything; the part itself goes on until the end.
+        // All recorders are gone, but a task must not end before shutdown.
         std::future::pending::<()>().await;
     }
 }
 
-fn shorten(mut note: String) -> String {
+/// Sends one event; returns whether the API server accepted it.
+async fn send(recorder: Option<&Recorder>, record: EventRecord) -> bool {
+    let Some(recorder) = recorder else { return false };
+    let event = Event {
+        type_: if record.warning { EventType::Warning } else { EventType::Normal },
+        reason: record.reason.to_owned(),
+        note: Some(truncate_note(record.note)),
+        action: record.reason.to_owned(),
+        secondary: None,
+    };
+    match timeout(SEND_TIMEOUT, recorder.publish(&event, &record.regarding)).await {
+        Ok(Ok(())) => true,
+        Ok(Err(error)) => {
+            debug!(reason = record.reason, %error, "event rejected");
+            false
+        }
+        Err(_) => false,
+    }
+}
+
+fn truncate_note(mut note: String) -> String {
     if note.len() > MAX_NOTE {
         note.truncate(note.floor_char_boundary(MAX_NOTE - 3));
         note.push_str("...");
@@ -137,22 +136,21 @@ fn shorten(mut note: String) -> String {
     note
 }
 
-/// A token bucket.
 #[derive(Debug)]
-struct Bucket {
+struct TokenBucket {
     tokens: u32,
     filled: Instant,
 }
 
-impl Bucket {
+impl TokenBucket {
     fn new(now: Instant) -> Self {
         Self { tokens: BURST, filled: now }
     }
 
     fn take(&mut self, now: Instant) -> bool {
-        while self.tokens < BURST && now.saturating_duration_since(self.filled) >= REFILL {
+        while self.tokens < BURST && now.saturating_duration_since(self.filled) >= REFILL_INTERVAL {
             self.tokens += 1;
-            self.filled += REFILL;
+            self.filled += REFILL_INTERVAL;
         }
         if self.tokens == BURST {
             self.filled = now;
@@ -168,26 +166,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lets_a_burst_through_and_then_a_trickle() {
+    fn bucket_allows_a_burst_and_then_a_trickle() {
         let start = Instant::now();
-        let mut bucket = Bucket::new(start);
+        let mut bucket = TokenBucket::new(start);
         assert_eq!((0..100).filter(|_| bucket.take(start)).count(), BURST as usize);
-        assert!(bucket.take(start + REFILL) && !bucket.take(start + REFILL));
-        assert_eq!((0..100).filter(|_| bucket.take(start + 1000 * REFILL)).count(), BURST as usize);
+        assert!(bucket.take(start + REFILL_INTERVAL) && !bucket.take(start + REFILL_INTERVAL));
+        assert_eq!((0..100).filter(|_| bucket.take(start + 1000 * REFILL_INTERVAL)).count(), BURST as usize);
     }
 
     #[test]
-    fn never_waits_and_counts_what_it_drops() {
-        let (events, _teller) = channel(&mut Registry::default(), "weir");
-        for _ in 0..2 * ROOM {
-            events.tell(Told { about: ObjectReference::default(), warning: true, reason: "X", note: String::new() });
+    fn full_queue_drops_and_counts() {
+        let (recorder, _publisher) = channel(&mut Registry::default(), "weir");
+        for _ in 0..2 * QUEUE_CAPACITY {
+            let regarding = ObjectReference::default();
+            recorder.record(EventRecord { regarding, warning: true, reason: "X", note: String::new() });
         }
-        assert_eq!(events.dropped.get(), ROOM as u64);
+        assert_eq!(recorder.dropped.get(), QUEUE_CAPACITY as u64);
     }
 
     #[test]
-    fn keeps_a_note_within_the_bound_of_the_api() {
-        assert_eq!(shorten("é".repeat(2000)).len(), MAX_NOTE - 1);
-        assert_eq!(shorten("short".to_owned()), "short");
+    fn notes_are_truncated_to_the_limit_of_the_api() {
+        assert_eq!(truncate_note("é".repeat(2000)).len(), MAX_NOTE - 1);
+        assert_eq!(truncate_note("short".to_owned()), "short");
     }
 }

@@ -1,39 +1,63 @@
-//! Named conditions behind `/readyz`. Every part of a process registers its own; the answer names all of them.
+//! Named conditions behind `/readyz`, as text for people and as JSON for programs.
+//!
+//! ```json
+//! {"ready": true, "conditions": [
+//!   {"name": "pods", "status": "ok", "impact": "blocking", "reason": "CacheSynced", "message": "cache synced"}
+//! ]}
+//! ```
+//!
+//! `reason` is a stable word in upper camel case; `message` is for people and may change.
 
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// What a condition says at the moment.
-#[derive(Debug)]
-enum State {
-    /// As it should be, with a word about it where there is one.
-    Good(String),
-    /// Not as it should be, and why, but no reason to be taken out of service.
-    Odd(String),
-    /// Not (yet) as it should be, and why.
-    Bad(String),
-}
+use axum::Json;
+use axum::http::header::ACCEPT;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse as _, Response};
+use serde::Serialize;
 
-/// What a bad condition means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Weight {
-    /// The process is not ready.
+/// Whether a failed condition makes the process unready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ReadinessImpact {
+    /// The process is not ready while the condition has failed.
     Blocking,
-    /// Somebody should look at it, but the process does its work.
+    /// The process stays ready; somebody should look at it.
     Advisory,
 }
 
-#[derive(Debug)]
-struct Entry {
-    name: &'static str,
-    weight: Weight,
-    state: State,
+/// How a condition is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// As it should be.
+    Ok,
+    /// Not as it should be, but the process does its work.
+    Degraded,
+    /// Not, or not yet, working.
+    Failed,
 }
 
-/// All conditions, in the order in which they were registered.
+/// The state of one condition.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ConditionReport {
+    /// Name of the condition.
+    pub name: &'static str,
+    /// How it is.
+    pub status: Status,
+    /// What a failure means for the process.
+    pub impact: ReadinessImpact,
+    /// Stable word for programs.
+    pub reason: &'static str,
+    /// Sentence for people.
+    pub message: String,
+}
+
+/// The conditions of a process, in the order of their registration. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub struct Health {
-    entries: Arc<Mutex<Vec<Entry>>>,
+    conditions: Arc<Mutex<Vec<ConditionReport>>>,
 }
 
 /// A handle on one condition.
@@ -43,94 +67,163 @@ pub struct Condition {
     index: usize,
 }
 
-/// Answer of `/readyz`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The document behind `/readyz`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Readiness {
-    /// 200 or 503.
+    /// Whether no blocking condition has failed, and there is one at all.
     pub ready: bool,
-    /// One line for each condition, in the form of the API server's own `/readyz?verbose`.
-    pub detail: String,
+    /// All conditions.
+    pub conditions: Vec<ConditionReport>,
 }
 
 impl Health {
-    /// Registers a condition; it is bad for the reason `pending` until somebody says otherwise.
-    pub fn register(&self, name: &'static str, weight: Weight, pending: &str) -> Condition {
-        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        entries.push(Entry { name, weight, state: State::Bad(pending.to_owned()) });
-        Condition { health: self.clone(), index: entries.len() - 1 }
+    /// Registers a condition. It has failed with this reason and message until it is set.
+    pub fn register(
+        &self,
+        name: &'static str,
+        impact: ReadinessImpact,
+        reason: &'static str,
+        message: &str,
+    ) -> Condition {
+        let mut conditions = self.conditions.lock().unwrap_or_else(PoisonError::into_inner);
+        let message = message.to_owned();
+        conditions.push(ConditionReport { name, status: Status::Failed, impact, reason, message });
+        Condition { health: self.clone(), index: conditions.len() - 1 }
     }
 
-    /// The state of everything now. Without any condition nothing is ready.
+    /// Returns the state of all conditions now.
     pub fn readiness(&self) -> Readiness {
-        let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut readiness = Readiness { ready: !entries.is_empty(), detail: String::new() };
-        for Entry { name, weight, state } in entries.iter() {
-            let (mark, text) = match (state, weight) {
-                (State::Good(text), _) => ('+', text.as_str()),
-                (State::Odd(text), _) | (State::Bad(text), Weight::Advisory) => ('!', text.as_str()),
-                (State::Bad(text), Weight::Blocking) => {
-                    readiness.ready = false;
-                    ('-', text.as_str())
-                }
-            };
-            // Writing to a string does not fail.
-            let _ = writeln!(readiness.detail, "[{mark}]{name}: {}", text.replace('\n', " "));
-        }
-        readiness
+        Readiness::new(self.conditions.lock().unwrap_or_else(PoisonError::into_inner).clone())
     }
 }
 
 impl Condition {
-    /// All is well; `text` says how.
-    pub fn good(&self, text: impl Into<String>) {
-        self.set(State::Good(text.into()));
+    /// All is well; `message` says how.
+    pub fn set_ok(&self, reason: &'static str, message: impl Into<String>) {
+        self.set(Status::Ok, reason, message.into());
     }
 
-    /// Something is wrong, but the process does its work; `reason` says what, and what to do.
-    pub fn odd(&self, reason: impl Into<String>) {
-        self.set(State::Odd(reason.into()));
+    /// Something is wrong, but the process does its work; `message` says what, and what to do.
+    pub fn set_degraded(&self, reason: &'static str, message: impl Into<String>) {
+        self.set(Status::Degraded, reason, message.into());
     }
 
-    /// Something is wrong; `reason` says what, and what to do.
-    pub fn bad(&self, reason: impl Into<String>) {
-        self.set(State::Bad(reason.into()));
+    /// Something does not work; `message` says what, and what to do.
+    pub fn set_failed(&self, reason: &'static str, message: impl Into<String>) {
+        self.set(Status::Failed, reason, message.into());
     }
 
-    fn set(&self, state: State) {
-        let mut entries = self.health.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(entry) = entries.get_mut(self.index) {
-            entry.state = state;
+    fn set(&self, status: Status, reason: &'static str, message: String) {
+        let mut conditions = self.health.conditions.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(condition) = conditions.get_mut(self.index) {
+            (condition.status, condition.reason, condition.message) = (status, reason, message);
         }
     }
+}
+
+impl Readiness {
+    /// Derives readiness from conditions; without any, nothing is ready.
+    pub fn new(conditions: Vec<ConditionReport>) -> Self {
+        let ready = !conditions.is_empty() && !conditions.iter().any(ConditionReport::is_blocking);
+        Self { ready, conditions }
+    }
+
+    /// Renders one line per condition, in the form of the API server's own `/readyz?verbose`; `[!]` marks what does not
+    /// make the process unready.
+    pub fn to_text(&self) -> String {
+        let mut text = String::new();
+        for condition in &self.conditions {
+            let mark = match condition.status {
+                Status::Ok => '+',
+                Status::Failed if condition.is_blocking() => '-',
+                Status::Degraded | Status::Failed => '!',
+            };
+            // Writing to a string does not fail.
+            let _ = writeln!(text, "[{mark}]{}: {}", condition.name, condition.message.replace('\n', " "));
+        }
+        text
+    }
+
+    /// Answers `/readyz`: 200 or 503, as JSON with `Accept: application/json` or `?format=json`, else as text.
+    pub fn respond(&self, headers: &HeaderMap, query: Option<&str>) -> Response {
+        let status = if self.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        if wants_json(headers, query) {
+            (status, Json(self)).into_response()
+        } else {
+            (status, self.to_text()).into_response()
+        }
+    }
+}
+
+impl ConditionReport {
+    fn is_blocking(&self) -> bool {
+        self.status == Status::Failed && self.impact == ReadinessImpact::Blocking
+    }
+}
+
+fn wants_json(headers: &HeaderMap, query: Option<&str>) -> bool {
+    let format = query.into_iter().flat_map(|query| query.split('&')).find_map(|pair| pair.strip_prefix("format="));
+    if let Some(format) = format {
+        return format == "json";
+    }
+    let accepted = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    accepted
+        .flat_map(|value| value.split(','))
+        .any(|range| range.split(';').next().is_some_and(|range| range.trim().eq_ignore_ascii_case("application/json")))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn is_ready_once_every_blocking_condition_is_good() {
+    fn health() -> (Health, Condition, Condition) {
         let health = Health::default();
         assert!(!health.readiness().ready, "nothing registered yet");
-        let install = health.register("install", Weight::Blocking, "starting");
-        let war = health.register("contention", Weight::Advisory, "starting");
-        assert_eq!(
-            health.readiness(),
-            Readiness { ready: false, detail: "[-]install: starting\n[!]contention: starting\n".into() }
-        );
-        install.good("entry in 10-a.conflist");
-        war.bad("somebody\nfights");
-        assert_eq!(
-            health.readiness(),
-            Readiness {
-                ready: true,
-                detail: "[+]install: entry in 10-a.conflist\n[!]contention: somebody fights\n".into()
-            }
-        );
-        install.odd("fought over");
-        assert_eq!(health.readiness().detail.lines().next(), Some("[!]install: fought over"));
-        assert!(health.readiness().ready);
-        install.bad("gone");
+        let install = health.register("install", ReadinessImpact::Blocking, "Starting", "starting");
+        let contention = health.register("contention", ReadinessImpact::Advisory, "Starting", "starting");
+        (health, install, contention)
+    }
+
+    #[test]
+    fn only_a_failed_blocking_condition_makes_it_unready() {
+        let (health, install, contention) = health();
         assert!(!health.readiness().ready);
+        assert_eq!(health.readiness().to_text(), "[-]install: starting\n[!]contention: starting\n");
+        install.set_ok("Installed", "entry in 10-a.conflist");
+        contention.set_failed("Contended", "another\nwriter");
+        assert!(health.readiness().ready);
+        assert_eq!(health.readiness().to_text(), "[+]install: entry in 10-a.conflist\n[!]contention: another writer\n");
+        install.set_degraded("Contended", "restoring");
+        assert!(health.readiness().ready && health.readiness().to_text().starts_with("[!]install: restoring\n"));
+        install.set_failed("Gone", "gone");
+        assert!(!health.readiness().ready);
+    }
+
+    #[test]
+    fn json_has_every_field_of_every_condition() {
+        let (health, install, _) = health();
+        install.set_degraded("Contended", "restoring in 2 s");
+        assert_eq!(
+            serde_json::to_value(health.readiness()).unwrap(),
+            serde_json::json!({"ready": true, "conditions": [
+                {"name": "install", "status": "degraded", "impact": "blocking", "reason": "Contended", "message": "restoring in 2 s"},
+                {"name": "contention", "status": "failed", "impact": "advisory", "reason": "Starting", "message": "starting"},
+            ]})
+        );
+    }
+
+    #[test]
+    fn json_is_chosen_by_query_or_accept_header() {
+        let headers = |accept: &str| HeaderMap::from_iter([(ACCEPT, accept.parse().unwrap())]);
+        for (accept, query, json) in [
+            ("*/*", None, false),
+            ("application/json", None, true),
+            ("text/html, Application/JSON;q=0.9", None, true),
+            ("*/*", Some("verbose&format=json"), true),
+            ("application/json", Some("format=text"), false),
+            ("text/plain", Some("verbose"), false),
+        ] {
+            assert_eq!(wants_json(&headers(accept), query), json, "{accept} {query:?}");
+        }
     }
 }

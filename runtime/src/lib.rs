@@ -1,25 +1,29 @@
-//! What the long-running processes share: the API server, what is known of it, how parts of a process are watched and ended, and how
-//! flags give a time.
+//! Shared by the long-running processes, `weir-webhook` and `weir-agent`.
 //!
 //! ```text
-//! in the cluster, or kubeconfig ──connect──▶ clients ──follow──▶ Cache (all that there is, how old, what is wrong) ──▶ waiters
-//!                                              │
-//!                            Told ──events─────┘  bounded, counted
+//! tasks ─── named background tasks, shutdown within a bound, termination signals
+//! logging ─ log format, levels that can change at run time, panics in the log
+//! health ── named conditions behind /readyz, as text and as JSON
+//! listen ── HTTP ports with bounds on connections, handshakes, idle time and drain
+//!
+//! client ──▶ reflector ──▶ cache    objects of one kind, kept current by list and watch
+//! client ──▶ events                 Kubernetes events, bounded and counted
+//! contention                        backoff against another writer that keeps reverting ours
 //! ```
 //!
-//! Parts run until a [`Stop`](stop::Stop) tells them to end, and say how they are as conditions of [`health::Health`]. Every wait has a
-//! bound, and nothing here gives up.
+//! Every wait has a bound, and everything that talks to the API server retries for ever.
 
 pub mod cache;
-pub mod connect;
-pub mod damper;
-mod duration;
+pub mod client;
+pub mod contention;
 pub mod events;
-pub mod follow;
 pub mod health;
-pub mod stop;
+pub mod listen;
+pub mod logging;
+pub mod reflector;
+pub mod tasks;
 
 pub use cache::Cache;
-pub use connect::Connect;
-pub use duration::duration;
-pub use follow::Follower;
+pub use client::ClientFactory;
+pub use reflector::Reflector;
+pub use tokio_util::sync::CancellationToken;

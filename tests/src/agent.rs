@@ -1,32 +1,29 @@
-//! The node agent as a process on a node made of namespaces, with that node's own folders.
+//! The node agent as a process on a node made of namespaces, with that node's own directories.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, ensure};
+use anyhow::ensure;
 use weir_kernel::netns;
 
-use crate::runtime::{Runtime, children};
+use crate::cri_runtime::{CriRuntime, children};
+use crate::wait::try_wait_until;
 
-/// For an agent to be ready or to end, and for other things that a loaded machine takes its time for.
-pub const BOUND: Duration = Duration::from_mins(1);
-
-/// Name of the node, for the agent and for the pods that are bound to it.
+/// Name of the node, for the agent and the pods bound to it.
 pub const NODE: &str = "node-1";
 
-/// A call of `weir-agent VERB` on the node, with the node's folders, `plugin` as what is installed, and the kubeconfig in the runtime's
-/// folder if there is one.
+/// Returns a command `weir-agent VERB` on the node, with the node's directories, `plugin` as the plugin to install and the kubeconfig in
+/// the runtime's directory.
 ///
 /// # Errors
 /// While the power is off.
-pub fn command(runtime: &Runtime, verb: &str, plugin: &Path) -> anyhow::Result<Command> {
+pub fn command(runtime: &CriRuntime, verb: &str, plugin: &Path) -> anyhow::Result<Command> {
     let mut command = runtime.command(&crate::bin("weir-agent"))?;
     let (conf, bin) = (runtime.conf_dir(), runtime.bin_dir());
     command
-        .env("KUBECONFIG", runtime.folder().join("kubeconfig"))
+        .env("KUBECONFIG", runtime.dir().join("kubeconfig"))
         .env("NODE_NAME", NODE)
         .arg(verb)
         .arg("--host-root=/")
@@ -38,7 +35,7 @@ pub fn command(runtime: &Runtime, verb: &str, plugin: &Path) -> anyhow::Result<C
     Ok(command)
 }
 
-/// An agent that runs. Killed when dropped.
+/// A running agent. Killed when dropped.
 #[derive(Debug)]
 pub struct Agent {
     wrapper: Child,
@@ -47,21 +44,20 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Starts one with further flags, or other ones in place of its usual ones. Two at once need different health ports, as they are on the
-    /// same network.
+    /// Starts an agent; `flags` override the default ones. Agents that run at the same time need different health ports.
     ///
     /// # Errors
     /// When it cannot be started.
-    pub fn start(runtime: &Runtime, plugin: &Path, health: u16, flags: &[&str]) -> anyhow::Result<Self> {
-        let log = runtime.folder().join(format!("agent-{health}.log"));
+    pub fn start(runtime: &CriRuntime, plugin: &Path, health: u16, flags: &[&str]) -> anyhow::Result<Self> {
+        let log = runtime.dir().join(format!("agent-{health}.log"));
         let file = fs::File::options().create(true).append(true).open(&log)?;
         let netns_dirs = format!("--netns-dirs={}", runtime.netns_dir().display());
         let name = |flag: &str| flag.split('=').next().map(str::to_owned);
-        let usual = ["--monitoring-port=0", "--host-proc-dir=/proc", &netns_dirs];
-        let usual = usual.into_iter().filter(|usual| flags.iter().all(|flag| name(flag) != name(usual)));
+        let defaults = ["--monitoring-port=0", "--host-proc-dir=/proc", &netns_dirs];
+        let defaults = defaults.into_iter().filter(|default| flags.iter().all(|flag| name(flag) != name(default)));
         let wrapper = command(runtime, "run", plugin)?
             .arg(format!("--health-port={health}"))
-            .args(usual)
+            .args(defaults)
             .args(flags)
             .stdin(Stdio::null())
             .stdout(file.try_clone()?)
@@ -70,18 +66,18 @@ impl Agent {
         Ok(Self { wrapper, log, health })
     }
 
-    /// Waits until `/readyz` answers 200.
+    /// Waits until `/readyz` responds 200.
     ///
     /// # Errors
-    /// When it ends instead, or takes too long; its answer or its log is in the text.
-    pub fn wait_until_ready(&mut self, runtime: &Runtime) -> anyhow::Result<()> {
+    /// When the agent exits instead, or after the timeout; the error has its response or log.
+    pub fn wait_until_ready(&mut self, runtime: &CriRuntime) -> anyhow::Result<()> {
         let health = SocketAddr::from((Ipv4Addr::LOCALHOST, self.health));
-        let ask = || weir_lab::http::get(health, "/readyz");
-        until("the agent is ready", || {
+        let probe = || weir_lab::http::get(health, "/readyz");
+        try_wait_until("the agent is ready", || {
             if let Some(status) = self.wrapper.try_wait()? {
-                anyhow::bail!("the agent ended ({status}): {}", self.log());
+                anyhow::bail!("the agent exited ({status}): {}", self.log());
             }
-            match netns::within(&runtime.node_netns(), ask)? {
+            match netns::run_in(&runtime.node_netns(), probe)? {
                 Ok(answer) if answer.status == 200 => Ok(Ok(())),
                 Ok(answer) => Ok(Err(answer.body)),
                 Err(error) => Ok(Err(error.to_string())),
@@ -89,35 +85,35 @@ impl Agent {
         })
     }
 
-    /// SIGKILL, to the agent itself.
+    /// Sends SIGKILL.
     ///
     /// # Errors
-    /// When it has not started.
+    /// When the agent has not started.
     pub fn kill(mut self) -> anyhow::Result<()> {
         self.signal("KILL")?;
         self.wrapper.wait()?;
         Ok(())
     }
 
-    /// SIGTERM, and its exit status.
+    /// Sends SIGTERM and returns the exit status.
     ///
     /// # Errors
-    /// When it has not started, or does not end.
+    /// When the agent has not started, or does not exit.
     pub fn terminate(mut self) -> anyhow::Result<ExitStatus> {
         self.signal("TERM")?;
-        until("the agent ends", || Ok(self.wrapper.try_wait()?.ok_or_else(|| self.log())))
+        try_wait_until("the agent exits", || Ok(self.wrapper.try_wait()?.ok_or_else(|| self.log())))
     }
 
     fn signal(&self, signal: &str) -> anyhow::Result<()> {
-        // It is the child of `nsenter`; an agent that was just started may not be there yet.
+        // The agent is the child of `nsenter`, and may not have been started yet.
         let find = || Ok(children(self.wrapper.id()).first().copied().ok_or_else(|| self.log()));
-        let pid = until("the agent has started", find)?;
+        let pid = try_wait_until("the agent has started", find)?;
         let status = Command::new("kill").args([format!("-{signal}"), pid.to_string()]).status()?;
         ensure!(status.success(), "kill {pid}: {status}");
         Ok(())
     }
 
-    /// The end of its log.
+    /// Returns the end of its log.
     pub fn log(&self) -> String {
         let text = fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
@@ -127,23 +123,7 @@ impl Agent {
 
 impl Drop for Agent {
     fn drop(&mut self) {
-        // One that ended is what is wanted. The wrapper's death takes the agent with it.
+        // The agent is killed with the wrapper; both may have exited already.
         let _ = self.wrapper.kill().and_then(|()| self.wrapper.wait());
-    }
-}
-
-/// Asks until there is a value, within [`BOUND`].
-///
-/// # Errors
-/// What asking fails with; after the bound, the last reason why there was no value.
-pub fn until<T>(what: &str, mut ask: impl FnMut() -> anyhow::Result<Result<T, String>>) -> anyhow::Result<T> {
-    let started = Instant::now();
-    loop {
-        let why = match ask().with_context(|| format!("until {what}"))? {
-            Ok(value) => return Ok(value),
-            Err(why) => why,
-        };
-        ensure!(started.elapsed() < BOUND, "{what}: not within {BOUND:?}: {why}");
-        std::thread::sleep(Duration::from_millis(10));
     }
 }

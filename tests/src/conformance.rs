@@ -1,6 +1,6 @@
-//! Istio's own injector cases: the data that lie beside the project, and what two objects look alike in.
+//! Istio's own injector test cases, and the comparison of objects.
 //!
-//! The same cases are run through the library and through the binaries, so they are read and compared in one place.
+//! The data is not part of this repository. The library and the binaries are both tested with it.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -8,12 +8,12 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-/// Templates that cases bring along by name only; the texts are ours and mean what the expected outputs show.
+/// Templates that cases refer to by name only. The texts are written to match the expected outputs.
 const EXTRA_TEMPLATES: [(&str, &str); 2] =
     [("custom", include_str!("conformance/custom.gotmpl")), ("spire", include_str!("conformance/spire.gotmpl"))];
 
-/// Cases whose expected output holds a defect, with what is done instead.
-pub const BETTER: [(&str, &str); 5] = [
+/// Cases whose expected output has a bug, with what Weir does instead.
+pub const DEVIATIONS: [(&str, &str); 5] = [
     ("cronjob.yaml.injected", "metadata goes to the template of the pod, not of the job, where no pod ever sees it"),
     ("cronjob-old-version.yaml.injected", "as cronjob.yaml.injected"),
     ("merge-probers.yaml.injected", "a stale proxy of a classic injection leaves nothing behind in a native one"),
@@ -24,13 +24,13 @@ pub const BETTER: [(&str, &str); 5] = [
     ),
 ];
 
-/// All cases and what they share.
+/// All cases, with the settings they share.
 #[derive(Debug)]
 pub struct Suite {
     directory: PathBuf,
-    /// What the cases share.
+    /// Settings that the cases share.
     pub harness: Harness,
-    /// The cases.
+    /// The test cases.
     pub cases: Vec<Case>,
 }
 
@@ -40,7 +40,7 @@ struct File {
     cases: Vec<Case>,
 }
 
-/// What the cases share.
+/// Settings that the cases share.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Harness {
@@ -59,64 +59,64 @@ pub struct Case {
     want: Option<String>,
     values_patch: Value,
     mesh_patch: Value,
-    /// Whether the sidecar is native.
+    /// Whether native sidecars are enabled.
     pub native_sidecar: bool,
-    /// `auto` where the nodes decide about that.
+    /// `auto` where the versions of the nodes decide.
     pub native_sidecar_mode: String,
-    /// Kubelets of the cluster.
+    /// Kubelet versions of the cluster.
     pub node_versions: Vec<String>,
     /// Compliance policy of the control plane; empty for none.
     #[serde(default)]
     pub compliance_policy: String,
-    /// Kind of cluster; empty for any.
+    /// Platform of the cluster; empty for any.
     #[serde(default)]
     pub platform: String,
-    /// Part of the error that has to come, in lower case.
+    /// Part of the expected error, in lower case.
     #[serde(default)]
     pub expected_error: Option<String>,
-    /// Part of what has to be said.
+    /// Part of an expected log message.
     #[serde(default)]
     pub expected_log: Option<String>,
-    /// Whether the case means nothing for an admission.
+    /// Whether the case does not apply to admission.
     #[serde(default)]
     pub skip_webhook: bool,
-    /// Whether the case means nothing for a file.
+    /// Whether the case does not apply to `weir inject`.
     #[serde(default)]
     pub skip_kube_inject: bool,
-    /// Templates that the case brings along.
+    /// Further templates of the case.
     #[serde(default)]
     pub extra_templates: Vec<String>,
 }
 
 impl Case {
-    /// Its name: the file in `want`, or the input where an error is expected.
+    /// Returns its name: the file in `want`, or the input where an error is expected.
     pub fn name(&self) -> &str {
         self.want.as_deref().unwrap_or(&self.input)
     }
 
-    /// Whether the expected output is met as it is; else the case is on the list above.
-    pub fn is_met(&self) -> bool {
-        !BETTER.iter().any(|(name, _)| *name == self.name())
+    /// Whether the output must be the expected one; else the case is one of [`DEVIATIONS`].
+    pub fn matches_upstream(&self) -> bool {
+        !DEVIATIONS.iter().any(|(name, _)| *name == self.name())
     }
 }
 
 impl Suite {
-    /// The data, or a printed note that they are absent.
+    /// Reads the data; without it the test is [skipped](weir_lab::skip_or_fail).
     ///
     /// # Panics
-    /// Where they are there in another form.
+    /// When the data has an unknown format.
     pub fn load() -> Option<Self> {
         let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/conformance/inject");
         let Ok(text) = std::fs::read_to_string(directory.join("cases.json")) else {
-            eprintln!("skipped: no conformance data at {}", directory.display());
+            weir_lab::skip_or_fail(format_args!("no conformance data at {}", directory.display()));
             return None;
         };
         let File { harness, cases } =
-            serde_json::from_str(&text).unwrap_or_else(|error| panic!("cases.json has another form: {error}"));
+            serde_json::from_str(&text).unwrap_or_else(|error| panic!("cannot parse cases.json: {error}"));
         Some(Self { directory, harness, cases })
     }
 
-    /// Values document of a case, with the templates that it brings along.
+    /// Returns the values document of a case, with its further templates.
     pub fn values(&self, case: &Case) -> Value {
         let mut values = patched(&self.harness.default_values, &case.values_patch);
         for name in &case.extra_templates {
@@ -130,22 +130,22 @@ impl Suite {
         values
     }
 
-    /// Mesh document of a case.
+    /// Returns the mesh document of a case.
     pub fn mesh(&self, case: &Case) -> Value {
         patched(&self.harness.mesh_config, &case.mesh_patch)
     }
 
-    /// Path of a file in `input` or `want`.
-    pub fn path(&self, folder: &str, file: &str) -> PathBuf {
-        self.directory.join(folder).join(file)
+    /// Returns the path of a file in `input` or `want`.
+    pub fn path(&self, dir: &str, file: &str) -> PathBuf {
+        self.directory.join(dir).join(file)
     }
 
-    /// Text of a file in `input` or `want`.
+    /// Reads a file in `input` or `want`.
     ///
     /// # Panics
-    /// Where it cannot be read.
-    pub fn text(&self, folder: &str, file: &str) -> String {
-        let path = self.path(folder, file);
+    /// When it cannot be read.
+    pub fn text(&self, dir: &str, file: &str) -> String {
+        let path = self.path(dir, file);
         std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
     }
 }
@@ -156,7 +156,7 @@ fn patched(document: &Value, patch: &Value) -> Value {
     document
 }
 
-/// Texts of the documents of a stream, those of comments only left out.
+/// Splits a YAML stream into documents, without those that have only comments.
 pub fn documents(stream: &str) -> Vec<String> {
     let mut documents = vec![String::new()];
     for line in stream.lines() {
@@ -171,12 +171,12 @@ pub fn documents(stream: &str) -> Vec<String> {
     documents
 }
 
-/// An object without what Kubernetes' typed writers add or drop, quantities as numbers, embedded JSON parsed. Order of lists counts.
-/// Of a List, every item by itself.
+/// Returns an object without what Kubernetes' typed clients add or drop, with quantities as numbers and embedded JSON parsed. The order of
+/// lists is kept. Items of a `List` are normalized one by one.
 ///
 /// # Panics
-/// Where an annotation or variable that has to be JSON is none.
-pub fn normalised(mut object: Value) -> Value {
+/// When an annotation or variable that must be JSON is not.
+pub fn normalized(mut object: Value) -> Value {
     let items = object.as_object_mut().and_then(|fields| fields.remove("items"));
     if let Some(fields) = object.as_object_mut() {
         fields.remove("status");
@@ -187,16 +187,16 @@ pub fn normalised(mut object: Value) -> Value {
             spec.retain(|key, value| !zero.contains(&(key, value.clone())));
         }
     }
-    normalise(&mut object, "");
+    normalize(&mut object, "");
     match items {
-        Some(Value::Array(items)) => object["items"] = items.into_iter().map(normalised).collect(),
+        Some(Value::Array(items)) => object["items"] = items.into_iter().map(normalized).collect(),
         Some(other) => object["items"] = other,
         None => {}
     }
     object
 }
 
-fn normalise(value: &mut Value, parent: &str) {
+fn normalize(value: &mut Value, parent: &str) {
     match value {
         Value::Object(object) => {
             let variable = object.get("name").and_then(Value::as_str).unwrap_or_default();
@@ -208,7 +208,7 @@ fn normalise(value: &mut Value, parent: &str) {
             if parent == "annotations" {
                 parse_in_place(object, "sidecar.istio.io/status");
                 parse_in_place(object, "proxy.istio.io/overrides");
-                // What we add to Istio's.
+                // Annotations that Weir adds.
                 object.retain(|key, _| !key.starts_with("weir.dev/"));
             }
             for (key, value) in &mut *object {
@@ -217,7 +217,7 @@ fn normalise(value: &mut Value, parent: &str) {
                 {
                     *value = json!(number);
                 }
-                normalise(value, key);
+                normalize(value, key);
             }
             object.retain(|key, value| {
                 let zero = key == "initialDelaySeconds" && *value == json!(0);
@@ -225,7 +225,7 @@ fn normalise(value: &mut Value, parent: &str) {
             });
             object.sort_keys();
         }
-        Value::Array(items) => items.iter_mut().for_each(|item| normalise(item, parent)),
+        Value::Array(items) => items.iter_mut().for_each(|item| normalize(item, parent)),
         _ => {}
     }
 }
@@ -243,11 +243,11 @@ fn is_empty(value: &Value) -> bool {
 fn parse_in_place(object: &mut Map<String, Value>, key: &str) {
     if let Some(value) = object.get_mut(key) {
         let text = value.as_str().unwrap_or_default();
-        *value = serde_json::from_str(text).unwrap_or_else(|error| panic!("{key} is no JSON ({error}): {text}"));
+        *value = serde_json::from_str(text).unwrap_or_else(|error| panic!("{key} is not JSON ({error}): {text}"));
     }
 }
 
-/// Kubernetes' quantities as far as the cases have them.
+/// Parses the kinds of Kubernetes quantities that the cases use.
 fn quantity(value: &Value) -> Option<f64> {
     let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
@@ -265,7 +265,7 @@ fn quantity(value: &Value) -> Option<f64> {
     Some(text[..end].parse::<f64>().ok()? * scale)
 }
 
-/// The lines in which two objects differ, with a few before them; `None` where they are equal.
+/// Returns the lines in which two objects differ, with some context; `None` where they are equal.
 pub fn difference(got: &Value, want: &Value) -> Option<String> {
     if got == want {
         return None;
@@ -286,24 +286,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn objects_that_mean_the_same_are_alike() {
+    fn equivalent_objects_are_equal_when_normalized() {
         let a = json!({"status": {}, "metadata": {"creationTimestamp": null, "annotations": {"sidecar.istio.io/status": "{\"a\": 1}"}},
             "spec": {"resources": {"limits": {"cpu": "2000m", "memory": "1Gi"}}, "volumes": []}});
         let b = json!({"spec": {"resources": {"limits": {"memory": "1024Mi", "cpu": 2}}},
             "metadata": {"annotations": {"weir.dev/capture": "x", "sidecar.istio.io/status": "{\"a\":1}"}}});
-        assert_eq!(difference(&normalised(a), &normalised(b)), None);
+        assert_eq!(difference(&normalized(a), &normalized(b)), None);
     }
 
     #[test]
-    fn what_differs_is_shown() {
+    fn difference_shows_changed_lines_only() {
         let (a, b) = (json!({"args": ["x", "y"], "z": 1}), json!({"args": ["y", "x"], "z": 1}));
-        let shown = difference(&normalised(a), &normalised(b)).expect("order of lists counts");
+        let shown = difference(&normalized(a), &normalized(b)).expect("order of lists counts");
         assert!(shown.contains("-    \"y\",\n") && shown.contains("+    \"x\",\n"), "{shown}");
         assert!(!shown.contains("\"z\": 1\n  -"), "{shown}");
     }
 
     #[test]
-    fn a_stream_is_split_and_comments_alone_are_left_out() {
+    fn documents_of_comments_only_are_left_out() {
         assert_eq!(documents("# head\n---\na: 1\n---\nb: 1\n---\n"), ["a: 1\n", "b: 1\n"]);
     }
 }

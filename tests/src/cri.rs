@@ -1,4 +1,4 @@
-//! The few calls of the Container Runtime Interface (v1) that a kubelet makes for one pod.
+//! A client for the calls of the Container Runtime Interface (v1) that a kubelet makes for one pod.
 
 mod messages;
 
@@ -22,7 +22,6 @@ pub use self::messages::{
     PodSandboxMetadata,
 };
 
-/// No call of a test takes longer.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A container to start.
@@ -34,50 +33,50 @@ pub struct Container<'a> {
     pub image: &'a str,
     /// Command line.
     pub command: &'a [&'a str],
-    /// User and group it runs as.
+    /// User and group id it runs as.
     pub uid: i64,
-    /// Files of the machine it sees.
+    /// Files of the machine that are mounted.
     pub mounts: Vec<Mount>,
-    /// Arguments, after the command or that of the image.
+    /// Arguments, after the command or the entrypoint of the image.
     pub args: Vec<String>,
     /// Environment.
     pub env: Vec<(String, String)>,
     /// Whether it is in the node's network.
     pub host_network: bool,
-    /// What it may do; by default what the runtime grants.
+    /// Its rights; by default those that the runtime grants.
     pub security: Security,
 }
 
-/// What a container may do.
+/// The rights of a container.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Security {
     /// Capabilities beyond the runtime's.
     pub add: Vec<String>,
-    /// Capabilities taken away; `ALL` for all.
+    /// Dropped capabilities; `ALL` for all.
     pub drop: Vec<String>,
-    /// Whether its image cannot be written.
+    /// Whether its root file system is read-only.
     pub read_only_root: bool,
-    /// Whether it cannot gain rights by executing something.
+    /// Whether it cannot gain privileges by executing a program.
     pub no_new_privileges: bool,
-    /// Whether the runtime's filter of system calls applies.
+    /// Whether the runtime's default seccomp profile applies.
     pub seccomp_default: bool,
 }
 
-/// How a container stands.
+/// The state of a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ContainerState {
-    /// It runs, as this process of the node.
+    /// It runs, with this pid on the node.
     Running(u32),
-    /// It has ended with this exit status.
+    /// It has exited with this status.
     Exited(i32),
-    /// It is neither: created, or unknown to the runtime.
-    Neither,
+    /// It has been created, or is unknown to the runtime.
+    Other,
 }
 
-/// What is known of a sandbox that runs.
+/// The status of a running sandbox.
 #[derive(Debug, Clone)]
 pub struct SandboxStatus {
-    /// Addresses, IPv4 first where the network is dual stack.
+    /// Addresses, IPv4 first in a dual-stack network.
     pub addresses: Vec<std::net::IpAddr>,
     /// Path of its network namespace, in the runtime's mount namespace.
     pub netns: String,
@@ -88,7 +87,7 @@ pub struct SandboxStatus {
 pub struct LoadedPlugin {
     /// Its type.
     pub kind: String,
-    /// Its entry as it was read, JSON.
+    /// Its conflist entry as the runtime has read it, JSON.
     pub source: String,
 }
 
@@ -103,12 +102,12 @@ impl Client {
     /// Connects to the socket at `path`.
     ///
     /// # Errors
-    /// When nobody listens there.
+    /// When no runtime listens there.
     pub fn connect(path: &Path) -> anyhow::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let path = path.to_owned();
         let channel = runtime.block_on(
-            // The address is a formality: the connector decides.
+            // The URI is not used: the connector decides.
             Endpoint::from_static("http://localhost").timeout(CALL_TIMEOUT).connect_with_connector(tower::service_fn(
                 move |_| {
                     let path = path.clone();
@@ -132,25 +131,25 @@ impl Client {
         })
     }
 
-    /// Why the runtime's network is not ready; `None` when it is.
+    /// Returns why the runtime's network is not ready; `None` if it is.
     ///
     /// # Errors
     /// When the call fails.
     pub fn network_not_ready(&self) -> anyhow::Result<Option<String>> {
-        let answer: StatusResponse =
+        let response: StatusResponse =
             self.call("/runtime.v1.RuntimeService/Status", StatusRequest { verbose: false })?;
-        let conditions = answer.status.unwrap_or_default().conditions;
+        let conditions = response.status.unwrap_or_default().conditions;
         let network = conditions.into_iter().find(|c| c.kind == "NetworkReady").context("no condition NetworkReady")?;
         Ok((!network.status).then_some(network.message))
     }
 
-    /// The CNI plugins that the runtime would call now, in order: what it has in memory, not what its folder holds.
+    /// Returns the CNI plugins that the runtime would call now, in order, from its memory rather than its configuration directory.
     ///
     /// # Errors
-    /// When the call fails, or the answer lacks what is asked for.
+    /// When the call fails, or the response is incomplete.
     pub fn loaded_plugins(&self) -> anyhow::Result<Vec<LoadedPlugin>> {
-        let answer: StatusResponse = self.call("/runtime.v1.RuntimeService/Status", StatusRequest { verbose: true })?;
-        let config: serde_json::Value = serde_json::from_str(answer.info.get("cniconfig").context("no cniconfig")?)?;
+        let response: StatusResponse = self.call("/runtime.v1.RuntimeService/Status", StatusRequest { verbose: true })?;
+        let config: serde_json::Value = serde_json::from_str(response.info.get("cniconfig").context("no cniconfig")?)?;
         let networks = config["Networks"].as_array().into_iter().flatten();
         let plugins = networks.filter_map(|network| network.pointer("/Config/Plugins")?.as_array()).flatten();
         let plugins = plugins.filter_map(|plugin| {
@@ -159,14 +158,14 @@ impl Client {
                 source: plugin["Source"].as_str()?.to_owned(),
             })
         });
-        // The first network is loopback, of the runtime's own making.
+        // The first network is the runtime's own loopback.
         Ok(plugins.filter(|plugin| plugin.kind != "loopback").collect())
     }
 
     /// Creates a sandbox: network namespace and CNI ADD. Returns its id.
     ///
     /// # Errors
-    /// The runtime's status; its message holds what a failing plugin said.
+    /// The runtime's status; its message has the error of a failing plugin.
     pub fn run_pod_sandbox(&self, config: &PodSandboxConfig) -> Result<String, tonic::Status> {
         let request = RunPodSandboxRequest { config: Some(config.clone()) };
         Ok(self.call::<_, Id>("/runtime.v1.RuntimeService/RunPodSandbox", request)?.id)
@@ -201,20 +200,20 @@ impl Client {
     /// # Errors
     /// The runtime's status.
     pub fn sandboxes_of_pods(&self) -> Result<Vec<(String, String)>, tonic::Status> {
-        let answer: ListPodSandboxResponse = self.call("/runtime.v1.RuntimeService/ListPodSandbox", Empty {})?;
-        Ok(answer.items.into_iter().map(|item| (item.id, item.metadata.unwrap_or_default().name)).collect())
+        let response: ListPodSandboxResponse = self.call("/runtime.v1.RuntimeService/ListPodSandbox", Empty {})?;
+        Ok(response.items.into_iter().map(|item| (item.id, item.metadata.unwrap_or_default().name)).collect())
     }
 
     /// Addresses and network namespace of a sandbox.
     ///
     /// # Errors
-    /// When the call fails, or the answer lacks what is asked for.
+    /// When the call fails, or the response is incomplete.
     pub fn sandbox_status(&self, id: &str) -> anyhow::Result<SandboxStatus> {
         let request = PodSandboxStatusRequest { pod_sandbox_id: id.to_owned(), verbose: true };
-        let answer: PodSandboxStatusResponse = self.call("/runtime.v1.RuntimeService/PodSandboxStatus", request)?;
-        let network = answer.status.and_then(|status| status.network).context("no network in the sandbox status")?;
+        let response: PodSandboxStatusResponse = self.call("/runtime.v1.RuntimeService/PodSandboxStatus", request)?;
+        let network = response.status.and_then(|status| status.network).context("no network in the sandbox status")?;
         let addresses = std::iter::once(&network.ip).chain(network.additional_ips.iter().map(|ip| &ip.id));
-        let info: serde_json::Value = serde_json::from_str(answer.info.get("info").context("no verbose info")?)?;
+        let info: serde_json::Value = serde_json::from_str(response.info.get("info").context("no verbose info")?)?;
         let namespaces = info.pointer("/runtimeSpec/linux/namespaces").and_then(serde_json::Value::as_array);
         let netns = namespaces
             .and_then(|all| all.iter().find(|namespace| namespace["type"] == "network"))
@@ -272,26 +271,26 @@ impl Client {
         Ok(created.id)
     }
 
-    /// How a container stands.
+    /// Returns the state of a container.
     ///
     /// # Errors
-    /// When the call fails, or the answer lacks what is asked for.
+    /// When the call fails, or the response is incomplete.
     pub fn container_state(&self, id: &str) -> anyhow::Result<ContainerState> {
         let request = ContainerStatusRequest { container_id: id.to_owned(), verbose: true };
-        let answer: ContainerStatusResponse = self.call("/runtime.v1.RuntimeService/ContainerStatus", request)?;
-        let status = answer.status.context("no status")?;
+        let response: ContainerStatusResponse = self.call("/runtime.v1.RuntimeService/ContainerStatus", request)?;
+        let status = response.status.context("no status")?;
         Ok(match status.state {
             1 => {
                 let info: serde_json::Value =
-                    serde_json::from_str(answer.info.get("info").context("no verbose info")?)?;
+                    serde_json::from_str(response.info.get("info").context("no verbose info")?)?;
                 ContainerState::Running(u32::try_from(info["pid"].as_u64().context("no pid")?)?)
             }
             2 => ContainerState::Exited(status.exit_code),
-            _ => ContainerState::Neither,
+            _ => ContainerState::Other,
         })
     }
 
-    /// Stops a container: SIGTERM, and SIGKILL after so many seconds.
+    /// Stops a container: SIGTERM, then SIGKILL after `seconds`.
     ///
     /// # Errors
     /// The runtime's status.
@@ -300,10 +299,10 @@ impl Client {
         self.call::<_, Empty>("/runtime.v1.RuntimeService/StopContainer", request).map(|_| ())
     }
 
-    /// Runs a command in a container, for 10 s at most.
+    /// Runs a command in a container, for at most 10 s.
     ///
     /// # Errors
-    /// The runtime's status; a command that fails is no error here.
+    /// The runtime's status. A command that fails is not an error.
     pub fn exec(&self, container: &str, command: &[&str]) -> Result<ExecOutput, tonic::Status> {
         let cmd = command.iter().map(|&word| word.to_owned()).collect();
         self.call(

@@ -1,4 +1,4 @@
-//! Container images made from files of this machine: an OCI image layout in a tar, as `ctr images import` reads it.
+//! Container images made from files of this machine: OCI archives, as `ctr images import` reads them.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -9,7 +9,7 @@ use anyhow::{Context as _, ensure};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
-/// An image to write.
+/// An image that is being built.
 #[derive(Debug, Clone, Default)]
 pub struct Image {
     files: Vec<(PathBuf, PathBuf)>,
@@ -24,14 +24,14 @@ impl Image {
         self
     }
 
-    /// Adds symbolic links to one target.
+    /// Adds symbolic links to a target.
     #[must_use]
     pub fn links(mut self, names: &[&str], target: &str) -> Self {
         self.links.extend(names.iter().map(|name| (PathBuf::from(name), PathBuf::from(target))));
         self
     }
 
-    /// Adds a dynamically linked program with its loader and libraries, at the paths they have here.
+    /// Adds a dynamically linked program; its loader and libraries get the paths they have on this machine.
     ///
     /// # Errors
     /// When the program or one of its libraries cannot be found.
@@ -49,10 +49,10 @@ impl Image {
         Ok(self)
     }
 
-    /// Writes the image as `reference` into a tar at `path`.
+    /// Writes the image under the name `reference` as an archive at `path`.
     ///
     /// # Errors
-    /// When a file cannot be read or the tar cannot be written.
+    /// When a file cannot be read, or the archive cannot be written.
     pub fn write(&self, reference: &str, path: &Path) -> anyhow::Result<()> {
         let layer = self.layer()?;
         let layer_digest = digest(&layer);
@@ -144,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_digest_is_that_of_the_specification() {
+    fn digest_is_sha256() {
         // FIPS 180-2, appendix B.1.
         assert_eq!(digest(b"abc"), "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
     }

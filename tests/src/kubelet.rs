@@ -1,7 +1,6 @@
-//! A pod of a manifest, turned into what a kubelet asks of the runtime: of a pod template that `kubectl kustomize` has rendered.
+//! Pods of the project's manifests, translated to calls of the runtime as a kubelet would do it.
 //!
-//! Only what the project's own manifests use is known; anything else of a container is refused by name, so that no test runs less than
-//! what a cluster would run.
+//! An unsupported field of a container is an error, so that no test runs less than a cluster would.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,39 +9,38 @@ use anyhow::{Context as _, bail, ensure};
 use serde_json::Value;
 
 use crate::cri::{Container, LinuxSandboxSecurityContext, Mount, NamespaceOption, PodSandboxConfig, Security};
-use crate::runtime::Runtime;
+use crate::cri_runtime::CriRuntime;
 
-/// Fields of a container that are not the runtime's business.
-const NOT_THE_RUNTIMES: [&str; 4] = ["ports", "readinessProbe", "livenessProbe", "resources"];
+/// Fields of a container that do not concern the runtime.
+const IGNORED_FIELDS: [&str; 4] = ["ports", "readinessProbe", "livenessProbe", "resources"];
 
-/// Renders an overlay of `manifests/`, as `kubectl apply -k` would.
+/// Renders an overlay of `manifests/` with `kubectl kustomize`.
 ///
 /// # Errors
-/// When there is no kubectl or it refuses.
+/// When kubectl is missing or fails.
 pub fn render(overlay: &str) -> anyhow::Result<Vec<Value>> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests").join(overlay);
-    let output = Command::new("kubectl").arg("kustomize").arg(&folder).output().context("kubectl")?;
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests").join(overlay);
+    let output = Command::new("kubectl").arg("kustomize").arg(&dir).output().context("kubectl")?;
     ensure!(output.status.success(), "kubectl kustomize: {}", String::from_utf8_lossy(&output.stderr));
     Ok(serde_saphyr::from_multiple(std::str::from_utf8(&output.stdout)?)?)
 }
 
-/// Runs the pods of a DaemonSet on a node.
+/// Translates the pods of DaemonSets for a node.
 #[derive(Debug)]
 pub struct Kubelet<'a> {
     /// The node.
-    pub runtime: &'a Runtime,
-    /// Folders that the manifests mean and where they are here; the longest that fits counts. What fits none is refused, but `/proc`.
+    pub runtime: &'a CriRuntime,
+    /// Host paths of the manifests and their places on this node; the longest prefix wins. Other host paths except `/proc` are errors.
     pub host: Vec<(PathBuf, PathBuf)>,
-    /// Environment that every container gets besides its own, as that of the API server's service.
+    /// Environment that is added to every container.
     pub env: Vec<(String, String)>,
 }
 
 impl Kubelet<'_> {
-    /// The sandbox and the containers (those of `initContainers` first) of the DaemonSet of that name among rendered objects. Values that
-    /// come from fields of the pod are those of a node called `node-1`.
+    /// Returns the sandbox and the containers (`initContainers` first) of a DaemonSet among rendered objects, on a node `node-1`.
     ///
     /// # Errors
-    /// When there is none, or something in it is not known here.
+    /// When there is no such DaemonSet, or it has an unsupported field.
     pub fn pod<'t>(
         &self,
         objects: &'t [Value],
@@ -53,7 +51,6 @@ impl Kubelet<'_> {
         let host_network = spec["hostNetwork"] == true;
         let mut sandbox = self.runtime.pod(daemon_set, []);
         if host_network {
-            // It has the node's name then.
             sandbox.hostname.clear();
         }
         if let Some(linux) = &mut sandbox.linux {
@@ -68,30 +65,30 @@ impl Kubelet<'_> {
     }
 
     fn container<'t>(&self, objects: &[Value], spec: &Value, container: &'t Value) -> anyhow::Result<Container<'t>> {
-        let mut made = Container { host_network: spec["hostNetwork"] == true, ..Container::default() };
-        made.security.seccomp_default = spec["securityContext"]["seccompProfile"]["type"] == "RuntimeDefault";
-        made.env.clone_from(&self.env);
+        let mut translated = Container { host_network: spec["hostNetwork"] == true, ..Container::default() };
+        translated.security.seccomp_default = spec["securityContext"]["seccompProfile"]["type"] == "RuntimeDefault";
+        translated.env.clone_from(&self.env);
         for (field, value) in container.as_object().context("no object")? {
             match field.as_str() {
-                "name" => made.name = value.as_str().context("name")?,
-                "image" => made.image = value.as_str().context("image")?,
-                "args" => made.args = strings(value),
-                "envFrom" => made.env.extend(env_from(objects, value)?),
-                "env" => made.env.extend(env(value)?),
-                "securityContext" => security(value, &mut made)?,
-                "volumeMounts" => made.mounts = self.mounts(spec, value)?,
-                known if NOT_THE_RUNTIMES.contains(&known) => {}
-                other => bail!("field {other} is not known here"),
+                "name" => translated.name = value.as_str().context("name")?,
+                "image" => translated.image = value.as_str().context("image")?,
+                "args" => translated.args = strings(value),
+                "envFrom" => translated.env.extend(env_from(objects, value)?),
+                "env" => translated.env.extend(env(value)?),
+                "securityContext" => security(value, &mut translated)?,
+                "volumeMounts" => translated.mounts = self.mounts(spec, value)?,
+                known if IGNORED_FIELDS.contains(&known) => {}
+                other => bail!("unsupported field {other}"),
             }
         }
-        Ok(made)
+        Ok(translated)
     }
 
     fn mounts(&self, spec: &Value, mounts: &Value) -> anyhow::Result<Vec<Mount>> {
         let volumes = spec["volumes"].as_array().context("volumes")?;
         let mount = |mount: &Value| {
             let volume = volumes.iter().find(|volume| volume["name"] == mount["name"]).context("no such volume")?;
-            let path = Path::new(volume["hostPath"]["path"].as_str().context("only hostPath is known here")?);
+            let path = Path::new(volume["hostPath"]["path"].as_str().context("unsupported volume: not hostPath")?);
             Ok(Mount {
                 container_path: mount["mountPath"].as_str().context("mountPath")?.to_owned(),
                 host_path: self.host_path(path)?.display().to_string(),
@@ -110,7 +107,7 @@ impl Kubelet<'_> {
             self.host.iter().filter_map(|(theirs, here)| Some((theirs, here.join(path.strip_prefix(theirs).ok()?))));
         let (_, here) = fits
             .max_by_key(|(theirs, _)| theirs.as_os_str().len())
-            .with_context(|| format!("{} is no folder of this node", path.display()))?;
+            .with_context(|| format!("unknown host path {}", path.display()))?;
         Ok(here)
     }
 }
@@ -127,7 +124,7 @@ fn env(list: &Value) -> anyhow::Result<Vec<(String, String)>> {
             (_, Some("spec.nodeName")) => "node-1",
             (_, Some("metadata.namespace")) => "weir-node",
             (_, Some("metadata.name")) => "weir-agent-x",
-            _ => bail!("variable {} is not known here", entry["name"]),
+            _ => bail!("unsupported source of variable {}", entry["name"]),
         }
         .to_owned())
     };
@@ -149,7 +146,7 @@ fn env_from(objects: &[Value], list: &Value) -> anyhow::Result<Vec<(String, Stri
 }
 
 fn security(context: &Value, container: &mut Container<'_>) -> anyhow::Result<()> {
-    ensure!(context["privileged"] != true, "privileged is not known here");
+    ensure!(context["privileged"] != true, "unsupported field privileged");
     container.uid = context["runAsUser"].as_i64().context("runAsUser")?;
     let Security { add, drop, read_only_root, no_new_privileges, .. } = &mut container.security;
     *add = strings(&context["capabilities"]["add"]);

@@ -1,4 +1,4 @@
-//! TCP segments made by hand, for packets that no socket would send.
+//! TCP segments that no socket would send.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -15,16 +15,16 @@ const HEADER: usize = 20;
 /// A segment without data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Segment {
-    /// Who sends it.
+    /// Source.
     pub from: SocketAddr,
-    /// Who gets it.
+    /// Destination.
     pub to: SocketAddr,
-    /// Its flags.
+    /// TCP flags.
     pub flags: u8,
 }
 
 impl Segment {
-    /// The TCP part, as a raw socket takes it.
+    /// Encodes the TCP header, as a raw socket sends it.
     ///
     /// # Panics
     /// Never: the sum is folded to 16 bits.
@@ -49,9 +49,9 @@ impl Segment {
         header
     }
 
-    /// Ports and flags of what a raw socket received. Over IPv4 a packet comes with its IP header, whose length in words is in the
-    /// low half of its first byte (raw(7)).
-    pub fn ports(packet: &[u8], v4: bool) -> Option<(u16, u16, u8)> {
+    /// Returns the ports and flags of a packet that a raw socket has received. Over IPv4 it has its IP header, whose length in words is
+    /// in the low half of its first byte (raw(7)).
+    pub fn parse_ports(packet: &[u8], v4: bool) -> Option<(u16, u16, u8)> {
         let start = if v4 { usize::from(packet.first()? & 0x0f) * 4 } else { 0 };
         let tcp = packet.get(start..).filter(|tcp| tcp.len() >= HEADER)?;
         Some((u16::from_be_bytes([tcp[0], tcp[1]]), u16::from_be_bytes([tcp[2], tcp[3]]), tcp[13]))

@@ -1,4 +1,4 @@
-//! A pod, its peer and a virtual machine that it serves, as namespaces with addresses and routes.
+//! A pod, its peer and a virtual machine behind the pod, as network namespaces with addresses and routes.
 //!
 //! ```text
 //! peer  eth0 10.77.0.1 ───── 10.77.0.2 eth0  pod
@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use weir_lab::{Netns, link};
 
-/// An address family, and the addresses of everybody in it.
+/// An address family with the addresses of the topology.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ip {
     /// IPv4.
@@ -22,7 +22,7 @@ pub enum Ip {
 }
 
 impl Ip {
-    /// Both.
+    /// Both families.
     pub const BOTH: [Self; 2] = [Self::V4, Self::V6];
 
     fn pick(self, v4: &str, v6: &str) -> IpAddr {
@@ -30,18 +30,18 @@ impl Ip {
         text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
     }
 
-    /// The pod's address on eth0.
+    /// The pod's first address on eth0.
     pub fn pod(self) -> IpAddr {
         self.pick("10.77.0.2", "fd77::2")
     }
 
-    /// Its second address there.
+    /// The pod's second address on eth0.
     pub fn pod_secondary(self) -> IpAddr {
         self.pick("10.77.0.12", "fd77::12")
     }
 
-    /// The address at which a redirected inbound connection arrives, whichever address of eth0 was called: the kernel takes the
-    /// interface's first one, which is the one added first for IPv4 and the one added last for IPv6 (`nf_nat_redirect.c`).
+    /// The address at which a redirected inbound connection arrives, whichever address of eth0 was called: the interface's first one for
+    /// the kernel, which is the one added first for IPv4 and the one added last for IPv6 (`nf_nat_redirect.c`).
     pub fn redirected_to(self) -> IpAddr {
         if self == Self::V4 { self.pod() } else { self.pod_secondary() }
     }
@@ -61,12 +61,12 @@ impl Ip {
         self.pick("10.78.0.1", "fd78::1")
     }
 
-    /// A service reached through the default route.
+    /// A service behind the default route.
     pub fn service(self) -> IpAddr {
         self.pick("192.0.2.1", "2001:db8::1")
     }
 
-    /// Another one.
+    /// Another service behind the default route.
     pub fn other_service(self) -> IpAddr {
         self.pick("198.51.100.1", "2001:db8:1::1")
     }
@@ -86,12 +86,12 @@ impl Ip {
         self.pick("127.0.0.1", "::1")
     }
 
-    /// Source of the proxy's connections to the application.
+    /// Source address of the proxy's connections to the application.
     pub fn passthrough(self) -> IpAddr {
         self.pick("127.0.0.6", "::6")
     }
 
-    /// The family of an address.
+    /// Returns the family of an address.
     pub fn of(address: IpAddr) -> Self {
         if address.is_ipv4() { Self::V4 } else { Self::V6 }
     }
@@ -101,23 +101,23 @@ impl Ip {
     }
 }
 
-/// The namespaces.
+/// The namespaces of the topology.
 pub struct Namespaces {
     /// The pod.
     pub pod: Netns,
-    /// Its peer, and what is behind it.
+    /// The peer, also with the addresses of the services.
     pub peer: Netns,
     /// The virtual machine behind tap0.
     pub guest: Netns,
 }
 
 impl Namespaces {
-    /// Makes them and wires them up.
+    /// Creates and connects the namespaces.
     ///
     /// # Panics
     /// When the kernel refuses.
-    #[expect(clippy::unwrap_used, reason = "a test without its network has nothing to say")]
-    #[expect(clippy::new_without_default, reason = "it makes namespaces; nobody wants that by default")]
+    #[expect(clippy::unwrap_used, reason = "tests cannot run without it")]
+    #[expect(clippy::new_without_default, reason = "creating namespaces is no default")]
     pub fn new() -> Self {
         let [pod, peer, guest] = ["pod", "peer", "guest"].map(|name| Netns::new(name).unwrap());
         link::veth((&pod, "eth0"), (&peer, "eth0")).unwrap();

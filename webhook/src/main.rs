@@ -1,46 +1,48 @@
-//! The admission server `weir-webhook`.
+//! The admission webhook `weir-webhook`.
 
 use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::SystemTime;
 
 use clap::Parser as _;
-
+use weir_runtime::logging;
 use weir_webhook::args::{CertsArgs, Cli, Command, ServeArgs};
-use weir_webhook::server::{self, certs, config::Config, logging};
+use weir_webhook::certs;
+use weir_webhook::config::Config;
+use weir_webhook::run;
 
-/// `EX_USAGE` of sysexits.h: flags or files are wrong, nothing was started.
-const BAD_CONFIGURATION: u8 = 64;
+/// `EX_USAGE` of sysexits.h: flags or files are wrong; nothing was started.
+const EX_USAGE: u8 = 64;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let ended = match &cli.command {
-        Some(Command::Certs(args)) => make_certs(args),
-        None => serve(&cli.serve),
+    let result = match &cli.command {
+        Some(Command::Certs(args)) => generate_certs(args),
+        None => serve(cli.serve),
     };
-    ended.unwrap_or_else(|error| {
+    result.unwrap_or_else(|error| {
         let _ = writeln!(std::io::stderr(), "weir-webhook: {error:#}");
         ExitCode::FAILURE
     })
 }
 
-fn make_certs(args: &CertsArgs) -> anyhow::Result<ExitCode> {
-    let files = certs::make(&args.dns, args.days, SystemTime::now())?.write(&args.out, args.force)?;
+fn generate_certs(args: &CertsArgs) -> anyhow::Result<ExitCode> {
+    let files = certs::generate(&args.dns, args.days, SystemTime::now())?.write(&args.out, args.force)?;
     for file in files {
         writeln!(std::io::stdout(), "{}", file.display())?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn serve(args: &ServeArgs) -> anyhow::Result<ExitCode> {
-    logging::start(args.log_format, args.log_level.clone())?;
-    let config = match Config::resolve(args) {
+fn serve(flags: ServeArgs) -> anyhow::Result<ExitCode> {
+    logging::init(flags.log_format, flags.log_level.clone())?;
+    let config = match Config::resolve(flags) {
         Ok(config) => config,
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "weir-webhook: {error}");
-            return Ok(ExitCode::from(BAD_CONFIGURATION));
+            return Ok(ExitCode::from(EX_USAGE));
         }
     };
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(server::run(config))?;
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(run::run(config))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -5,9 +5,9 @@ use std::hint::black_box;
 
 use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
-use weir_injector::inject::{InjectRequest, Outcome, inject};
+use weir_injector::{InjectRequest, InjectOutcome, inject};
 use weir_injector::settings::{NativeSidecars, Settings};
-use weir_webhook::server::review::answer;
+use weir_webhook::server::review::handle;
 
 /// Containers, and variables of each.
 const SIZES: [(usize, usize); 6] = [(1, 0), (1, 10), (10, 10), (50, 10), (1, 2000), (50, 40)];
@@ -68,8 +68,8 @@ fn review(pod: &Value) -> Vec<u8> {
 fn injected(pod: Value, settings: &Settings) -> anyhow::Result<Value> {
     let request = InjectRequest { pod, namespace: Some("shop".to_owned()), ..InjectRequest::default() };
     match inject(&request, settings)? {
-        Outcome::Injected { pod, .. } => Ok(pod),
-        Outcome::Skipped { reason, .. } => anyhow::bail!("skipped: {reason:?}"),
+        InjectOutcome::Injected { pod, .. } => Ok(pod),
+        InjectOutcome::Skipped { reason, .. } => anyhow::bail!("skipped: {reason:?}"),
     }
 }
 
@@ -84,7 +84,7 @@ pub(crate) struct Case {
 impl Case {
     /// Bytes of the review in, bytes of the answer out.
     pub(crate) fn run(&self) -> Vec<u8> {
-        answer(black_box(&self.body), BTreeMap::new(), &self.settings, inject).reply.to_json()
+        handle(black_box(&self.body), BTreeMap::new(), &self.settings, inject).response.to_json()
     }
 }
 
@@ -92,15 +92,15 @@ impl Case {
 pub(crate) fn each(mut measure: impl FnMut(&Case)) -> anyhow::Result<()> {
     for (name, template, native, again) in KINDS {
         for (containers, env) in SIZES {
-            let mut settings = Settings::from_documents(None, None).ok().context("the built-in settings are sound")?;
+            let mut settings = Settings::from_values_and_mesh(None, None).ok().context("the built-in settings are sound")?;
             settings.native_sidecars = native;
             let mut pod = pod(template, containers, env);
             if again {
                 pod = injected(pod, &settings)?;
             }
             let body = review(&pod);
-            let first = answer(&body, BTreeMap::new(), &settings, inject);
-            ensure!(first.status == 200 && first.decision.name() == "injected", "{name}: {:?}", first.reply);
+            let first = handle(&body, BTreeMap::new(), &settings, inject);
+            ensure!(first.status == 200 && first.outcome.name() == "injected", "{name}: {:?}", first.response);
             let label = format!("| {name} | {containers} | {env} | {} |", body.len() / 1024);
             measure(&Case { body, settings, label });
         }

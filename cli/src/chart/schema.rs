@@ -1,10 +1,9 @@
-//! As much of JSON Schema as the chart's `values.schema.json` uses. A keyword that is not known here refuses everything, so that none is
-//! passed over.
+//! Validates the subset of JSON Schema that the chart's `values.schema.json` uses. An unknown keyword is an error, so that none is ignored.
 
 use regex::Regex;
 use serde_json::Value;
 
-/// All that a schema does not allow in a document, with paths.
+/// Returns every violation of a schema in a document, with paths.
 pub(super) fn findings(schema: &Value, document: &Value) -> Vec<String> {
     let mut findings = Vec::new();
     check(schema, document, "", &mut findings);
@@ -22,15 +21,15 @@ fn check(schema: &Value, value: &Value, path: &str, findings: &mut Vec<String>) 
                     Value::Array(types) => types.iter().filter_map(Value::as_str).collect(),
                     one => one.as_str().into_iter().collect(),
                 };
-                if !types.iter().any(|wanted| is(value, wanted)) {
-                    return findings.push(format!("{name}: must be {}, is {value}", types.join(" or ")));
+                if !types.iter().any(|wanted| has_type(value, wanted)) {
+                    return findings.push(format!("{name}: must be {}, found {value}", types.join(" or ")));
                 }
             }
             "enum" => {
                 let allowed = wanted.as_array().map_or(&[][..], Vec::as_slice);
                 if !allowed.contains(value) {
                     let allowed: Vec<String> = allowed.iter().map(word).collect();
-                    findings.push(format!("{name}: {} is none of {}", word(value), allowed.join(", ")));
+                    findings.push(format!("{name}: {} is not one of {}", word(value), allowed.join(", ")));
                 }
             }
             "required" => {
@@ -51,7 +50,7 @@ fn check(schema: &Value, value: &Value, path: &str, findings: &mut Vec<String>) 
                     if *wanted == Value::Bool(false) {
                         let keys: Vec<&str> =
                             known.map(|known| known.keys().map(String::as_str).collect()).unwrap_or_default();
-                        findings.push(format!("{path}: there is no such setting; there are {}", keys.join(", ")));
+                        findings.push(format!("{path}: no such setting; settings: {}", keys.join(", ")));
                     } else {
                         check(wanted, field, &path, findings);
                     }
@@ -66,7 +65,7 @@ fn check(schema: &Value, value: &Value, path: &str, findings: &mut Vec<String>) 
                 let pattern = wanted.as_str().and_then(|pattern| Regex::new(pattern).ok());
                 let fits = |text: &str| pattern.as_ref().is_some_and(|pattern| pattern.is_match(text));
                 if value.as_str().is_some_and(|text| !fits(text)) {
-                    findings.push(format!("{name}: {} does not fit {wanted}", word(value)));
+                    findings.push(format!("{name}: {} does not match {wanted}", word(value)));
                 }
             }
             "minLength" => {
@@ -85,7 +84,7 @@ fn check(schema: &Value, value: &Value, path: &str, findings: &mut Vec<String>) 
                     findings.push(format!("{name}: {value} is more than {wanted}"));
                 }
             }
-            other => findings.push(format!("{name}: the schema says {other:?}, which is not known here")),
+            other => findings.push(format!("{name}: unknown keyword {other:?} in the schema")),
         }
     }
     if let (Some(properties), Some(fields)) = (rules.get("properties").and_then(Value::as_object), value.as_object()) {
@@ -97,7 +96,7 @@ fn check(schema: &Value, value: &Value, path: &str, findings: &mut Vec<String>) 
     }
 }
 
-fn is(value: &Value, wanted: &str) -> bool {
+fn has_type(value: &Value, wanted: &str) -> bool {
     match wanted {
         "string" => value.is_string(),
         "boolean" => value.is_boolean(),
@@ -112,7 +111,7 @@ fn below(path: &str, key: &str) -> String {
     if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
 }
 
-/// A value as people write it.
+/// Prints a value without quotes.
 fn word(value: &Value) -> String {
     value
         .as_str()

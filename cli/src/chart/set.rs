@@ -1,34 +1,33 @@
-//! The grammar of Helm's `--set`: `a.b=c,d[0].e=f,g={x,y}`.
+//! Parses Helm's `--set`: `a.b=c,d[0].e=f,g={x,y}`.
 //!
-//! A backslash takes the meaning from the character after it (`\.`, `\,`, `\=`). Values that look like a number, `true`, `false` or `null` are
-//! one, unless the user asks for texts; `null` takes a key away.
+//! A backslash escapes the next character (`\.`, `\,`, `\=`). Values that look like a number, `true`, `false` or `null` have that type,
+//! except with `--set-string`; `null` removes a key.
 
 use serde_json::{Map, Value};
 
-/// Most elements of a list that one setting can make, as with Helm.
-const LIST_MAX: usize = 65_536;
+/// Limit of list elements, as in Helm.
+const MAX_LIST_LENGTH: usize = 65_536;
 
-/// One step of a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Step {
+enum PathSegment {
     Key(String),
     Index(usize),
 }
 
-/// Carries out the settings of one option.
+/// Applies the settings of one option to the values.
 ///
 /// # Errors
-/// What cannot be understood; values are as they were before, or partly changed and not to be used.
+/// A setting is malformed; the values may be partly changed then.
 pub(super) fn apply(values: &mut Value, text: &str, as_text: bool) -> Result<(), String> {
     for setting in split(text, ',')? {
-        let at = find(&setting, '=').ok_or_else(|| format!("{setting:?} has no value: PATH=VALUE is a setting"))?;
+        let at = find(&setting, '=').ok_or_else(|| format!("{setting:?} has no value; expected PATH=VALUE"))?;
         let path = path(&setting[..at])?;
         put(values, &path, value(&setting[at + 1..], as_text)?)?;
     }
     Ok(())
 }
 
-/// Splits at a character, except behind a backslash or between braces.
+/// Splits at a character, except after a backslash or between braces.
 fn split(text: &str, at: char) -> Result<Vec<String>, String> {
     let (mut parts, mut part, mut depth) = (Vec::new(), String::new(), 0_usize);
     let mut chars = text.chars();
@@ -40,7 +39,7 @@ fn split(text: &str, at: char) -> Result<Vec<String>, String> {
                 continue;
             }
             '{' => depth += 1,
-            '}' => depth = depth.checked_sub(1).ok_or("a brace is closed that was not opened")?,
+            '}' => depth = depth.checked_sub(1).ok_or("unmatched closing brace")?,
             _ => {}
         }
         if c == at && depth == 0 {
@@ -50,13 +49,13 @@ fn split(text: &str, at: char) -> Result<Vec<String>, String> {
         }
     }
     if depth > 0 {
-        return Err("a brace is not closed".to_owned());
+        return Err("unmatched opening brace".to_owned());
     }
     parts.push(part);
     Ok(parts)
 }
 
-/// Where a character is first, except behind a backslash.
+/// Finds a character that has no backslash before it.
 fn find(text: &str, wanted: char) -> Option<usize> {
     let mut escaped = false;
     text.char_indices().find_map(|(at, c)| {
@@ -75,28 +74,28 @@ fn unescaped(text: &str) -> String {
     out
 }
 
-fn path(text: &str) -> Result<Vec<Step>, String> {
-    let mut steps = Vec::new();
+fn path(text: &str) -> Result<Vec<PathSegment>, String> {
+    let mut segments = Vec::new();
     for part in split(text, '.')? {
         let open = find(&part, '[').unwrap_or(part.len());
         let key = unescaped(&part[..open]);
         if key.is_empty() {
             return Err(format!("path {text:?} has an empty name"));
         }
-        steps.push(Step::Key(key));
+        segments.push(PathSegment::Key(key));
         let mut rest = &part[open..];
         while let Some(inner) = rest.strip_prefix('[') {
             let (index, after) =
                 inner.split_once(']').ok_or_else(|| format!("path {text:?} has no closing bracket"))?;
-            let index = index.parse().ok().filter(|index| *index < LIST_MAX);
-            steps.push(Step::Index(index.ok_or_else(|| format!("path {text:?} has an index that is none"))?));
+            let index = index.parse().ok().filter(|index| *index < MAX_LIST_LENGTH);
+            segments.push(PathSegment::Index(index.ok_or_else(|| format!("path {text:?} has an invalid index"))?));
             rest = after;
         }
         if !rest.is_empty() {
-            return Err(format!("path {text:?} goes on after a bracket"));
+            return Err(format!("path {text:?} continues after a bracket"));
         }
     }
-    Ok(steps)
+    Ok(segments)
 }
 
 fn value(text: &str, as_text: bool) -> Result<Value, String> {
@@ -115,34 +114,36 @@ fn value(text: &str, as_text: bool) -> Result<Value, String> {
         "false" => false.into(),
         "null" => Value::Null,
         "0" => 0.into(),
-        // Not 007, which is a name more often than a number.
+        // Not 007, which is rather a name than a number.
         number if !number.starts_with('0') => number.parse::<i64>().map_or_else(|_| plain.clone().into(), Value::from),
         _ => plain.into(),
     })
 }
 
-fn put(values: &mut Value, path: &[Step], value: Value) -> Result<(), String> {
-    let Some((step, rest)) = path.split_first() else {
+fn put(values: &mut Value, path: &[PathSegment], value: Value) -> Result<(), String> {
+    let Some((segment, rest)) = path.split_first() else {
         *values = value;
         return Ok(());
     };
-    match step {
-        Step::Key(key) => {
+    match segment {
+        PathSegment::Key(key) => {
             if values.is_null() {
                 *values = Value::Object(Map::new());
             }
-            let fields = values.as_object_mut().ok_or_else(|| format!("{key:?} is set in what is no map"))?;
+            let fields =
+                values.as_object_mut().ok_or_else(|| format!("{key:?} is set in a value that is not a map"))?;
             if rest.is_empty() && value.is_null() {
                 fields.remove(key);
                 return Ok(());
             }
             put(fields.entry(key.as_str()).or_insert(Value::Null), rest, value)
         }
-        Step::Index(index) => {
+        PathSegment::Index(index) => {
             if values.is_null() {
                 *values = Value::Array(Vec::new());
             }
-            let items = values.as_array_mut().ok_or_else(|| format!("[{index}] is set in what is no list"))?;
+            let items =
+                values.as_array_mut().ok_or_else(|| format!("[{index}] is set in a value that is not a list"))?;
             if items.len() <= *index {
                 items.resize(index + 1, Value::Null);
             }
@@ -163,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_paths_lists_escapes_and_types_as_helm_does() {
+    fn paths_lists_escapes_and_types_are_those_of_helm() {
         for (text, at, wanted) in [
             ("a.b=2", "/a/b", json!(2)),
             ("a.c=true,a.b=no", "/a/c", json!(true)),
@@ -190,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_setting_is_refused() {
+    fn malformed_settings_are_errors() {
         for text in [
             "a",
             "=x",

@@ -1,16 +1,16 @@
 use std::collections::BTreeSet;
 
-use weir_injector::inject::selection::Installation;
-use weir_injector::inject::selection::objects::{Serving, Target};
+use weir_injector::selection::InjectorRevision;
+use weir_injector::selection::configurations::{WebhookOptions, WebhookTarget};
 
 use super::*;
 
 fn objects(set: &[&str]) -> Vec<Value> {
-    SettingsArgs::of(set).release().unwrap().objects().unwrap()
+    ChartArgs::of(set).release().unwrap().objects().unwrap()
 }
 
-fn refused(set: &[&str]) -> String {
-    SettingsArgs::of(set).release().and_then(|release| release.objects()).unwrap_err().to_string()
+fn errors(set: &[&str]) -> String {
+    ChartArgs::of(set).release().and_then(|release| release.objects()).unwrap_err().to_string()
 }
 
 fn of_kind<'a>(objects: &'a [Value], kind: &str) -> Vec<&'a Value> {
@@ -18,43 +18,40 @@ fn of_kind<'a>(objects: &'a [Value], kind: &str) -> Vec<&'a Value> {
 }
 
 #[test]
-fn every_file_of_the_chart_is_built_in() {
+fn every_template_of_the_chart_is_built_in() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../manifests/chart/templates");
     let found: BTreeSet<String> =
         std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    assert_eq!(found, OBJECTS.iter().chain(&OTHERS).map(|(name, _)| (*name).to_owned()).collect());
+    assert_eq!(found, OBJECTS.iter().chain(&PARTIALS).map(|(name, _)| (*name).to_owned()).collect());
 }
 
 #[test]
-fn the_default_values_fit_the_schema_and_wrong_ones_are_named_all_at_once() {
-    Release::new(NAMESPACE.to_owned(), defaults().unwrap()).unwrap();
-    let refused = refused(&[
+fn default_values_match_the_schema_and_all_errors_are_reported() {
+    Release::new(WEBHOOK_NAMESPACE.to_owned(), defaults().unwrap()).unwrap();
+    let errors = errors(&[
         "webhook.replica=3",
         "webhook.certificates=files,platforms.x.netDir=a",
         "revision=A_b,node.enabled=1",
     ]);
     for wanted in [
-        "webhook.replica: there is no such setting; there are enabled, createNamespace, ",
-        "webhook.certificates: files is none of builtin, secret, cert-manager",
-        "platforms.x.netDir: a does not fit",
-        "revision: A_b does not fit",
-        "node.enabled: 1 is none of true, false, auto",
+        "webhook.replica: no such setting; settings: enabled, createNamespace, ",
+        "webhook.certificates: files is not one of builtin, secret, cert-manager",
+        "platforms.x.netDir: a does not match",
+        "revision: A_b does not match",
+        "node.enabled: 1 is not one of true, false, auto",
     ] {
-        assert!(refused.contains(wanted), "{wanted}: {refused}");
+        assert!(errors.contains(wanted), "{wanted}: {errors}");
     }
 }
 
 #[test]
-fn settings_that_do_not_go_together_are_refused_by_the_chart() {
-    assert!(refused(&["platform=gkee"]).contains("platform \"gkee\" is none of aks, bottlerocket, "));
-    assert!(
-        refused(&["webhook.certificates=secret"]).contains("webhook.caBundle has to be the CA of that certificate")
-    );
+fn contradicting_settings_are_errors_of_the_chart() {
+    assert!(errors(&["platform=gkee"]).contains("platform \"gkee\" is none of aks, bottlerocket, "));
+    assert!(errors(&["webhook.certificates=secret"]).contains("webhook.caBundle has to be the CA of that certificate"));
 }
 
-/// The chart's templates, and the same as data: whatever the settings, the same webhook configurations.
 #[test]
-fn the_webhook_configurations_of_the_chart_are_those_that_are_made_as_data() {
+fn chart_and_injector_create_the_same_webhook_configurations() {
     let mut compared = 0;
     for revision in ["", "default", "r1"] {
         for tags in [&[][..], &["canary"], &["canary", "default"]] {
@@ -74,24 +71,30 @@ fn the_webhook_configurations_of_the_chart_are_those_that_are_made_as_data() {
                 ];
                 let set: Vec<&str> = set.iter().map(String::as_str).collect();
                 let rendered = objects(&set);
-                let installation = Installation {
+                let installation = InjectorRevision {
                     revision: revision.to_owned(),
                     tags: tags.iter().map(|&tag| tag.to_owned()).collect(),
-                    by_default: flag(0),
+                    enable_namespaces_by_default: flag(0),
                     deactivated: flag(1),
                 };
-                let certificate =
-                    format!("{NAMESPACE}/{}", if revision == "r1" { "weir-webhook-r1" } else { "weir-webhook" });
-                let serving = Serving {
-                    namespace: NAMESPACE.to_owned(),
-                    target: if flag(3) { Target::Url("https://host/inject".to_owned()) } else { Target::Service },
+                let certificate = format!(
+                    "{WEBHOOK_NAMESPACE}/{}",
+                    if revision == "r1" { "weir-webhook-r1" } else { "weir-webhook" }
+                );
+                let serving = WebhookOptions {
+                    namespace: WEBHOOK_NAMESPACE.to_owned(),
+                    target: if flag(3) {
+                        WebhookTarget::Url("https://host/inject".to_owned())
+                    } else {
+                        WebhookTarget::Service
+                    },
                     ca_bundle: flag(3).then(|| "Q0E=".to_owned()),
                     inject_ca_from: (flag(0) && !flag(3)).then_some(certificate),
                     excluded_namespaces: if flag(1) { vec!["legacy".to_owned()] } else { Vec::new() },
                     match_conditions: flag(2),
                     skip_host_network: flag(2),
                 };
-                let data = installation.configurations(&serving);
+                let data = installation.webhook_configurations(&serving);
                 let mut found =
                     of_kind(&rendered, "MutatingWebhookConfiguration").into_iter().cloned().collect::<Vec<_>>();
                 for object in &mut found {
@@ -106,7 +109,7 @@ fn the_webhook_configurations_of_the_chart_are_those_that_are_made_as_data() {
 }
 
 #[test]
-fn what_others_need_comes_first_and_what_sends_pods_last() {
+fn dependencies_come_first_and_webhook_configurations_last() {
     let objects = objects(&["revisionTags={stable}", "webhook.autoscaling.enabled=true", "platform=gke"]);
     let kinds: Vec<&str> = objects.iter().map(|object| object["kind"].as_str().unwrap()).collect();
     assert_eq!(kinds[..2], ["Namespace", "Namespace"]);
@@ -124,7 +127,7 @@ fn what_others_need_comes_first_and_what_sends_pods_last() {
 }
 
 #[test]
-fn a_revision_has_its_own_names_and_leaves_the_agent_to_the_default_one() {
+fn revision_has_its_own_names_and_no_agent() {
     let objects = objects(&["revision=r1"]);
     assert!(of_kind(&objects, "DaemonSet").is_empty());
     let deployment = of_kind(&objects, "Deployment")[0];
@@ -136,13 +139,13 @@ fn a_revision_has_its_own_names_and_leaves_the_agent_to_the_default_one() {
 }
 
 #[test]
-fn shortcuts_say_what_their_settings_say_and_set_has_the_last_word() {
-    let args = SettingsArgs {
+fn set_overrides_the_shortcut_options() {
+    let args = ChartArgs {
         cert_manager: true,
         init_container_mode: true,
         platform: Some("k3s".to_owned()),
         revision: "r2".to_owned(),
-        ..SettingsArgs::of(&["platform=k3d"])
+        ..ChartArgs::of(&["platform=k3d"])
     };
     let values = args.release().unwrap().values;
     assert_eq!(values["webhook"]["certificates"], "cert-manager");
@@ -153,14 +156,14 @@ fn shortcuts_say_what_their_settings_say_and_set_has_the_last_word() {
 
 #[test]
 fn notes_name_the_label_of_the_revision() {
-    let notes = |set: &[&str]| SettingsArgs::of(set).release().unwrap().notes().unwrap();
+    let notes = |set: &[&str]| ChartArgs::of(set).release().unwrap().notes().unwrap();
     assert!(notes(&[]).contains("istio-injection=enabled"));
     assert!(notes(&["revision=r1"]).contains("istio.io/rev=r1"));
 }
 
-/// Helm takes away what an upgrade no longer has.
+/// Helm deletes objects that an upgrade no longer has.
 #[test]
-fn the_uninstaller_keeps_the_namespace_and_the_admissions_that_it_needs() {
+fn uninstaller_keeps_its_namespace_and_admission_objects() {
     for platform in ["kubeadm", "gke", "openshift"] {
         let needed = |uninstall: bool| -> Vec<Value> {
             let setting = format!("platform={platform},webhook.enabled=false,node.uninstall={uninstall}");

@@ -1,71 +1,70 @@
-//! Explanations as data. The shape is for other programs: names stay, fields are only added.
+//! Prints explanations as JSON. The format is stable: names stay, and fields are only added.
 
-use iptables_rules::trace::{Effect, Entry, Fate, Packet, Stage, Step, Trace, Verdict};
+use iptables_rules::trace::{Disposition, Effect, Packet, PacketOrigin, RuleResult, RuleVisit, TableVisit, Trace};
 use serde_json::{Value, json};
-use weir_kernel::live::Standing;
+use weir_kernel::netns_state::Ownership;
 
-use super::packet::Question;
-use super::summary::{self, Summary};
-use super::{Explanation, text, words};
+use super::explanation::Explanation;
+use super::packet::PacketQuery;
+use super::summary::{Summary, SummaryItem};
+use super::{sentences, text};
 use crate::rules::json::reason;
 
-/// One document for all subjects.
-pub(crate) fn print(explained: &[Explanation]) -> String {
-    let subjects: Vec<Value> = explained.iter().map(subject).collect();
+pub(crate) fn print(explanations: &[Explanation]) -> String {
+    let subjects: Vec<Value> = explanations.iter().map(subject).collect();
     format!("{:#}\n", json!({"version": 1, "subjects": subjects}))
 }
 
 fn subject(explained: &Explanation) -> Value {
     let mut value = json!({"name": explained.name, "origin": explained.origin});
-    if let Some(found) = &explained.found {
+    if let Some(report) = &explained.netns_report {
         value["namespace"] = json!({
-            "standing": standing(found.live.standing()),
-            "verdicts": found.verdicts,
-            "differences": found.differences,
-            "otherTables": found.live.other_tables(),
-            "unread": found.live.unread,
-            "fine": found.fine,
+            "standing": ownership_name(report.state.ownership()),
+            "verdicts": report.sentences,
+            "differences": report.differences,
+            "otherTables": report.state.other_tables(),
+            "unread": report.state.unreadable,
+            "fine": report.is_healthy,
         });
     }
     if let Some(summary) = &explained.summary {
         value["summary"] = self::summary(summary);
     }
-    if let Some((question, trace)) = &explained.journey {
-        value["packet"] = packet(question);
-        value["trace"] = self::trace(question, trace);
+    if let Some((query, trace)) = &explained.packet_trace {
+        value["packet"] = packet(query);
+        value["trace"] = self::trace(query, trace);
     }
     value
 }
 
-const fn standing(standing: Standing) -> &'static str {
-    match standing {
-        Standing::None => "none",
-        Standing::Ours => "ours",
-        Standing::Drifted => "drifted",
-        Standing::OursInIptables => "ours-in-iptables",
-        Standing::Foreign => "foreign",
-        Standing::Both => "both",
+const fn ownership_name(ownership: Ownership) -> &'static str {
+    match ownership {
+        Ownership::None => "none",
+        Ownership::Ours => "ours",
+        Ownership::OursDrifted => "drifted",
+        Ownership::OursInIptables => "ours-in-iptables",
+        Ownership::Foreign => "foreign",
+        Ownership::Mixed => "both",
     }
 }
 
 fn summary(summary: &Summary) -> Value {
-    let entries = |entries: &[summary::Entry]| -> Vec<Value> {
-        let one =
-            |entry: &summary::Entry| json!({"what": entry.what, "setting": entry.setting, "default": entry.default});
-        entries.iter().map(one).collect()
+    let items = |items: &[SummaryItem]| -> Vec<Value> {
+        let object = |item: &SummaryItem| json!({"what": item.what, "setting": item.setting, "default": item.default});
+        items.iter().map(object).collect()
     };
-    json!({"captured": entries(&summary.captured), "notCaptured": entries(&summary.excluded)})
+    json!({"captured": items(&summary.captured), "notCaptured": items(&summary.excluded)})
 }
 
-fn packet(question: &Question) -> Value {
-    let Packet { entry, transport, source, source_port, destination, destination_port, mark, connection_mark, state } =
-        &question.packet;
-    let (in_interface, out_interface, owner) = match entry {
-        Entry::Arrives { interface } => (Some(interface), None, None),
-        Entry::Sent { interface, owner } => (None, Some(interface), *owner),
+fn packet(query: &PacketQuery) -> Value {
+    let Packet { origin, transport, source, source_port, destination, destination_port, mark, connection_mark, state } =
+        &query.packet;
+    let (in_interface, out_interface, owner) = match origin {
+        PacketOrigin::Received { interface } => (Some(interface), None, None),
+        PacketOrigin::Sent { interface, owner } => (None, Some(interface), *owner),
     };
     json!({
-        "from": words::sender(question.sender),
+        "from": sentences::sender(query.sender),
         "inInterface": in_interface,
         "outInterface": out_interface,
         "uid": owner.map(|owner| owner.uid),
@@ -78,41 +77,41 @@ fn packet(question: &Question) -> Value {
         "mark": mark,
         "connectionMark": connection_mark,
         "state": state.to_string(),
-        "assumed": question.assumed,
+        "assumed": query.assumptions,
     })
 }
 
-fn trace(question: &Question, trace: &Trace) -> Value {
-    let port = match &trace.fate {
-        Fate::Redirected { port } | Fate::Tproxied { port, redirected: _ } => Some(*port),
-        Fate::Dropped | Fate::Passes { .. } => None,
+fn trace(query: &PacketQuery, trace: &Trace) -> Value {
+    let port = match &trace.disposition {
+        Disposition::Redirected { port } | Disposition::Tproxied { port, redirected: _ } => Some(*port),
+        Disposition::Dropped | Disposition::Passes { .. } => None,
     };
     json!({
-        "outcome": text::fate_name(&trace.fate),
+        "outcome": text::disposition_name(&trace.disposition),
         "port": port,
-        "sentence": words::outcome(question, trace),
+        "sentence": sentences::describe_fate(query, trace),
         "decidedBy": trace.decided_by.map(|(stage, step)| json!({"stage": stage, "step": step})),
         "mark": trace.mark,
         "connectionMark": trace.connection_mark,
         "zone": trace.zone,
-        "doubts": trace.doubts,
-        "stages": trace.stages.iter().map(stage).collect::<Vec<_>>(),
+        "doubts": trace.uncertain_rules,
+        "stages": trace.tables.iter().map(stage).collect::<Vec<_>>(),
     })
 }
 
-fn stage(stage: &Stage) -> Value {
+fn stage(stage: &TableVisit) -> Value {
     json!({
         "hook": stage.hook.name(),
         "table": stage.table,
-        "skipped": stage.skipped,
-        "steps": stage.steps.iter().map(step).collect::<Vec<_>>(),
+        "skipped": stage.skip_reason,
+        "steps": stage.rules.iter().map(step).collect::<Vec<_>>(),
     })
 }
 
-fn step(step: &Step) -> Value {
-    let effects = match &step.verdict {
-        Verdict::Match(effects) => effects.iter().map(Effect::to_string).collect(),
-        Verdict::NoMatch(_) | Verdict::Unknown(_) => Vec::new(),
+fn step(step: &RuleVisit) -> Value {
+    let effects = match &step.result {
+        RuleResult::Match(effects) => effects.iter().map(Effect::to_string).collect(),
+        RuleResult::NoMatch(_) | RuleResult::Unknown(_) => Vec::new(),
     };
     json!({
         "chain": step.chain,
@@ -120,8 +119,8 @@ fn step(step: &Step) -> Value {
         "depth": step.depth,
         "rule": step.rule,
         "reason": step.reason.map(reason),
-        "matches": matches!(step.verdict, Verdict::Match(_)),
-        "verdict": text::verdict(&step.verdict),
+        "matches": matches!(step.result, RuleResult::Match(_)),
+        "verdict": text::describe_result(&step.result),
         "effects": effects,
     })
 }

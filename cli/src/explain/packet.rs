@@ -1,77 +1,76 @@
-//! A packet in the words of the command line.
+//! Builds a packet from the options of the command line.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use clap::{Args, ValueEnum};
 use iptables_rules::CaptureConfig;
 use iptables_rules::names::{self, LOOPBACK_INTERFACE};
-use iptables_rules::trace::{Entry, Owner, Packet, State, Transport};
+use iptables_rules::trace::{ConntrackState, Owner, Packet, PacketOrigin, Transport};
 
-/// User and group of an application, where nothing is said: any that is not the proxy's.
+/// Default user and group of an application: any but the proxy's.
 const APPLICATION_ID: u32 = 1000;
-/// Port of a client, where nothing is said; in the range from which Linux takes them.
+/// Default port of a client, in Linux's ephemeral range.
 const CLIENT_PORT: u16 = 40000;
-/// Addresses of a pod that nobody knows yet.
+/// Default addresses of the pod.
 const POD: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(10, 0, 0, 10)), IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0x10))];
-/// Addresses of a client outside.
+/// Default addresses of a client outside of the pod.
 const OUTSIDE: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(10, 0, 0, 99)), IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0x99))];
-/// Interface of a pod to the outside, by the name that container runtimes give it.
+/// Name that container runtimes give the pod's interface.
 const OUTER_INTERFACE: &str = "eth0";
-/// Longest name of an interface (`IFNAMSIZ` - 1).
-const LONGEST_NAME: usize = 15;
+/// `IFNAMSIZ` - 1.
+const MAX_INTERFACE_NAME: usize = 15;
 
-/// The packet, as typed.
+/// Options for a packet.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Packet")]
 pub(crate) struct PacketArgs {
-    /// Who sends it; without it, the application
-    #[arg(long, value_enum, value_name = "WHO")]
+    /// Sender of the packet [default: app]
+    #[arg(long, value_enum, value_name = "SENDER")]
     from: Option<Sender>,
 
-    /// Where it goes: ADDRESS:PORT, with `/udp` behind it for UDP, `[ADDRESS]:PORT` for IPv6; with `--from outside` the port alone will do
-    #[arg(long, value_name = "TO")]
+    /// Destination: ADDRESS:PORT or [ADDRESS]:PORT, followed by /udp for UDP; with --from outside, PORT is enough
+    #[arg(long, value_name = "DESTINATION")]
     to: Option<String>,
 
-    /// Source address, and port, where they matter: ADDRESS or ADDRESS:PORT
+    /// Source: ADDRESS or ADDRESS:PORT
     #[arg(long, value_name = "ADDRESS")]
     source: Option<String>,
 
-    /// User of the socket that sends it
+    /// User that owns the sending socket
     #[arg(long, value_name = "UID")]
     uid: Option<String>,
 
-    /// Group of the socket that sends it; without it, the number of the user
+    /// Group that owns the sending socket [default: the id of the user]
     #[arg(long, value_name = "GID")]
     gid: Option<String>,
 
-    /// Interface by which it comes from outside; without it, eth0
-    #[arg(long, value_name = "NAME")]
+    /// Interface on which a packet from outside arrives [default: eth0]
+    #[arg(long, value_name = "INTERFACE")]
     in_interface: Option<String>,
 
-    /// Interface by which it leaves; without it, lo to addresses of the pod and eth0 to others
-    #[arg(long, value_name = "NAME")]
+    /// Interface on which a packet of the pod leaves [default: lo to addresses of the pod, eth0 to others]
+    #[arg(long, value_name = "INTERFACE")]
     out_interface: Option<String>,
 
-    /// Address of the pod; once for each family
+    /// Address of the pod; repeat for the second family
     #[arg(long, value_name = "ADDRESS")]
     pod_ip: Vec<String>,
 
-    /// Mark that the packet has already (SO_MARK), decimal or 0x...
+    /// Mark of the packet (SO_MARK), decimal or 0x...
     #[arg(long, value_name = "MARK")]
     mark: Option<String>,
 
-    /// Mark that its connection has already, decimal or 0x...
+    /// Mark of its connection, decimal or 0x...
     #[arg(long, value_name = "MARK")]
     connection_mark: Option<String>,
 
-    /// What connection tracking makes of it; without it, new: the packet that decides about a connection
+    /// State in connection tracking [default: new, the packet that decides about a connection]
     #[arg(long, value_enum, value_name = "STATE")]
     state: Option<Tracked>,
 }
 
-/// `--from`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Sender {
     /// The application in the pod
@@ -79,11 +78,10 @@ pub(crate) enum Sender {
     App,
     /// The proxy in the pod
     Proxy,
-    /// Somebody outside of the pod
+    /// A client outside of the pod
     Outside,
 }
 
-/// `--state`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Tracked {
     /// The first packet of a connection
@@ -96,19 +94,17 @@ enum Tracked {
     Invalid,
 }
 
-/// What is known about a pod when a packet is completed.
+/// Facts about a pod that complete a packet.
 #[derive(Debug, Clone)]
-pub(crate) struct Pod {
-    /// User and group of its proxy.
+pub(crate) struct PodIdentity {
     pub(crate) proxy: Owner,
-    /// Users and groups that the rules take for the proxy.
+    /// Users and groups that the rules treat as the proxy.
     pub(crate) proxy_ids: Vec<u32>,
-    /// Its addresses; empty where nobody knows.
+    /// Addresses of the pod; empty if unknown.
     pub(crate) addresses: Vec<IpAddr>,
 }
 
-impl Pod {
-    /// What a configuration says about it.
+impl PodIdentity {
     pub(crate) fn of(config: &CaptureConfig) -> Self {
         let first = |ids: &[u32]| ids.first().copied();
         let uid = first(&config.proxy_uids).or(first(&config.proxy_gids)).unwrap_or(names::PROXY_ID);
@@ -120,20 +116,18 @@ impl Pod {
     }
 }
 
-/// A packet, and what was taken for granted about it.
+/// A packet, with the assumptions that completed it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Question {
-    /// The packet.
+pub(crate) struct PacketQuery {
     pub(crate) packet: Packet,
-    /// Who sends it.
     pub(crate) sender: Sender,
-    /// What nobody said, one clause each.
-    pub(crate) assumed: Vec<String>,
+    /// One clause each.
+    pub(crate) assumptions: Vec<String>,
 }
 
 impl PacketArgs {
-    /// Whether a packet is described, even if not completely.
-    pub(crate) fn given(&self) -> bool {
+    /// Returns whether any of the options is set.
+    pub(crate) fn is_given(&self) -> bool {
         let texts = [
             &self.to,
             &self.source,
@@ -150,37 +144,37 @@ impl PacketArgs {
             || texts.iter().any(|text| text.is_some())
     }
 
-    /// The packet, completed with what is known about the pod; `None` where none is described.
+    /// Builds the packet, completed with facts about the pod; `None` without options.
     ///
     /// # Errors
-    /// Everything that makes no sense, by the option's name.
-    pub(crate) fn question(&self, pod: &Pod) -> Result<Option<Question>, Vec<String>> {
-        if !self.given() {
+    /// Every invalid option.
+    pub(crate) fn query(&self, pod: &PodIdentity) -> Result<Option<PacketQuery>, Vec<String>> {
+        if !self.is_given() {
             return Ok(None);
         }
-        Reader { args: self, pod, sender: self.from.unwrap_or_default(), findings: Vec::new(), assumed: Vec::new() }
+        Reader { args: self, pod, sender: self.from.unwrap_or_default(), findings: Vec::new(), assumptions: Vec::new() }
             .read()
             .map(Some)
     }
 }
 
-/// Reads the options one by one and keeps what is wrong.
+/// Reads the options one by one and collects errors.
 struct Reader<'a> {
     args: &'a PacketArgs,
-    pod: &'a Pod,
+    pod: &'a PodIdentity,
     sender: Sender,
     findings: Vec<String>,
-    assumed: Vec<String>,
+    assumptions: Vec<String>,
 }
 
 impl Reader<'_> {
-    fn read(mut self) -> Result<Question, Vec<String>> {
-        self.options_that_contradict();
+    fn read(mut self) -> Result<PacketQuery, Vec<String>> {
+        self.check_contradictions();
         let known = self.pod_addresses();
         let to = self.destination();
         let source = self.args.source.as_deref().and_then(|text| match address_and_port(text) {
             Ok(source) => Some(source),
-            Err(reason) => self.refuse("--source", text, &reason),
+            Err(reason) => self.reject("--source", text, &reason),
         });
         let owner = self.owner();
         let [mark, connection_mark] = [("--mark", &self.args.mark), ("--connection-mark", &self.args.connection_mark)]
@@ -192,7 +186,7 @@ impl Reader<'_> {
         let of_family = |addresses: &[IpAddr]| addresses.iter().copied().find(|address| address.is_ipv6() == wants_v6);
         let own = of_family(&known).unwrap_or_else(|| {
             let own = POD[usize::from(wants_v6)];
-            self.assumed.push(format!("the pod's address is {own} (--pod-ip)"));
+            self.assumptions.push(format!("the pod's address is {own} (--pod-ip)"));
             own
         });
         let destination = to.address.unwrap_or(own);
@@ -214,28 +208,27 @@ impl Reader<'_> {
             self.findings.push(format!("--to {destination}: a loopback address cannot be reached from outside"));
         }
         if !inside && address.is_loopback() {
-            self.findings.push(format!("--source {address}: nothing comes from a loopback address outside"));
+            self.findings.push(format!("--source {address}: a loopback address cannot be a source outside of the pod"));
         }
         let [came_in, goes_out] = named;
-        let entry = if inside {
+        let origin = if inside {
             let interface = goes_out.unwrap_or(if to_itself { LOOPBACK_INTERFACE } else { OUTER_INTERFACE });
-            Entry::Sent { interface: interface.to_owned(), owner: Some(owner) }
+            PacketOrigin::Sent { interface: interface.to_owned(), owner: Some(owner) }
         } else {
             let interface = came_in.unwrap_or(OUTER_INTERFACE);
             if interface == LOOPBACK_INTERFACE {
-                self.findings.push(
-                    "--in-interface lo: what comes by lo was sent by the pod (--from app, --from proxy)".to_owned(),
-                );
+                self.findings
+                    .push("--in-interface lo: only the pod itself sends over lo (--from app, --from proxy)".to_owned());
             }
-            Entry::Arrives { interface: interface.to_owned() }
+            PacketOrigin::Received { interface: interface.to_owned() }
         };
         if !self.findings.is_empty() {
             return Err(self.findings);
         }
         let has_ports = !matches!(to.transport, Transport::Other(_));
-        Ok(Question {
+        Ok(PacketQuery {
             packet: Packet {
-                entry,
+                origin,
                 transport: to.transport,
                 source: address,
                 source_port: if has_ports { port.unwrap_or(CLIENT_PORT) } else { 0 },
@@ -244,47 +237,47 @@ impl Reader<'_> {
                 mark,
                 connection_mark,
                 state: match self.args.state {
-                    None | Some(Tracked::New) => State::New,
-                    Some(Tracked::Established) => State::Established,
-                    Some(Tracked::Related) => State::Related,
-                    Some(Tracked::Invalid) => State::Invalid,
+                    None | Some(Tracked::New) => ConntrackState::New,
+                    Some(Tracked::Established) => ConntrackState::Established,
+                    Some(Tracked::Related) => ConntrackState::Related,
+                    Some(Tracked::Invalid) => ConntrackState::Invalid,
                 },
             },
             sender: self.sender,
-            assumed: self.assumed,
+            assumptions: self.assumptions,
         })
     }
 
-    /// Notes what is wrong with an option; there is no value then.
-    fn refuse<T>(&mut self, option: &str, text: &str, reason: &str) -> Option<T> {
+    /// Records an error about an option; returns no value.
+    fn reject<T>(&mut self, option: &str, text: &str, reason: &str) -> Option<T> {
         self.findings.push(format!("{option} {text:?}: {reason}"));
         None
     }
 
-    fn options_that_contradict(&mut self) {
+    fn check_contradictions(&mut self) {
         let outside = self.sender == Sender::Outside;
         let only = |given: bool, option: &str, why: &str| given.then(|| format!("{option}: {why}"));
         let args = self.args;
         self.findings.extend(
             [
-                only(outside && args.uid.is_some(), "--uid", "nobody knows the user of a packet from outside"),
-                only(outside && args.gid.is_some(), "--gid", "nobody knows the group of a packet from outside"),
+                only(outside && args.uid.is_some(), "--uid", "a packet from outside has no user"),
+                only(outside && args.gid.is_some(), "--gid", "a packet from outside has no group"),
                 only(
                     outside && args.out_interface.is_some(),
                     "--out-interface",
-                    "a packet from outside comes in (--in-interface)",
+                    "a packet from outside arrives (--in-interface)",
                 ),
                 only(
                     !outside && args.in_interface.is_some(),
                     "--in-interface",
-                    "a packet of the pod goes out (--out-interface), or needs --from outside",
+                    "a packet of the pod leaves (--out-interface), or needs --from outside",
                 ),
                 only(
                     args.state.unwrap_or(Tracked::New) == Tracked::New && args.connection_mark.is_some(),
                     "--connection-mark",
                     "a new connection has none (--state established)",
                 ),
-                only(args.to.is_none(), "--to", "is missing: where does the packet go?"),
+                only(args.to.is_none(), "--to", "is missing; a packet needs a destination"),
             ]
             .into_iter()
             .flatten(),
@@ -296,10 +289,10 @@ impl Reader<'_> {
         for text in &self.args.pod_ip {
             match text.parse::<IpAddr>() {
                 Ok(address) if address.is_loopback() || address.is_unspecified() || address.is_multicast() => {
-                    self.refuse::<()>("--pod-ip", text, "no pod has this address");
+                    self.reject::<()>("--pod-ip", text, "is not a valid pod address");
                 }
                 Ok(address) => addresses.insert(0, address),
-                Err(_) => _ = self.refuse::<()>("--pod-ip", text, "is no address"),
+                Err(_) => _ = self.reject::<()>("--pod-ip", text, "is not an IP address"),
             }
         }
         addresses
@@ -309,10 +302,10 @@ impl Reader<'_> {
         let text = self.args.to.as_deref()?;
         let to = match Destination::parse(text) {
             Ok(to) => to,
-            Err(reason) => return self.refuse("--to", text, &reason),
+            Err(reason) => return self.reject("--to", text, &reason),
         };
         if to.address.is_none() && self.sender != Sender::Outside {
-            return self.refuse("--to", text, "has no address; a port alone is enough with --from outside only");
+            return self.reject("--to", text, "has no address; a port alone is enough only with --from outside");
         }
         Some(to)
     }
@@ -320,7 +313,7 @@ impl Reader<'_> {
     fn owner(&mut self) -> Owner {
         let id = |reader: &mut Self, option: &str, text: Option<&str>| {
             let id = reader.number(option, text)?;
-            if id == u32::MAX { reader.refuse(option, text.unwrap_or_default(), "means nobody") } else { Some(id) }
+            if id == u32::MAX { reader.reject(option, text.unwrap_or_default(), "is not a valid id") } else { Some(id) }
         };
         let (uid, gid) = (id(self, "--uid", self.args.uid.as_deref()), id(self, "--gid", self.args.gid.as_deref()));
         let default = if self.sender == Sender::Proxy {
@@ -339,18 +332,19 @@ impl Reader<'_> {
             None if text.bytes().all(|byte| byte.is_ascii_digit()) => text.parse().ok(),
             None => None,
         };
-        number.or_else(|| self.refuse(option, text, "is no number from 0 to 4294967295"))
+        number.or_else(|| self.reject(option, text, "is not a number from 0 to 4294967295"))
     }
 
     fn interface<'a>(&mut self, option: &str, name: Option<&'a str>) -> Option<&'a str> {
         let name = name?;
-        let fine =
-            !name.is_empty() && name.len() <= LONGEST_NAME && name.bytes().all(|b| b.is_ascii_graphic() && b != b'/');
-        if fine { Some(name) } else { self.refuse(option, name, "is no name of an interface") }
+        let valid = !name.is_empty()
+            && name.len() <= MAX_INTERFACE_NAME
+            && name.bytes().all(|b| b.is_ascii_graphic() && b != b'/');
+        if valid { Some(name) } else { self.reject(option, name, "is not a valid interface name") }
     }
 }
 
-/// `--to`.
+/// A parsed `--to`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Destination {
     address: Option<IpAddr>,
@@ -365,7 +359,7 @@ impl Destination {
             "tcp" => Transport::Tcp,
             "udp" => Transport::Udp,
             "icmp" => Transport::Other(if place.contains("::") || place.matches(':').count() > 1 { 58 } else { 1 }),
-            other => return Err(format!("protocol {other:?} is none of tcp, udp and icmp")),
+            other => return Err(format!("protocol {other:?} is not one of tcp, udp, icmp")),
         };
         let (address, port) = match place.strip_prefix(':').unwrap_or(place) {
             digits if !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()) => {
@@ -381,14 +375,14 @@ impl Destination {
         };
         match address {
             Some(address) if address.is_unspecified() || address.is_multicast() => {
-                Err(format!("{address} is not the address of one machine"))
+                Err(format!("{address} is not a unicast address"))
             }
             _ => Ok(Self { address, port, transport }),
         }
     }
 }
 
-/// `ADDRESS`, `ADDRESS:PORT`, `[ADDRESS]:PORT`.
+/// Parses `ADDRESS`, `ADDRESS:PORT` or `[ADDRESS]:PORT`.
 fn address_and_port(text: &str) -> Result<(IpAddr, Option<u16>), String> {
     if let Ok(address) = text.parse() {
         return Ok((address, None));
@@ -396,19 +390,19 @@ fn address_and_port(text: &str) -> Result<(IpAddr, Option<u16>), String> {
     let (address, rest) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((address, "")) => (address, None),
         Some((address, rest)) => {
-            (address, Some(rest.strip_prefix(':').ok_or("has something else than :PORT behind ]")?))
+            (address, Some(rest.strip_prefix(':').ok_or("has something other than :PORT after ]")?))
         }
         None => match text.rsplit_once(':') {
             Some((address, port)) if !address.contains(':') => (address, Some(port)),
-            Some(_) => return Err("is no address; IPv6 with a port is [ADDRESS]:PORT".to_owned()),
+            Some(_) => return Err("is not an address; IPv6 with a port is [ADDRESS]:PORT".to_owned()),
             None => (text, None),
         },
     };
-    let address = address.parse().map_err(|_| format!("{address:?} is no IP address (names are not looked up)"))?;
+    let address = address.parse().map_err(|_| format!("{address:?} is not an IP address (names are not resolved)"))?;
     Ok((address, rest.map(port).transpose()?))
 }
 
 fn port(text: &str) -> Result<u16, String> {
     let number = if text.bytes().all(|byte| byte.is_ascii_digit()) { text.parse().ok() } else { None };
-    number.filter(|&port| port != 0).ok_or_else(|| format!("{text:?} is no port from 1 to 65535"))
+    number.filter(|&port| port != 0).ok_or_else(|| format!("{text:?} is not a port (1-65535)"))
 }

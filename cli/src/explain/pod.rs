@@ -1,82 +1,79 @@
-//! `weir explain --pod`: what the node's agent knows about the rules of one pod, and what to do.
+//! `weir explain --pod`: prints what the node's agent reports about the rules of a pod, and what to do.
 
 use std::fmt::Write as _;
 
-use crate::agent::{Listing, Pod};
+use weir_check::agent::{AgentPod, AgentPods};
 
-/// What a state means, and what helps.
-fn meaning(state: &str) -> [&'static str; 2] {
+/// Returns the meaning of a state, and what to do.
+fn describe_state(state: &str) -> [&'static str; 2] {
     match state {
-        "ok" => ["its rules are in place", "nothing is to be done"],
-        "pending" => {
-            ["it has no address yet: its sandbox is being made, and the plugin is at work", "ask again in a moment"]
-        }
+        "ok" => ["its rules are in place", "no action needed"],
+        "pending" => ["it has no address yet: its sandbox is being created", "try again in a moment"],
         "missing" => [
-            "it runs without its rules: its traffic bypasses the mesh",
-            "let the agent mend it (components/repair of the manifests), or delete the pod; its controller makes a new one",
+            "it runs without capture rules: its traffic bypasses the mesh",
+            "let the agent repair it (components/repair of the manifests), or delete the pod; its controller creates a new one",
         ],
         "drifted" => [
-            "its rules are not those that it should have",
-            "let the agent mend them (components/repair of the manifests); `weir explain --netns` on the node shows the difference",
+            "its rules differ from those that it should have",
+            "let the agent repair them (components/repair of the manifests); `weir explain --netns` on the node shows the difference",
         ],
-        "foreign" => {
-            ["another installer's rules are in it; they are left alone", "nothing is to be done where that is meant"]
-        }
+        "foreign" => ["it has foreign rules, which the agent does not change", "no action needed if that is intended"],
         "unreachable" => [
-            "its network namespace was not found, or could not be looked at",
-            "see the agent's log; the agent needs the node's /proc, SYS_ADMIN and NET_ADMIN for it",
+            "its network namespace was not found, or cannot be inspected",
+            "see the agent's log; the agent needs the node's /proc, SYS_ADMIN and NET_ADMIN",
         ],
         "refused" => [
-            "it asks for what cannot be taken, so the plugin holds it back",
-            "correct the annotations that are named, and create the pod again",
+            "its annotations are invalid, so the plugin rejects it",
+            "fix the reported annotations, and recreate the pod",
         ],
-        _ => ["this version of weir does not know that state", "use the version of the agent"],
+        _ => ["this version of weir does not know that state", "use the same version as the agent"],
     }
 }
 
-/// The pod `NAMESPACE/NAME`, in words, and whether all is well with it.
+/// Describes the pod `NAMESPACE/NAME`, and returns whether it is healthy.
 ///
 /// # Errors
-/// The agent does not list it; the text says what that may mean.
-pub(crate) fn explain(listing: &Listing, wanted: &str) -> Result<(String, bool), String> {
-    let is_it =
-        |pod: &&Pod| wanted.strip_prefix(&pod.namespace).and_then(|rest| rest.strip_prefix('/')) == Some(&pod.name);
+/// The agent does not list the pod; the message says why.
+pub(crate) fn explain(listing: &AgentPods, wanted: &str) -> Result<(String, bool), String> {
+    let is_it = |pod: &&AgentPod| {
+        wanted.strip_prefix(&pod.namespace).and_then(|rest| rest.strip_prefix('/')) == Some(&pod.name)
+    };
     let Some(pod) = listing.pods.iter().find(is_it) else {
-        return Err(match (&listing.trouble, listing.synced) {
-            (Some(trouble), _) => format!("pod {wanted}: the agent does not know its pods: {trouble}"),
-            (None, false) => format!("pod {wanted}: the agent does not know its pods yet"),
+        return Err(match (&listing.last_error, listing.synced) {
+            (Some(trouble), _) => format!("pod {wanted}: the agent's pod cache is not synced: {trouble}"),
+            (None, false) => format!("pod {wanted}: the agent's pod cache is not synced yet"),
             (None, true) => format!(
-                "pod {wanted} is no pod of the mesh on node {}; `weir explain inject` says why a pod gets no sidecar",
+                "pod {wanted} is not a meshed pod of node {}; `weir explain inject` explains why a pod is not injected",
                 listing.node
             ),
         });
     };
-    let [means, helps] = meaning(&pod.state);
-    let mut text = format!("pod {wanted} on node {}: {}\n  {means}\n", listing.node, pod.state);
+    let [meaning, action] = describe_state(&pod.state);
+    let mut text = format!("pod {wanted} on node {}: {}\n  {meaning}\n", listing.node, pod.state);
     // Writing to a string does not fail.
     for line in &pod.detail {
         let _ = writeln!(text, "    {line}");
     }
     if let Some(found_by) = &pod.found_by {
-        let _ = writeln!(text, "  its namespace was found by: {found_by}");
+        let _ = writeln!(text, "  network namespace found by: {found_by}");
     }
     if pod.repairs > 0 {
-        let _ = writeln!(text, "  the agent has mended its rules: {} times", pod.repairs);
+        let _ = writeln!(text, "  rules repaired by the agent: {} times", pod.repairs);
     }
-    let _ = writeln!(text, "=> {helps}");
-    Ok((text, !pod.is_bad()))
+    let _ = writeln!(text, "=> {action}");
+    Ok((text, !pod.is_unhealthy()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn listing(text: &str) -> Listing {
+    fn listing(text: &str) -> AgentPods {
         serde_json::from_str(text).unwrap()
     }
 
     #[test]
-    fn says_what_is_wrong_with_a_pod_and_what_to_do() {
+    fn state_of_a_pod_is_explained_with_what_to_do() {
         let known = listing(
             r#"{"node":"n1","synced":true,"ageSeconds":1,"repairs":false,"pods":[
                 {"namespace":"shop","name":"web","uid":"1","state":"ok","foundBy":"plugin","repairs":2},
@@ -90,11 +87,11 @@ mod tests {
         );
         let (text, fine) = explain(&known, "shop/web").unwrap();
         assert!(fine && text.contains("found by: plugin") && text.contains("2 times"), "{text}");
-        assert!(explain(&known, "shop/other").unwrap_err().contains("no pod of the mesh on node n1"));
+        assert!(explain(&known, "shop/other").unwrap_err().contains("not a meshed pod of node n1"));
     }
 
     #[test]
-    fn tells_a_pod_that_is_not_there_from_an_agent_that_knows_nothing() {
+    fn missing_pod_and_unsynced_agent_differ() {
         let unknown = listing(r#"{"node":"n1","synced":false,"trouble":"401 Unauthorized","pods":[]}"#);
         assert!(explain(&unknown, "shop/db").unwrap_err().contains("401 Unauthorized"));
         let early = listing(r#"{"node":"n1","synced":false,"pods":[]}"#);

@@ -1,45 +1,43 @@
-//! What a configuration captures, what it does not, and which setting says so.
+//! Summarizes what a configuration captures and what it does not, with the setting behind each.
 
 use std::fmt::Display;
 
 use iptables_rules::CaptureConfig;
 use iptables_rules::config::{CidrSelection, DnsCapture, InterceptionMode, Ipv6Policy, OwnerGroups, PortSelection};
 use iptables_rules::names::{annotation, port, variable};
-use iptables_rules::ruleset::Reason;
+use iptables_rules::ruleset::RuleReason;
 use iptables_rules::trace::Chains;
 
-/// What is captured in a pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Summary {
-    /// Captured traffic.
-    pub(crate) captured: Vec<Entry>,
-    /// Traffic that goes its way, or is dropped.
-    pub(crate) excluded: Vec<Entry>,
+    pub(crate) captured: Vec<SummaryItem>,
+    /// Traffic that bypasses the proxy, or is dropped.
+    pub(crate) excluded: Vec<SummaryItem>,
 }
 
 /// One kind of traffic.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Entry {
-    /// Which traffic, and what becomes of it.
+pub(crate) struct SummaryItem {
+    /// The traffic, and where it goes.
     pub(crate) what: String,
-    /// The annotation or variable that decides; `None` where none can.
+    /// The annotation or variable that decides; `None` if none does.
     pub(crate) setting: Option<&'static str>,
-    /// Whether that is what it says by default.
+    /// Whether the setting has its default.
     pub(crate) default: bool,
 }
 
-/// How many items of a list are shown.
-const SHOWN: usize = 8;
-/// How many rules.
-const SHOWN_RULES: usize = 3;
+/// Limit of list items.
+const MAX_ITEMS: usize = 8;
+/// Limit of rules for one reason.
+const MAX_RULES: usize = 3;
 
 impl Summary {
-    /// The summary of a configuration.
+    /// Summarizes a configuration.
     pub(crate) fn of(config: &CaptureConfig) -> Self {
         let mut summary = Self { captured: Vec::new(), excluded: Vec::new() };
         if config.mode == InterceptionMode::None {
             summary.exclude(
-                "all traffic: the proxy is there, nothing is sent to it",
+                "all traffic: the proxy runs, but nothing is redirected to it",
                 annotation::INTERCEPTION_MODE,
                 false,
             );
@@ -52,10 +50,10 @@ impl Summary {
         summary
     }
 
-    /// The summary of rules as they are, by their reasons.
+    /// Summarizes rules in the kernel, by their reasons.
     pub(crate) fn of_chains(families: &[Chains]) -> Self {
         let mut summary = Self { captured: Vec::new(), excluded: Vec::new() };
-        let mut reasons: Vec<(Reason, Vec<&str>)> = Vec::new();
+        let mut reasons: Vec<(RuleReason, Vec<&str>)> = Vec::new();
         for rule in families.iter().flat_map(|chains| &chains.chains).flat_map(|chain| &chain.rules) {
             let Some(reason) = rule.reason else { continue };
             match reasons.iter_mut().find(|(known, _)| *known == reason) {
@@ -66,37 +64,37 @@ impl Summary {
         }
         for (reason, texts) in reasons {
             let entries = match reason {
-                Reason::Inbound
-                | Reason::InboundPort
-                | Reason::Outbound
-                | Reason::OutboundCidr
-                | Reason::OutboundPort
-                | Reason::Dns
-                | Reason::ReroutedInterface => &mut summary.captured,
-                Reason::Hook | Reason::Redirect | Reason::Tproxy => continue,
+                RuleReason::Inbound
+                | RuleReason::InboundPort
+                | RuleReason::Outbound
+                | RuleReason::OutboundCidr
+                | RuleReason::OutboundPort
+                | RuleReason::Dns
+                | RuleReason::ReroutedInterface => &mut summary.captured,
+                RuleReason::Hook | RuleReason::Redirect | RuleReason::Tproxy => continue,
                 _ => &mut summary.excluded,
             };
-            let what = format!("{}: {}", reason.explain(), list(&texts, SHOWN_RULES, " | "));
-            entries.push(Entry { what, setting: reason.setting(), default: false });
+            let what = format!("{}: {}", reason.description(), list(&texts, MAX_RULES, " | "));
+            entries.push(SummaryItem { what, setting: reason.setting(), default: false });
         }
         summary
     }
 
     fn capture(&mut self, what: impl Into<String>, setting: &'static str, default: bool) {
-        self.captured.push(Entry { what: what.into(), setting: Some(setting), default });
+        self.captured.push(SummaryItem { what: what.into(), setting: Some(setting), default });
     }
 
     fn exclude(&mut self, what: impl Into<String>, setting: &'static str, default: bool) {
-        self.excluded.push(Entry { what: what.into(), setting: Some(setting), default });
+        self.excluded.push(SummaryItem { what: what.into(), setting: Some(setting), default });
     }
 
     fn always_excluded(&mut self, what: String) {
-        self.excluded.push(Entry { what, setting: None, default: true });
+        self.excluded.push(SummaryItem { what, setting: None, default: true });
     }
 
     fn inbound(&mut self, config: &CaptureConfig) {
         let how = match config.mode {
-            InterceptionMode::Tproxy => format!("handed to port {} with the client's address", config.inbound_port),
+            InterceptionMode::Tproxy => format!("delivered to port {} with the client's address", config.inbound_port),
             _ => format!("redirected to port {}", config.inbound_port),
         };
         match &config.inbound_ports {
@@ -113,7 +111,7 @@ impl Summary {
                 }
             }
             PortSelection::Only(only) if only.is_empty() => {
-                self.exclude("inbound traffic, all of it", annotation::INCLUDE_INBOUND_PORTS, false);
+                self.exclude("all inbound traffic", annotation::INCLUDE_INBOUND_PORTS, false);
             }
             PortSelection::Only(only) => {
                 self.capture(
@@ -140,7 +138,7 @@ impl Summary {
                 );
             }
             CidrSelection::Only(nets) if nets.is_empty() => {
-                self.exclude("outbound TCP, whatever the address", annotation::INCLUDE_OUTBOUND_IP_RANGES, false);
+                self.exclude("outbound TCP to every address", annotation::INCLUDE_OUTBOUND_IP_RANGES, false);
             }
             CidrSelection::Only(nets) => {
                 self.capture(
@@ -189,7 +187,7 @@ impl Summary {
             items(&config.proxy_gids)
         ));
         self.exclude(
-            format!("what the application sends to its own pod, and to {} and ::1", config.loopback),
+            format!("traffic of the application to its own pod, and to {} and ::1", config.loopback),
             variable::LOOPBACK_CIDR,
             config.loopback == CaptureConfig::default().loopback,
         );
@@ -212,18 +210,18 @@ impl Summary {
 
     fn places(&mut self, config: &CaptureConfig) {
         if config.ipv6 == Ipv6Policy::Leave {
-            self.exclude("IPv6, all of it", annotation::IPV6, false);
+            self.exclude("all IPv6 traffic", annotation::IPV6, false);
         }
         if !config.exclude_interfaces.is_empty() {
-            let what = format!("traffic by {}, in both directions", items(&config.exclude_interfaces));
+            let what = format!("traffic over {}, in both directions", items(&config.exclude_interfaces));
             self.exclude(what, annotation::EXCLUDE_INTERFACES, false);
         }
         if !config.reroute_interfaces.is_empty() {
-            let what = format!("what comes in by {}: treated like outbound traffic", items(&config.reroute_interfaces));
+            let what = format!("traffic from {}: treated like outbound traffic", items(&config.reroute_interfaces));
             self.capture(what, annotation::REROUTE_VIRTUAL_INTERFACES, false);
         }
         if config.drop_invalid {
-            self.exclude("packets of no known connection: dropped", variable::INVALID_DROP, false);
+            self.exclude("packets in conntrack state INVALID: dropped", variable::INVALID_DROP, false);
         }
     }
 }
@@ -232,9 +230,9 @@ fn ports(ports: &[u16]) -> String {
     format!("{} {}", if ports.len() == 1 { "port" } else { "ports" }, items(ports))
 }
 
-/// The first items, and how many there are more.
+/// Joins the first items, and counts the rest.
 fn items<T: Display>(items: &[T]) -> String {
-    list(items, SHOWN, ", ")
+    list(items, MAX_ITEMS, ", ")
 }
 
 fn list<T: Display>(items: &[T], shown: usize, between: &str) -> String {

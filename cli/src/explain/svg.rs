@@ -1,15 +1,14 @@
-//! Explanations as a picture: chains as cards, a packet's path through them highlighted.
+//! Draws explanations as SVG: chains as cards, with the path of a packet highlighted.
 //!
-//! One document that needs nothing else, in the colours of the reader's scheme. Where there are several pods, their pictures stand below
-//! each other.
+//! One self-contained document in the reader's colour scheme; several pods are drawn below each other.
 
 mod canvas;
 mod picture;
 
-use super::Explanation;
+use super::explanation::Explanation;
 use canvas::Canvas;
 
-/// Colours by meaning, for light and for dark.
+/// Colours by meaning, for light and dark schemes.
 const STYLE: &str = "\
 svg{--paper:#fbfaf7;--card:#ffffff;--line:#d9d5cc;--ink:#1f2430;--soft:#7a7f8c;--path:#1857d6;--glow:#e6eefc;--stop:#c0262d;--go:#0b7a4b}\
 @media(prefers-color-scheme:dark){svg{--paper:#14161b;--card:#1d2027;--line:#363b46;--ink:#e8e9ec;--soft:#9197a5;--path:#7aa7ff;--glow:#22314f;\
@@ -26,16 +25,16 @@ text{font-family:ui-sans-serif,system-ui,'Segoe UI','Helvetica Neue',Arial,sans-
 /// Space around and between pictures, in pixels.
 const MARGIN: f64 = 40.0;
 
-/// All explanations in one document.
-pub(crate) fn print(explained: &[Explanation]) -> String {
-    let mut whole = Canvas::default();
+/// Draws all explanations in one document.
+pub(crate) fn print(explanations: &[Explanation]) -> String {
+    let mut document = Canvas::default();
     let mut top = MARGIN;
-    for explanation in explained {
+    for explanation in explanations {
         let picture = picture::draw(explanation);
         let height = picture.height();
-        whole.place(MARGIN, top, &picture);
+        document.place(MARGIN, top, &picture);
         top += height + 1.5 * MARGIN;
     }
-    let title = explained.iter().map(|explanation| explanation.name.as_str()).collect::<Vec<_>>().join(", ");
-    whole.document(&title, STYLE, MARGIN)
+    let title = explanations.iter().map(|explanation| explanation.name.as_str()).collect::<Vec<_>>().join(", ");
+    document.document(&title, STYLE, MARGIN)
 }

@@ -1,161 +1,160 @@
-//! Explanations for people.
+//! Prints explanations as text.
 
 use std::fmt::Write as _;
 
-use iptables_rules::trace::{Effect, Fate, Stage, Step, Trace, Verdict};
+use iptables_rules::trace::{Disposition, Effect, RuleResult, RuleVisit, TableVisit, Trace};
 
-use super::Explanation;
-use super::packet::Question;
-use super::summary::{Entry, Summary};
-use super::words;
+use super::explanation::Explanation;
+use super::packet::PacketQuery;
+use super::sentences;
+use super::summary::{Summary, SummaryItem};
 
-/// From how many rules on a row that does not match, for one and the same reason of being there, is told as one.
-const ROW: usize = 4;
+/// From this number of rules, a run without matches and with the same reason is printed as one.
+pub(super) const MIN_RUN: usize = 4;
 
-/// All explanations, one after the other.
-pub(crate) fn print(explained: &[Explanation]) -> String {
-    explained.iter().map(one).collect::<Vec<_>>().join("\n")
+pub(crate) fn print(explanations: &[Explanation]) -> String {
+    explanations.iter().map(explanation).collect::<Vec<_>>().join("\n")
 }
 
-fn one(explained: &Explanation) -> String {
-    // Writing to a String cannot fail, here and below.
+fn explanation(explained: &Explanation) -> String {
+    // Writing to a string does not fail, here and below.
     let mut out = format!("{}: {}\n", explained.name, explained.origin);
-    if let Some(found) = &explained.found {
-        for verdict in &found.verdicts {
-            let _ = writeln!(out, "  {verdict}");
+    if let Some(report) = &explained.netns_report {
+        for sentence in &report.sentences {
+            let _ = writeln!(out, "  {sentence}");
         }
-        if let Some(differences) = found.differences.as_ref().filter(|lines| !lines.is_empty()) {
+        if let Some(differences) = report.differences.as_ref().filter(|lines| !lines.is_empty()) {
             out.push_str("\ndifferences:\n");
             for line in differences {
                 let _ = writeln!(out, "  {line}");
             }
         }
     }
-    match (&explained.journey, &explained.summary) {
-        (Some((question, trace)), _) => journey(&mut out, question, trace),
+    match (&explained.packet_trace, &explained.summary) {
+        (Some((query, trace)), _) => packet_trace(&mut out, query, trace),
         (None, Some(summary)) => {
-            let wish = explained.found.as_ref().is_some_and(|found| found.compared && !found.fine);
-            self::summary(&mut out, summary, wish);
+            let differs = explained.netns_report.as_ref().is_some_and(|report| report.compared && !report.is_healthy);
+            self::summary(&mut out, summary, differs);
         }
         (None, None) => {}
     }
     out
 }
 
-fn summary(out: &mut String, summary: &Summary, wish: bool) {
+fn summary(out: &mut String, summary: &Summary, differs: bool) {
     let [captured, excluded] =
-        if wish { ["should be captured", "should not be captured"] } else { ["captured", "not captured"] };
-    for (title, entries) in [(captured, &summary.captured), (excluded, &summary.excluded)] {
+        if differs { ["should be captured", "should not be captured"] } else { ["captured", "not captured"] };
+    for (title, items) in [(captured, &summary.captured), (excluded, &summary.excluded)] {
         let _ = writeln!(out, "\n{title}:");
-        if entries.is_empty() {
+        if items.is_empty() {
             out.push_str("  nothing\n");
         }
-        for entry in entries {
-            let _ = writeln!(out, "  {}\n      {}", entry.what, said_by(entry));
+        for item in items {
+            let _ = writeln!(out, "  {}\n      {}", item.what, setting_note(item));
         }
     }
 }
 
-/// Which setting is behind an entry.
-pub(crate) fn said_by(entry: &Entry) -> String {
-    match (entry.setting, entry.default) {
+/// Describes the setting behind an item.
+fn setting_note(item: &SummaryItem) -> String {
+    match (item.setting, item.default) {
         (None, _) => "always".to_owned(),
-        (Some(setting), true) => format!("by default; {setting} says otherwise"),
-        (Some(setting), false) => format!("said by {setting}"),
+        (Some(setting), true) => format!("default; override with {setting}"),
+        (Some(setting), false) => format!("set by {setting}"),
     }
 }
 
-fn journey(out: &mut String, question: &Question, trace: &Trace) {
-    let _ = writeln!(out, "\n{}", words::packet(question));
-    for assumed in &question.assumed {
-        let _ = writeln!(out, "  taken for granted: {assumed}");
+fn packet_trace(out: &mut String, query: &PacketQuery, trace: &Trace) {
+    let _ = writeln!(out, "\n{}", sentences::describe_packet(query));
+    for assumption in &query.assumptions {
+        let _ = writeln!(out, "  assumed: {assumption}");
     }
-    for (number, at) in trace.stages.iter().enumerate() {
+    for (number, at) in trace.tables.iter().enumerate() {
         let decisive = trace.decided_by.filter(|(stage, _)| *stage == number).map(|(_, step)| step);
         stage(out, at, decisive);
     }
-    let _ = writeln!(out, "\n=> {}", words::outcome(question, trace));
-    for doubt in &trace.doubts {
-        let _ = writeln!(out, "   but this is not understood: {doubt}");
+    let _ = writeln!(out, "\n=> {}", sentences::describe_fate(query, trace));
+    for doubt in &trace.uncertain_rules {
+        let _ = writeln!(out, "   not fully traced: {doubt}");
     }
 }
 
-fn stage(out: &mut String, stage: &Stage, decisive: Option<usize>) {
+fn stage(out: &mut String, stage: &TableVisit, decisive: Option<usize>) {
     let _ = writeln!(out, "\n{} {}", stage.table, stage.hook.name());
-    if let Some(why) = stage.skipped {
-        let _ = writeln!(out, "    not looked at: {why}");
+    if let Some(why) = stage.skip_reason {
+        let _ = writeln!(out, "    skipped: {why}");
         return;
     }
-    let mut rest = stage.steps.as_slice();
+    let mut rest = stage.rules.as_slice();
     let mut at = 0;
     while let Some(first) = rest.first() {
-        let row = rest.iter().take_while(|step| is_like(first, step)).count().max(1);
-        let told = if row >= ROW { row } else { 1 };
-        let (these, next) = rest.split_at(told);
+        let run = rest.iter().take_while(|step| is_same_run(first, step)).count().max(1);
+        let printed = if run >= MIN_RUN { run } else { 1 };
+        let (these, next) = rest.split_at(printed);
         if let [first, .., last] = these {
-            row_of(out, first, last, these.len());
+            run_of_rules(out, first, last, these.len());
         } else {
             single(out, first, decisive == Some(at));
         }
-        at += told;
+        at += printed;
         rest = next;
     }
-    if stage.steps.is_empty() {
+    if stage.rules.is_empty() {
         out.push_str("    no rules\n");
     }
 }
 
-/// Whether two rules of a chain are told in one breath: neither matches, and both are there for the same reason.
-pub(crate) fn is_like(a: &Step, b: &Step) -> bool {
-    let misses = |step: &Step| matches!(step.verdict, Verdict::NoMatch(_));
+/// Returns whether two rules of a chain belong to one run: neither matches, and both have the same reason.
+pub(super) fn is_same_run(a: &RuleVisit, b: &RuleVisit) -> bool {
+    let misses = |step: &RuleVisit| matches!(step.result, RuleResult::NoMatch(_));
     misses(a) && misses(b) && (&a.chain, a.depth, a.reason) == (&b.chain, b.depth, b.reason)
 }
 
-fn row_of(out: &mut String, first: &Step, last: &Step, count: usize) {
+fn run_of_rules(out: &mut String, first: &RuleVisit, last: &RuleVisit, count: usize) {
     let indent = "  ".repeat(first.depth + 1);
     let _ = writeln!(out, "  {indent}{} {}-{}  {count} rules, none matches", first.chain, first.number, last.number);
     reason(out, &indent, first);
 }
 
-fn single(out: &mut String, step: &Step, decisive: bool) {
+fn single(out: &mut String, step: &RuleVisit, decisive: bool) {
     let indent = "  ".repeat(step.depth + 1);
-    let marker = match (&step.verdict, decisive) {
-        (Verdict::Match(_), true) => "*",
-        (Verdict::Match(_), false) => "+",
-        (Verdict::Unknown(_), _) => "?",
-        (Verdict::NoMatch(_), _) => " ",
+    let marker = match (&step.result, decisive) {
+        (RuleResult::Match(_), true) => "*",
+        (RuleResult::Match(_), false) => "+",
+        (RuleResult::Unknown(_), _) => "?",
+        (RuleResult::NoMatch(_), _) => " ",
     };
     let _ = writeln!(out, "{marker} {indent}{} {}  {}", step.chain, step.number, step.rule);
-    let _ = writeln!(out, "  {indent}    {}", verdict(&step.verdict));
-    if matches!(step.verdict, Verdict::Match(_)) {
+    let _ = writeln!(out, "  {indent}    {}", describe_result(&step.result));
+    if matches!(step.result, RuleResult::Match(_)) {
         reason(out, &indent, step);
     }
 }
 
-fn reason(out: &mut String, indent: &str, step: &Step) {
+fn reason(out: &mut String, indent: &str, step: &RuleVisit) {
     let Some(reason) = step.reason else { return };
     let setting = reason.setting().map(|setting| format!(" ({setting})")).unwrap_or_default();
-    let _ = writeln!(out, "  {indent}    because: {}{setting}", reason.explain());
+    let _ = writeln!(out, "  {indent}    because: {}{setting}", reason.description());
 }
 
-/// What a rule did, in words.
-pub(crate) fn verdict(verdict: &Verdict) -> String {
-    match verdict {
-        Verdict::NoMatch(why) => format!("no match: {why}"),
-        Verdict::Unknown(why) => format!("nobody can tell: {why}"),
-        Verdict::Match(effects) => {
+/// Describes the result of a rule.
+pub(super) fn describe_result(result: &RuleResult) -> String {
+    match result {
+        RuleResult::NoMatch(why) => format!("no match: {why}"),
+        RuleResult::Unknown(why) => format!("unknown: {why}"),
+        RuleResult::Match(effects) => {
             let effects: Vec<String> = effects.iter().map(Effect::to_string).collect();
             format!("matches: {}", effects.join(", then "))
         }
     }
 }
 
-/// Stable name of a fate for machines.
-pub(crate) const fn fate_name(fate: &Fate) -> &'static str {
-    match fate {
-        Fate::Redirected { .. } => "redirected",
-        Fate::Tproxied { .. } => "tproxied",
-        Fate::Dropped => "dropped",
-        Fate::Passes { .. } => "passes",
+/// Returns the stable name of a disposition.
+pub(super) const fn disposition_name(disposition: &Disposition) -> &'static str {
+    match disposition {
+        Disposition::Redirected { .. } => "redirected",
+        Disposition::Tproxied { .. } => "tproxied",
+        Disposition::Dropped => "dropped",
+        Disposition::Passes { .. } => "passes",
     }
 }

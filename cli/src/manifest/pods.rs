@@ -1,29 +1,27 @@
-//! Where the pods are in an object: the object itself, a template in it, or the items of a list.
+//! Finds the pods in an object: the object itself, its pod template, or the items of a list.
 
 use std::fmt;
 
 use serde_json::{Map, Value};
-use weir_injector::inject::{InjectRequest, Workload};
+use weir_injector::{InjectRequest, Workload};
 
 use super::stream::Document;
 
-/// Path of the pod template in most workloads.
 const TEMPLATE: &[&str] = &["spec", "template"];
-/// A CronJob wraps a Job; the metadata that reaches the pod is that of the innermost template.
+/// A CronJob wraps a Job; the pod gets the metadata of the innermost template.
 const CRON_JOB_TEMPLATE: &[&str] = &["spec", "jobTemplate", "spec", "template"];
 
-/// What an object holds.
+/// Where an object has its pods.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Shape {
-    /// It is a pod.
     Pod,
-    /// A pod template at this path.
+    /// In a pod template at this path.
     Template(&'static [&'static str]),
-    /// Objects.
+    /// In the items.
     List,
 }
 
-/// Group and kind decide, whatever the version: a third party's `Job` is left alone.
+/// Decides by group and kind, whatever the version; a third party's `Job` has no pod.
 fn shape(api_version: &str, kind: &str) -> Option<Shape> {
     let group = api_version.rsplit_once('/').map_or("", |(group, _)| group);
     Some(match (group, kind) {
@@ -33,7 +31,7 @@ fn shape(api_version: &str, kind: &str) -> Option<Shape> {
         ("", "ReplicationController" | "DeploymentConfig")
         | ("apps.openshift.io", "DeploymentConfig")
         | ("apps", "Deployment" | "StatefulSet" | "DaemonSet" | "ReplicaSet")
-        // Where they lived before `apps`; old manifests still say so.
+        // Their group before `apps`, in old manifests.
         | ("extensions", "Deployment" | "DaemonSet" | "ReplicaSet")
         | ("batch", "Job") => Shape::Template(TEMPLATE),
         ("batch", "CronJob") => Shape::Template(CRON_JOB_TEMPLATE),
@@ -41,22 +39,13 @@ fn shape(api_version: &str, kind: &str) -> Option<Shape> {
     })
 }
 
-/// Something in an object that cannot be taken.
+/// A field of an object that is missing or invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ShapeError {
-    /// A field that has to be there is not.
     #[error("{0} is missing")]
     Missing(String),
-    /// A field is of another type.
     #[error("{path} must be {want}, found {found}")]
-    Type {
-        /// Where it is.
-        path: String,
-        /// What it has to be.
-        want: &'static str,
-        /// What it is.
-        found: String,
-    },
+    Type { path: String, want: &'static str, found: String },
 }
 
 impl ShapeError {
@@ -72,21 +61,20 @@ impl ShapeError {
     }
 }
 
-/// Name of an object for people: `Deployment "shop/cart"`.
+/// Name of an object in messages: `Deployment "shop/cart"`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ObjectName {
-    /// Its kind.
     pub(crate) kind: String,
-    /// Its namespace; empty where the manifest names none.
+    /// Empty if the manifest names none.
     pub(crate) namespace: String,
-    /// Its name, or `generateName` with a star; may be empty.
+    /// The name, or `generateName` with a star; may be empty.
     pub(crate) name: String,
 }
 
 impl fmt::Display for ObjectName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let slash = if self.namespace.is_empty() { "" } else { "/" };
-        // Escaped: what a manifest calls itself must not end the comment or the line it is printed in.
+        // Escaped: a name must not break out of the comment or line that it is printed in.
         write!(f, "{} {:?}", self.kind, format!("{}{slash}{}", self.namespace, self.name))
     }
 }
@@ -94,18 +82,17 @@ impl fmt::Display for ObjectName {
 /// A pod, or an object with a pod template, somewhere in a document.
 #[derive(Debug)]
 pub(crate) struct PodHolder<'a> {
-    /// Positions in the lists around it, from 1; empty for a document that is no list.
+    /// Positions in the enclosing lists, from 1; empty outside of lists.
     pub(crate) items: Vec<usize>,
-    /// Its name.
     pub(crate) name: ObjectName,
     shape: Shape,
     object: &'a mut Value,
 }
 
-/// All objects of a document that hold a pod; of a list, its items. Empty for everything else.
+/// Finds the objects of a document that hold a pod, also as items of lists.
 ///
 /// # Errors
-/// Lists whose items are no list.
+/// The field `items` of a List is not a list.
 pub(crate) fn find(document: &mut Value) -> Result<Vec<PodHolder<'_>>, Vec<ShapeError>> {
     let mut found = Vec::new();
     let mut errors = Vec::new();
@@ -143,16 +130,16 @@ fn object_name(object: &Value) -> ObjectName {
 }
 
 impl PodHolder<'_> {
-    /// Where it is, for messages: `document 2 (line 14), item 1: Deployment "shop/cart"`.
-    pub(crate) fn place(&self, document: &Document<'_>) -> String {
+    /// Returns the location for messages: `document 2 (line 14), item 1: Deployment "shop/cart"`.
+    pub(crate) fn location(&self, document: &Document<'_>) -> String {
         let items = self.items.iter().fold(String::new(), |text, item| text + ", item " + &item.to_string());
         format!("{document}{items}: {}", self.name)
     }
 
-    /// The pod as its controller would create it, for the injector.
+    /// Returns the pod as its controller would create it, for the injector.
     ///
     /// # Errors
-    /// Everything in the object that keeps the pod from being read.
+    /// Every missing or invalid field.
     pub(crate) fn request(&self) -> Result<InjectRequest, Vec<ShapeError>> {
         let mut errors = Vec::new();
         check_metadata(self.object, "metadata", &mut errors);
@@ -170,7 +157,7 @@ impl PodHolder<'_> {
         Ok(InjectRequest { pod, namespace, workload, ..InjectRequest::default() })
     }
 
-    /// Puts a changed pod where the original one came from.
+    /// Replaces the pod in the object.
     pub(crate) fn replace(&mut self, mut pod: Value) {
         let Shape::Template(path) = self.shape else {
             *self.object = pod;
@@ -184,7 +171,7 @@ impl PodHolder<'_> {
         if let Some(metadata) = pod.shift_remove("metadata") {
             match template.get_mut("metadata") {
                 Some(place) => *place = metadata,
-                // Templates without metadata are common; people expect it in front of the spec.
+                // Metadata is expected in front of the spec.
                 None => _ = template.shift_insert(0, "metadata".to_owned(), metadata),
             }
         } else {
@@ -229,7 +216,7 @@ impl PodHolder<'_> {
     }
 }
 
-/// The API server would refuse the same, but manifests reach the injector before it.
+/// Checks what the API server would reject; manifests reach the injector first.
 fn check_metadata(holder: &Value, path: &str, errors: &mut Vec<ShapeError>) {
     let metadata = match holder.get("metadata") {
         None | Some(Value::Null) => return,
@@ -299,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cron_jobs_pod_is_in_the_innermost_template() {
+    fn cron_job_has_its_pod_in_the_innermost_template() {
         let mut object = cron_job();
         let mut found = find(&mut object).unwrap();
         let request = found[0].request().unwrap();
@@ -319,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn items_of_nested_lists_are_found_with_their_positions() {
+    fn items_of_nested_lists_have_their_positions() {
         let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"generateName": "web-"}, "spec": {}});
         let inner = json!({"apiVersion": "v1", "kind": "List", "items": [pod]});
         let mut outer = json!({"apiVersion": "v1", "kind": "List", "items": [{"kind": "Service"}, inner]});
@@ -330,13 +317,13 @@ mod tests {
     }
 
     #[test]
-    fn a_name_stays_in_its_line() {
+    fn names_are_escaped() {
         let name = ObjectName { kind: "Pod".to_owned(), namespace: String::new(), name: "x\n-A OUTPUT".to_owned() };
         assert_eq!(name.to_string(), r#"Pod "x\n-A OUTPUT""#);
     }
 
     #[test]
-    fn everything_wrong_with_an_object_is_named_at_once() {
+    fn all_errors_of_an_object_are_reported() {
         let mut object = json!({
             "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": 7, "labels": []},
             "spec": {"template": {"metadata": {"annotations": {"sidecar.istio.io/inject": false}}, "spec": [1]}},
@@ -355,14 +342,14 @@ mod tests {
     }
 
     #[test]
-    fn a_workload_without_template_is_refused() {
+    fn workload_without_template_is_an_error() {
         let mut object = json!({"apiVersion": "v1", "kind": "ReplicationController", "metadata": {}, "spec": {}});
         let errors = find(&mut object).unwrap()[0].request().unwrap_err();
         assert_eq!(errors, [ShapeError::Missing("spec.template".to_owned())]);
     }
 
     #[test]
-    fn a_list_without_items_is_empty_and_one_of_another_type_refused() {
+    fn list_without_items_is_empty_and_other_types_are_errors() {
         assert!(find(&mut json!({"apiVersion": "v1", "kind": "List", "items": null})).unwrap().is_empty());
         let errors = find(&mut json!({"apiVersion": "v1", "kind": "List", "items": "x"})).unwrap_err();
         assert_eq!(errors[0].to_string(), "items must be a list, found a string");

@@ -1,54 +1,56 @@
-//! A stream of documents with its pods changed: what nobody changes stays as it is written.
+//! Changes the pods of a stream; text that does not change stays byte for byte.
 //!
 //! ```text
 //! text ──stream──▶ documents ──pods──▶ pods ──change──▶ changed pods
-//!                      │ untouched: byte for byte           │ touched: splice, else yaml_text
+//!                      │ untouched: byte for byte           │ touched: splice, else serialized
 //!                      └──────────────▶ text ◀──────────────┘
 //! ```
 
 use std::path::Path;
 use std::process::ExitCode;
 
+use weir_injector::yaml;
+
 use super::pods::{self, PodHolder};
 use super::stream::{self, Document};
 use crate::failure::Failure;
-use crate::files::{self, Source};
-use crate::{splice, yaml_text};
+use crate::files::{self, InputFile};
+use crate::splice;
 
-/// A stream after its pods were changed.
+/// A stream with changed pods.
 #[derive(Debug, Default)]
-pub(crate) struct Rewritten {
+pub(crate) struct RewrittenStream {
     /// The documents, each followed by a separator.
     pub(crate) text: String,
-    /// What the user should hear.
+    /// Lines for standard error.
     pub(crate) notices: Vec<String>,
-    /// What was refused. Where there is anything, the text is of no use.
+    /// Errors; the text is incomplete if there are any.
     pub(crate) findings: Vec<String>,
 }
 
-impl Rewritten {
-    /// Says what is to be said, and writes the result where nothing was refused.
+impl RewrittenStream {
+    /// Prints the notices, and writes the text if there are no findings.
     ///
     /// # Errors
-    /// What was refused, and a target that cannot be written.
-    pub(crate) fn write(self, source: &Source, target: Option<&Path>) -> Result<ExitCode, Failure> {
+    /// There are findings, or the target cannot be written.
+    pub(crate) fn write(self, input: &InputFile, target: Option<&Path>) -> Result<ExitCode, Failure> {
         for notice in &self.notices {
             eprintln!("{notice}");
         }
         if !self.findings.is_empty() {
-            return Err(Failure::refused_in(&source.name(), &self.findings));
+            return Err(Failure::findings_in(&input.name(), &self.findings));
         }
         files::write(target, &self.text)?;
         Ok(ExitCode::SUCCESS)
     }
 }
 
-/// Shows every pod of a stream to `change`, with its place for messages; `change` says whether it replaced the pod.
+/// Calls `change` for every pod of a stream, with its location for messages; `change` returns whether it replaced the pod.
 pub(crate) fn rewrite(
     text: &str,
-    mut change: impl FnMut(&mut PodHolder<'_>, &str, &mut Rewritten) -> bool,
-) -> Rewritten {
-    let mut out = Rewritten::default();
+    mut change: impl FnMut(&mut PodHolder<'_>, &str, &mut RewrittenStream) -> bool,
+) -> RewrittenStream {
+    let mut out = RewrittenStream::default();
     let documents = match stream::split(text) {
         Ok(documents) => documents,
         Err(strays) => {
@@ -68,11 +70,11 @@ pub(crate) fn rewrite(
     out
 }
 
-/// The new text of a document; `None` where it stays as it is.
+/// Returns the new text of a document; `None` if it is unchanged.
 fn rewrite_document(
     document: &Document<'_>,
-    change: &mut impl FnMut(&mut PodHolder<'_>, &str, &mut Rewritten) -> bool,
-    out: &mut Rewritten,
+    change: &mut impl FnMut(&mut PodHolder<'_>, &str, &mut RewrittenStream) -> bool,
+    out: &mut RewrittenStream,
 ) -> Option<String> {
     let mut value = match document.parse() {
         Ok(value) => value,
@@ -91,14 +93,14 @@ fn rewrite_document(
     };
     let mut touched = false;
     for holder in &mut holders {
-        let place = holder.place(document);
-        touched |= change(holder, &place, out);
+        let location = holder.location(document);
+        touched |= change(holder, &location, out);
     }
     if !touched {
         return None;
     }
-    // Changed where it changed, or where that cannot be done written anew.
-    match splice::splice(document.text, &original, &value).map_or_else(|| yaml_text::to_string(&value), Ok) {
+    // Serialize the whole document only where the change cannot be spliced into its text.
+    match splice::splice(document.text, &original, &value).map_or_else(|| yaml::to_string(&value), Ok) {
         Ok(text) => {
             out.notices.extend(lost_comments(document, &text));
             Some(text)
@@ -110,7 +112,7 @@ fn rewrite_document(
     }
 }
 
-/// A note of the comments that the new text has not.
+/// Returns a notice about comments that the new text lacks.
 fn lost_comments(document: &Document<'_>, text: &str) -> Option<String> {
     let lost = splice::lost_comments(document.text, text);
     if lost.is_empty() {
@@ -119,8 +121,5 @@ fn lost_comments(document: &Document<'_>, text: &str) -> Option<String> {
     let shown: Vec<String> = lost.iter().take(3).map(|comment| format!("# {comment}")).collect();
     let number = lost.len();
     let more = if number > shown.len() { ", ..." } else { "" };
-    Some(format!(
-        "weir: note: {document}: comments in changed parts are not kept ({number}): {}{more}",
-        shown.join(", ")
-    ))
+    Some(format!("weir: note: {document}: comments in changed parts are lost ({number}): {}{more}", shown.join(", ")))
 }

@@ -1,37 +1,35 @@
-//! A text as a stream of documents that are kept as they are written.
+//! Splits a text into YAML documents without changing them.
 
 use std::fmt;
 
 use serde_json::Value;
 use weir_injector::yaml;
 
-/// One document, untouched.
+/// One document of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Document<'a> {
-    /// Number in the stream, from 1; empty documents do not count.
+    /// Number in the stream, from 1, without empty documents.
     pub(crate) number: usize,
     /// Line of the stream, from 1, on which the document starts.
     pub(crate) line: usize,
-    /// Its text, without the separators around it.
+    /// Text without the separators.
     pub(crate) text: &'a str,
 }
 
-/// A separator with something behind it.
+/// A separator with content.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "line {line}: a line that starts with --- separates documents and can carry nothing but a comment, found {found:?}"
-)]
+#[error("line {line}: a line that starts with --- separates documents and can only have a comment, found {found:?}")]
 pub(crate) struct StraySeparator {
     /// Line of the stream, from 1.
     line: usize,
-    /// What stands there, cut where it is long.
+    /// The line, cut to 80 characters.
     found: String,
 }
 
-/// Splits a stream at the lines that start with `---`. Documents of blanks only vanish.
+/// Splits a stream at lines that start with `---`, and drops blank documents.
 ///
 /// # Errors
-/// Every separator that carries something else than a comment.
+/// Every separator with content other than a comment.
 pub(crate) fn split(text: &str) -> Result<Vec<Document<'_>>, Vec<StraySeparator>> {
     let mut documents: Vec<Document<'_>> = Vec::new();
     let mut strays = Vec::new();
@@ -40,7 +38,7 @@ pub(crate) fn split(text: &str) -> Result<Vec<Document<'_>>, Vec<StraySeparator>
             documents.push(Document { number: documents.len() + 1, line, text });
         }
     };
-    // Where the current document starts: byte offset and line.
+    // Start of the current document: byte offset and line.
     let (mut start, mut start_line) = (0, 1);
     let mut offset = 0;
     for (index, line) in text.split_inclusive('\n').enumerate() {
@@ -58,7 +56,7 @@ pub(crate) fn split(text: &str) -> Result<Vec<Document<'_>>, Vec<StraySeparator>
     if strays.is_empty() { Ok(documents) } else { Err(strays) }
 }
 
-/// A byte order mark alone makes no document either.
+/// A byte order mark counts as blank.
 fn is_blank(text: &str) -> bool {
     text.chars().all(|c| c.is_whitespace() || c == '\u{feff}')
 }
@@ -70,28 +68,22 @@ impl fmt::Display for Document<'_> {
 }
 
 impl Document<'_> {
-    /// The document as a value; `null` where it holds comments only.
+    /// Parses the document; `null` if it has only comments.
     ///
     /// # Errors
-    /// It is neither JSON nor YAML; the lines in the message are those of the stream.
+    /// It is neither JSON nor YAML; the message counts lines from the start of the stream.
     pub(crate) fn parse(&self) -> Result<Value, yaml::YamlError> {
         let text = self.text.trim_start_matches('\u{feff}');
-        // JSON first: its escapes (`\/`, surrogate pairs) are not all YAML's.
+        // JSON first: YAML lacks some of its escapes (`\/`, surrogate pairs).
         if text.trim_start().starts_with('{')
             && let Ok(value) = serde_json::from_str(text)
         {
             return Ok(value);
         }
-        // Only a failure pays for the lines before the document.
         yaml::from_str(text).map_err(|error| {
-            yaml::from_str(
-                &("
-"
-                .repeat(self.line - 1)
-                    + text),
-            )
-            .err()
-            .unwrap_or(error)
+            // Parsed again behind blank lines, for the line numbers of the stream.
+            let padded = "\n".repeat(self.line - 1) + text;
+            yaml::from_str(&padded).err().unwrap_or(error)
         })
     }
 }
@@ -107,20 +99,20 @@ mod tests {
     }
 
     #[test]
-    fn documents_keep_every_byte_and_know_their_line() {
+    fn documents_keep_their_text_and_line() {
         let stream = "# head\na: 1\r\n---\nb: |\n  ---\n  x\n--- # note\n\nc: 1";
         assert_eq!(texts(stream), [(1, 1, "# head\na: 1\r\n"), (2, 4, "b: |\n  ---\n  x\n"), (3, 8, "\nc: 1")]);
     }
 
     #[test]
-    fn empty_documents_vanish_and_do_not_count() {
+    fn empty_documents_are_dropped_and_not_counted() {
         assert_eq!(texts("---\n---\n \n---\na: 1\n---\n---\n"), [(1, 5, "a: 1\n")]);
         assert_eq!(texts(""), []);
         assert_eq!(texts("\u{feff}---\r\na: 1\r\n"), [(1, 1, "\u{feff}---\r\na: 1\r\n")]);
     }
 
     #[test]
-    fn refuses_every_separator_with_content() {
+    fn separators_with_content_are_errors() {
         let errors = split("a: 1\n---x\nb: 1\n--- {c: 1}\n").unwrap_err();
         let lines: Vec<usize> = errors.iter().map(|error| error.line).collect();
         assert_eq!(lines, [2, 4]);
@@ -138,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_json_with_the_escapes_of_json() {
+    fn json_escapes_are_parsed() {
         let document = Document { number: 1, line: 1, text: "{\"a\": \"\\/ \\ud83d\\ude00\"}\n" };
         assert_eq!(document.parse().unwrap(), json!({"a": "/ 😀"}));
     }

@@ -1,13 +1,12 @@
-//! Planned rules as data. The shape is for other programs: names stay, fields are only added.
+//! Prints planned rules as JSON. The format is stable: names stay, and fields are only added.
 
 use iptables_rules::RuleSet;
-use iptables_rules::ruleset::{Action, Families, Family, Match, Position, Protocol, Reason, Rule};
+use iptables_rules::ruleset::{Action, Families, Family, Match, Position, Protocol, Rule, RuleReason};
 use serde_json::{Value, json};
 
-use super::print::Planned;
+use super::planned::Planned;
 use super::subject::Capture;
 
-/// One document for all subjects.
 pub(crate) fn print(planned: &[Planned]) -> String {
     let subjects: Vec<Value> = planned.iter().map(subject).collect();
     format!("{:#}\n", json!({"version": 1, "subjects": subjects}))
@@ -16,7 +15,7 @@ pub(crate) fn print(planned: &[Planned]) -> String {
 fn subject(planned: &Planned) -> Value {
     let name = &planned.subject.name;
     match &planned.subject.capture {
-        Capture::Nothing(reason) => json!({"name": name, "skipped": reason.name(), "ruleSet": null}),
+        Capture::NotInjected(reason) => json!({"name": name, "skipped": reason.name(), "ruleSet": null}),
         Capture::Configured { origin, injected_now, init_container, config: _ } => json!({
             "name": name,
             "source": origin.name(),
@@ -99,30 +98,30 @@ fn action(action: Action) -> Value {
     }
 }
 
-/// Stable name of a reason.
-pub(crate) const fn reason(reason: Reason) -> &'static str {
+/// Returns the stable name of a reason.
+pub(crate) const fn reason(reason: RuleReason) -> &'static str {
     match reason {
-        Reason::ExcludedInterface => "excluded-interface",
-        Reason::ReroutedInterface => "rerouted-interface",
-        Reason::DropInvalid => "drop-invalid",
-        Reason::Tunnel => "tunnel",
-        Reason::Redirect => "redirect",
-        Reason::Hook => "hook",
-        Reason::ExcludedInboundPort => "excluded-inbound-port",
-        Reason::InboundPort => "inbound-port",
-        Reason::Inbound => "inbound",
-        Reason::ExcludedOutboundPort => "excluded-outbound-port",
-        Reason::Passthrough => "passthrough",
-        Reason::ProxyToSelf => "proxy-to-self",
-        Reason::AppLoopback => "app-loopback",
-        Reason::ProxyTraffic => "proxy-traffic",
-        Reason::OwnerGroup => "owner-group",
-        Reason::Dns => "dns",
-        Reason::LoopbackDestination => "loopback-destination",
-        Reason::ExcludedOutboundCidr => "excluded-outbound-cidr",
-        Reason::OutboundPort => "outbound-port",
-        Reason::OutboundCidr => "outbound-cidr",
-        Reason::Outbound => "outbound",
-        Reason::Tproxy => "tproxy",
+        RuleReason::ExcludedInterface => "excluded-interface",
+        RuleReason::ReroutedInterface => "rerouted-interface",
+        RuleReason::DropInvalid => "drop-invalid",
+        RuleReason::Tunnel => "tunnel",
+        RuleReason::Redirect => "redirect",
+        RuleReason::Hook => "hook",
+        RuleReason::ExcludedInboundPort => "excluded-inbound-port",
+        RuleReason::InboundPort => "inbound-port",
+        RuleReason::Inbound => "inbound",
+        RuleReason::ExcludedOutboundPort => "excluded-outbound-port",
+        RuleReason::Passthrough => "passthrough",
+        RuleReason::ProxyToSelf => "proxy-to-self",
+        RuleReason::AppLoopback => "app-loopback",
+        RuleReason::ProxyTraffic => "proxy-traffic",
+        RuleReason::OwnerGroup => "owner-group",
+        RuleReason::Dns => "dns",
+        RuleReason::LoopbackDestination => "loopback-destination",
+        RuleReason::ExcludedOutboundCidr => "excluded-outbound-cidr",
+        RuleReason::OutboundPort => "outbound-port",
+        RuleReason::OutboundCidr => "outbound-cidr",
+        RuleReason::Outbound => "outbound",
+        RuleReason::Tproxy => "tproxy",
     }
 }

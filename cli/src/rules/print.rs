@@ -1,47 +1,14 @@
-//! Planned rules as text.
+//! Prints planned rules as text.
 
-use std::fmt::{self, Write as _};
+use std::fmt::Write as _;
 
+use iptables_rules::RuleSet;
 use iptables_rules::restore::{RestoreFamily, restore_text};
-use iptables_rules::{RuleSet, plan};
 use weir_kernel::nft;
 
-use super::subject::{Capture, Subject};
+use super::planned::Planned;
 
-/// A subject with its rules; `None` where nothing is captured.
-#[derive(Debug)]
-pub(crate) struct Planned {
-    pub(crate) subject: Subject,
-    pub(crate) rules: Option<RuleSet>,
-}
-
-impl fmt::Display for Planned {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.subject.fmt(f)
-    }
-}
-
-/// Plans the rules of all subjects.
-///
-/// # Errors
-/// Every setting of every subject that cannot be carried out.
-pub(crate) fn plan_all(subjects: Vec<Subject>) -> Result<Vec<Planned>, Vec<String>> {
-    let mut planned = Vec::new();
-    let mut findings = Vec::new();
-    for subject in subjects {
-        let rules = match &subject.capture {
-            Capture::Nothing(_) => Ok(None),
-            Capture::Configured { config, .. } => plan(config).map(Some),
-        };
-        match rules {
-            Ok(rules) => planned.push(Planned { subject, rules }),
-            Err(errors) => findings.extend(errors.iter().map(|error| format!("{}: {error}", subject.name))),
-        }
-    }
-    if findings.is_empty() { Ok(planned) } else { Err(findings) }
-}
-
-/// Input of both restore programs, told apart by comments that name them.
+/// Returns the input of both restore programs, each below a comment that names the program.
 pub(crate) fn iptables(planned: &[Planned]) -> String {
     let lower = |rules: &RuleSet| {
         let families = [(RestoreFamily::V4, "iptables-restore"), (RestoreFamily::V6, "ip6tables-restore")];
@@ -54,15 +21,15 @@ pub(crate) fn iptables(planned: &[Planned]) -> String {
     planned.iter().map(|planned| block(planned, lower)).collect()
 }
 
-/// Input of `nft -f`: what the plugin programs, as nft would list it.
+/// Returns the input of `nft -f`, as nft lists the table that the plugin installs.
 ///
 /// # Errors
-/// Every subject whose rules this backend does not carry out.
+/// Every subject whose rules the nft backend does not support.
 pub(crate) fn nft(planned: &[Planned]) -> Result<String, Vec<String>> {
     let mut out = String::new();
     let mut findings = Vec::new();
     for planned in planned {
-        match planned.rules.as_ref().map(nft::describe).transpose() {
+        match planned.rules.as_ref().map(nft::to_nft_script).transpose() {
             Ok(text) => out.push_str(&block(planned, |_| text.clone().unwrap_or_default())),
             Err(error) => findings.push(format!("{}: {error}", planned.subject.name)),
         }
@@ -70,7 +37,7 @@ pub(crate) fn nft(planned: &[Planned]) -> Result<String, Vec<String>> {
     if findings.is_empty() { Ok(out) } else { Err(findings) }
 }
 
-/// One subject under its name, and what has to hold besides the rules as the commands for it. Comments of both languages start with `#`.
+/// Returns the rules of one subject below its name, and the commands for addresses and routes as comments.
 fn block(planned: &Planned, lower: impl Fn(&RuleSet) -> String) -> String {
     let mut out = format!("# {}\n", planned.subject.name);
     let Some(rules) = &planned.rules else { return out + "# no rules\n" };

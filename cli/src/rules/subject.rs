@@ -1,4 +1,4 @@
-//! Whose rules: from a pod, or from annotations alone, to a [`CaptureConfig`].
+//! Derives the [`CaptureConfig`] of a pod, or of annotations alone.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,45 +7,40 @@ use iptables_rules::CaptureConfig;
 use iptables_rules::annotations::ProxySpec;
 use iptables_rules::names::annotation;
 use serde_json::Value;
-use weir_injector::inject::{Outcome, SkipReason, inject};
 use weir_injector::settings::Settings;
-use weir_injector::yaml;
+use weir_injector::{InjectOutcome, SkipReason, inject, yaml};
 
-use crate::inject::denials;
+use crate::inject::denial_messages;
 use crate::manifest::pods::PodHolder;
 
-/// Name of the proxy's container, and of the one that programs rules where there is no plugin.
+/// Names of the proxy's container, and of the init container that installs rules without a plugin.
 const PROXY: &str = "istio-proxy";
 const INIT: &str = "istio-init";
 
-/// One pod, or a set of annotations.
+/// A pod, or a set of annotations.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Subject {
-    /// What messages call it.
+    /// Name for messages.
     pub(crate) name: String,
-    /// Its configuration; or why it has none.
     pub(crate) capture: Capture,
 }
 
 /// What is captured in a pod.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Capture {
-    /// What this configuration says.
     Configured {
-        /// Where it comes from.
         origin: Origin,
-        /// Whether the pod is not injected yet.
+        /// Whether the pod was injected for this answer.
         injected_now: bool,
-        /// Whether a container of the pod programs the rules, and the plugin stays away.
+        /// Whether an init container installs the rules, so that the plugin skips the pod.
         init_container: bool,
-        /// The configuration.
         config: Box<CaptureConfig>,
     },
-    /// Nothing: the injector leaves the pod alone.
-    Nothing(SkipReason),
+    /// The injector skips the pod.
+    NotInjected(SkipReason),
 }
 
-/// Where a configuration comes from.
+/// Source of a configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Origin {
     /// `weir.dev/capture`.
@@ -57,7 +52,7 @@ pub(crate) enum Origin {
 }
 
 impl Origin {
-    /// Stable name for machines.
+    /// Returns the name in JSON output.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::CaptureAnnotation => "capture-annotation",
@@ -76,7 +71,7 @@ impl fmt::Display for Subject {
 impl fmt::Display for Capture {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Nothing(reason) => write!(f, "no rules: {}", reason.explain()),
+            Self::NotInjected(reason) => write!(f, "no rules: {}", reason.message()),
             Self::Configured { origin, injected_now, init_container, config: _ } => {
                 if *injected_now {
                     f.write_str("not injected yet; these are the rules it would get, ")?;
@@ -87,7 +82,7 @@ impl fmt::Display for Capture {
                     Origin::IstioAnnotationsAndProxy => "from Istio's annotations and the proxy container",
                 })?;
                 if *init_container {
-                    write!(f, "; its init container {INIT} programs rules itself, so the plugin leaves the pod alone")?;
+                    write!(f, "; its init container {INIT} installs the rules, and the plugin skips the pod")?;
                 }
                 Ok(())
             }
@@ -95,10 +90,10 @@ impl fmt::Display for Capture {
     }
 }
 
-/// The pod of a manifest, injected first where it is not.
+/// Derives the configuration of a pod of a manifest, which is injected first if it is not.
 ///
 /// # Errors
-/// Everything about the pod that cannot be taken.
+/// Every invalid setting of the pod.
 pub(crate) fn from_holder(holder: &PodHolder<'_>, settings: &Settings) -> Result<Subject, Vec<String>> {
     let request = holder.request().map_err(|errors| texts(&errors))?;
     let name = holder.name.to_string();
@@ -107,17 +102,17 @@ pub(crate) fn from_holder(holder: &PodHolder<'_>, settings: &Settings) -> Result
         return Ok(Subject { name, capture: of_pod(&request.pod, false)? });
     }
     let capture = match inject(&request, settings) {
-        Ok(Outcome::Injected { pod, .. }) => of_pod(&pod, true)?,
-        Ok(Outcome::Skipped { reason, .. }) => Capture::Nothing(reason),
-        Err(error) => return Err(denials(error)),
+        Ok(InjectOutcome::Injected { pod, .. }) => of_pod(&pod, true)?,
+        Ok(InjectOutcome::Skipped { reason, .. }) => Capture::NotInjected(reason),
+        Err(error) => return Err(denial_messages(error)),
     };
     Ok(Subject { name, capture })
 }
 
-/// A file of annotations: a map, or an object that carries one.
+/// Derives the configuration of a file of annotations: a map, or an object with `metadata.annotations`.
 ///
 /// # Errors
-/// It is no such file, or everything in it that cannot be taken.
+/// The file has another form, or invalid settings.
 pub(crate) fn from_annotations(name: &str, text: &str) -> Result<Subject, Vec<String>> {
     let value = yaml::from_str(text).map_err(|error| vec![error.to_string()])?;
     let (path, map) = match value.pointer("/metadata/annotations") {
@@ -125,7 +120,7 @@ pub(crate) fn from_annotations(name: &str, text: &str) -> Result<Subject, Vec<St
         None => ("annotations", &value),
     };
     let annotations = match map {
-        // An object without annotations; a bare map has neither key.
+        // A Kubernetes object without annotations.
         Value::Object(map) if map.contains_key("kind") || map.contains_key("metadata") => BTreeMap::new(),
         Value::Object(map) => strings(path, map)?,
         Value::Null => BTreeMap::new(),
@@ -150,13 +145,13 @@ fn strings(path: &str, map: &serde_json::Map<String, Value>) -> Result<BTreeMap<
 
 fn of_pod(pod: &Value, injected_now: bool) -> Result<Capture, Vec<String>> {
     let proxy = containers(pod).find(|container| container.get("name").is_some_and(|name| name == PROXY));
-    let proxy = proxy.map(ProxySpec::of_container).transpose()?;
+    let proxy = proxy.map(ProxySpec::from_container).transpose()?;
     let (origin, config) = configuration(&pod_annotations(pod), proxy)?;
     let init_container = containers(pod).any(|container| container.get("name").is_some_and(|name| name == INIT));
     Ok(Capture::Configured { origin, injected_now, init_container, config: Box::new(config) })
 }
 
-/// As the plugin decides: `weir.dev/capture` counts only next to the record of an injection, since only an injector may write it.
+/// Chooses the source as the plugin does: `weir.dev/capture` counts only with `sidecar.istio.io/status`, because only an injector may set it.
 fn configuration(
     annotations: &BTreeMap<String, String>,
     proxy: Option<ProxySpec>,
@@ -176,7 +171,6 @@ fn texts<E: ToString>(errors: &[E]) -> Vec<String> {
     errors.iter().map(ToString::to_string).collect()
 }
 
-/// Their values are strings: that was checked with the manifest.
 fn pod_annotations(pod: &Value) -> BTreeMap<String, String> {
     let map = pod.pointer("/metadata/annotations").and_then(Value::as_object);
     map.into_iter().flatten().filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned()))).collect()
@@ -198,12 +192,12 @@ mod tests {
     fn configured(text: &str) -> (Origin, CaptureConfig) {
         match from_annotations("file", text).unwrap().capture {
             Capture::Configured { origin, config, .. } => (origin, *config),
-            Capture::Nothing(reason) => panic!("{reason:?}"),
+            Capture::NotInjected(reason) => panic!("{reason:?}"),
         }
     }
 
     #[test]
-    fn annotations_are_taken_bare_or_from_an_object() {
+    fn annotations_may_be_bare_or_in_an_object() {
         let bare = "traffic.sidecar.istio.io/excludeOutboundPorts: \"9000\"\n";
         let object = format!("kind: Pod\nmetadata:\n  annotations:\n    {bare}");
         assert_eq!(configured(bare), configured(&object));
@@ -214,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn every_value_that_is_no_string_is_named() {
+    fn all_non_string_values_are_reported() {
         let errors = from_annotations("file", "a: 80\nb: true\nc: \"x\"\n").unwrap_err();
         assert_eq!(
             errors,
@@ -228,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn the_capture_annotation_counts_only_next_to_the_record_of_an_injection() {
+    fn capture_annotation_needs_the_status_annotation() {
         let config = CaptureConfig { outbound_ports_exclude: vec![7], ..CaptureConfig::default() };
         let capture = json!({annotation::CAPTURE: config.to_capture_annotation()});
         let mut both = capture.clone();
@@ -238,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn the_proxy_container_is_found_among_the_init_containers_too() {
+    fn proxy_is_found_among_init_containers_too() {
         let proxy = json!({"name": "istio-proxy", "securityContext": {"runAsUser": 1400, "runAsGroup": 0},
             "env": [{"name": "INVALID_DROP", "value": "true"}, {"name": "POD_NAME", "valueFrom": {}}]});
         let native = json!({"spec": {"initContainers": [proxy], "containers": [{"name": "app"}]}});
@@ -253,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_that_are_none_are_refused_both_at_once() {
+    fn invalid_ids_are_reported_together() {
         let context = json!({"runAsUser": "me", "runAsGroup": -1});
         let pod = json!({"spec": {"containers": [{"name": "istio-proxy", "securityContext": context}]}});
         let errors = of_pod(&pod, false).unwrap_err();

@@ -1,10 +1,5 @@
-//! What a cluster's control plane is configured with, read where no file says it.
-//!
-//! ```text
-//! kubeconfig ──▶ Config (context, bounds) ──▶ ConfigMaps istio, istio-sidecar-injector, nodes ──▶ Found
-//! ```
-//!
-//! Only what is asked for is read, and every wait has a bound.
+//! Reads the configuration of a cluster's control plane: the ConfigMaps `istio` and `istio-sidecar-injector`, and the nodes' versions.
+//! Only what is requested is read.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,99 +12,91 @@ use serde_json::Value;
 use weir_injector::settings::Nodes;
 use weir_injector::yaml;
 
-use crate::cluster::{Cluster, ConnectArgs, PAGE, listed};
-use crate::failure::{Failure, both};
+use crate::cluster::{Cluster, ConnectArgs, PAGE_SIZE, join_names};
+use crate::failure::{Failure, join};
 
-/// Bound of everything together.
-const ALL: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 /// Names that Istio gives the two ConfigMaps.
 const INJECTOR: &str = "istio-sidecar-injector";
 const MESH: &str = "istio";
-/// Name of our own one, which holds the documents of both, and its namespace.
+/// Weir's own ConfigMap, which holds the documents of both, and its namespace.
 const OWN: &str = "weir-webhook";
 const OWN_NAMESPACE: &str = "weir-system";
 
-/// Options that lead to a cluster's configuration.
+/// Options for a cluster's configuration.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Cluster, whose configuration is used where no file gives it")]
-pub(crate) struct ClusterArgs {
+#[command(next_help_heading = "Cluster (its configuration is used unless a file is given)")]
+pub(crate) struct ClusterConfigArgs {
     #[command(flatten)]
     connect: ConnectArgs,
 
-    /// Namespace of the control plane in that cluster
-    #[arg(short = 'i', long = "istioNamespace", value_name = "NAME", default_value = "istio-system")]
+    /// Namespace of the control plane
+    #[arg(short = 'i', long = "istioNamespace", value_name = "NAMESPACE", default_value = "istio-system")]
     istio_namespace: String,
 
-    /// ConfigMap of the injector in that cluster; without it, `istio-sidecar-injector` and the revision
-    #[arg(long = "injectConfigMapName", value_name = "NAME")]
+    /// ConfigMap of the injector [default: `istio-sidecar-injector` and the revision]
+    #[arg(long = "injectConfigMapName", value_name = "CONFIGMAP")]
     inject_config_map: Option<String>,
 
-    /// ConfigMap of the mesh configuration in that cluster; without it, `istio` and the revision
-    #[arg(long = "meshConfigMapName", value_name = "NAME")]
+    /// ConfigMap of the mesh configuration [default: `istio` and the revision]
+    #[arg(long = "meshConfigMapName", value_name = "CONFIGMAP")]
     mesh_config_map: Option<String>,
 }
 
-/// What is wanted of the cluster.
+/// What to read from the cluster.
 #[derive(Debug, Clone, Copy)]
-#[expect(clippy::struct_excessive_bools, reason = "one for each thing that can be asked for")]
-pub(crate) struct Wanted<'a> {
-    /// The document `values`.
+#[expect(clippy::struct_excessive_bools, reason = "one for each document")]
+pub(crate) struct DocumentRequest<'a> {
     pub(crate) values: bool,
-    /// The document `config`.
     pub(crate) config: bool,
-    /// The document `mesh`.
     pub(crate) mesh: bool,
-    /// Versions of the nodes.
+    /// The versions of the nodes.
     pub(crate) nodes: bool,
     /// Revision of the control plane; empty for none.
     pub(crate) revision: &'a str,
 }
 
-/// What was found.
+/// What was read from the cluster.
 #[derive(Debug, Default)]
-pub(crate) struct Found {
-    /// The document `values`.
+pub(crate) struct ClusterDocuments {
     pub(crate) values: Option<Value>,
-    /// The document `config`.
     pub(crate) config: Option<Value>,
-    /// The document `mesh`.
     pub(crate) mesh: Option<Value>,
-    /// Versions of the nodes.
     pub(crate) nodes: Option<Nodes>,
 }
 
-impl ClusterArgs {
-    /// Whether the user wants a cluster to be asked.
-    pub(crate) fn any(&self) -> bool {
-        self.connect.any() || self.inject_config_map.is_some() || self.mesh_config_map.is_some()
+impl ClusterConfigArgs {
+    /// Returns whether any option names a cluster.
+    pub(crate) fn is_given(&self) -> bool {
+        self.connect.is_given() || self.inject_config_map.is_some() || self.mesh_config_map.is_some()
     }
 
-    /// Reads what is wanted.
+    /// Reads what is requested.
     ///
     /// # Errors
-    /// The cluster is not known, not reached in time, or does not have or show it.
-    pub(crate) fn read(&self, wanted: Wanted<'_>) -> Result<Found, Failure> {
-        self.connect.ask(ALL, async |cluster| self.read_from(cluster, wanted).await)
+    /// The cluster is unreachable, or a document is missing or not readable.
+    pub(crate) fn read(&self, request: DocumentRequest<'_>) -> Result<ClusterDocuments, Failure> {
+        self.connect.run(TIMEOUT, async |cluster| self.read_from(cluster, request).await)
     }
 
-    async fn read_from(&self, cluster: Cluster, wanted: Wanted<'_>) -> Result<Found, Failure> {
+    async fn read_from(&self, cluster: Cluster, request: DocumentRequest<'_>) -> Result<ClusterDocuments, Failure> {
         let plane = ControlPlane { cluster, namespace: &self.istio_namespace };
-        let named = |base: &str, name: &Option<String>| match (name, wanted.revision) {
+        let named = |base: &str, name: &Option<String>| match (name, request.revision) {
             (Some(name), _) => name.clone(),
             (None, "") => base.to_owned(),
             (None, revision) => format!("{base}-{revision}"),
         };
         let injector = async {
-            if !wanted.values && !wanted.config {
+            if !request.values && !request.config {
                 return Ok((None, None));
             }
             let name = named(INJECTOR, &self.inject_config_map);
             let ours = self.inject_config_map.is_none().then(|| named(OWN, &None));
             let map = plane.config_map(&name, ours, INJECTOR, "--valuesFile and --injectConfigFile").await?;
-            both(
-                wanted.values.then(|| map.document("values")).transpose(),
-                // Ours may do without: what stands in Istio's is in the values of ours.
-                wanted
+            join(
+                request.values.then(|| map.document("values")).transpose(),
+                // Optional in Weir's own ConfigMap, whose values have the same settings.
+                request
                     .config
                     .then(|| map.document("config"))
                     .filter(|_| !map.ours || map.data.contains_key("config"))
@@ -117,7 +104,7 @@ impl ClusterArgs {
             )
         };
         let mesh = async {
-            if !wanted.mesh {
+            if !request.mesh {
                 return Ok(None);
             }
             let ours = self.mesh_config_map.is_none().then(|| named(OWN, &None));
@@ -125,64 +112,69 @@ impl ClusterArgs {
             map.document("mesh").map(Some)
         };
         let nodes = async {
-            if !wanted.nodes {
+            if !request.nodes {
                 return Ok(None);
             }
             plane.nodes().await.map(Some)
         };
         let (injector, mesh, nodes) = tokio::join!(injector, mesh, nodes);
-        let (((values, config), mesh), nodes) = both(both(injector, mesh), nodes)?;
-        Ok(Found { values, config, mesh, nodes })
+        let (((values, config), mesh), nodes) = join(join(injector, mesh), nodes)?;
+        Ok(ClusterDocuments { values, config, mesh, nodes })
     }
 }
 
-/// A control plane whose configuration is asked for.
 struct ControlPlane<'a> {
     cluster: Cluster,
     namespace: &'a str,
 }
 
-/// A ConfigMap with its name.
-struct Map {
+/// The documents of a ConfigMap.
+struct ConfigMapData {
+    /// Name for messages.
     name: String,
-    /// It is of our own installation.
+    /// Whether it is Weir's own ConfigMap.
     ours: bool,
     data: BTreeMap<String, String>,
 }
 
 impl ControlPlane<'_> {
-    /// The ConfigMap of the control plane, else that of our own installation by the name `ours`: a cluster may have Istio's only, ours
-    /// only, or both, and where there are both the user of Istio's options means Istio's.
-    async fn config_map(&self, name: &str, ours: Option<String>, base: &str, files: &str) -> Result<Map, Failure> {
+    /// Reads the control plane's ConfigMap, else Weir's own with the name `ours`. Istio's has precedence, because the options are Istio's.
+    async fn config_map(
+        &self,
+        name: &str,
+        ours: Option<String>,
+        base: &str,
+        files: &str,
+    ) -> Result<ConfigMapData, Failure> {
         let maps: Api<ConfigMap> = Api::namespaced(self.cluster.client.clone(), self.namespace);
         let what = format!("ConfigMap {}/{name}", self.namespace);
         let found = maps.get_opt(name).await;
         if let (Ok(None), Some(ours)) = (&found, ours) {
             let own: Api<ConfigMap> = Api::namespaced(self.cluster.client.clone(), OWN_NAMESPACE);
-            // Where it may not be read it is as if it were not there: it is the other one that was asked for.
+            // An error here is not reported: the other ConfigMap is the one that was requested.
             if let Ok(Some(map)) = own.get_opt(&ours).await {
                 let name = format!("ConfigMap {OWN_NAMESPACE}/{ours}");
-                return Ok(Map { name, ours: true, data: map.data.unwrap_or_default() });
+                return Ok(ConfigMapData { name, ours: true, data: map.data.unwrap_or_default() });
             }
         }
         match found {
-            Ok(Some(map)) => Ok(Map { name: what, ours: false, data: map.data.unwrap_or_default() }),
+            Ok(Some(map)) => Ok(ConfigMapData { name: what, ours: false, data: map.data.unwrap_or_default() }),
             Ok(None) => Err(Failure::usage(format!(
-                "{}: there is no {what}; {}",
+                "{}: {what} not found; {}",
                 self.cluster.server,
                 self.others(&maps, base).await
             ))),
-            Err(error) => Err(self.cluster.refused(
+            Err(error) => Err(self.cluster.read_failure(
                 &error,
                 &what,
-                &format!("give {files} instead, or ask for the right to `get` it"),
+                &format!("pass {files} instead, or ask for permission to `get` it"),
             )),
         }
     }
 
-    /// What there is instead of a ConfigMap.
+    /// Describes which similar ConfigMaps exist.
     async fn others(&self, maps: &Api<ConfigMap>, base: &str) -> String {
-        let found = maps.list_metadata(&ListParams::default().limit(PAGE)).await;
+        let found = maps.list_metadata(&ListParams::default().limit(PAGE_SIZE)).await;
         let names = found.map(|list| list.items.into_iter().filter_map(|item| item.metadata.name).collect::<Vec<_>>());
         let names: Vec<String> = names
             .unwrap_or_default()
@@ -190,22 +182,22 @@ impl ControlPlane<'_> {
             .filter(|name| *name == base || name.starts_with(&format!("{base}-")))
             .collect();
         if names.is_empty() {
-            return format!("namespace {} has none of that kind; --istioNamespace names another one", self.namespace);
+            return format!("namespace {} has no similar one; pass --istioNamespace", self.namespace);
         }
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        format!("namespace {} has {}; --revision chooses", self.namespace, listed(&names))
+        format!("namespace {} has {}; choose one with --revision", self.namespace, join_names(&names))
     }
 
     async fn nodes(&self) -> Result<Nodes, Failure> {
         let nodes: Api<Node> = Api::all(self.cluster.client.clone());
         let mut versions = Vec::new();
-        let mut page = ListParams::default().limit(PAGE);
+        let mut page = ListParams::default().limit(PAGE_SIZE);
         loop {
             let list = nodes.list(&page).await.map_err(|error| {
-                self.cluster.refused(
+                self.cluster.read_failure(
                     &error,
                     "the nodes, whose versions decide about native sidecars",
-                    "say --native-sidecars true or false instead",
+                    "pass --native-sidecars true or false instead",
                 )
             })?;
             let version = |node: Node| Some((node.metadata.name?, node.status?.node_info?.kubelet_version));
@@ -218,13 +210,16 @@ impl ControlPlane<'_> {
     }
 }
 
-impl Map {
-    /// One of its documents.
+impl ConfigMapData {
     fn document(&self, key: &str) -> Result<Value, Failure> {
         let Some(text) = self.data.get(key) else {
             let keys: Vec<&str> = self.data.keys().map(String::as_str).collect();
-            return Err(Failure::refused(vec![format!("{} has no key {key:?}; it has {}", self.name, listed(&keys))]));
+            return Err(Failure::findings(vec![format!(
+                "{} has no key {key:?}; keys: {}",
+                self.name,
+                join_names(&keys)
+            )]));
         };
-        yaml::from_str(text).map_err(|error| Failure::refused(vec![format!("{}, key {key}: {error}", self.name)]))
+        yaml::from_str(text).map_err(|error| Failure::findings(vec![format!("{}, key {key}: {error}", self.name)]))
     }
 }

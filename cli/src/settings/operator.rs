@@ -1,17 +1,15 @@
-//! An `IstioOperator` as a source of settings: what it says is laid over the documents.
+//! Reads settings from an `IstioOperator`.
 
 use serde_json::{Value, json};
 
-/// What an operator's file says about the two documents, as patches over them.
+/// The settings of an IstioOperator, as merge patches over the two documents.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Operator {
-    /// Over `values`.
     pub(crate) values: Value,
-    /// Over `mesh`.
     pub(crate) mesh: Value,
 }
 
-/// Places outside `spec.values` that the installer writes into the values.
+/// Fields outside `spec.values` that Istio's installer copies into the values.
 const INTO_VALUES: [(&str, &str); 4] = [
     ("/spec/hub", "/global/hub"),
     ("/spec/tag", "/global/tag"),
@@ -23,10 +21,13 @@ impl Operator {
     /// Reads the object.
     ///
     /// # Errors
-    /// It is no `IstioOperator`, or its parts are of another type; all of it.
+    /// It is not an `IstioOperator`, or fields have the wrong type.
     pub(crate) fn read(object: &Value) -> Result<Self, Vec<String>> {
         if object["kind"] != "IstioOperator" {
-            return Err(vec![format!("this is no IstioOperator but {}", object.get("kind").unwrap_or(&Value::Null))]);
+            return Err(vec![format!(
+                "kind is {}, expected IstioOperator",
+                object.get("kind").unwrap_or(&Value::Null)
+            )]);
         }
         let mut findings = Vec::new();
         let mut part = |field: &str| match &object["spec"][field] {
@@ -51,7 +52,7 @@ impl Operator {
                 *at = value.clone();
             }
         }
-        // What stands in `values` itself counts more.
+        // `spec.values` has precedence.
         json_patch::merge(&mut values, &own);
         Ok(Self { values, mesh })
     }
@@ -62,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_values_and_mesh_and_what_the_installer_writes_into_the_values() {
+    fn values_mesh_and_copied_fields_are_read() {
         let object = json!({"kind": "IstioOperator", "spec": {
             "hub": "h", "tag": "t", "revision": "canary", "components": {"cni": {"enabled": true}},
             "values": {"global": {"tag": "own"}}, "meshConfig": {"trustDomain": "x"}}});
@@ -73,10 +74,10 @@ mod tests {
     }
 
     #[test]
-    fn another_object_and_parts_of_another_type_are_refused() {
+    fn other_kinds_and_wrong_types_are_errors() {
         assert_eq!(
             Operator::read(&json!({"kind": "Pod"})),
-            Err(vec!["this is no IstioOperator but \"Pod\"".to_owned()])
+            Err(vec!["kind is \"Pod\", expected IstioOperator".to_owned()])
         );
         let object = json!({"kind": "IstioOperator", "spec": {"values": [], "meshConfig": 1}});
         assert_eq!(Operator::read(&object).unwrap_err().len(), 2);

@@ -41,7 +41,7 @@ spec:
 ";
 
 #[test]
-fn additions_leave_everything_else_as_it_is_written() {
+fn additions_leave_other_text_unchanged() {
     let got = changed(POD, |pod| {
         pod["metadata"]["labels"]["mesh"] = "yes".into();
         pod["metadata"]["annotations"] = json!({"a": "1"});
@@ -98,7 +98,7 @@ spec:
 }
 
 #[test]
-fn removals_and_changes_touch_their_own_lines_only() {
+fn removals_and_changes_touch_only_their_lines() {
     let got = changed(POD, |pod| {
         pod["spec"]["containers"][0]["image"] = "caddy".into();
         pod["spec"]["containers"][0].as_object_mut().unwrap().shift_remove("args");
@@ -135,14 +135,14 @@ spec:
 }
 
 #[test]
-fn items_without_a_name_are_told_apart_by_their_places() {
+fn items_without_names_are_paired_by_position() {
     let text = "items:\n- kind: A # one\n  spec:\n    a: 1 # two\n- kind: B # three\n";
     let got = changed(text, |list| list["items"][0]["spec"]["b"] = 2.into()).unwrap();
     assert_eq!(got, "items:\n- kind: A # one\n  spec:\n    a: 1 # two\n    b: 2\n- kind: B # three\n");
 }
 
 #[test]
-fn odd_places_are_changed_or_given_up_but_never_wrong() {
+fn unusual_yaml_is_edited_correctly_or_not_at_all() {
     for (text, change) in [
         ("a:\nb: 1\n", json!({"a": {"x": 1}, "b": 1})),
         ("a: # why\nb: 1", json!({"a": [1, {"x": "y"}], "b": 1})),
@@ -218,7 +218,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn what_is_spliced_reads_as_the_new_value((old, new) in grown(), other in grown()) {
+    fn spliced_text_parses_as_the_new_value((old, new) in grown(), other in grown()) {
         let text = commented(&old);
         prop_assert_eq!(&yaml::from_str(&text).unwrap(), &old, "{}", text);
         for new in [&new, &other.0, &other.1] {

@@ -1,29 +1,28 @@
-//! Where the parts of a YAML document stand in its text.
+//! Finds the spans of the parts of a YAML document.
 
 use std::ops::Range;
 
 use granit_parser::{Event, Parser, ScalarStyle, StructureStyle};
 
-/// A value and its place.
+/// A value with its span.
 #[derive(Debug)]
 pub(super) struct Node {
-    /// From its first byte to behind its last one, comments behind it left out.
+    /// Without comments after it.
     pub(super) span: Range<usize>,
     pub(super) shape: Shape,
 }
 
-/// What of a value can be changed in part.
+/// What can be edited in part.
 #[derive(Debug)]
 pub(super) enum Shape {
     /// A block mapping.
     Map(Vec<Entry>),
     /// A block sequence.
     List(Vec<Node>),
-    /// All else: scalars, aliases, flow collections.
+    /// Scalars, aliases and flow collections.
     Whole,
 }
 
-/// A key with its value.
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) name: String,
@@ -32,7 +31,7 @@ pub(super) struct Entry {
     pub(super) value: Node,
 }
 
-/// A collection that is being read.
+/// A collection that is being parsed.
 enum Open {
     Map {
         start: usize,
@@ -43,14 +42,14 @@ enum Open {
         start: usize,
         items: Vec<Node>,
     },
-    /// A flow collection; only its end matters.
+    /// A flow collection, of which only the end matters.
     Flow {
         start: usize,
         depth: usize,
     },
 }
 
-/// The root of a text with one document; `None` where it is none, or has keys that are no scalars.
+/// Parses a text with one document; `None` if it is not one, or has keys that are not scalars.
 pub(super) fn read(text: &str) -> Option<Node> {
     let mut open: Vec<Open> = Vec::new();
     let mut root = None;
@@ -70,13 +69,10 @@ pub(super) fn read(text: &str) -> Option<Node> {
                 Node { span, shape: Shape::Whole }
             }
             Event::Alias(_) => Node { span, shape: Shape::Whole },
-            Event::MappingStart(style, ..) | Event::SequenceStart(style, ..)
-                if matches!(open.last(), Some(Open::Flow { .. })) =>
-            {
+            Event::MappingStart(..) | Event::SequenceStart(..) if matches!(open.last(), Some(Open::Flow { .. })) => {
                 if let Some(Open::Flow { depth, .. }) = open.last_mut() {
                     *depth += 1;
                 }
-                let _ = style;
                 continue;
             }
             Event::MappingStart(StructureStyle::Block, ..) => {
@@ -124,13 +120,13 @@ pub(super) fn read(text: &str) -> Option<Node> {
     root
 }
 
-/// The place of a value that is not written.
+/// Returns the position of an empty value.
 fn after_colon(text: &str, key_end: usize) -> Option<Range<usize>> {
     let colon = key_end + text.get(key_end..)?.find(':')? + 1;
     Some(colon..colon)
 }
 
-/// The comments of a text, in order.
+/// Returns the comments of a text, in order.
 pub(super) fn comments(text: &str) -> Vec<String> {
     let events = Parser::new_from_str(text).map_while(Result::ok);
     let comment = |event: Event<'_>| match event {

@@ -1,46 +1,47 @@
-//! The node agent, as the plugin meets it: one question over a Unix socket with a hard bound on its time, and one report that nobody
-//! waits for. The types are what both sides speak; [`crate::decision::decide`] is what the agent answers by.
+//! Messages between the plugin and the node agent.
 //!
 //! ```text
 //! agent.sock   stream    {"v":1,"uid":...,"namespace":...,"name":...}\n ──▶ {"decision":"capture","capture":"{\"v\":1}"}\n
 //! report.sock  datagram  {"v":1,"verb":"ADD","outcome":"installed",...} ──▶
 //! ```
+//!
+//! The plugin sends one [`PodQuery`] a connection and waits for the [`PodAnswer`] within a timeout. It sends a [`CallReport`] after every
+//! call, without waiting.
 
-use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// Version of question and answer. The agent refuses another one, so that an answer is never taken for what it is not.
-pub const VERSION: u32 = 1;
-/// Longest question that an agent reads: three names of at most 253 characters (Kubernetes), and room.
-pub const QUESTION_MAX_BYTES: usize = 4 << 10;
-/// Longest answer that the plugin reads: an annotation `weir.dev/capture` with every character escaped, and room.
-pub const ANSWER_MAX_BYTES: usize = 2 * iptables_rules::annotations::CAPTURE_MAX_BYTES + (16 << 10);
-/// Name of the socket for reports, beside that for questions.
+/// Version of query, answer and report. The agent rejects any other.
+pub const PROTOCOL_VERSION: u32 = 1;
+/// Longest query that the agent reads. Kubernetes limits each of the three names to 253 characters.
+pub const QUERY_MAX_BYTES: usize = 4 << 10;
+/// Longest answer that the plugin reads: an annotation `weir.dev/capture` with every character escaped, and the JSON around it.
+pub const ANSWER_MAX_BYTES: usize = 2 * iptables_rules::capture_annotation::CAPTURE_MAX_BYTES + (16 << 10);
+/// Name of the socket for reports, in the directory of the socket for queries.
 pub const REPORT_SOCKET: &str = "report.sock";
 
-/// Where the agent is, and how long it may take.
+/// How the plugin reaches the node agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Agent {
-    /// Path of its socket (key `agent_socket`).
+pub struct AgentEndpoint {
+    /// Path of the socket for queries (key `agent_socket`).
     pub socket: PathBuf,
-    /// For connecting, asking and reading, all in all (key `agent_timeout_ms`).
+    /// Limit for a whole query: connect, write and read (key `agent_timeout_ms`).
     pub timeout: Duration,
 }
 
-impl Agent {
-    /// Where reports go.
+impl AgentEndpoint {
+    /// Returns the path of the socket for reports.
     pub fn report_socket(&self) -> PathBuf {
         self.socket.with_file_name(REPORT_SOCKET)
     }
 }
 
-/// What the plugin wants to know: is this pod in the mesh, and what is captured in it?
+/// Asks whether a pod is in the mesh, and what is captured in it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Question {
-    /// [`VERSION`].
+pub struct PodQuery {
+    /// [`PROTOCOL_VERSION`].
     pub v: u32,
     /// `K8S_POD_UID`; empty where the runtime passes none.
     #[serde(default)]
@@ -51,95 +52,105 @@ pub struct Question {
     pub name: String,
 }
 
-/// What the agent says.
+/// The agent's answer to a [`PodQuery`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "decision", rename_all = "lowercase")]
-pub enum Answer {
-    /// The pod is left alone.
+pub enum PodAnswer {
+    /// The pod is not captured.
     Skip {
-        /// Why.
+        /// Why not, for people.
         reason: String,
     },
     /// The pod is in the mesh.
     Capture {
-        /// What is captured, in the encoding of `weir.dev/capture`.
+        /// Capture configuration in the encoding of `weir.dev/capture`.
         capture: String,
     },
-    /// The pod is in the mesh, and asks for what cannot be taken.
+    /// The pod is in the mesh, but has invalid settings.
     Refuse {
-        /// All of it, one line each.
+        /// One line for each invalid setting.
         findings: Vec<String>,
     },
     /// The agent does not know the pod, or not yet.
     Unknown {
-        /// Why.
+        /// Why not, for people.
         reason: String,
     },
 }
 
-impl fmt::Display for Answer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl PodAnswer {
+    /// Returns the name of the decision, as in the JSON.
+    pub const fn decision(&self) -> &'static str {
+        match self {
             Self::Skip { .. } => "skip",
             Self::Capture { .. } => "capture",
             Self::Refuse { .. } => "refuse",
             Self::Unknown { .. } => "unknown",
-        })
+        }
     }
 }
 
-/// How a call ended.
+/// How a call of the plugin ended.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Outcome {
-    /// It failed, with the code of the report.
+pub enum CallOutcome {
+    /// The call failed with [`CallReport::code`].
     #[default]
     Failed,
-    /// The pod was left alone.
-    Passed,
-    /// The rules are new.
+    /// The pod is not in the mesh.
+    #[serde(rename = "passed")]
+    Skipped,
+    /// Capture rules were installed.
     Installed,
-    /// The rules were in place.
+    /// The capture rules were in place already.
     Unchanged,
-    /// Other rules of ours were replaced.
+    /// Capture rules of an earlier ADD were replaced.
     Replaced,
-    /// Whatever else the verb does was done.
+    /// A call that installs no rules succeeded.
     Done,
 }
 
-/// Every outcome, with the name that it has in reports and metrics.
-pub const OUTCOMES: [(Outcome, &str); 6] = [
-    (Outcome::Failed, "failed"),
-    (Outcome::Passed, "passed"),
-    (Outcome::Installed, "installed"),
-    (Outcome::Unchanged, "unchanged"),
-    (Outcome::Replaced, "replaced"),
-    (Outcome::Done, "done"),
-];
+impl CallOutcome {
+    /// Every outcome.
+    pub const ALL: [Self; 6] =
+        [Self::Failed, Self::Skipped, Self::Installed, Self::Unchanged, Self::Replaced, Self::Done];
 
-/// Where the time of a call went, in microseconds.
+    /// Returns the name used in reports and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Failed => "failed",
+            Self::Skipped => "passed",
+            Self::Installed => "installed",
+            Self::Unchanged => "unchanged",
+            Self::Replaced => "replaced",
+            Self::Done => "done",
+        }
+    }
+}
+
+/// Duration of a call by stage, in microseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Stages {
-    /// Reading the configuration and deciding; without the agent's part.
+pub struct StageTimes {
+    /// Parsing the configuration and deciding about the pod, without waiting for the agent.
     pub decide: u64,
     /// Waiting for the agent.
     pub agent: u64,
-    /// In the pod's namespace.
+    /// In the pod's network namespace.
     pub kernel: u64,
-    /// From the beginning of the process's work to this report.
+    /// The whole call, up to this report.
     pub total: u64,
 }
 
-/// One call.
+/// Describes one call of the plugin.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Report {
-    /// [`VERSION`].
+pub struct CallReport {
+    /// [`PROTOCOL_VERSION`].
     pub v: u32,
     /// `CNI_COMMAND`.
     pub verb: String,
-    /// How it ended.
-    pub outcome: Outcome,
-    /// Code of the error.
+    /// How the call ended.
+    pub outcome: CallOutcome,
+    /// Code of the CNI error.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<u32>,
     /// `K8S_POD_NAMESPACE`.
@@ -154,15 +165,15 @@ pub struct Report {
     /// `CNI_CONTAINERID`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub container: String,
-    /// `CNI_NETNS`, as the host calls it.
+    /// `CNI_NETNS`, a path of the host.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub netns: String,
-    /// GC: the sandboxes that there are; the agent forgets all others.
+    /// GC: ids of the valid sandboxes; the agent forgets all others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub valid: Option<Vec<String>>,
-    /// Where the time went.
+    /// Duration of the call by stage.
     #[serde(rename = "us")]
-    pub stages: Stages,
+    pub stages: StageTimes,
 }
 
 #[cfg(test)]
@@ -170,9 +181,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_every_outcome_as_it_is_written() {
-        for (outcome, name) in OUTCOMES {
-            assert_eq!(serde_json::to_value(outcome).unwrap(), name);
+    fn outcome_names_are_those_of_the_json() {
+        for outcome in CallOutcome::ALL {
+            assert_eq!(serde_json::to_value(outcome).unwrap(), outcome.name());
         }
     }
 }

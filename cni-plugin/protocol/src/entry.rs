@@ -1,44 +1,43 @@
-//! The plugin's own entry in a network configuration, as the node agent writes it. The one place that knows its keys from the writing side;
-//! the plugin's `netconf` is the reading side.
+//! The plugin's entry in a network configuration, as the node agent writes it. The plugin's `netconf` reads it.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use crate::log_level::Level;
+use crate::log_level::LogLevel;
 use crate::version::CniVersion;
 use iptables_rules::backend::{Backend, Visibility};
 
-/// Name of the binary, and so the `type` of the entry: runtimes look for a file of that name in their plugin folders.
+/// The entry's `type`, and so the name of the binary that runtimes look for in their plugin directories.
 pub const PLUGIN_TYPE: &str = "weir-cni";
 
-/// Capability by which containerd (1.5) and CRI-O (1.29) hand over the annotations of the pod, in `runtimeConfig` under the same name.
+/// Capability that makes containerd (from 1.5) and CRI-O (from 1.29) pass the pod's annotations, in `runtimeConfig` under the same name.
 pub const CAPABILITY: &str = "io.kubernetes.cri.pod-annotations";
 
-/// Where the agent answers the plugin, on the host.
+/// Default path of the agent's socket for queries, on the host.
 pub const DEFAULT_AGENT_SOCKET: &str = "/var/run/weir/agent.sock";
 
-/// Longest time that the plugin waits for the agent, all in all.
+/// Default limit for a whole query to the agent.
 pub const DEFAULT_AGENT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Says beside the agent's socket that STATUS was good once since the node started (`/var/run` does not outlive it).
-pub const STATUS_SEEN: &str = "status-ok";
+/// Name of the file beside the agent's socket that exists once STATUS has succeeded; `/var/run` is empty after a boot of the node.
+pub const STATUS_OK_FILE: &str = "status-ok";
 
-/// What the entry says.
+/// Settings of the plugin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PluginEntry {
-    /// Namespaces that are left alone.
+    /// Namespaces whose pods are skipped.
     pub exclude_namespaces: Vec<String>,
-    /// What the plugin logs.
-    pub log_level: Level,
-    /// How rules get into the kernel.
+    /// Least severe level that the plugin logs.
+    pub log_level: LogLevel,
+    /// How rules are installed.
     pub backend: Backend,
-    /// Who is meant to see them.
+    /// Which tools show the rules.
     pub visibility: Visibility,
-    /// Socket of the agent, as the host sees it.
+    /// Path of the agent's socket on the host.
     pub agent_socket: PathBuf,
-    /// See [`DEFAULT_AGENT_TIMEOUT`]; counted in whole milliseconds.
+    /// Limit for a whole query to the agent, in whole milliseconds.
     pub agent_timeout: Duration,
 }
 
@@ -46,7 +45,7 @@ impl Default for PluginEntry {
     fn default() -> Self {
         Self {
             exclude_namespaces: Vec::new(),
-            log_level: Level::default(),
+            log_level: LogLevel::default(),
             backend: Backend::default(),
             visibility: Visibility::default(),
             agent_socket: PathBuf::from(DEFAULT_AGENT_SOCKET),
@@ -56,7 +55,7 @@ impl Default for PluginEntry {
 }
 
 impl PluginEntry {
-    /// The entry as an element of `plugins`. Keys that would say what the plugin does anyway are left out.
+    /// Returns the entry as an element of `plugins`. Keys with the default value are left out.
     pub fn to_map(&self) -> Map<String, Value> {
         let mut map = Map::new();
         map.insert("type".to_owned(), json!(PLUGIN_TYPE));
@@ -69,7 +68,7 @@ impl PluginEntry {
         if self.visibility != Visibility::default() {
             map.insert("visibility".to_owned(), json!(self.visibility.name()));
         }
-        // Always: without the key the plugin takes it that there is no agent.
+        // Always written: without the key the plugin uses no agent.
         map.insert("agent_socket".to_owned(), json!(self.agent_socket.to_string_lossy()));
         if self.agent_timeout != DEFAULT_AGENT_TIMEOUT {
             let millis = u64::try_from(self.agent_timeout.as_millis()).unwrap_or(u64::MAX);
@@ -78,7 +77,7 @@ impl PluginEntry {
         map
     }
 
-    /// A configuration of its own, for a meta plugin such as Multus that calls the plugin by the network's name.
+    /// Returns a configuration with this entry alone, for a meta plugin such as Multus that calls it by the network's name.
     pub fn to_standalone(&self, name: &str, version: CniVersion) -> Map<String, Value> {
         let mut map = Map::new();
         map.insert("cniVersion".to_owned(), json!(version.as_str()));
@@ -94,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn says_nothing_that_goes_without_saying() {
+    fn default_values_are_left_out() {
         assert_eq!(
             serde_json::to_string(&PluginEntry::default().to_map()).unwrap(),
             r#"{"type":"weir-cni","capabilities":{"io.kubernetes.cri.pod-annotations":true},"exclude_namespaces":[],"plugin_log_level":"info","agent_socket":"/var/run/weir/agent.sock"}"#

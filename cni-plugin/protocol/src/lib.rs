@@ -1,4 +1,4 @@
-//! What the plugin, the node agent and the tools share: the plugin's entry in a network configuration, the messages of the agent's
+//! What the CNI plugin shares with the node agent and the tools: its entry in a network configuration, the messages on the agent's
 //! sockets, and the decision about a pod.
 
 pub mod agent;

@@ -1,31 +1,31 @@
-//! Levels of the plugin's log, as the entry names them.
+//! Levels of the plugin's log, as the entry names them (`plugin_log_level`).
 
-/// How much a line matters.
+/// Severity of a log line; as a setting, the least severe that is written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Level {
+pub enum LogLevel {
     /// Why something was decided.
     Debug,
     /// What was decided.
     #[default]
     Info,
-    /// Something is odd, the call goes on.
+    /// Something is unusual, but the call continues.
     Warn,
     /// The call fails.
     Error,
-    /// As a setting: nothing is logged.
+    /// As a setting: write nothing.
     None,
 }
 
-impl Level {
-    /// The names, in order.
+impl LogLevel {
+    /// Names of the levels, in the order of the variants.
     pub const NAMES: [&str; 5] = ["debug", "info", "warn", "error", "none"];
 
-    /// The level of that name.
+    /// Returns the level of that name; names are lower case.
     pub fn parse(name: &str) -> Option<Self> {
         [Self::Debug, Self::Info, Self::Warn, Self::Error, Self::None].into_iter().find(|level| level.name() == name)
     }
 
-    /// As it stands in the configuration.
+    /// Returns the name used in the entry.
     pub const fn name(self) -> &'static str {
         Self::NAMES[self as usize]
     }
@@ -36,10 +36,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn knows_its_names() {
-        for name in Level::NAMES {
-            assert_eq!(Level::parse(name).map(Level::name), Some(name));
+    fn names_parse_to_their_levels() {
+        for name in LogLevel::NAMES {
+            assert_eq!(LogLevel::parse(name).map(LogLevel::name), Some(name));
         }
-        assert_eq!(Level::parse("INFO"), None);
+        assert_eq!(LogLevel::parse("INFO"), None);
     }
 }

@@ -1,27 +1,27 @@
-//! Versions of the CNI specification and the verbs they know.
+//! Versions of the CNI specification, and the verbs of each.
 
 use std::fmt;
 
-/// A version of the CNI specification that this plugin speaks.
+/// A version of the CNI specification that the plugin supports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum CniVersion {
-    /// 0.3.1, the oldest with chained results.
+    /// 0.3.1, the oldest with `prevResult`.
     V0_3_1,
-    /// 0.4.0, brought CHECK.
+    /// 0.4.0, added CHECK.
     V0_4_0,
-    /// 1.0.0, dropped `ips[].version`.
+    /// 1.0.0, removed `ips[].version`.
     V1_0_0,
-    /// 1.1.0, brought STATUS and GC.
+    /// 1.1.0, added STATUS and GC.
     V1_1_0,
 }
 
 impl CniVersion {
-    /// Every version, oldest first.
+    /// Every supported version, oldest first.
     pub const ALL: [Self; 4] = [Self::V0_3_1, Self::V0_4_0, Self::V1_0_0, Self::V1_1_0];
-    /// The newest, reported where the input names none.
+    /// The newest supported version, used in answers to input that names none.
     pub const NEWEST: Self = Self::V1_1_0;
 
-    /// As it stands in `cniVersion`.
+    /// Returns the value of `cniVersion`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::V0_3_1 => "0.3.1",
@@ -31,12 +31,12 @@ impl CniVersion {
         }
     }
 
-    /// The version of that name; names are compared exactly, as the reference library does.
+    /// Returns the version of that name, compared exactly as in the reference library.
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|version| version.as_str() == name)
     }
 
-    /// All names, for messages.
+    /// Returns the names of all supported versions, for messages.
     pub fn names() -> [&'static str; 4] {
         Self::ALL.map(Self::as_str)
     }
@@ -48,32 +48,32 @@ impl fmt::Display for CniVersion {
     }
 }
 
-/// What the runtime asks for (`CNI_COMMAND`).
+/// Operation that the runtime requests (`CNI_COMMAND`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verb {
-    /// Program the namespace.
+    /// Install the capture rules.
     Add,
-    /// The attachment goes away.
+    /// Release an attachment.
     Del,
-    /// Is everything as ADD left it?
+    /// Check that the rules are as ADD installed them.
     Check,
-    /// Could an ADD succeed now?
+    /// Check that ADD would succeed now.
     Status,
-    /// Forget what belongs to no attachment.
+    /// Release what belongs to no valid attachment.
     Gc,
-    /// Which versions are spoken?
+    /// Print the supported versions.
     Version,
 }
 
 impl Verb {
-    /// The verb of that name.
+    /// Returns the verb of that name.
     pub fn parse(name: &str) -> Option<Self> {
         [Self::Add, Self::Del, Self::Check, Self::Status, Self::Gc, Self::Version]
             .into_iter()
             .find(|verb| verb.as_str() == name)
     }
 
-    /// As it stands in `CNI_COMMAND`.
+    /// Returns the value of `CNI_COMMAND`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Add => "ADD",
@@ -85,7 +85,7 @@ impl Verb {
         }
     }
 
-    /// The version that brought the verb (CNI specification, changes by version).
+    /// Returns the version that added the verb (CNI specification, changes by version).
     pub const fn since(self) -> CniVersion {
         match self {
             Self::Add | Self::Del | Self::Version => CniVersion::V0_3_1,
@@ -100,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn takes_exactly_the_four_versions() {
+    fn only_the_four_supported_versions_parse() {
         for version in CniVersion::ALL {
             assert_eq!(CniVersion::parse(version.as_str()), Some(version));
         }
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn knows_when_a_verb_came() {
+    fn verbs_have_the_version_that_added_them() {
         assert!(Verb::Check.since() > CniVersion::V0_3_1);
         assert!(Verb::Gc.since() > CniVersion::V1_0_0);
         assert_eq!(Verb::parse("add"), None);

@@ -1,12 +1,12 @@
-//! Sends a report of a call to the node agent. Nobody waits for it, and it may be lost.
+//! Sends reports to `report.sock`.
 
 use std::os::fd::AsRawFd as _;
 
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, sendto, socket};
-use weir_protocol::agent::{Agent, Report};
+use weir_protocol::agent::{AgentEndpoint, CallReport};
 
-/// Sends a report if that is possible at once. An agent that is not running, or whose queue is full, misses it.
-pub fn send(report: &Report, agent: &Agent) {
+/// Sends a report without waiting. It is lost where the agent does not run or its queue is full.
+pub fn send(report: &CallReport, agent: &AgentEndpoint) {
     let Ok(bytes) = serde_json::to_vec(report) else { return };
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     let Ok(address) = UnixAddr::new(&agent.report_socket()) else { return };
@@ -19,18 +19,19 @@ mod tests {
     use std::os::unix::net::UnixDatagram;
     use std::time::Duration;
 
-    use weir_protocol::agent::Outcome;
+    use weir_protocol::agent::CallOutcome;
 
     use super::*;
 
     #[test]
-    fn arrives_where_somebody_listens_and_is_dropped_where_not() {
+    fn sending_never_waits_for_a_reader() {
         let dir = tempfile::tempdir().unwrap();
-        let agent = Agent { socket: dir.path().join("agent.sock"), timeout: Duration::from_secs(1) };
-        let report = Report { v: 1, verb: "ADD".to_owned(), outcome: Outcome::Passed, ..Report::default() };
+        let agent = AgentEndpoint { socket: dir.path().join("agent.sock"), timeout: Duration::from_secs(1) };
+        let report =
+            CallReport { v: 1, verb: "ADD".to_owned(), outcome: CallOutcome::Skipped, ..CallReport::default() };
         send(&report, &agent);
         let listener = UnixDatagram::bind(agent.report_socket()).unwrap();
-        // Nobody reads, so the queue runs full, and sending still does not wait.
+        // More than the queue of the socket holds.
         for _ in 0..1000 {
             send(&report, &agent);
         }
@@ -38,6 +39,6 @@ mod tests {
         let count = listener.recv(&mut bytes).unwrap();
         let text = std::str::from_utf8(&bytes[..count]).unwrap();
         assert_eq!(text, r#"{"v":1,"verb":"ADD","outcome":"passed","us":{"decide":0,"agent":0,"kernel":0,"total":0}}"#);
-        assert_eq!(serde_json::from_str::<Report>(text).unwrap(), report);
+        assert_eq!(serde_json::from_str::<CallReport>(text).unwrap(), report);
     }
 }

@@ -1,4 +1,4 @@
-//! With an agent at the other end of a real socket, a slow one, a dead one, and none.
+//! ADD with an agent on a real socket: one that answers, a slow one, a dead one, and none.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::{UnixDatagram, UnixListener};
@@ -14,7 +14,7 @@ use weir_lab::{Netns, privilege};
 
 use crate::call::{Call, STATUS, conf, prev_result};
 
-/// An agent that gives one answer to every question.
+/// An agent that gives one answer to every query.
 struct Agent {
     dir: tempfile::TempDir,
     reports: UnixDatagram,
@@ -22,8 +22,8 @@ struct Agent {
 }
 
 impl Agent {
-    /// One that hears reports, but answers no questions.
-    fn deaf() -> Self {
+    /// Creates an agent that receives reports, but answers no queries.
+    fn silent() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let reports = UnixDatagram::bind(dir.path().join("report.sock")).unwrap();
         reports.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
@@ -31,16 +31,16 @@ impl Agent {
     }
 
     fn saying(answer: &Value) -> Self {
-        let agent = Self::deaf();
+        let agent = Self::silent();
         let listener = UnixListener::bind(agent.socket()).unwrap();
         let (asked, line) = (Arc::clone(&agent.asked), format!("{answer}\n"));
         thread::spawn(move || {
             for stream in listener.incoming() {
                 let mut stream = stream.unwrap();
-                let mut question = String::new();
-                BufReader::new(&stream).read_line(&mut question).unwrap();
-                let question: Value = serde_json::from_str(&question).unwrap();
-                assert_eq!(question, json!({"v": 1, "uid": "1-2-3", "namespace": "shop", "name": "web-1"}));
+                let mut query = String::new();
+                BufReader::new(&stream).read_line(&mut query).unwrap();
+                let query: Value = serde_json::from_str(&query).unwrap();
+                assert_eq!(query, json!({"v": 1, "uid": "1-2-3", "namespace": "shop", "name": "web-1"}));
                 asked.fetch_add(1, Ordering::SeqCst);
                 stream.write_all(line.as_bytes()).unwrap();
             }
@@ -62,7 +62,7 @@ impl Agent {
         serde_json::from_slice(&bytes[..count]).unwrap()
     }
 
-    /// The entry names this agent; `None` for `annotations`: the runtime passes none.
+    /// Returns a configuration with this agent. Without `annotations` the runtime passes none.
     fn conf(&self, annotations: Option<&[(&str, &str)]>) -> Value {
         let mut conf = conf("1.1.0", annotations.unwrap_or_default());
         conf["agent_socket"] = self.socket().to_str().unwrap().into();
@@ -81,7 +81,7 @@ fn ruleset(netns: &Netns) -> String {
 const CAPTURE: (&str, &str) = ("weir.dev/capture", r#"{"v":1,"proxyUids":[1400]}"#);
 
 #[test]
-fn a_pod_with_the_annotation_never_asks_and_is_reported() {
+fn capture_annotation_needs_no_agent() {
     if !privilege::available_or_skip() {
         return;
     }
@@ -106,7 +106,7 @@ fn a_pod_with_the_annotation_never_asks_and_is_reported() {
 
 #[test]
 fn a_pod_outside_the_mesh_needs_no_agent() {
-    for agent in [Agent::deaf(), Agent::saying(&json!({"decision": "unknown", "reason": "x"}))] {
+    for agent in [Agent::silent(), Agent::saying(&json!({"decision": "unknown", "reason": "x"}))] {
         let conf = agent.conf(Some(&[("app", "web")]));
         Call::new("ADD").conf(&conf).run().assert_success(&prev_result(&conf));
         let report = agent.report();
@@ -115,15 +115,15 @@ fn a_pod_outside_the_mesh_needs_no_agent() {
         drop(agent.dir);
         Call::new("ADD").conf(&conf).run().assert_success(&prev_result(&conf));
     }
-    // Also where nobody could tell, if its namespace is excluded.
-    let agent = Agent::deaf();
+    // Also without annotations, if its namespace is excluded.
+    let agent = Agent::silent();
     let conf = agent.conf(None);
     let args = "IgnoreUnknown=1;K8S_POD_NAMESPACE=kube-system;K8S_POD_NAME=web-1;K8S_POD_UID=1-2-3";
     Call::new("ADD").env("CNI_ARGS", args).conf(&conf).run().assert_success(&prev_result(&conf));
 }
 
 #[test]
-fn gets_what_the_agent_says() {
+fn answer_of_the_agent_is_followed() {
     if !privilege::available_or_skip() {
         return;
     }
@@ -142,7 +142,7 @@ fn gets_what_the_agent_says() {
         let conf = agent.conf(annotations);
         let answer = Call::new("ADD").conf(&conf).run();
         answer.assert_success(&prev_result(&conf));
-        assert!(answer.stderr.contains("its proxy is a gateway (says the node agent)"), "{}", answer.stderr);
+        assert!(answer.stderr.contains("its proxy is a gateway (according to the node agent)"), "{}", answer.stderr);
 
         let agent = Agent::saying(&json!({"decision": "refuse", "findings": ["port 80x", "port 90x"]}));
         Call::new("ADD")
@@ -153,19 +153,19 @@ fn gets_what_the_agent_says() {
 }
 
 #[test]
-fn a_pod_that_only_the_agent_could_tell_about_is_held_back() {
+fn without_an_answer_the_pod_fails_with_code_11() {
     for (annotations, text) in [(Some(&[STATUS][..]), "is in the mesh"), (None, "cannot tell whether")] {
         let agent = Agent::saying(&json!({"decision": "unknown", "reason": "the agent has not seen it yet"}));
         Call::new("ADD").conf(&agent.conf(annotations)).run().assert_error(11, &[text, "has not seen it yet"]);
         assert_eq!(agent.report()["code"], 11);
 
-        let agent = Agent::deaf();
+        let agent = Agent::silent();
         let conf = agent.conf(annotations);
         Call::new("ADD").conf(&conf).run().assert_error(11, &["shop/web-1", text, "not running", "agent.sock"]);
-        // Ending a pod needs nobody.
+        // DEL needs no agent.
         Call::new("DEL").conf(&conf).run().assert_success("");
 
-        // Somebody has the socket, but nobody serves it.
+        // The socket is bound, but nothing accepts connections.
         let _listener = UnixListener::bind(agent.socket()).unwrap();
         let mut conf = conf;
         conf["agent_timeout_ms"] = 50.into();
@@ -174,7 +174,7 @@ fn a_pod_that_only_the_agent_could_tell_about_is_held_back() {
 }
 
 #[test]
-fn an_entry_without_an_agent_takes_the_defaults_as_before() {
+fn without_an_agent_istios_defaults_apply() {
     if !privilege::available_or_skip() {
         return;
     }
@@ -185,11 +185,11 @@ fn an_entry_without_an_agent_takes_the_defaults_as_before() {
 }
 
 #[test]
-fn status_fails_only_until_it_was_good_once() {
+fn status_fails_only_until_its_first_success() {
     if !privilege::available_or_skip() {
         return;
     }
-    let agent = Agent::deaf();
+    let agent = Agent::silent();
     let good = agent.conf(None);
     let mut bad = good.clone();
     bad["plugin_log_level"] = "loud".into();
@@ -198,14 +198,14 @@ fn status_fails_only_until_it_was_good_once() {
     let answer = Call::new("STATUS").conf(&bad).run();
     answer.assert_success("");
     assert!(answer.stderr.contains("loud"), "{}", answer.stderr);
-    // The node has been started anew: /run is empty.
+    // After a reboot /run is empty.
     std::fs::remove_file(agent.dir.path().join("status-ok")).unwrap();
     Call::new("STATUS").conf(&bad).run().assert_error(7, &["loud"]);
 }
 
 #[test]
-fn gc_tells_the_agent_what_is_left_and_never_fails_on_a_list() {
-    let agent = Agent::deaf();
+fn gc_reports_the_valid_sandboxes() {
+    let agent = Agent::silent();
     let mut conf = agent.conf(None);
     conf["cni.dev/valid-attachments"] = json!([{"containerID": "a", "ifname": "eth0"}]);
     Call::new("GC").conf(&conf).run().assert_success("");

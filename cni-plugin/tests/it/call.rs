@@ -1,4 +1,4 @@
-//! One call of the binary, as a runtime makes it.
+//! Calls the binary as a runtime does.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -8,35 +8,35 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-/// Bound of a call; nothing in it waits.
+/// Limit for a call, which never waits long.
 const BOUND: Duration = Duration::from_secs(20);
 
-/// The capability's name, spelled out: it is part of the interface.
+/// Name of the capability, spelled out because it is part of the interface.
 pub(crate) const CAPABILITY: &str = "io.kubernetes.cri.pod-annotations";
 
-/// What an injector of the CNI kind writes.
+/// Status annotation of a pod injected for use with a CNI plugin.
 pub(crate) const STATUS: (&str, &str) = (
     "sidecar.istio.io/status",
     r#"{"initContainers":["istio-validation"],"containers":["istio-proxy"],"volumes":null,"imagePullSecrets":null,"revision":"default"}"#,
 );
 
-/// A call being prepared.
+/// A call to make.
 #[derive(Debug, Clone)]
 pub(crate) struct Call {
     env: BTreeMap<String, String>,
     stdin: Vec<u8>,
 }
 
-/// What came back.
+/// Result of a call.
 #[derive(Debug)]
-pub(crate) struct Answer {
+pub(crate) struct CallResult {
     pub(crate) code: Option<i32>,
     pub(crate) stdout: String,
     pub(crate) stderr: String,
 }
 
 impl Call {
-    /// A call with everything a Kubernetes runtime sets, but for the configuration and the namespace.
+    /// Creates a call with the environment of a Kubernetes runtime, without configuration and network namespace.
     pub(crate) fn new(verb: &str) -> Self {
         let call = Self { env: BTreeMap::new(), stdin: Vec::new() };
         call.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
@@ -71,7 +71,7 @@ impl Call {
         self.stdin(conf.to_string())
     }
 
-    pub(crate) fn run(&self) -> Answer {
+    pub(crate) fn run(&self) -> CallResult {
         let output = assert_cmd::Command::new(env!("CARGO_BIN_EXE_weir-cni"))
             .env_clear()
             .envs(&self.env)
@@ -79,7 +79,7 @@ impl Call {
             .timeout(BOUND)
             .output()
             .unwrap();
-        Answer {
+        CallResult {
             code: output.status.code(),
             stdout: String::from_utf8(output.stdout).unwrap(),
             stderr: String::from_utf8(output.stderr).unwrap(),
@@ -88,7 +88,7 @@ impl Call {
 }
 
 impl Call {
-    /// Starts the call and kills it after this time, if it is not done by then.
+    /// Starts the call and kills it after this time.
     pub(crate) fn run_and_kill(&self, after: Duration) {
         let mut child = Command::new(env!("CARGO_BIN_EXE_weir-cni"))
             .env_clear()
@@ -105,8 +105,8 @@ impl Call {
     }
 }
 
-impl Answer {
-    /// The error object; checks the form that the specification gives it.
+impl CallResult {
+    /// Returns the error object; checks its form.
     pub(crate) fn error(&self) -> Value {
         assert_eq!(self.code, Some(1), "{self:?}");
         let error: Value = serde_json::from_str(&self.stdout).unwrap();
@@ -117,14 +117,14 @@ impl Answer {
         error
     }
 
-    /// Success with exactly this on stdout.
+    /// Asserts success with exactly this on stdout.
     #[track_caller]
     pub(crate) fn assert_success(&self, stdout: &str) {
         assert_eq!((self.code, self.stdout.as_str()), (Some(0), stdout), "{}", self.stderr);
         self.check_log();
     }
 
-    /// Fails with this code and all of these parts in its text.
+    /// Asserts an error with this code and all of these parts in its message.
     #[track_caller]
     pub(crate) fn assert_error(&self, code: u64, parts: &[&str]) {
         let error = self.error();
@@ -135,7 +135,7 @@ impl Answer {
         }
     }
 
-    /// Every line of stderr is a JSON object with time, level and text.
+    /// Asserts that every line of stderr is a JSON object with time, level and message.
     fn check_log(&self) {
         for line in self.stderr.lines() {
             let line: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
@@ -146,7 +146,7 @@ impl Answer {
     }
 }
 
-/// The configuration of the last plugin of a list, as libcni derives it.
+/// Returns the configuration of the last plugin of a list, as libcni derives it.
 pub(crate) fn conf(version: &str, annotations: &[(&str, &str)]) -> Value {
     let annotations: BTreeMap<&str, &str> = annotations.iter().copied().collect();
     json!({
@@ -160,7 +160,7 @@ pub(crate) fn conf(version: &str, annotations: &[(&str, &str)]) -> Value {
     })
 }
 
-/// That configuration's previous result, as it has to come back.
+/// Returns the previous result of a configuration, as ADD has to return it.
 pub(crate) fn prev_result(conf: &Value) -> String {
     conf["prevResult"].to_string()
 }

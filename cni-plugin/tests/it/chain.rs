@@ -1,6 +1,5 @@
-//! The reference plugins bridge, host-local and portmap in front of ours, called as libcni calls them.
-//!
-//! The "host" is a namespace of its own: bridge, veth pairs and nat rules never touch the machine.
+//! A chain of the reference plugins bridge, host-local and portmap with ours, called as libcni does, in a network namespace that stands for
+//! the host.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -9,13 +8,13 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use weir_lab::process::{self, Output};
-use weir_lab::{Dial, Echo, Netns, User, privilege};
+use weir_lab::{Dial, Netns, TcpEcho, User, privilege};
 
 use crate::call::{CAPABILITY, STATUS};
 
 const BOUND: Duration = Duration::from_secs(20);
 
-/// A plugin list, as libcni would read it from a conflist.
+/// The plugins of a conflist.
 struct Chain {
     host: Netns,
     pod: Netns,
@@ -24,12 +23,11 @@ struct Chain {
     reference: PathBuf,
 }
 
-/// Where the reference plugins are installed, if they are.
+/// Returns the directory of the reference plugins, where they are installed.
 fn reference_plugins() -> Option<PathBuf> {
     let found = ["/opt/cni/bin", "/usr/lib/cni"].map(PathBuf::from).into_iter().find(|dir| dir.join("bridge").exists());
     if found.is_none() {
-        assert!(std::env::var_os("CI").is_none(), "CI is set, but the reference CNI plugins are not installed");
-        eprintln!("skipped: the reference CNI plugins are not installed (Debian: containernetworking-plugins)");
+        weir_lab::skip_or_fail("the reference CNI plugins are not installed (Debian: containernetworking-plugins)");
     }
     found
 }
@@ -51,7 +49,7 @@ impl Chain {
         Self { host, pod: Netns::new("pod").unwrap(), version, plugins, reference }
     }
 
-    /// One call, with what libcni adds to the plugin's entry.
+    /// Calls one plugin, with the keys that libcni adds to its entry.
     fn call(&self, verb: &str, plugin: &Value, prev: Option<&Value>) -> Output {
         let mut conf = plugin.clone();
         conf["cniVersion"] = self.version.into();
@@ -85,7 +83,7 @@ impl Chain {
         self.host.run(|| process::run(&mut command, conf.to_string().as_bytes(), BOUND)).unwrap().unwrap()
     }
 
-    /// ADD through the list; each plugin gets the result of the one before. Returns the results.
+    /// Calls ADD of all plugins and returns their results; each gets the result of the one before.
     fn add(&self) -> Vec<Value> {
         let mut results: Vec<Value> = Vec::new();
         for plugin in &self.plugins {
@@ -96,12 +94,12 @@ impl Chain {
         results
     }
 
-    /// CHECK in list order, DEL in reverse, each with the final result.
+    /// Calls CHECK in the order of the list, or DEL in reverse, with the last result.
     fn all(&self, verb: &str, prev: Option<&Value>) {
         let mut plugins: Vec<&Value> = self.plugins.iter().collect();
         match verb {
             "DEL" => plugins.reverse(),
-            // portmap 1.1.1 looks for the IPv4 rules of a dual-stack pod in ip6tables as well and never finds them.
+            // CHECK of portmap 1.1.1 fails for dual-stack pods: it expects their IPv4 rules in ip6tables.
             "CHECK" => plugins.retain(|plugin| plugin["type"] != "portmap"),
             _ => {}
         }
@@ -118,7 +116,7 @@ fn addresses(result: &Value) -> Vec<IpAddr> {
 }
 
 #[test]
-fn captures_behind_the_reference_plugins() {
+fn traffic_is_captured_behind_the_reference_plugins() {
     let Some(reference) = reference_plugins() else { return };
     if !privilege::available_or_skip() {
         return;
@@ -131,15 +129,15 @@ fn captures_behind_the_reference_plugins() {
         let addresses = addresses(&results[2]);
         assert_eq!(addresses.len(), 2, "{addresses:?}");
 
-        let _proxy = Echo::start(&chain.pod, User::PROXY, &[15001, 15006]).unwrap();
-        let _app = Echo::start(&chain.pod, User::of(1000), &[8080]).unwrap();
+        let _proxy = TcpEcho::start(&chain.pod, User::PROXY, &[15001, 15006]).unwrap();
+        let _app = TcpEcho::start(&chain.pod, User::with_id(1000), &[8080]).unwrap();
         for address in addresses {
             let app = SocketAddr::new(address, 8080);
-            let seen = Dial::new(User::ROOT, app).go(&chain.host).unwrap().unwrap();
+            let seen = Dial::new(User::ROOT, app).connect_in(&chain.host).unwrap().unwrap();
             assert_eq!((seen.port, seen.original_dst), (15006, Some(app)), "inbound to {address}");
             let gateway: IpAddr = if address.is_ipv4() { "10.87.0.1" } else { "fd00:87::1" }.parse().unwrap();
             let peer = SocketAddr::new(gateway, 9);
-            let seen = Dial::new(User::of(1000), peer).go(&chain.pod).unwrap().unwrap();
+            let seen = Dial::new(User::with_id(1000), peer).connect_in(&chain.pod).unwrap().unwrap();
             assert_eq!((seen.port, seen.original_dst), (15001, Some(peer)), "outbound from {address}");
         }
 

@@ -1,4 +1,4 @@
-//! The real binary: protocol, namespaces, the reference plugins in front of it.
+//! The binary: protocol, network namespaces, agent, a chain with the reference plugins.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking; helpers outside test functions too")]
 

@@ -1,4 +1,4 @@
-//! Real namespaces: what ADD leaves in the kernel, what CHECK finds, what a failure leaves.
+//! ADD, CHECK and failures in real network namespaces.
 
 use std::process::Command;
 use std::thread;
@@ -9,7 +9,7 @@ use weir_lab::{Netns, privilege};
 
 use crate::call::{CAPABILITY, Call, STATUS, conf, prev_result};
 
-/// Output of a program inside the namespace; it has to succeed.
+/// Returns the output of a program inside the namespace, which must succeed.
 fn inside(netns: &Netns, program: &str, args: &[&str]) -> String {
     let output = netns.run(|| Command::new(program).args(args).output()).unwrap().unwrap();
     assert!(output.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
@@ -21,7 +21,7 @@ fn ruleset(netns: &Netns) -> String {
 }
 
 #[test]
-fn goes_through_its_life() {
+fn add_check_and_del_succeed_and_add_is_idempotent() {
     if !privilege::available_or_skip() {
         return;
     }
@@ -41,7 +41,7 @@ fn goes_through_its_life() {
 
         let again = call("ADD").run();
         again.assert_success(&prev_result(&conf));
-        assert!(again.stderr.contains("in place already"), "{}", again.stderr);
+        assert!(again.stderr.contains("capture rules unchanged"), "{}", again.stderr);
         assert_eq!(ruleset(&pod), rules);
 
         if version != "0.3.1" {
@@ -56,7 +56,7 @@ fn goes_through_its_life() {
 }
 
 #[test]
-fn an_add_that_is_killed_leaves_nothing_or_everything() {
+fn a_killed_add_leaves_all_rules_or_none() {
     if !privilege::available_or_skip() {
         return;
     }
@@ -64,7 +64,7 @@ fn an_add_that_is_killed_leaves_nothing_or_everything() {
     let pod = Netns::new("whole").unwrap();
     Call::new("ADD").netns(&pod.path()).conf(&conf).run().assert_success(&prev_result(&conf));
     let complete = ruleset(&pod);
-    // Over the whole run of a call, also on a slow machine and in a debug build.
+    // At 40 moments, up to 6 ms after the start.
     for step in 0..40 {
         let pod = Netns::new("killed").unwrap();
         let call = |verb: &str| Call::new(verb).netns(&pod.path()).conf(&conf);
@@ -77,7 +77,7 @@ fn an_add_that_is_killed_leaves_nothing_or_everything() {
 }
 
 #[test]
-fn add_mends_rules_that_somebody_flushed() {
+fn add_restores_flushed_rules() {
     if !privilege::available_or_skip() {
         return;
     }
@@ -91,7 +91,7 @@ fn add_mends_rules_that_somebody_flushed() {
 }
 
 #[test]
-fn check_finds_what_was_changed() {
+fn check_reports_changed_rules() {
     if !privilege::available_or_skip() {
         return;
     }
@@ -107,13 +107,13 @@ fn check_finds_what_was_changed() {
     inside(&pod, "nft", &["delete", "table", "inet", "weir"]);
     call("CHECK").run().assert_error(102, &["weir"]);
 
-    // A pod outside the mesh has nothing to be checked.
+    // CHECK of a pod outside the mesh succeeds.
     let other = crate::call::conf("1.0.0", &[]);
     Call::new("CHECK").netns(&pod.path()).conf(&other).run().assert_success("");
 }
 
 #[test]
-fn check_finds_the_address_of_the_passthrough_gone() {
+fn check_reports_a_missing_passthrough_address() {
     if !privilege::available_or_skip() {
         return;
     }
@@ -145,7 +145,7 @@ fn a_second_add_with_other_annotations_replaces_the_rules() {
 }
 
 #[test]
-fn leaves_pods_outside_the_mesh_untouched() {
+fn pods_outside_the_mesh_are_unchanged() {
     if !privilege::available_or_skip() {
         return;
     }
@@ -159,7 +159,7 @@ fn leaves_pods_outside_the_mesh_untouched() {
 }
 
 #[test]
-fn a_failing_add_leaves_nothing() {
+fn a_failed_add_leaves_no_rules() {
     if !privilege::available_or_skip() {
         return;
     }
@@ -186,7 +186,7 @@ fn captures_ipv4_where_ipv6_is_switched_off() {
 }
 
 #[test]
-fn status_asks_the_kernel_and_the_configuration() {
+fn status_checks_kernel_and_configuration() {
     if !privilege::available_or_skip() {
         return;
     }
@@ -209,7 +209,7 @@ fn status_asks_the_kernel_and_the_configuration() {
 }
 
 #[test]
-fn iptables_does_the_same_where_it_is_asked_for() {
+fn iptables_backend_behaves_like_nft() {
     if !privilege::available_or_skip() {
         return;
     }
@@ -227,7 +227,7 @@ fn iptables_does_the_same_where_it_is_asked_for() {
     call("CHECK").run().assert_success("");
     let again = call("ADD").run();
     again.assert_success(&prev_result(&conf));
-    assert!(again.stderr.contains("in place already"), "{}", again.stderr);
+    assert!(again.stderr.contains("capture rules unchanged"), "{}", again.stderr);
     inside(&pod, "iptables", &["-t", "nat", "-F", "ISTIO_OUTPUT"]);
     call("CHECK").run().assert_error(102, &["iptables nat ISTIO_OUTPUT"]);
 
@@ -238,11 +238,11 @@ fn iptables_does_the_same_where_it_is_asked_for() {
 }
 
 #[test]
-fn a_second_family_that_fails_takes_the_first_one_with_it() {
+fn a_failed_second_family_is_rolled_back() {
     if !privilege::available_or_skip() {
         return;
     }
-    // iptables works, ip6tables-restore does not: a folder with links to all programs but that one, which always fails.
+    // A directory with links to all programs, except for ip6tables-restore, which always fails.
     let folder = tempfile::tempdir().unwrap();
     for program in ["iptables-save", "iptables-restore", "ip6tables-save"] {
         std::os::unix::fs::symlink(format!("/usr/sbin/{program}"), folder.path().join(program)).unwrap();
@@ -280,14 +280,14 @@ fn eight_pods_at_once_get_their_own_rules() {
 }
 
 #[test]
-fn iptables_shows_the_rules_where_that_is_asked_for() {
+fn visibility_iptables_shows_the_rules() {
     if !privilege::available_or_skip() {
         return;
     }
     let pod = Netns::new("visible").unwrap();
     let mut conf = conf("1.1.0", &[STATUS]);
     conf["visibility"] = json!("iptables");
-    // No program of iptables is run for it.
+    // No iptables program is run.
     let call = |verb: &str| Call::new(verb).env("PATH", "/nonexistent").netns(&pod.path()).conf(&conf);
     call("STATUS").run().assert_success("");
     call("CHECK").run().assert_error(102, &["shop/web-1", "ISTIO_OUTPUT"]);
@@ -297,7 +297,7 @@ fn iptables_shows_the_rules_where_that_is_asked_for() {
         assert!(rules.contains("-A ISTIO_INBOUND -p tcp -m tcp --dport 15021 -j RETURN"), "{program}:\n{rules}");
     }
     call("CHECK").run().assert_success("");
-    assert!(call("ADD").run().stderr.contains("in place already"));
+    assert!(call("ADD").run().stderr.contains("capture rules unchanged"));
     inside(&pod, "iptables-nft", &["-t", "nat", "-F", "ISTIO_OUTPUT"]);
     call("CHECK").run().assert_error(102, &["iptables nat ISTIO_OUTPUT"]);
 }

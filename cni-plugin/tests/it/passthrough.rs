@@ -1,10 +1,10 @@
-//! The previous result comes back byte for byte, whatever it holds.
+//! ADD returns the previous result byte for byte.
 
 use proptest::prelude::*;
 
 use crate::call::{CAPABILITY, Call};
 
-/// JSON text of any form: odd numbers, escapes, spaces, duplicate keys, fields nobody knows.
+/// JSON text in any style: unusual numbers, escapes, spaces, duplicate and unknown keys.
 fn json() -> impl Strategy<Value = String> {
     let number = prop_oneof![
         Just("1e400".to_owned()),

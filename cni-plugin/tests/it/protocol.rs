@@ -1,4 +1,4 @@
-//! Verbs, versions, codes and bad input. Nothing here needs privileges.
+//! Verbs, versions, codes and invalid input. Nothing here needs privileges.
 
 use std::fs;
 use std::io::Write as _;
@@ -11,7 +11,7 @@ use crate::call::{CAPABILITY, Call, STATUS, conf, prev_result};
 const VERSIONS: [&str; 4] = ["0.3.1", "0.4.0", "1.0.0", "1.1.0"];
 
 #[test]
-fn reports_its_versions() {
+fn version_lists_the_supported_versions() {
     let expected = |version: &str| json!({ "cniVersion": version, "supportedVersions": VERSIONS });
     for (stdin, version) in [
         (r#"{"cniVersion":"0.4.0"}"#, "0.4.0"),
@@ -23,22 +23,22 @@ fn reports_its_versions() {
         assert_eq!(answer.code, Some(0));
         assert_eq!(serde_json::from_str::<Value>(&answer.stdout).unwrap(), expected(version), "{stdin:?}");
     }
-    // VERSION needs nothing but its own name.
+    // VERSION needs no other variable.
     let bare = Call::new("VERSION").without("CNI_CONTAINERID").without("CNI_NETNS").without("CNI_IFNAME").run();
     assert_eq!(bare.code, Some(0));
 }
 
 #[test]
-fn tells_a_person_what_it_is() {
+fn started_by_hand_it_prints_about() {
     let answer = Call::new("").without("CNI_COMMAND").run();
     assert_eq!((answer.code, answer.stdout.as_str()), (Some(0), ""));
     assert!(answer.stderr.contains("weir-cni") && answer.stderr.contains("1.1.0"), "{}", answer.stderr);
-    // With a configuration on stdin it is a runtime that forgot the verb.
+    // With a configuration on stdin it is a call without a verb.
     Call::new("").without("CNI_COMMAND").conf(&conf("1.0.0", &[])).run().assert_error(4, &["CNI_COMMAND"]);
 }
 
 #[test]
-fn passes_pods_outside_the_mesh_in_every_version() {
+fn pods_outside_the_mesh_pass_in_every_version() {
     for version in VERSIONS {
         let conf = conf(version, &[("app", "web")]);
         let answer = Call::new("ADD").conf(&conf).run();
@@ -48,7 +48,7 @@ fn passes_pods_outside_the_mesh_in_every_version() {
 }
 
 #[test]
-fn names_each_missing_variable() {
+fn each_missing_variable_is_named() {
     for verb in ["ADD", "CHECK"] {
         for variable in ["CNI_CONTAINERID", "CNI_IFNAME", "CNI_NETNS"] {
             for call in [Call::new(verb).without(variable), Call::new(verb).env(variable, "")] {
@@ -67,7 +67,7 @@ fn names_each_missing_variable() {
         .run()
         .assert_error(4, &["CNI_CONTAINERID", "CNI_IFNAME", "CNI_NETNS"]);
     Call::new("FROB").run().assert_error(4, &["CNI_COMMAND 'FROB'"]);
-    // The search path is for plugins that call others.
+    // CNI_PATH is only needed by plugins that call others.
     Call::new("ADD")
         .without("CNI_PATH")
         .conf(&conf("1.0.0", &[]))
@@ -76,7 +76,7 @@ fn names_each_missing_variable() {
 }
 
 #[test]
-fn names_what_is_wrong_with_the_arguments() {
+fn invalid_arguments_are_named() {
     let with = |args: &str| Call::new("ADD").env("CNI_ARGS", args).conf(&conf("1.0.0", &[])).run();
     with("K8S_POD_NAME").assert_error(4, &["CNI_ARGS", "'K8S_POD_NAME'"]);
     with("COLOR=red").assert_error(4, &["COLOR", "IgnoreUnknown"]);
@@ -84,7 +84,7 @@ fn names_what_is_wrong_with_the_arguments() {
 }
 
 #[test]
-fn refuses_versions_it_does_not_speak() {
+fn unsupported_versions_fail_with_code_1() {
     for version in ["0.1.0", "0.2.0", "0.3.0", "1.2.0", "", "latest"] {
         let answer = Call::new("ADD").conf(&conf(version, &[])).run();
         answer.assert_error(1, &[&format!("'{version}'")]);
@@ -98,17 +98,17 @@ fn refuses_versions_it_does_not_speak() {
 }
 
 #[test]
-fn refuses_what_is_no_configuration() {
+fn malformed_configurations_fail_with_code_6() {
     for stdin in [&b"{"[..], b"", b"[1]", b"\"x\"", b"{}x", b"\xff\xfe", b"{\"cniVersion\": 1}", b"\0"] {
         Call::new("ADD").stdin(stdin).run().assert_error(6, &["decode"]);
     }
     let mut large = conf("1.0.0", &[]);
     large["args"] = "x".repeat(5 << 20).into();
-    Call::new("ADD").conf(&large).run().assert_error(6, &["more than 4194304 bytes"]);
+    Call::new("ADD").conf(&large).run().assert_error(6, &["exceeds 4194304 bytes"]);
 }
 
 #[test]
-fn gives_deep_nesting_no_stack_to_eat() {
+fn deep_nesting_does_not_overflow_the_stack() {
     let deep = "[".repeat(200_000) + &"]".repeat(200_000);
     let prev = format!(r#"{{"x":{deep}}}"#);
     let text = format!(r#"{{"cniVersion":"1.0.0","runtimeConfig":{{"{CAPABILITY}":null}},"prevResult":{prev}}}"#);
@@ -116,7 +116,7 @@ fn gives_deep_nesting_no_stack_to_eat() {
 }
 
 #[test]
-fn needs_a_previous_result() {
+fn add_and_check_need_prev_result() {
     for prev in [None, Some(json!(null)), Some(json!("x"))] {
         for verb in ["ADD", "CHECK"] {
             let mut conf = conf("1.0.0", &[STATUS]);
@@ -140,7 +140,7 @@ fn errors_carry_the_version_of_the_configuration() {
 }
 
 #[test]
-fn del_has_nothing_to_fail_on() {
+fn del_always_succeeds() {
     let mut bare = conf("1.0.0", &[STATUS]);
     bare.as_object_mut().unwrap().retain(|key, _| key != "prevResult" && key != "runtimeConfig");
     for stdin in [
@@ -170,13 +170,13 @@ fn gc_succeeds_without_output() {
 }
 
 #[test]
-fn says_on_whom_it_is_that_annotations_are_missing() {
+fn missing_annotations_name_entry_or_runtime() {
     let mut conf = conf("1.0.0", &[]);
     conf["runtimeConfig"] = json!({ "cgroupPath": "/x" });
     Call::new("ADD").conf(&conf).run().assert_error(11, &["shop/web-1", "no pod annotations"]);
     conf["capabilities"] = json!({ "portMappings": true });
     Call::new("ADD").conf(&conf).run().assert_error(7, &["capabilities", CAPABILITY]);
-    // Neither holds up what can be told apart without annotations.
+    // Pods that are skipped without annotations are not affected.
     let prev = prev_result(&conf);
     Call::new("ADD").env("CNI_ARGS", "IgnoreUnknown=1;K8S_POD_NAME=box").conf(&conf).run().assert_success(&prev);
     Call::new("ADD")
@@ -188,7 +188,7 @@ fn says_on_whom_it_is_that_annotations_are_missing() {
 }
 
 #[test]
-fn names_unknown_and_ill_typed_keys_for_pods_of_the_mesh_only() {
+fn invalid_keys_fail_meshed_pods_only() {
     let mut conf = conf("1.0.0", &[STATUS]);
     conf["exclude_namespace"] = json!(["a"]);
     conf["plugin_log_level"] = json!("loud");
@@ -198,7 +198,7 @@ fn names_unknown_and_ill_typed_keys_for_pods_of_the_mesh_only() {
 }
 
 #[test]
-fn refuses_bad_annotations_naming_all_of_them() {
+fn all_invalid_annotations_are_named() {
     let bad = [
         STATUS,
         ("traffic.sidecar.istio.io/excludeInboundPorts", "80x"),
@@ -207,13 +207,13 @@ fn refuses_bad_annotations_naming_all_of_them() {
     Call::new("ADD").conf(&conf("1.0.0", &bad)).run().assert_error(100, &["shop/web-1", "'80x'", "'SIDEWAYS'"]);
     let capture = [STATUS, ("weir.dev/capture", "{\"mode\":")];
     Call::new("ADD").conf(&conf("1.0.0", &capture)).run().assert_error(100, &["weir.dev/capture"]);
-    // Without the record of an injection nobody reads the annotation.
+    // Without the status annotation the others do not matter.
     let conf = conf("1.0.0", &capture[1..]);
     Call::new("ADD").conf(&conf).run().assert_success(&prev_result(&conf));
 }
 
 #[test]
-fn refuses_namespaces_that_are_none() {
+fn an_invalid_netns_fails_with_code_8() {
     let conf = conf("1.0.0", &[STATUS]);
     let file = tempfile::NamedTempFile::new().unwrap();
     fs::write(file.path(), "not a namespace").unwrap();
@@ -225,20 +225,20 @@ fn refuses_namespaces_that_are_none() {
 }
 
 #[test]
-fn logs_as_much_as_it_is_told_to() {
+fn log_level_is_respected() {
     let run = |level: &str| {
         let mut conf = conf("1.0.0", &[]);
         conf["plugin_log_level"] = json!(level);
         Call::new("ADD").conf(&conf).run().stderr
     };
-    assert!(run("info").contains("passed untouched"));
-    assert!(run("").contains("passed untouched"));
+    assert!(run("info").contains("skipping pod"));
+    assert!(run("").contains("skipping pod"));
     assert_eq!(run("warn"), "");
     assert_eq!(run("none"), "");
 }
 
 #[test]
-fn survives_a_runtime_that_stops_reading() {
+fn a_closed_stdout_fails_without_a_signal() {
     let mut child = Command::new(env!("CARGO_BIN_EXE_weir-cni"))
         .env_clear()
         .env("CNI_COMMAND", "VERSION")
@@ -255,7 +255,7 @@ fn survives_a_runtime_that_stops_reading() {
 }
 
 #[test]
-fn the_example_conflist_is_sound() {
+fn the_example_conflist_is_valid() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../manifests/cni/10-example.conflist");
     let list: Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
     let mut entry = list["plugins"].as_array().unwrap().last().unwrap().clone();
@@ -265,7 +265,7 @@ fn the_example_conflist_is_sound() {
     }
     entry["prevResult"] = json!({});
     entry["runtimeConfig"] = json!({ CAPABILITY: { STATUS.0: STATUS.1 } });
-    // Nothing is wrong with the configuration: the pod of the mesh gets as far as its namespace.
+    // The configuration is valid: the call fails only at the network namespace.
     Call::new("ADD").conf(&entry).run().assert_error(8, &["/run/netns/weir-no-such-namespace"]);
     assert_eq!(entry["capabilities"][CAPABILITY], true);
 }

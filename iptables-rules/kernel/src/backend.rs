@@ -1,236 +1,227 @@
-//! Rules, addresses and routes in the namespace of the calling thread, by whichever backend there is: all of them or none.
+//! Installs, compares and removes the capture rules of a network namespace, with the addresses and routes they rely on: all of them or none.
 //!
 //! ```text
-//! Method ─┬─ nft       ─▶ nft.rs            table inet weir, native expressions
-//!         ├─ nft, visible ▶ nft/visible.rs  tables ip and ip6 nat, mangle, raw: what iptables-nft would have written
-//!         └─ iptables  ─▶ restore/apply.rs  the programs of iptables
+//! BackendOptions ─┬─ nft, visibility nft ───────▶ nft.rs                  table inet weir, native expressions
+//!                 ├─ nft, visibility iptables ──▶ nft/iptables_compat.rs  tables nat, mangle and raw, as iptables-nft writes them
+//!                 └─ iptables ──────────────────▶ iptables.rs             runs iptables-restore and ip6tables-restore
 //! ```
+//!
+//! [`install_in`] and [`differences_in`] enter a namespace by its path; the other functions act on the namespace of the calling thread.
 
-mod places;
+mod stores;
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 
-pub use self::places::Place;
-pub(crate) use self::places::legacy_tables;
-use crate::iptables::{self as restore, RestoreError, Variant};
-use crate::nft::{self, Applied, NftError, visible};
-use crate::route::{self, RouteError, Routed};
 use iptables_rules::RuleSet;
-pub use iptables_rules::backend::{Backend, Visibility};
+use iptables_rules::backend::{Backend, Visibility};
 
-/// A backend with what can be said about it.
+pub use self::stores::RuleStore;
+use crate::iptables::{self, IptablesError, IptablesVariant};
+use crate::netns::{self, NetnsError};
+use crate::nft::{self, NftError, iptables_compat};
+use crate::outcome::ApplyOutcome;
+use crate::route::{self, RouteError, RoutingOutcome};
+
+/// Which backend writes the rules, and how.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Method {
+pub struct BackendOptions {
     /// The backend.
     pub backend: Backend,
-    /// Whose rules those of nf_tables look like. The backend `iptables` is visible by itself.
+    /// Which tools see the rules of the backend `nft`. Those of the backend `iptables` are always visible to iptables.
     pub visibility: Visibility,
-    /// Which programs the backend `iptables` runs; without it, those that are found.
-    pub variant: Option<Variant>,
+    /// Which programs the backend `iptables` runs; without it, those that fit the namespace.
+    pub variant: Option<IptablesVariant>,
 }
 
-impl From<Backend> for Method {
+impl From<Backend> for BackendOptions {
     fn from(backend: Backend) -> Self {
         Self { backend, ..Self::default() }
     }
 }
 
-/// Why a namespace is not as it should be.
+/// Error returned when the rules of a namespace cannot be written or read.
 #[derive(Debug, thiserror::Error)]
 pub enum BackendError {
-    /// nf_tables refused, or is not there.
+    /// The namespace cannot be entered.
+    #[error(transparent)]
+    Netns(#[from] NetnsError),
+    /// The path leads to the namespace of this process, the host's. Rules there would cut off the node.
+    #[error("network namespace {0} is the plugin's own")]
+    OwnNetns(String),
+    /// nf_tables failed.
     #[error(transparent)]
     Nft(#[from] NftError),
-    /// iptables refused, or is not there.
+    /// iptables failed.
     #[error(transparent)]
-    Restore(#[from] RestoreError),
-    /// nf_tables is not there, and iptables did not do either.
-    #[error("{nft}, and {iptables}")]
-    Neither {
-        /// What nf_tables said.
+    Iptables(#[from] IptablesError),
+    /// Neither nf_tables nor iptables works.
+    #[error("{nft}; {iptables}")]
+    NoBackend {
+        /// Why nf_tables does not work.
         nft: NftError,
-        /// What iptables said.
-        iptables: RestoreError,
+        /// Why iptables does not work.
+        iptables: IptablesError,
     },
-    /// An address or a route was refused.
+    /// An address or a route cannot be set or read.
     #[error(transparent)]
     Route(#[from] RouteError),
-    /// A later step failed, and the rules could not be taken away again.
-    #[error("{cause}; the rules that were added before it could not be removed: {undo}")]
-    NotUndone {
-        /// What failed first.
+    /// A later step failed, and the rules that were added before it are still there.
+    #[error("{cause}; rollback failed: {rollback}")]
+    RollbackFailed {
+        /// The first error.
         cause: Box<BackendError>,
-        /// Why they are still there.
-        undo: Box<BackendError>,
+        /// Why the rules could not be removed.
+        rollback: Box<BackendError>,
     },
 }
 
-/// Makes the rules and what they rely on hold. Equal ones are left alone, others of ours are replaced; with `anew`, equal ones are
-/// written again too.
+/// Installs the rules in the namespace at `netns`. The calling thread enters the namespace and stays there: for processes that have one
+/// thread and end with the call.
 ///
 /// # Errors
-/// See [`BackendError`]; rules that this call added are gone then.
-pub fn install(rules: &RuleSet, method: Method, anew: bool) -> Result<(Applied, Routed), BackendError> {
+/// See [`BackendError`]; rules that this call added are removed then.
+pub fn install_in(
+    netns: &Path,
+    rules: &RuleSet,
+    options: impl Into<BackendOptions>,
+) -> Result<(ApplyOutcome, RoutingOutcome), BackendError> {
+    enter_foreign(netns)?;
+    install(rules, options, false)
+}
+
+/// Compares the namespace at `netns` with the rules; see [`differences`]. The calling thread enters the namespace and stays there.
+pub fn differences_in(
+    netns: &Path,
+    rules: &RuleSet,
+    options: impl Into<BackendOptions>,
+) -> Result<Vec<String>, BackendError> {
+    enter_foreign(netns)?;
+    differences(rules, options)
+}
+
+/// Installs the rules and what they rely on. Equal rules are left alone, unless `force` is set; other rules of ours are replaced.
+///
+/// # Errors
+/// See [`BackendError`]; rules that this call added are removed then.
+pub fn install(
+    rules: &RuleSet,
+    options: impl Into<BackendOptions>,
+    force: bool,
+) -> Result<(ApplyOutcome, RoutingOutcome), BackendError> {
+    let options = options.into();
     all_or_nothing(
         || {
-            by(
-                method,
-                || match (method.visibility, anew) {
+            dispatch(
+                options,
+                || match (options.visibility, force) {
                     (Visibility::Nft, false) => nft::apply(rules),
-                    (Visibility::Nft, true) => nft::apply_anew(rules),
-                    (Visibility::Iptables, _) => visible::apply(rules, anew),
+                    (Visibility::Nft, true) => nft::reapply(rules),
+                    (Visibility::Iptables, _) => iptables_compat::apply(rules, force),
                 },
-                |variant| restore::apply(rules, variant, anew),
+                |variant| iptables::apply(rules, variant, force),
             )
         },
         || Ok(route::apply(&rules.routing)?),
-        || remove(method).map(drop),
+        || remove(options).map(drop),
     )
 }
 
-/// What differs between the namespace and the plan, one line each: rules, and addresses and routes that they rely on.
-///
-/// # Errors
-/// See [`BackendError`].
-pub fn differences(rules: &RuleSet, method: Method) -> Result<Vec<String>, BackendError> {
-    let by_nft = || match method.visibility {
+/// Compares the rules, and the addresses and routes they rely on, with what the kernel holds: one line per difference.
+pub fn differences(rules: &RuleSet, options: impl Into<BackendOptions>) -> Result<Vec<String>, BackendError> {
+    let options = options.into();
+    let by_nft = || match options.visibility {
         Visibility::Nft => nft::verify(rules),
-        Visibility::Iptables => visible::verify(rules),
+        Visibility::Iptables => iptables_compat::verify(rules),
     };
-    let mut differences = by(method, by_nft, |variant| restore::verify(rules, variant))?;
+    let mut differences = dispatch(options, by_nft, |variant| iptables::verify(rules, variant))?;
     let mut routing = rules.routing.clone();
-    if ipv6_is_off() {
+    if is_ipv6_disabled() {
         routing.lo_addresses.retain(|net| net.addr().is_ipv4());
     }
     differences.extend(route::verify(&routing)?);
     Ok(differences)
 }
 
-/// Removes the rules of this method; `false` where there were none. Addresses and routes stay: they do nothing by themselves.
-///
-/// # Errors
-/// See [`BackendError`].
-pub fn remove(method: Method) -> Result<bool, BackendError> {
-    let by_nft = || match method.visibility {
+/// Removes the rules that these options write; `false` where there were none. Addresses and routes stay: they do nothing by themselves.
+pub fn remove(options: impl Into<BackendOptions>) -> Result<bool, BackendError> {
+    let options = options.into();
+    let by_nft = || match options.visibility {
         Visibility::Nft => nft::remove(),
-        Visibility::Iptables => visible::remove(),
+        Visibility::Iptables => iptables_compat::remove(),
     };
-    by(method, by_nft, restore::remove)
+    dispatch(options, by_nft, iptables::remove)
 }
 
-/// Whether the backend answers, asked in the namespace of the caller; nothing is changed.
-///
-/// # Errors
-/// What it said instead.
-pub fn available(method: Method) -> Result<(), BackendError> {
+/// Checks that the backend works in the namespace of the calling thread. Changes nothing.
+pub fn check_available(options: impl Into<BackendOptions>) -> Result<(), BackendError> {
+    let options = options.into();
     let nothing = RuleSet::default();
-    let by_nft = || match method.visibility {
+    let by_nft = || match options.visibility {
         Visibility::Nft => nft::verify(&nothing).map(drop),
-        Visibility::Iptables => visible::available(),
+        Visibility::Iptables => iptables_compat::check_available(),
     };
-    by(method, by_nft, |variant| restore::verify(&nothing, variant).map(drop))
+    dispatch(options, by_nft, |variant| iptables::verify(&nothing, variant).map(drop))
 }
 
-/// Does something by one backend; `Auto` turns to iptables only where there is no nf_tables at all.
-fn by<T>(
-    method: Method,
-    by_nft: impl FnOnce() -> Result<T, NftError>,
-    by_iptables: impl FnOnce(Option<Variant>) -> Result<T, RestoreError>,
-) -> Result<T, BackendError> {
-    match method.backend {
-        Backend::Nft => Ok(by_nft()?),
-        Backend::Iptables => Ok(by_iptables(method.variant)?),
-        Backend::Auto => match by_nft() {
-            Err(nft @ NftError::Unavailable(_)) => {
-                by_iptables(method.variant).map_err(|iptables| BackendError::Neither { nft, iptables })
-            }
-            result => Ok(result?),
-        },
-    }
-}
-
-/// Applies, then does the rest; when that fails, undoes what was applied. Rules that were there before this call stay: a pod of the
-/// mesh is never without.
-fn all_or_nothing<T>(
-    apply: impl FnOnce() -> Result<Applied, BackendError>,
-    rest: impl FnOnce() -> Result<T, BackendError>,
-    undo: impl FnOnce() -> Result<(), BackendError>,
-) -> Result<(Applied, T), BackendError> {
-    let applied = apply()?;
-    match rest() {
-        Ok(rest) => Ok((applied, rest)),
-        Err(cause) if applied == Applied::Created => match undo() {
-            Ok(()) => Err(cause),
-            Err(undo) => Err(BackendError::NotUndone { cause: Box::new(cause), undo: Box::new(undo) }),
-        },
-        Err(cause) => Err(cause),
-    }
-}
-
-/// Whether `lo` takes no IPv6 address in this namespace (`/proc/sys/net` is that of the reading thread).
-pub fn ipv6_is_off() -> bool {
+/// Returns whether `lo` takes no IPv6 address in the namespace of the calling thread, to which `/proc/sys/net` belongs.
+pub fn is_ipv6_disabled() -> bool {
     match fs::read_to_string("/proc/sys/net/ipv6/conf/lo/disable_ipv6") {
         Ok(value) => value.trim() != "0",
         Err(error) => error.kind() == io::ErrorKind::NotFound, // a kernel without IPv6
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn turns_to_iptables_only_where_there_is_no_nf_tables() {
-        let missing = || Err(NftError::Unavailable(io::Error::other("none")));
-        let refused = || Err(NftError::NotCommitted);
-        let iptables = |_| Ok("iptables");
-        let choose = |backend: Backend| Method::from(backend);
-        assert_eq!(by(choose(Backend::Auto), missing, iptables).unwrap(), "iptables");
-        assert_eq!(by(choose(Backend::Auto), || Ok("nft"), iptables).unwrap(), "nft");
-        assert!(by(choose(Backend::Auto), refused, iptables).is_err());
-        assert!(by(choose(Backend::Nft), missing, iptables).is_err());
-        assert_eq!(by(choose(Backend::Iptables), || Ok("nft"), iptables).unwrap(), "iptables");
-        let gone = |_| -> Result<&str, RestoreError> {
-            Err(RestoreError::NoPrograms { wanted: "iptables-restore".to_owned() })
-        };
-        let text = by(choose(Backend::Auto), missing, gone).unwrap_err().to_string();
-        assert!(text.contains("nf_tables is not available") && text.contains("iptables-restore"), "{text}");
+/// Enters the namespace at `netns`, unless the thread is in it already. Two paths are one namespace when device and inode agree
+/// (`namespaces(7)`).
+fn enter_foreign(netns: &Path) -> Result<(), BackendError> {
+    let id = |path: &Path| -> io::Result<(u64, u64)> { fs::metadata(path).map(|meta| (meta.dev(), meta.ino())) };
+    // `netns::enter` reports a path that does not exist.
+    if let (Ok(theirs), Ok(ours)) = (id(netns), id(Path::new("/proc/self/ns/net")))
+        && theirs == ours
+    {
+        return Err(BackendError::OwnNetns(netns.display().to_string()));
     }
+    Ok(netns::enter(netns)?)
+}
 
-    #[test]
-    fn undoes_what_it_created_and_nothing_else_when_the_rest_fails() {
-        let fails = || Err::<(), _>(BackendError::Nft(NftError::NotCommitted));
-        for (applied, undone) in [(Applied::Created, true), (Applied::Unchanged, false), (Applied::Replaced, false)] {
-            let mut called = false;
-            let undo = || {
-                called = true;
-                Ok(())
-            };
-            assert!(all_or_nothing(|| Ok(applied), fails, undo).is_err());
-            assert_eq!(called, undone, "{applied:?}");
-        }
-        let never = || panic!("nothing failed");
-        assert!(
-            all_or_nothing(|| Ok(Applied::Created), || Ok(7), never).is_ok_and(|done| done == (Applied::Created, 7))
-        );
-    }
-
-    #[test]
-    fn tells_what_failed_first_when_the_undoing_fails_too() {
-        let fails = || Err::<(), _>(BackendError::Nft(NftError::NotCommitted));
-        let error = all_or_nothing(|| Ok(Applied::Created), fails, || Err(NftError::Contended.into())).unwrap_err();
-        let (first, second) = (NftError::NotCommitted.to_string(), NftError::Contended.to_string());
-        let text = error.to_string();
-        assert!(text.starts_with(&first) && text.ends_with(&second), "{text}");
-    }
-
-    #[test]
-    fn knows_its_names() {
-        assert!(Backend::NAMES.iter().all(|name| Backend::parse(name).is_some_and(|found| found.name() == *name)));
-        assert!(
-            Visibility::NAMES.iter().all(|name| Visibility::parse(name).is_some_and(|found| found.name() == *name))
-        );
-        assert_eq!(Backend::parse("ipset"), None);
+/// Calls the function of the backend; `Auto` falls back to iptables only where the kernel has no nf_tables.
+fn dispatch<T>(
+    options: BackendOptions,
+    by_nft: impl FnOnce() -> Result<T, NftError>,
+    by_iptables: impl FnOnce(Option<IptablesVariant>) -> Result<T, IptablesError>,
+) -> Result<T, BackendError> {
+    match options.backend {
+        Backend::Nft => Ok(by_nft()?),
+        Backend::Iptables => Ok(by_iptables(options.variant)?),
+        Backend::Auto => match by_nft() {
+            Err(nft @ NftError::Unavailable(_)) => {
+                by_iptables(options.variant).map_err(|iptables| BackendError::NoBackend { nft, iptables })
+            }
+            result => Ok(result?),
+        },
     }
 }
+
+/// Applies rules, then runs the rest; rolls back where the rest fails. Rules that were there before this call stay: a meshed pod must
+/// never be without rules.
+fn all_or_nothing<T>(
+    apply: impl FnOnce() -> Result<ApplyOutcome, BackendError>,
+    rest: impl FnOnce() -> Result<T, BackendError>,
+    rollback: impl FnOnce() -> Result<(), BackendError>,
+) -> Result<(ApplyOutcome, T), BackendError> {
+    let applied = apply()?;
+    match rest() {
+        Ok(rest) => Ok((applied, rest)),
+        Err(cause) if applied == ApplyOutcome::Created => match rollback() {
+            Ok(()) => Err(cause),
+            Err(rollback) => Err(BackendError::RollbackFailed { cause: Box::new(cause), rollback: Box::new(rollback) }),
+        },
+        Err(cause) => Err(cause),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,5 @@
-//! What the fuzz targets reach of the private parts (`fuzz/`); each function panics where something does not hold.
-#![allow(clippy::missing_panics_doc, reason = "that is what they are for")]
+//! Entry points for the fuzz targets (`fuzz/`). Each function panics if a property does not hold.
+#![allow(clippy::missing_panics_doc, reason = "the purpose of these functions")]
 
 use std::sync::LazyLock;
 
@@ -8,30 +8,30 @@ use ipnet::Ipv4Net;
 use iptables_rules::config::{DnsCapture, InterceptionMode};
 use iptables_rules::names::chain;
 use iptables_rules::restore::{self, RestoreFamily};
-use iptables_rules::ruleset::{Family, Reason, Rule};
+use iptables_rules::ruleset::{Family, Rule, RuleReason};
 use iptables_rules::{CaptureConfig, RuleSet};
 
 use crate::nft;
 
-/// The text of a rule set, read back: every line is a rule that is understood.
+/// Parses the text of a rule set: every line must be a rule of ours.
 pub fn text_of(rules: &RuleSet) {
     for family in [RestoreFamily::V4, RestoreFamily::V6] {
         read_twice(&restore::restore_text(rules, family), true);
     }
 }
 
-/// A text that may be anything.
+/// Parses any text.
 pub fn restore_text(text: &str) {
     read_twice(text, false);
 }
 
-/// Bytes as the kernel's answer to a listing.
+/// Decodes bytes as a listing of the kernel.
 pub fn netlink_answer(bytes: &[u8]) {
     nft::fuzz(bytes);
 }
 
-/// The messages that install some rules, which are those of a listing too, with bytes exchanged: three of the input for each, where and
-/// by what.
+/// Decodes the messages that install rules, which are also those of a listing, with changed bytes: three bytes of input are position and value
+/// of one change.
 pub fn edited_netlink_answer(edits: &[u8]) {
     static UNEDITED: LazyLock<Vec<u8>> = LazyLock::new(|| {
         let config = CaptureConfig {
@@ -54,7 +54,7 @@ pub fn edited_netlink_answer(edits: &[u8]) {
     netlink_answer(&bytes);
 }
 
-/// Reads a text, and whatever is taken for a rule of ours a second time from its own spelling.
+/// Parses a text, formats the rules in it, and parses them again.
 fn read_twice(text: &str, all_ours: bool) {
     for line in restore::parse::parse(text).lines {
         assert!(line.rule.is_some() || !all_ours, "{line:?}");
@@ -66,7 +66,7 @@ fn read_twice(text: &str, all_ours: bool) {
             family: Family::Any,
             matches: read.matches.clone(),
             action: read.action,
-            reason: Reason::Hook,
+            reason: RuleReason::Hook,
         };
         let written = format!("*{}\n{}\n", line.table.name(), restore::rule_line(&rule));
         let again = restore::parse::parse(&written).lines;

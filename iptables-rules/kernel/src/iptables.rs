@@ -1,51 +1,47 @@
-//! Backend `iptables`: the restore text through `iptables-restore`, where nf_tables is missing. Acts on the network namespace of the
-//! calling thread, which child processes inherit.
+//! Backend `iptables`: runs `iptables-restore`, for kernels without nf_tables. Acts on the network namespace of the calling thread, which
+//! child processes inherit.
 //!
-//! Rules in built-in chains carry the comment [`OWNER`], so that ours can be told from foreign ones when they are replaced or removed;
-//! apart from that the text is [`restore_text`](iptables_rules::restore::restore_text)'s. One call per family is atomic per table, no more; where one
-//! fails, rules go that were not there before, and rules that took the place of older ones stay.
-//! Which programs are run, and how that is found out, is in `programs.rs`.
+//! Rules in built-in chains have the comment [`OWNER_COMMENT`], which identifies them when they are replaced or removed;
+//! apart from that the text is that of [`restore_text`](restore::restore_text). A call is atomic per table only. If one fails, newly added
+//! rules are removed, and rules that replaced older ones stay. `programs.rs` finds the programs.
 
 use std::fmt::Write as _;
 
 mod process;
 mod programs;
 
-use crate::nft::Applied;
+use crate::outcome::ApplyOutcome;
 use iptables_rules::RuleSet;
-use iptables_rules::names::chain;
-use iptables_rules::restore::parse::{self, Line, Text};
+use iptables_rules::names::{OWNER_COMMENT, chain};
+use iptables_rules::restore::parse::{self, Line, SavedText};
 use iptables_rules::restore::{self, RestoreFamily, rule_line, write_rules};
 use iptables_rules::ruleset::{Action, Families, Match, Rule, Table};
-pub use process::RestoreError;
-use programs::Programs;
-pub use programs::Variant;
+pub use process::IptablesError;
+use programs::IptablesPrograms;
+pub use programs::IptablesVariant;
 
-/// Comment of our rules in built-in chains.
-pub const OWNER: &str = "weir";
-
-/// Attempts of a change that somebody else's change or lock gets in the way of.
+/// How many times a change is tried while other programs change the rules or hold the lock.
 const ATTEMPTS: usize = 5;
 
-/// Installs the rules of both families; nothing is sent for a family whose rules are in place, unless they are to be written `anew`.
+/// Installs the rules of both families. A family whose rules are in place is left alone, unless `force` is set.
 ///
 /// # Errors
-/// See [`RestoreError`]. A family that had no rules of ours has none then; another one has its old or its new ones: a pod of the mesh
-/// is never without.
-pub fn apply(rules: &RuleSet, variant: Option<Variant>, anew: bool) -> Result<Applied, RestoreError> {
-    let programs = Programs::find(variant)?;
-    // Families in which there was nothing of ours before they were touched: a call that fails may have done a table already.
+/// See [`IptablesError`]. A family that had no rules of ours has none then; any other has its old or its new ones, so that a meshed pod is
+/// never without rules.
+pub fn apply(rules: &RuleSet, variant: Option<IptablesVariant>, force: bool) -> Result<ApplyOutcome, IptablesError> {
+    let programs = IptablesPrograms::find(variant)?;
+    // Families without rules of ours before this call. A failed call may have changed some of their tables.
     let mut created = Vec::new();
     let (mut sent, mut had_some) = (false, false);
     for family in RestoreFamily::ALL {
-        match change_family(&programs, rules, family, anew, &mut created) {
+        match change_family(&programs, rules, family, force, &mut created) {
             Ok(changed) => {
                 had_some |= changed.had_some;
                 sent |= changed.sent;
             }
             Err(error) => {
                 for family in created {
-                    // The first error says what is wrong; a second one would only hide it.
+                    // The first error is the cause; an error of the cleanup would hide it.
                     let _ = change_family(&programs, &RuleSet::default(), family, true, &mut Vec::new());
                 }
                 return Err(error);
@@ -53,44 +49,44 @@ pub fn apply(rules: &RuleSet, variant: Option<Variant>, anew: bool) -> Result<Ap
         }
     }
     Ok(match (sent, had_some) {
-        (false, _) => Applied::Unchanged,
-        (true, false) => Applied::Created,
-        (true, true) => Applied::Replaced,
+        (false, _) => ApplyOutcome::Unchanged,
+        (true, false) => ApplyOutcome::Created,
+        (true, true) => ApplyOutcome::Replaced,
     })
 }
 
-/// What a change of one family met and did.
-struct Changed {
-    /// Whether there was anything of ours before.
+/// Result of a change of one family.
+struct FamilyChange {
+    /// Whether there were rules or chains of ours before.
     had_some: bool,
     /// Whether a text was sent.
     sent: bool,
 }
 
-/// Turns what one family has of ours into the rules, in one call. Somebody else's change or lock makes it look and try again.
+/// Replaces our rules of one family in one call. Retries when another program changes the rules or holds the lock.
 fn change_family(
-    programs: &Programs,
+    programs: &IptablesPrograms,
     rules: &RuleSet,
     family: RestoreFamily,
-    anew: bool,
+    force: bool,
     created: &mut Vec<RestoreFamily>,
-) -> Result<Changed, RestoreError> {
+) -> Result<FamilyChange, IptablesError> {
     let mut attempt = 1;
     loop {
         let Some(saved) = saved_for(programs, rules, family)? else {
-            return Ok(Changed { had_some: false, sent: false });
+            return Ok(FamilyChange { had_some: false, sent: false });
         };
         let current = parse::parse(&saved);
         let had_some = current.lines.iter().any(is_ours) || own_chains(&current).next().is_some();
-        let text = change(&current, rules, family);
-        if text.is_empty() || (!anew && differences(&current, rules, family).is_empty()) {
-            return Ok(Changed { had_some, sent: false });
+        let text = replacement_text(&current, rules, family);
+        if text.is_empty() || (!force && differences(&current, rules, family).is_empty()) {
+            return Ok(FamilyChange { had_some, sent: false });
         }
         if !had_some {
             created.push(family);
         }
         match programs.restore(family, text) {
-            Ok(()) => return Ok(Changed { had_some, sent: true }),
+            Ok(()) => return Ok(FamilyChange { had_some, sent: true }),
             Err(error) if error.is_contention() && attempt < ATTEMPTS => attempt += 1,
             Err(error) => return Err(error),
         }
@@ -98,30 +94,20 @@ fn change_family(
 }
 
 /// Removes our rules and chains of both families; `false` if there were none.
-///
-/// # Errors
-/// See [`RestoreError`].
-pub fn remove(variant: Option<Variant>) -> Result<bool, RestoreError> {
+pub fn remove(variant: Option<IptablesVariant>) -> Result<bool, IptablesError> {
     let none = RuleSet { families: Families::V4, ..RuleSet::default() };
-    Ok(apply(&none, variant, false)? != Applied::Unchanged)
+    Ok(apply(&none, variant, false)? != ApplyOutcome::Unchanged)
 }
 
-/// The variant that would be used: the one asked for, or the one that serves the namespace of the calling thread.
-///
-/// # Errors
-/// [`RestoreError::NoPrograms`].
-pub fn variant_found(wanted: Option<Variant>) -> Result<Variant, RestoreError> {
-    Ok(Programs::find(wanted)?.variant())
+/// Returns the wanted variant, or the one that fits the namespace of the calling thread.
+pub fn detect_variant(wanted: Option<IptablesVariant>) -> Result<IptablesVariant, IptablesError> {
+    Ok(IptablesPrograms::find(wanted)?.variant())
 }
 
-/// Compares the kernel's rules with the expected ones: one line per difference, empty when they are equal.
-///
-/// A rule with the name of a group counts as different from the kernel's, which has the id.
-///
-/// # Errors
-/// See [`RestoreError`].
-pub fn verify(expected: &RuleSet, variant: Option<Variant>) -> Result<Vec<String>, RestoreError> {
-    let programs = Programs::find(variant)?;
+/// Compares the rules in the kernel with the expected ones: one line per difference. A rule with the name of a group always differs, as the
+/// kernel stores the id.
+pub fn verify(expected: &RuleSet, variant: Option<IptablesVariant>) -> Result<Vec<String>, IptablesError> {
+    let programs = IptablesPrograms::find(variant)?;
     let mut lines = Vec::new();
     for family in RestoreFamily::ALL {
         if let Some(saved) = saved_for(&programs, expected, family)? {
@@ -131,23 +117,24 @@ pub fn verify(expected: &RuleSet, variant: Option<Variant>) -> Result<Vec<String
     Ok(lines)
 }
 
-/// What a variant prints of the namespace of the calling thread. The legacy one makes tables of it that are not there yet.
-///
-/// # Errors
-/// See [`RestoreError`].
-pub fn saved(variant: Variant, family: RestoreFamily) -> Result<String, RestoreError> {
-    Programs::find(Some(variant))?.save(family)
+/// Returns the output of the save program of a variant. The legacy program creates missing tables.
+pub fn save(variant: IptablesVariant, family: RestoreFamily) -> Result<String, IptablesError> {
+    IptablesPrograms::find(Some(variant))?.save(family)
 }
 
-/// Compares a listing with the expected rules of its family: one line per difference.
-pub fn differences_of(saved: &str, expected: &RuleSet, family: RestoreFamily) -> Vec<String> {
+/// Compares the output of a save program with the expected rules of its family: one line per difference.
+pub fn compare_saved(saved: &str, expected: &RuleSet, family: RestoreFamily) -> Vec<String> {
     differences(&parse::parse(saved), expected, family)
 }
 
-/// What the kernel has; `None` where IPv6 is not wanted and cannot be asked for, as on machines without it.
-fn saved_for(programs: &Programs, rules: &RuleSet, family: RestoreFamily) -> Result<Option<String>, RestoreError> {
+/// Returns the output of the save program; `None` if IPv6 is neither wanted nor available.
+fn saved_for(
+    programs: &IptablesPrograms,
+    rules: &RuleSet,
+    family: RestoreFamily,
+) -> Result<Option<String>, IptablesError> {
     match programs.save(family) {
-        Err(RestoreError::Missing { .. } | RestoreError::Failed { .. })
+        Err(IptablesError::Missing { .. } | IptablesError::Failed { .. })
             if family == RestoreFamily::V6 && rules.families == Families::V4 =>
         {
             Ok(None)
@@ -156,35 +143,36 @@ fn saved_for(programs: &Programs, rules: &RuleSet, family: RestoreFamily) -> Res
     }
 }
 
-/// Whether a rule in a built-in chain is ours: by the comment, or because it leads to one of our chains.
+/// Returns whether a rule in a built-in chain is ours: it has our comment, or jumps to one of our chains.
 fn is_ours(line: &Line<'_>) -> bool {
     !chain::ALL.contains(&line.chain)
-        && (line.has("--comment", |comment| comment == OWNER) || line.has("-j", |target| chain::ALL.contains(&target)))
+        && (line.has("--comment", |comment| comment == OWNER_COMMENT)
+            || line.has("-j", |target| chain::ALL.contains(&target)))
 }
 
-fn own_chains<'t, 'a>(text: &'t Text<'a>) -> impl Iterator<Item = (Table, &'a str)> + 't {
+fn own_chains<'t, 'a>(text: &'t SavedText<'a>) -> impl Iterator<Item = (Table, &'a str)> + 't {
     text.chains.iter().copied().filter(|(_, chain)| chain::ALL.contains(chain))
 }
 
-/// One line for each chain that is not as expected.
-fn differences(current: &Text<'_>, rules: &RuleSet, family: RestoreFamily) -> Vec<String> {
+/// Returns one line for each chain that differs.
+fn differences(current: &SavedText<'_>, rules: &RuleSet, family: RestoreFamily) -> Vec<String> {
     let mut lines = Vec::new();
     for table in Table::ALL {
-        let wanted_chains = restore::own_chains(&restore::rules_of(rules, table, family));
+        let wanted_chains = restore::custom_chains(&restore::rules_in_table(rules, table, family));
         for name in [chain::PREROUTING, chain::BUILTIN_OUTPUT].into_iter().chain(chain::ALL) {
             let place = format!("{} {} {name}", family.tool(), table.name());
             let own = chain::ALL.contains(&name);
             if own && wanted_chains.contains(&name) != own_chains(current).any(|chain| chain == (table, name)) {
                 lines.push(format!(
                     "{place}: {}",
-                    if wanted_chains.contains(&name) { "is missing" } else { "is left over" }
+                    if wanted_chains.contains(&name) { "is missing" } else { "is stale" }
                 ));
                 continue;
             }
             let wanted: Vec<_> = rules
                 .chain_rules(table, name, family.any_address())
                 .into_iter()
-                .filter(|_| family.is_in(rules.families))
+                .filter(|_| family.is_among(rules.families))
                 .map(|rule| Some(canonical(&rule.matches, rule.action)))
                 .collect();
             let found: Vec<_> = current
@@ -195,14 +183,14 @@ fn differences(current: &Text<'_>, rules: &RuleSet, family: RestoreFamily) -> Ve
                 .map(|line| line.rule.as_ref().map(|rule| canonical(&rule.matches, rule.action)))
                 .collect();
             if let Some(at) = (0..wanted.len().max(found.len())).find(|&at| wanted.get(at) != found.get(at)) {
-                lines.push(format!("{place}: rule {} is not the planned one", at + 1));
+                lines.push(format!("{place}: rule {} differs", at + 1));
             }
         }
     }
     lines
 }
 
-/// A rule in a form that does not depend on how it was spelled.
+/// Returns a rule in a form that does not depend on its spelling.
 fn canonical(matches: &[Match], action: Action) -> (Vec<String>, Action) {
     let mut words: Vec<String> = matches
         .iter()
@@ -221,13 +209,13 @@ fn canonical(matches: &[Match], action: Action) -> (Vec<String>, Action) {
     (words, action)
 }
 
-/// Input of one restore call that takes away what there is of ours and adds what is planned.
-fn change(current: &Text<'_>, rules: &RuleSet, family: RestoreFamily) -> String {
+/// Formats the input of a restore call that removes our current rules and adds the planned ones.
+fn replacement_text(current: &SavedText<'_>, rules: &RuleSet, family: RestoreFamily) -> String {
     let mut text = String::new();
     for table in Table::ALL {
-        let wanted = restore::rules_of(rules, table, family);
+        let wanted = restore::rules_in_table(rules, table, family);
         let mut section = String::new();
-        // Writing to a String cannot fail. Jumps go first: a chain can be deleted only when nothing leads to it.
+        // Writing to a String cannot fail. Jumps are deleted first, as a chain cannot be deleted while rules jump to it.
         for line in current.lines.iter().filter(|line| line.table == table && is_ours(line)) {
             let _ = writeln!(section, "-D {} {}", line.chain, line.spec);
         }
@@ -236,7 +224,7 @@ fn change(current: &Text<'_>, rules: &RuleSet, family: RestoreFamily) -> String 
                 let _ = writeln!(section, "{command} {name}");
             }
         }
-        write_rules(&mut section, &wanted, line_with_owner);
+        write_rules(&mut section, &wanted, line_with_comment);
         if !section.is_empty() {
             let _ = write!(text, "* {}\n{section}COMMIT\n", table.name());
         }
@@ -244,12 +232,12 @@ fn change(current: &Text<'_>, rules: &RuleSet, family: RestoreFamily) -> String 
     text
 }
 
-fn line_with_owner(rule: &Rule) -> String {
+fn line_with_comment(rule: &Rule) -> String {
     let line = rule_line(rule);
     if chain::ALL.contains(&rule.chain) {
         return line;
     }
-    line.replacen(" -j ", &format!(" -m comment --comment {OWNER} -j "), 1)
+    line.replacen(" -j ", &format!(" -m comment --comment {OWNER_COMMENT} -j "), 1)
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! A synchronous netlink socket that never blocks: the kernel works inside `send`, and every answer is queued when that returns.
+//! Synchronous netlink socket. It never blocks: the kernel does its work in `send`, and all replies are queued when that returns.
 
 use std::io;
 
@@ -10,42 +10,42 @@ use netlink_sys::{Socket, SocketAddr};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, setsockopt, sockopt};
 
-/// Longest datagram of a dump (`SKB_WITH_OVERHEAD(32768)` in net/netlink/af_netlink.c).
+/// Maximum length of a datagram in a dump (`SKB_WITH_OVERHEAD(32768)` in net/netlink/af_netlink.c).
 const DATAGRAM: usize = 32 * 1024;
-/// Batches up to this size pass with the smallest send buffer a distribution sets (`net.core.wmem_default`, 212,992 bytes).
+/// Batches up to this size fit into the default send buffer (`net.core.wmem_default`, at least 212,992 bytes).
 const DEFAULT_SEND_BUFFER: usize = 160 * 1024;
-/// Attempts of a call that a signal interrupts.
-const INTERRUPTED_AT_MOST: usize = 16;
-/// Attempts of a dump that others' changes disturb.
-pub(crate) const DUMPS_AT_MOST: usize = 8;
+/// How many times a call is repeated after a signal.
+const MAX_INTERRUPTS: usize = 16;
+/// How many times a dump is tried while other programs change the objects.
+pub(crate) const MAX_DUMP_ATTEMPTS: usize = 8;
 
 /// A netlink socket in the network namespace of the thread that opened it.
 pub(crate) struct Netlink {
     socket: Socket,
 }
 
-/// One answer of the kernel.
+/// A reply of the kernel.
 #[derive(Debug)]
-pub(crate) enum Answer<T> {
-    /// An object.
+pub(crate) enum Reply<T> {
+    /// A requested object.
     Object(T),
-    /// The verdict on the message with this sequence number; `None` is an acknowledgement.
-    Verdict {
+    /// The acknowledgement of a message, or the error.
+    Ack {
         /// Sequence number of the message.
         sequence: u32,
-        /// The refusal.
+        /// The error; `None` for success.
         errno: Option<Errno>,
     },
 }
 
-/// What a dump gave.
-pub(crate) enum Dumped<T> {
-    /// Everything.
+/// Result of a dump.
+pub(crate) enum DumpResult<T> {
+    /// All objects.
     Complete(Vec<T>),
-    /// Something changed meanwhile; ask again.
-    Disturbed,
-    /// The kernel refused.
-    Refused(Errno),
+    /// The objects changed during the dump (`NLM_F_DUMP_INTR`); it has to be repeated.
+    Interrupted,
+    /// The kernel returned an error.
+    Failed(Errno),
 }
 
 impl Netlink {
@@ -54,67 +54,67 @@ impl Netlink {
         Ok(Self { socket: Socket::new(protocol)? })
     }
 
-    /// Sends messages, and gives back what the kernel answers to them. `decode` turns an object into a value.
+    /// Sends messages and returns the replies. `decode` converts an object to a value.
     pub(crate) fn exchange<M, T>(
         &self,
         messages: &[u8],
         decode: impl FnMut(M) -> Option<T>,
-    ) -> io::Result<Vec<Answer<T>>>
+    ) -> io::Result<Vec<Reply<T>>>
     where
         M: NetlinkDeserializable,
     {
         self.send(messages)?;
         let mut decode = decode;
-        let mut answers = Vec::new();
+        let mut replies = Vec::new();
         self.drain(|header, bytes| {
             if header.message_type() == NLMSG_ERROR {
-                answers.push(Answer::Verdict { sequence: header.sequence_number(), errno: code(bytes)? });
+                replies.push(Reply::Ack { sequence: header.sequence_number(), errno: ack_error(bytes)? });
             } else if let Some(value) = object(bytes)?.and_then(&mut decode) {
-                answers.push(Answer::Object(value));
+                replies.push(Reply::Object(value));
             }
             Ok(())
         })?;
-        Ok(answers)
+        Ok(replies)
     }
 
-    /// Sends one dump request, and gives back everything it lists.
-    pub(crate) fn dump<M, T>(&self, request: &[u8], mut decode: impl FnMut(M) -> Option<T>) -> io::Result<Dumped<T>>
+    /// Sends a dump request and returns all objects.
+    pub(crate) fn dump<M, T>(&self, request: &[u8], mut decode: impl FnMut(M) -> Option<T>) -> io::Result<DumpResult<T>>
     where
         M: NetlinkDeserializable,
     {
         self.send(request)?;
         let mut items = Vec::new();
-        let (mut done, mut disturbed, mut refused) = (false, false, None);
+        let (mut done, mut interrupted, mut failed) = (false, false, None);
         self.drain(|header, bytes| {
-            disturbed |= header.flags() & NLM_F_DUMP_INTR != 0;
+            interrupted |= header.flags() & NLM_F_DUMP_INTR != 0;
             match header.message_type() {
-                NLMSG_ERROR => refused = code(bytes)?,
+                NLMSG_ERROR => failed = ack_error(bytes)?,
                 NLMSG_DONE => {
                     done = true;
-                    refused = refused.or(code(bytes)?);
+                    failed = failed.or(ack_error(bytes)?);
                 }
                 _ => items.extend(object(bytes)?.and_then(&mut decode)),
             }
             Ok(())
         })?;
-        match refused {
-            Some(Errno::EINTR) => Ok(Dumped::Disturbed),
-            Some(errno) => Ok(Dumped::Refused(errno)),
-            None if disturbed => Ok(Dumped::Disturbed),
-            None if done => Ok(Dumped::Complete(items)),
-            None => Err(io::Error::other("the kernel's list has no end")),
+        match failed {
+            Some(Errno::EINTR) => Ok(DumpResult::Interrupted),
+            Some(errno) => Ok(DumpResult::Failed(errno)),
+            None if interrupted => Ok(DumpResult::Interrupted),
+            None if done => Ok(DumpResult::Complete(items)),
+            None => Err(io::Error::other("netlink dump has no end")),
         }
     }
 
     fn send(&self, messages: &[u8]) -> io::Result<()> {
         if messages.len() > DEFAULT_SEND_BUFFER {
-            // The kernel refuses messages larger than the buffer, and doubles what it is given. Only root of the host may exceed the
-            // limit; the others get as much as they may, and the send tells whether it was enough.
+            // The kernel rejects messages larger than the buffer, and doubles the given size. Only root of the host may exceed the limit;
+            // others get the maximum, and the send fails if it is too small.
             let size = messages.len() + messages.len() / 8;
             setsockopt(&self.socket, sockopt::SndBufForce, &size)
                 .or_else(|_| setsockopt(&self.socket, sockopt::SndBuf, &size))?;
         }
-        for _ in 0..INTERRUPTED_AT_MOST {
+        for _ in 0..MAX_INTERRUPTS {
             match self.socket.send(messages, 0) {
                 Ok(sent) if sent == messages.len() => return Ok(()),
                 Ok(sent) => return Err(io::Error::other(format!("{sent} of {} bytes sent", messages.len()))),
@@ -125,7 +125,7 @@ impl Netlink {
         Err(Errno::EINTR.into())
     }
 
-    /// Reads until nothing is left, and hands over message by message.
+    /// Reads all queued messages.
     fn drain(&self, mut each: impl FnMut(&NetlinkBuffer<&[u8]>, &[u8]) -> io::Result<()>) -> io::Result<()> {
         let mut buffer: Vec<u8> = Vec::with_capacity(DATAGRAM);
         let flags = (MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC).bits();
@@ -135,21 +135,21 @@ impl Netlink {
             let sender: SocketAddr = match self.socket.recv_from(&mut buffer, flags) {
                 Ok((_, sender)) => sender,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted && interrupted < INTERRUPTED_AT_MOST => {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted && interrupted < MAX_INTERRUPTS => {
                     interrupted += 1;
                     continue;
                 }
                 Err(error) => return Err(error),
             };
             if sender.port_number() != 0 {
-                continue; // not the kernel: any process of the namespace may write to us
+                continue; // not from the kernel: any process of the namespace can send messages
             }
             messages(&buffer, &mut each)?;
         }
     }
 }
 
-/// Hands over the messages of a datagram: header, and the message whole.
+/// Calls `each` with the header and bytes of every message in a datagram.
 pub(crate) fn messages(
     datagram: &[u8],
     mut each: impl FnMut(&NetlinkBuffer<&[u8]>, &[u8]) -> io::Result<()>,
@@ -158,10 +158,10 @@ pub(crate) fn messages(
     while rest.len() >= HEADER {
         let header = NetlinkBuffer::new(rest);
         let length = header.length() as usize;
-        // A refusal repeats the message refused, which may be longer than our buffer; its head is all we need.
+        // An error contains the rejected message, which may be longer than the buffer; only its header is needed.
         let whole = if header.message_type() == NLMSG_ERROR { length.min(rest.len()) } else { length };
         if !(HEADER..=rest.len()).contains(&whole) {
-            return Err(io::Error::other("an answer is cut off"));
+            return Err(io::Error::other("truncated netlink message"));
         }
         each(&header, &rest[..whole])?;
         rest = &rest[whole.next_multiple_of(4).min(rest.len())..];
@@ -186,10 +186,10 @@ where
 /// Bytes of a netlink message header (`struct nlmsghdr`, linux/netlink.h).
 const HEADER: usize = 16;
 
-/// The code in a verdict: 0 is success, anything else a negative error number.
-fn code(message: &[u8]) -> io::Result<Option<Errno>> {
+/// Returns the error of an acknowledgement: 0 is success, anything else a negative error number.
+fn ack_error(message: &[u8]) -> io::Result<Option<Errno>> {
     let bytes = message.get(HEADER..HEADER + 4).and_then(|bytes| bytes.try_into().ok());
-    let code = bytes.map(i32::from_ne_bytes).ok_or_else(|| io::Error::other("a verdict is cut off"))?;
+    let code = bytes.map(i32::from_ne_bytes).ok_or_else(|| io::Error::other("truncated netlink acknowledgement"))?;
     Ok((code != 0).then(|| Errno::from_raw(-code)))
 }
 

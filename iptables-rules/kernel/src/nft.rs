@@ -1,137 +1,73 @@
-//! Backend `nft`: a [`RuleSet`] as one nf_tables transaction over netlink, in the table `inet weir` of the current namespace.
-//! All functions act on the network namespace of the calling thread (see [`crate::netns`]).
+//! Backend `nft`: writes a [`RuleSet`] to the table `inet weir` in one nf_tables transaction over netlink. All functions act on the
+//! network namespace of the calling thread (see [`crate::netns`]).
 //!
 //! ```text
-//! RuleSet ──lower.rs──▶ Program ──encode.rs + expr.rs──▶ Batch ──kernel.rs──▶ nf_tables
+//! RuleSet ──lower.rs──▶ Program ──encode.rs + expr.rs──▶ Batch ──socket.rs──▶ nf_tables
 //!            lists.rs      │ ▲                                                  │
 //!             (sets)       │ └───────────── decode.rs + expr.rs ◀──────────────┘  read_back, verify (diff.rs)
-//!                          └─▶ text.rs: describe
+//!                          └─▶ text.rs: to_nft_script
 //! ```
 //!
-//! A fresh namespace costs one look and one transaction that only adds: a transaction that deletes anything, also one that fails, waits
-//! for a grace period of the kernel, some ten milliseconds. Beside the rules it adds an empty chain whose name carries a fingerprint of
-//! them. Finding that chain again is the proof of commit; an acknowledgement proves nothing, the kernel sends it for a transaction that
-//! failed, too. On the next call it says that the rules were the same once. Whether they still are takes a reading of all of them: a few
-//! hundred microseconds, which only a namespace that is programmed again has to pay, and without which somebody's `flush chain` would
-//! pass for a captured pod.
+//! A fresh namespace costs one query and one transaction that only adds: a transaction that deletes anything, even one that fails, waits
+//! for a grace period of the kernel, about ten milliseconds. Next to the rules it adds an empty chain whose name is a fingerprint of
+//! them. Finding that chain afterwards proves the commit; an acknowledgement does not, as the kernel sends one for failed transactions,
+//! too. In later calls the chain shows which rules were installed. Whether they are unchanged, for example after a `flush chain`, takes
+//! reading all of them: a few hundred microseconds, paid only where rules exist already.
 //!
-//! [`visible`] is the other way to write the same rules over netlink: as iptables-nft writes them, for eyes that know `iptables-save`.
+//! [`iptables_compat`] writes the same rules over netlink as iptables-nft does, so that `iptables-save` shows them.
 
 mod attributes;
 mod chains;
 mod decode;
 mod diff;
 mod encode;
+mod error;
 mod expr;
 mod inspect;
-mod kernel;
+pub mod iptables_compat;
 mod lists;
 mod lower;
 mod program;
+mod socket;
 mod text;
-pub mod visible;
-
-use std::io;
-
-use nix::errno::Errno;
 
 pub use self::chains::chains;
 use self::encode::Batch;
-pub use self::inspect::{Inspected, inspect};
-use self::kernel::{Failure, Kernel};
-use self::lower::{Layout, lower};
+use self::error::MAX_COMMIT_ATTEMPTS;
+pub use self::error::NftError;
+pub use self::inspect::{NftState, inspect};
+use self::lower::{TableLayout, lower};
 pub use self::program::{
-    ChainDef, Elements, Expr, Hook, IpFamily, Name, Program, RuleDef, SetDef, TableDef, TableFamily, Test,
+    ChainDef, Elements, Expr, Hook, IpFamily, Name, Program, RuleDef, SetDef, TABLE, TableDef, TableFamily, Test,
 };
+use self::socket::{CommitError, NftSocket};
+use crate::outcome::ApplyOutcome;
 use iptables_rules::{RuleSet, names};
 
-/// Name of our table.
-pub const TABLE: &str = "weir";
-
-/// Attempts of a transaction that somebody else's overtakes.
-const ATTEMPTS: usize = 8;
-
-/// What an application of rules did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Applied {
-    /// There were none; now they are in place.
-    Created,
-    /// The same rules were there already; nothing was sent.
-    Unchanged,
-    /// Other rules of ours were there; they were replaced in one transaction.
-    Replaced,
-}
-
-/// Why nf_tables could not be programmed or read.
-#[derive(Debug, thiserror::Error)]
-pub enum NftError {
-    /// The kernel has no nf_tables, or not for us.
-    #[error("nf_tables is not available: {0}")]
-    Unavailable(io::Error),
-    /// The kernel refused the transaction; nothing was changed.
-    #[error("nf_tables refused {what}: {source}")]
-    Refused {
-        /// The table, chain, set or rule that was refused.
-        what: String,
-        /// The kernel's answer.
-        source: io::Error,
-    },
-    /// No error, but the proof of commit is missing.
-    #[error("nf_tables did not commit the transaction")]
-    NotCommitted,
-    /// Other programs kept changing nf_tables in the namespace, and overtook every attempt; nothing was changed.
-    #[error("nf_tables is being changed by somebody else all the time")]
-    Contended,
-    /// A socket call failed.
-    #[error("netlink: {0}")]
-    Socket(#[from] io::Error),
-    /// An answer could not be understood.
-    #[error("netlink: {0}")]
-    Protocol(String),
-    /// The rule set holds something this backend does not carry out.
-    #[error("{0}")]
-    Unsupported(String),
-}
-
-impl NftError {
-    fn from_io(error: io::Error) -> Self {
-        match error.raw_os_error().map(Errno::from_raw) {
-            Some(Errno::EPROTONOSUPPORT | Errno::EAFNOSUPPORT | Errno::EOPNOTSUPP) => Self::Unavailable(error),
-            _ => Self::Socket(error),
-        }
-    }
-}
-
-/// Installs the rules: nothing is sent if exactly these are in place, anything else in tables called [`TABLE`] is replaced. An empty
-/// rule set removes what is there.
+/// Installs the rules. Nothing is written if exactly these are in place; anything else in tables called [`TABLE`] is replaced. An empty
+/// rule set removes the tables.
 ///
 /// # Errors
-/// See [`NftError`]; in every case the kernel holds what it held before.
-pub fn apply(rules: &RuleSet) -> Result<Applied, NftError> {
-    apply_as(rules, layout(), false)
+/// See [`NftError`]; the kernel is unchanged then.
+pub fn apply(rules: &RuleSet) -> Result<ApplyOutcome, NftError> {
+    apply_as(rules, TableLayout::of_running_kernel(), false)
 }
 
-/// Installs the rules, also where exactly these are in place already.
-///
-/// # Errors
-/// As [`apply`].
-pub fn apply_anew(rules: &RuleSet) -> Result<Applied, NftError> {
-    apply_as(rules, layout(), true)
+/// Installs the rules, even if exactly these are in place.
+pub fn reapply(rules: &RuleSet) -> Result<ApplyOutcome, NftError> {
+    apply_as(rules, TableLayout::of_running_kernel(), true)
 }
 
-/// Whether the kernel has nf_tables, and lets us use it; nothing is changed.
-pub(crate) fn answers() -> bool {
-    Kernel::open().and_then(|kernel| kernel.generation()).is_ok()
+/// Returns whether nf_tables can be used. Changes nothing.
+pub(crate) fn is_available() -> bool {
+    NftSocket::open().and_then(|kernel| kernel.generation()).is_ok()
 }
 
-/// Removes our tables; `false` if there was none.
-///
-/// # Errors
-/// See [`NftError`].
+/// Removes our tables; `false` if there were none.
 pub fn remove() -> Result<bool, NftError> {
-    let kernel = Kernel::open()?;
+    let kernel = NftSocket::open()?;
     let nothing = Program::default();
-    for _ in 0..ATTEMPTS {
+    for _ in 0..MAX_COMMIT_ATTEMPTS {
         let found = kernel.probe(&nothing, "")?.tables;
         if found.is_empty() {
             return Ok(false);
@@ -139,91 +75,75 @@ pub fn remove() -> Result<bool, NftError> {
         match kernel.commit(&Batch::remove(&found), &nothing) {
             Ok(()) if kernel.probe(&nothing, "")?.tables.is_empty() => return Ok(true),
             Ok(()) => return Err(NftError::NotCommitted),
-            Err(Failure::Overtaken) => {}
-            Err(Failure::Error(error)) => return Err(error),
+            Err(CommitError::Conflict) => {}
+            Err(CommitError::Other(error)) => return Err(error),
         }
     }
     Err(NftError::Contended)
 }
 
-/// Compares the kernel's rules with the expected ones: one line per difference, empty when they are equal.
-///
-/// # Errors
-/// See [`NftError`].
+/// Compares the rules in the kernel with the expected ones: one line per difference.
 pub fn verify(expected: &RuleSet) -> Result<Vec<String>, NftError> {
-    let expected = lower(expected, layout())?;
+    let expected = lower(expected, TableLayout::of_running_kernel())?;
     Ok(diff::differences(&expected, &read_back()?))
 }
 
-/// What the kernel holds for us, in the form in which [`program`] plans it.
-///
-/// # Errors
-/// See [`NftError`].
+/// Reads our tables from the kernel, in the form of [`program`].
 pub fn read_back() -> Result<Program, NftError> {
-    Kernel::open()?.read()
+    NftSocket::open()?.read_program()
 }
 
-/// Tables of others that hold chains by Istio's names, as `FAMILY NAME`: what Istio's own CNI plugin or init container left, by way of
-/// nf_tables. Legacy tables of iptables: [`crate::xtables::tables_of_others`].
-///
-/// # Errors
-/// See [`NftError`].
-pub fn tables_of_others() -> Result<Vec<String>, NftError> {
-    Kernel::open()?.tables_with(|chain| names::chain::ALL.contains(&chain))
+/// Returns foreign tables with chains of the mesh, as `FAMILY NAME`: rules of Istio's own CNI plugin or init container in nf_tables. For
+/// legacy tables see [`crate::legacy::foreign_tables`].
+pub fn foreign_tables() -> Result<Vec<String>, NftError> {
+    NftSocket::open()?.tables_with(|chain| names::chain::ALL.contains(&chain))
 }
 
-/// The tables, chains, sets and rules that [`apply`] installs on this kernel.
-///
-/// # Errors
-/// [`NftError::Unsupported`].
+/// Returns the tables, chains, sets and rules that [`apply`] installs on this kernel.
 pub fn program(rules: &RuleSet) -> Result<Program, NftError> {
-    lower(rules, layout())
+    lower(rules, TableLayout::of_running_kernel())
 }
 
-/// The rules in the syntax of `nft -f`, as on a kernel of this decade (5.2 and newer).
-///
-/// # Errors
-/// [`NftError::Unsupported`].
-pub fn describe(rules: &RuleSet) -> Result<String, NftError> {
-    Ok(lower(rules, Layout::Inet)?.to_string())
+/// Formats the rules in the syntax of `nft -f`, as on Linux 5.2 or newer.
+pub fn to_nft_script(rules: &RuleSet) -> Result<String, NftError> {
+    Ok(lower(rules, TableLayout::Inet)?.to_string())
 }
 
-fn layout() -> Layout {
-    nix::sys::utsname::uname().map_or(Layout::Inet, |names| Layout::of_release(&names.release().to_string_lossy()))
-}
-
-fn apply_as(rules: &RuleSet, layout: Layout, anew: bool) -> Result<Applied, NftError> {
+fn apply_as(rules: &RuleSet, layout: TableLayout, force: bool) -> Result<ApplyOutcome, NftError> {
     let program = lower(rules, layout)?;
     if program.tables.is_empty() {
-        return Ok(if remove()? { Applied::Replaced } else { Applied::Unchanged });
+        return Ok(if remove()? { ApplyOutcome::Replaced } else { ApplyOutcome::Unchanged });
     }
-    let kernel = Kernel::open()?;
-    let (create, stamp) = Batch::create(&program);
-    for _ in 0..ATTEMPTS {
-        let found = kernel.probe(&program, &stamp)?;
-        // What somebody changes while it is read is not the same; should it be his last word, the next look says so.
-        if !anew && found.same && kernel.read().is_ok_and(|held| held == program) {
-            return Ok(Applied::Unchanged);
+    let kernel = NftSocket::open()?;
+    let (create, fingerprint) = Batch::create(&program);
+    for _ in 0..MAX_COMMIT_ATTEMPTS {
+        let found = kernel.probe(&program, &fingerprint)?;
+        // Rules that change while they are read differ; the next probe shows whether they stay so.
+        if !force && found.matches && kernel.read_program().is_ok_and(|found| found == program) {
+            return Ok(ApplyOutcome::Unchanged);
         }
         let (sent, applied) = if found.tables.is_empty() {
-            (kernel.commit(&create, &program), Applied::Created)
+            (kernel.commit(&create, &program), ApplyOutcome::Created)
         } else {
-            // First the number, then the look: whatever changes in between makes the kernel refuse the transaction.
+            // The generation first: the kernel rejects the transaction if anything changes after it.
             let generation = kernel.generation()?;
-            let existing = kernel.existing()?;
-            (kernel.commit(&Batch::replace(&program, &stamp, &existing, generation), &program), Applied::Replaced)
+            let existing = kernel.own_tables()?;
+            (
+                kernel.commit(&Batch::replace(&program, &fingerprint, &existing, generation), &program),
+                ApplyOutcome::Replaced,
+            )
         };
         match sent {
-            Ok(()) if kernel.probe(&program, &stamp)?.same => return Ok(applied),
+            Ok(()) if kernel.probe(&program, &fingerprint)?.matches => return Ok(applied),
             Ok(()) => return Err(NftError::NotCommitted),
-            Err(Failure::Overtaken) => {}
-            Err(Failure::Error(error)) => return Err(error),
+            Err(CommitError::Conflict) => {}
+            Err(CommitError::Other(error)) => return Err(error),
         }
     }
     Err(NftError::Contended)
 }
 
-/// Reads bytes as the kernel's answer to a listing of elements, for sets of every kind.
+/// Decodes bytes as a listing of set elements, for every kind of set.
 #[cfg(feature = "fuzzing")]
 pub(crate) fn fuzz(answer: &[u8]) {
     let _ = crate::netlink::messages(answer, |_, message| {
@@ -237,10 +157,10 @@ pub(crate) fn fuzz(answer: &[u8]) {
     });
 }
 
-/// The messages of the transaction that installs some rules.
+/// Returns the messages of the transaction that installs the rules.
 #[cfg(feature = "fuzzing")]
 pub(crate) fn fuzz_messages(rules: &RuleSet) -> Result<Vec<u8>, NftError> {
-    Ok(Batch::create(&lower(rules, Layout::Inet)?).0.bytes)
+    Ok(Batch::create(&lower(rules, TableLayout::Inet)?).0.bytes)
 }
 
 #[cfg(test)]

@@ -1,10 +1,11 @@
-//! What a pod's specification says about the proxy: the one reader of it.
+//! Settings of the proxy container in the pod spec.
 
 use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-/// What the pod spec says beyond annotations: read by those who see the spec (webhook, CLI, agent), defaults for others.
+/// Settings of the proxy container. The webhook, the CLI and the node agent read them from the pod spec; the CNI plugin, which has no
+/// access to it, uses the defaults.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ProxySpec {
     /// `runAsUser` of the proxy container; `None` or 0 mean 1337.
@@ -16,11 +17,11 @@ pub struct ProxySpec {
 }
 
 impl ProxySpec {
-    /// Reads the proxy's container. A variable whose value comes from elsewhere (`valueFrom`) is not known here, nor to a plugin.
+    /// Reads the proxy container. Variables with `valueFrom` are left out: their values are unknown here.
     ///
     /// # Errors
-    /// Every user or group that is no id: passing over it would exempt another user from capture than the one that the proxy runs as.
-    pub fn of_container(container: &Value) -> Result<Self, Vec<String>> {
+    /// Returns one error for each invalid user or group: with a default instead, the rules would exempt another user than the proxy's.
+    pub fn from_container(container: &Value) -> Result<Self, Vec<String>> {
         let mut errors = Vec::new();
         let mut id = |field: &str| {
             let value = container.get("securityContext")?.get(field).filter(|value| !value.is_null())?;
@@ -57,18 +58,18 @@ mod tests {
             "name": "istio-proxy", "securityContext": {"runAsUser": 0, "runAsGroup": 2000},
             "env": [{"name": "A", "value": "1"}, {"name": "B", "valueFrom": {}}, {"name": "A", "value": "2"}, null],
         });
-        let spec = ProxySpec::of_container(&container).unwrap();
+        let spec = ProxySpec::from_container(&container).unwrap();
         let env = BTreeMap::from([("A".to_owned(), "2".to_owned())]);
         assert_eq!(spec, ProxySpec { uid: Some(0), gid: Some(2000), env });
         let nothing = json!({"securityContext": {"runAsUser": null}, "env": null});
-        assert_eq!(ProxySpec::of_container(&nothing), Ok(ProxySpec::default()));
+        assert_eq!(ProxySpec::from_container(&nothing), Ok(ProxySpec::default()));
     }
 
     #[test]
-    fn names_every_id_that_is_none() {
+    fn names_every_invalid_id() {
         let container = json!({"name": "istio-proxy", "securityContext": {"runAsUser": -1, "runAsGroup": "2000"}});
         assert_eq!(
-            ProxySpec::of_container(&container).unwrap_err(),
+            ProxySpec::from_container(&container).unwrap_err(),
             [
                 "container istio-proxy: securityContext.runAsUser must be an id from 0 to 4294967295, found -1",
                 "container istio-proxy: securityContext.runAsGroup must be an id from 0 to 4294967295, found \"2000\"",

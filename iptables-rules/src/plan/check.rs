@@ -1,23 +1,32 @@
-//! What a configuration must not ask for, because the rules would be refused by the kernel, or would harm the pod.
+//! Rejects settings whose rules the kernel would refuse, or which would break the pod.
 
 use std::net::Ipv4Addr;
 
-use super::Unsupported;
 use crate::CaptureConfig;
 use crate::config::{Group, InterceptionMode, MAX_INCLUDED_GROUPS, OwnerGroups};
 use crate::names;
 
-/// Routing tables that the kernel itself uses: unspecified, default, main, local (`linux/rtnetlink.h`).
+/// Routing tables of the kernel: unspecified, default, main, local (`linux/rtnetlink.h`).
 const RESERVED_ROUTE_TABLES: [u32; 4] = [0, 253, 254, 255];
 
-/// Networks of loopback addresses: no shorter prefix (RFC 1122, 3.2.1.3).
+/// Prefix length of the network of loopback addresses (RFC 1122, 3.2.1.3).
 const LOOPBACK_PREFIX: u8 = 8;
 
-/// The id that means "none" in system calls (`chown(2)`); the owner match refuses it.
+/// The id that means "none" in system calls (`chown(2)`); the owner match rejects it.
 const NO_ID: u32 = u32::MAX;
 
-/// Everything that [`super::plan`] refuses.
-pub(super) fn check(config: &CaptureConfig) -> Result<(), Vec<Unsupported>> {
+/// Error returned for a setting that is valid, but not supported.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{setting}: {reason}")]
+pub struct UnsupportedSetting {
+    /// Name of the setting, as the user knows it.
+    pub setting: &'static str,
+    /// Why it is not supported.
+    pub reason: &'static str,
+}
+
+/// Returns an error for every unsupported setting.
+pub(super) fn check(config: &CaptureConfig) -> Result<(), Vec<UnsupportedSetting>> {
     let (groups_variable, named, most) = match &config.owner_groups {
         OwnerGroups::Only(groups) => (names::variable::OWNER_GROUPS, groups, MAX_INCLUDED_GROUPS),
         OwnerGroups::AllBut(groups) => (names::variable::OWNER_GROUPS_EXCLUDE, groups, usize::MAX),
@@ -25,42 +34,42 @@ pub(super) fn check(config: &CaptureConfig) -> Result<(), Vec<Unsupported>> {
     let loopback = config.loopback;
     let no_id = |ids: &[u32]| ids.contains(&NO_ID);
     let mut findings = vec![
-        (config.proxy_port == 0, "proxy port", "no connection can be sent to port 0"),
-        (config.inbound_port == 0, "inbound capture port", "no connection can be sent to port 0"),
+        (config.proxy_port == 0, "proxy port", "port 0 is not valid"),
+        (config.inbound_port == 0, "inbound capture port", "port 0 is not valid"),
         (
             config.proxy_uids.is_empty() && config.proxy_gids.is_empty(),
             "proxy uid and gid",
-            "with neither, traffic of the proxy would be sent back to the proxy for ever",
+            "at least one is required: without it the proxy's own traffic loops",
         ),
         (
             loopback.prefix_len() < LOOPBACK_PREFIX || loopback.addr().octets()[0] != Ipv4Addr::LOCALHOST.octets()[0],
             names::variable::LOOPBACK_CIDR,
-            "is not within 127.0.0.0/8",
+            "must be within 127.0.0.0/8",
         ),
-        (no_id(&config.proxy_uids), "proxy uid", "4294967295 is no user"),
-        (no_id(&config.proxy_gids), "proxy gid", "4294967295 is no group"),
-        (named.contains(&Group::Id(NO_ID)), groups_variable, "4294967295 is no group"),
-        (named.len() > most, groups_variable, "names more than 64 groups"),
+        (no_id(&config.proxy_uids), "proxy uid", "4294967295 is not a valid uid"),
+        (no_id(&config.proxy_gids), "proxy gid", "4294967295 is not a valid gid"),
+        (named.contains(&Group::Id(NO_ID)), groups_variable, "4294967295 is not a valid gid"),
+        (named.len() > most, groups_variable, "more than 64 groups are given"),
     ];
     if config.mode == InterceptionMode::Tproxy {
         findings.extend([
-            (config.tproxy_mark == 0, "TPROXY mark", "0 is the mark of every other packet"),
+            (config.tproxy_mark == 0, "TPROXY mark", "mark 0 matches every packet"),
             (
                 config.tproxy_mark == names::TPROXY_OUTBOUND_MARK,
                 "TPROXY mark",
-                "1338 marks packets from the proxy to the pod itself",
+                "mark 1338 is reserved for packets from the proxy to its own pod",
             ),
             (
                 RESERVED_ROUTE_TABLES.contains(&config.tproxy_route_table),
                 "TPROXY route table",
-                "0, 253, 254 and 255 are the kernel's own",
+                "tables 0, 253, 254 and 255 are reserved by the kernel",
             ),
         ]);
     }
     let refused: Vec<_> = findings
         .into_iter()
         .filter(|(bad, ..)| *bad)
-        .map(|(_, setting, reason)| Unsupported { setting, reason })
+        .map(|(_, setting, reason)| UnsupportedSetting { setting, reason })
         .collect();
     if refused.is_empty() { Ok(()) } else { Err(refused) }
 }

@@ -1,23 +1,23 @@
-//! DNS requests of the application go to the Istio agent; those of the proxy and the agent go on to the real server.
+//! Redirects DNS requests of the application to the Istio agent. Requests of the proxy and the agent go to the DNS server.
 //!
-//! Both legs can have the same addresses and ports, so connection tracking keeps them apart by zones:
-//! [`DNS_ZONE_UPSTREAM`] between proxy and server, [`DNS_ZONE_APPLICATION`] between application and agent.
+//! Both connections can have the same addresses and ports, so conntrack zones keep them apart: [`DNS_ZONE_UPSTREAM`] between proxy and
+//! server, [`DNS_ZONE_APPLICATION`] between application and agent.
 
 use ipnet::IpNet;
 
-use super::{Program, from, host, tcp, to, to_port, udp};
+use super::{RuleBuilder, from, host, tcp, to, to_port, udp};
 use crate::config::DnsCapture;
 use crate::names::{DNS_ZONE_APPLICATION, DNS_ZONE_UPSTREAM, chain, port};
-use crate::ruleset::{Action, Family, Match, Position, Reason, Table};
+use crate::ruleset::{Action, Family, Match, Position, RuleReason, Table};
 
-impl Program<'_> {
+impl RuleBuilder<'_> {
     pub(super) fn dns(&mut self) {
         let into_chain = Action::Jump(chain::OUTPUT_DNS);
-        self.append(Table::Raw, chain::BUILTIN_OUTPUT, [], into_chain, Reason::Dns);
+        self.append(Table::Raw, chain::BUILTIN_OUTPUT, [], into_chain, RuleReason::Dns);
         let servers = self.servers();
         let families = self.families_with_servers();
         for &family in &families {
-            self.push(Table::Nat, chain::OUTPUT, Position::Append, family, vec![], into_chain, Reason::Dns);
+            self.push(Table::Nat, chain::OUTPUT, Position::Append, family, vec![], into_chain, RuleReason::Dns);
         }
         for protocol in [tcp(), udp()] {
             for &server in &servers {
@@ -28,12 +28,12 @@ impl Program<'_> {
         for owner in self.proxy_owners() {
             let request = [udp(), to_port(port::DNS_REQUEST), owner.clone()];
             let answer = [udp(), Match::SourcePort(port::DNS), owner];
-            self.append(Table::Raw, chain::OUTPUT_DNS, request, Action::Zone(DNS_ZONE_UPSTREAM), Reason::Dns);
-            self.append(Table::Raw, chain::OUTPUT_DNS, answer, Action::Zone(DNS_ZONE_APPLICATION), Reason::Dns);
+            self.append(Table::Raw, chain::OUTPUT_DNS, request, Action::Zone(DNS_ZONE_UPSTREAM), RuleReason::Dns);
+            self.append(Table::Raw, chain::OUTPUT_DNS, answer, Action::Zone(DNS_ZONE_APPLICATION), RuleReason::Dns);
         }
         let jump = Action::Jump(chain::INBOUND);
         for &family in &families {
-            self.push(Table::Raw, chain::PREROUTING, Position::Append, family, vec![], jump, Reason::Dns);
+            self.push(Table::Raw, chain::PREROUTING, Position::Append, family, vec![], jump, RuleReason::Dns);
         }
         for &server in &servers {
             let request = [udp(), to_port(port::DNS_REQUEST)].into_iter().chain(server.map(to));
@@ -53,12 +53,12 @@ impl Program<'_> {
     ) {
         let matches: Vec<_> = matches.collect();
         match server {
-            None => self.append(table, chain, matches, action, Reason::Dns),
-            Some(net) => self.push_for(net, table, (chain, Position::Append), matches, action, Reason::Dns),
+            None => self.append(table, chain, matches, action, RuleReason::Dns),
+            Some(net) => self.push_for(net, table, (chain, Position::Append), matches, action, RuleReason::Dns),
         }
     }
 
-    /// Servers whose requests are captured, IPv4 first; one `None` stands for all servers.
+    /// Returns the servers whose requests are captured, IPv4 first; a single `None` means all servers.
     fn servers(&self) -> Vec<Option<IpNet>> {
         match &self.config.dns {
             DnsCapture::Off => Vec::new(),
@@ -71,7 +71,7 @@ impl Program<'_> {
         }
     }
 
-    /// Families that have a server; [`Family::Any`] where all do.
+    /// Returns the families that have a server; [`Family::Any`] where all have one.
     fn families_with_servers(&self) -> Vec<Family> {
         let servers = self.servers();
         let has = |own: &Family| servers.iter().any(|server| server.is_none_or(|net| super::family_of(net) == *own));

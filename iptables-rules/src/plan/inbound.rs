@@ -1,11 +1,11 @@
-//! Connections to the pod: to the inbound port of the proxy, but for those the user excluded.
+//! Sends connections to the pod to the inbound port of the proxy, except excluded ones.
 
-use super::{Program, captures_inbound, not_to, tcp, to_port};
+use super::{RuleBuilder, captures_inbound, not_to, tcp, to_port};
 use crate::config::{InterceptionMode, PortSelection};
 use crate::names::chain;
-use crate::ruleset::{Action, Match, Reason, Table};
+use crate::ruleset::{Action, Match, RuleReason, Table};
 
-impl Program<'_> {
+impl RuleBuilder<'_> {
     pub(super) fn inbound(&mut self) {
         if !captures_inbound(self.config) {
             return;
@@ -15,7 +15,7 @@ impl Program<'_> {
         if tproxy {
             self.tproxy_chains();
         }
-        self.append(table, chain::PREROUTING, [tcp()], Action::Jump(chain::INBOUND), Reason::Hook);
+        self.append(table, chain::PREROUTING, [tcp()], Action::Jump(chain::INBOUND), RuleReason::Hook);
         let config = self.config;
         match &config.inbound_ports {
             PortSelection::All => {
@@ -25,25 +25,25 @@ impl Program<'_> {
                         chain::INBOUND,
                         [tcp(), to_port(port)],
                         Action::Return,
-                        Reason::ExcludedInboundPort,
+                        RuleReason::ExcludedInboundPort,
                     );
                 }
-                self.capture_inbound(&[tcp()], Reason::Inbound);
+                self.capture_inbound(&[tcp()], RuleReason::Inbound);
             }
             PortSelection::Only(ports) => {
                 for &port in ports {
-                    self.capture_inbound(&[tcp(), to_port(port)], Reason::InboundPort);
+                    self.capture_inbound(&[tcp(), to_port(port)], RuleReason::InboundPort);
                 }
             }
         }
     }
 
-    fn capture_inbound(&mut self, matches: &[Match], reason: Reason) {
+    fn capture_inbound(&mut self, matches: &[Match], reason: RuleReason) {
         if self.config.mode != InterceptionMode::Tproxy {
             self.append(Table::Nat, chain::INBOUND, matches, Action::Jump(chain::IN_REDIRECT), reason);
             return;
         }
-        // A known connection is only marked: its socket is the proxy's already.
+        // Packets of a known connection are only marked: they have a socket of the proxy already.
         let mut known = matches.to_vec();
         known.push(Match::StateRelatedEstablished);
         self.append(Table::Mangle, chain::INBOUND, known, Action::Jump(chain::DIVERT), reason);
@@ -52,14 +52,14 @@ impl Program<'_> {
 
     fn tproxy_chains(&mut self) {
         let mark = self.config.tproxy_mark;
-        self.append(Table::Mangle, chain::DIVERT, [], Action::SetMark(mark), Reason::Tproxy);
-        self.append(Table::Mangle, chain::DIVERT, [], Action::Accept, Reason::Tproxy);
+        self.append(Table::Mangle, chain::DIVERT, [], Action::SetMark(mark), RuleReason::Tproxy);
+        self.append(Table::Mangle, chain::DIVERT, [], Action::Accept, RuleReason::Tproxy);
         self.append_each(
             Table::Mangle,
             chain::TPROXY,
             |own| [not_to(own.loopback), tcp()],
             Action::Tproxy { port: self.config.inbound_port, mark },
-            Reason::Tproxy,
+            RuleReason::Tproxy,
         );
     }
 }

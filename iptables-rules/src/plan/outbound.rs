@@ -1,20 +1,20 @@
-//! Connections from the pod: to the outbound port of the proxy, but for the proxy's own and those the user excluded.
+//! Sends connections from the pod to the outbound port of the proxy, except the proxy's own and excluded ones.
 
 use ipnet::IpNet;
 
-use super::{Program, arrives_by, from, inverted, not_to, not_to_ports, tcp, to, to_port, udp};
+use super::{RuleBuilder, from, in_interface, inverted, not_to, not_to_ports, tcp, to, to_port, udp};
 use crate::config::{CidrSelection, OwnerGroups};
 use crate::names::{chain, port};
-use crate::ruleset::{Action, Match, Position, Reason, Table};
+use crate::ruleset::{Action, Match, Position, RuleReason, Table};
 
-impl Program<'_> {
-    /// Everything about outbound traffic. First match wins, so the order of the steps is the precedence of the settings.
+impl RuleBuilder<'_> {
+    /// Adds all rules for outbound traffic. The first match wins, so the order of the steps is the precedence of the settings.
     pub(super) fn outbound(&mut self) {
-        self.append(Table::Nat, chain::BUILTIN_OUTPUT, [], Action::Jump(chain::OUTPUT), Reason::Hook);
+        self.append(Table::Nat, chain::BUILTIN_OUTPUT, [], Action::Jump(chain::OUTPUT), RuleReason::Hook);
         let config = self.config;
         for &port in &config.outbound_ports_exclude {
             for protocol in [tcp(), udp()] {
-                self.output([protocol, to_port(port)], Action::Return, Reason::ExcludedOutboundPort);
+                self.output([protocol, to_port(port)], Action::Return, RuleReason::ExcludedOutboundPort);
             }
         }
         self.append_each(
@@ -22,7 +22,7 @@ impl Program<'_> {
             chain::OUTPUT,
             |own| [Match::OutLoopback, from(own.passthrough)],
             Action::Return,
-            Reason::Passthrough,
+            RuleReason::Passthrough,
         );
         for owner in self.proxy_owners() {
             self.proxy_owner(&owner);
@@ -36,23 +36,23 @@ impl Program<'_> {
             chain::OUTPUT,
             |own| [to(own.loopback)],
             Action::Return,
-            Reason::LoopbackDestination,
+            RuleReason::LoopbackDestination,
         );
         self.excluded_cidrs();
         for &port in &config.outbound_ports {
-            self.output([tcp(), to_port(port)], Action::Jump(chain::REDIRECT), Reason::OutboundPort);
+            self.output([tcp(), to_port(port)], Action::Jump(chain::REDIRECT), RuleReason::OutboundPort);
         }
         self.included_cidrs();
     }
 
-    fn output(&mut self, matches: impl Into<Vec<Match>>, action: Action, reason: Reason) {
+    fn output(&mut self, matches: impl Into<Vec<Match>>, action: Action, reason: RuleReason) {
         self.append(Table::Nat, chain::OUTPUT, matches, action, reason);
     }
 
-    /// The three rules that each user and each group of the proxy has.
+    /// Adds the three rules for one user or group of the proxy.
     fn proxy_owner(&mut self, owner: &Match) {
         let tunnel = self.config.tunnel_port;
-        // The proxy calls the pod by its address: this is inbound traffic, except through the tunnel and except DNS.
+        // The proxy calls the pod by its address: this is inbound traffic, except tunnel and DNS.
         let ports = match owner {
             Match::Uid { .. } if self.dns && tunnel != port::DNS_REQUEST => not_to_ports([port::DNS_REQUEST, tunnel]),
             _ => not_to_ports([tunnel]),
@@ -62,21 +62,21 @@ impl Program<'_> {
             chain::OUTPUT,
             |own| [Match::OutLoopback, not_to(own.loopback), tcp(), ports.clone(), owner.clone()],
             Action::Jump(chain::IN_REDIRECT),
-            Reason::ProxyToSelf,
+            RuleReason::ProxyToSelf,
         );
-        // The application calls itself: not captured, unless the user asked for loopback addresses to be.
+        // The application calls itself: not captured, unless the configuration includes loopback addresses.
         if !self.captures_loopback() {
             let mut matches = vec![Match::OutLoopback];
             if self.dns {
                 matches.extend([tcp(), not_to_ports([port::DNS_REQUEST])]);
             }
             matches.push(inverted(owner));
-            self.output(matches, Action::Return, Reason::AppLoopback);
+            self.output(matches, Action::Return, RuleReason::AppLoopback);
         }
-        self.output([owner.clone()], Action::Return, Reason::ProxyTraffic);
+        self.output([owner.clone()], Action::Return, RuleReason::ProxyTraffic);
     }
 
-    /// Whether a network that is to be captured starts at a loopback address. One of either family counts for both.
+    /// Returns whether an included network starts at a loopback address. A network of one family counts for both.
     fn captures_loopback(&self) -> bool {
         match &self.config.outbound_cidrs {
             CidrSelection::All => false,
@@ -90,13 +90,13 @@ impl Program<'_> {
             OwnerGroups::AllBut(groups) => {
                 for group in groups {
                     let owner = Match::Gid { group: group.clone(), negated: false };
-                    self.output([owner], Action::Return, Reason::OwnerGroup);
+                    self.output([owner], Action::Return, RuleReason::OwnerGroup);
                 }
             }
             OwnerGroups::Only(groups) => {
                 let others: Vec<_> =
                     groups.iter().map(|group| Match::Gid { group: group.clone(), negated: true }).collect();
-                self.output(others, Action::Return, Reason::OwnerGroup);
+                self.output(others, Action::Return, RuleReason::OwnerGroup);
             }
         }
     }
@@ -110,26 +110,26 @@ impl Program<'_> {
                 (chain::OUTPUT, Position::Append),
                 [to(net)],
                 Action::Return,
-                Reason::ExcludedOutboundCidr,
+                RuleReason::ExcludedOutboundCidr,
             );
         }
     }
 
-    /// Captured destinations. For a rerouted interface the same destinations are captured where its packets come in; inserted at the
-    /// top, these rules precede the one that leaves the interface alone, the last network first.
+    /// Captures the included destinations, and the same destinations of packets from rerouted interfaces. Rules for the latter are
+    /// inserted at the top, so they precede the rule that exempts the interface, and the last network comes first.
     fn included_cidrs(&mut self) {
         let config = self.config;
         let capture = Action::Jump(chain::REDIRECT);
         match &config.outbound_cidrs {
             CidrSelection::All => {
-                self.output([], capture, Reason::Outbound);
+                self.output([], capture, RuleReason::Outbound);
                 for name in &config.reroute_interfaces {
                     self.insert(
                         Table::Nat,
                         (chain::PREROUTING, 1),
-                        [arrives_by(name)],
+                        [in_interface(name)],
                         capture,
-                        Reason::ReroutedInterface,
+                        RuleReason::ReroutedInterface,
                     );
                 }
             }
@@ -140,20 +140,20 @@ impl Program<'_> {
                             net,
                             Table::Nat,
                             (chain::PREROUTING, Position::Insert(1)),
-                            [arrives_by(name), to(net)],
+                            [in_interface(name), to(net)],
                             capture,
-                            Reason::ReroutedInterface,
+                            RuleReason::ReroutedInterface,
                         );
                     }
-                    let place = (chain::OUTPUT, Position::Append);
-                    self.push_for(net, Table::Nat, place, [to(net)], capture, Reason::OutboundCidr);
+                    let position = (chain::OUTPUT, Position::Append);
+                    self.push_for(net, Table::Nat, position, [to(net)], capture, RuleReason::OutboundCidr);
                 }
             }
         }
     }
 }
 
-/// IPv4 networks first, then IPv6, each in the order given.
+/// Returns IPv4 networks first, then IPv6 ones.
 fn by_family(nets: &[IpNet]) -> impl Iterator<Item = &IpNet> {
     nets.iter().filter(|net| net.addr().is_ipv4()).chain(nets.iter().filter(|net| net.addr().is_ipv6()))
 }

@@ -1,17 +1,17 @@
-//! Marks of TPROXY mode: they keep a connection with the proxy that took it, and tell the proxy's own traffic over `lo`.
+//! Packet and connection marks of TPROXY mode: they keep a connection with the proxy, and identify the proxy's own traffic over `lo`.
 
-use super::{Program, from, not_to, tcp};
+use super::{RuleBuilder, from, not_to, tcp};
 use crate::names::{TPROXY_OUTBOUND_MARK, chain};
-use crate::ruleset::{Action, Family, Match, Position, Reason, Table};
+use crate::ruleset::{Action, Family, Match, Position, RuleReason, Table};
 
-impl Program<'_> {
+impl RuleBuilder<'_> {
     pub(super) fn tproxy_marks(&mut self) {
         let mark = self.config.tproxy_mark;
         let marked = || Match::Mark { mark, negated: false };
-        let mangle = |program: &mut Self, chain, matches: Vec<Match>, action| {
-            program.append(Table::Mangle, chain, matches, action, Reason::Tproxy);
+        let mangle = |builder: &mut Self, chain, matches: Vec<Match>, action| {
+            builder.append(Table::Mangle, chain, matches, action, RuleReason::Tproxy);
         };
-        // The connection remembers the mark; packets the proxy sends on it get it back and are delivered locally.
+        // The mark is saved with the connection. Replies get it back, so that they are delivered to the proxy.
         mangle(self, chain::PREROUTING, vec![tcp(), marked()], Action::SaveMark);
         mangle(self, chain::BUILTIN_OUTPUT, vec![tcp(), Match::OutLoopback, marked()], Action::Return);
         for owner in self.proxy_owners() {
@@ -20,12 +20,12 @@ impl Program<'_> {
                 chain::BUILTIN_OUTPUT,
                 |own| [not_to(own.loopback), tcp(), Match::OutLoopback, owner.clone()],
                 Action::SetMark(TPROXY_OUTBOUND_MARK),
-                Reason::Tproxy,
+                RuleReason::Tproxy,
             );
         }
         mangle(self, chain::BUILTIN_OUTPUT, vec![tcp(), Match::ConnMark(mark)], Action::RestoreMark);
-        // Above the excluded ports: answers that are marked, the proxy's own connections to the application, and everything on lo
-        // that does not come from the proxy are not captured again.
+        // Above the excluded ports: marked replies, connections of the proxy to the application, and packets on lo that the proxy did not
+        // send are not captured again.
         self.tproxy_bypass(1, Family::Any, vec![tcp(), marked()]);
         for own in self.own.clone() {
             self.tproxy_bypass(2, own.family, vec![tcp(), from(own.passthrough), Match::InLoopback]);
@@ -36,6 +36,6 @@ impl Program<'_> {
 
     fn tproxy_bypass(&mut self, at: usize, family: Family, matches: Vec<Match>) {
         let position = Position::Insert(at);
-        self.push(Table::Mangle, chain::INBOUND, position, family, matches, Action::Return, Reason::Tproxy);
+        self.push(Table::Mangle, chain::INBOUND, position, family, matches, Action::Return, RuleReason::Tproxy);
     }
 }

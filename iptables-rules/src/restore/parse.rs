@@ -1,7 +1,7 @@
-//! Reading rules back from text: what we wrote ourselves, and what `iptables-save` prints of it.
+//! Parses rules from the text that we write, and from the output of `iptables-save`.
 //!
-//! The two spell the same rule differently (`--set-mark 1337` against `--set-xmark 0x539/0xffffffff`), so rules are compared as values.
-//! Only what [`crate::plan()`] can produce is understood; every other rule is somebody else's.
+//! The two spell the same rule differently (`--set-mark 1337` and `--set-xmark 0x539/0xffffffff`), so rules are compared as values.
+//! Only rules that [`crate::plan()`] can produce are parsed; every other rule is foreign.
 
 use std::net::IpAddr;
 
@@ -11,18 +11,18 @@ use crate::config::{Group, InterfaceName};
 use crate::names::{self, chain};
 use crate::ruleset::{Action, Match, Position, Protocol, Table};
 
-/// What a line of text says about a rule.
+/// A line that appends or inserts a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Line<'a> {
-    /// Table whose section the line stands in.
+    /// Table of the section.
     pub table: Table,
-    /// Chain, whoever's it is.
+    /// Chain, ours or foreign.
     pub chain: &'a str,
-    /// Append or insert.
+    /// Position of the rule in the chain.
     pub position: Position,
-    /// The words of the rule, as they stand there.
+    /// SavedText of the rule, without its chain.
     pub spec: &'a str,
-    /// The rule; `None` where it is none of ours.
+    /// The parsed rule; `None` for a foreign one.
     pub rule: Option<Parsed>,
 }
 
@@ -31,30 +31,30 @@ pub struct Line<'a> {
 pub struct Parsed {
     /// Conditions in the order of the text.
     pub matches: Vec<Match>,
-    /// What happens then.
+    /// What happens to the packet.
     pub action: Action,
 }
 
 impl Line<'_> {
-    /// Whether a word of the rule is followed by another one.
+    /// Returns whether `word` is followed by a word for which `next` holds.
     pub fn has(&self, word: &str, next: impl Fn(&str) -> bool) -> bool {
         let mut after = Words(self.spec).skip_while(|&found| found != word).skip(1);
         after.next().is_some_and(next)
     }
 }
 
-/// A text as a whole.
+/// A parsed text.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Text<'a> {
-    /// Chains that exist or are created, built-in ones too.
+pub struct SavedText<'a> {
+    /// Chains that exist or are created, including built-in ones.
     pub chains: Vec<(Table, &'a str)>,
     /// Rules in the order of the text.
     pub lines: Vec<Line<'a>>,
 }
 
-/// Reads a text. What is in tables that we do not use is passed over.
-pub fn parse(text: &str) -> Text<'_> {
-    let mut parsed = Text::default();
+/// Parses a text. Tables that we do not use are skipped.
+pub fn parse(text: &str) -> SavedText<'_> {
+    let mut parsed = SavedText::default();
     let mut table = None;
     for line in text.lines().map(str::trim) {
         if let Some(name) = line.strip_prefix('*') {
@@ -82,7 +82,7 @@ fn rule_line<'a>(table: Table, chain: &'a str, position: Position, spec: &'a str
     Line { table, chain, position, spec, rule: rule(spec) }
 }
 
-/// Words of a rule; a word in quotes may hold spaces.
+/// Iterator over the words of a rule; a quoted word may contain spaces.
 pub struct Words<'a>(pub &'a str);
 
 impl<'a> Iterator for Words<'a> {
@@ -121,7 +121,7 @@ fn rule(spec: &str) -> Option<Parsed> {
     }
 }
 
-/// A condition from its option and the module that was named before; `None` for one that plans do not use.
+/// Parses a condition from its option and the last `-m` module; `None` for one that plans do not use.
 pub fn condition(option: &str, value: &str, module: &str, negated: bool) -> Option<Match> {
     let plain = |condition: Match| (!negated).then_some(condition);
     match option {
@@ -149,7 +149,7 @@ pub fn condition(option: &str, value: &str, module: &str, negated: bool) -> Opti
     }
 }
 
-/// An action from the words behind `-j`; `None` for one that plans do not use.
+/// Parses an action from the words after `-j`; `None` for one that plans do not use.
 pub fn action<'a>(mut words: impl Iterator<Item = &'a str>) -> Option<Action> {
     let target = words.next()?;
     let options: Vec<&str> = words.collect();
@@ -176,12 +176,12 @@ pub fn action<'a>(mut words: impl Iterator<Item = &'a str>) -> Option<Action> {
     Some(action)
 }
 
-/// A network; `iptables-save` leaves the prefix length out nowhere, other writers may.
+/// Parses a network; some writers omit the prefix length of a single address.
 fn net(text: &str) -> Option<IpNet> {
     text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
 }
 
-/// A number, decimal or hexadecimal with `0x`.
+/// Parses a decimal number, or a hexadecimal one after `0x`.
 fn number(text: &str) -> Option<u32> {
     match text.strip_prefix("0x") {
         Some(digits) => u32::from_str_radix(digits, 16).ok(),
@@ -189,13 +189,13 @@ fn number(text: &str) -> Option<u32> {
     }
 }
 
-/// A mark whose mask is all bits.
+/// Parses a mark whose mask has all bits set.
 fn masked(text: &str) -> Option<u32> {
     let (value, mask) = text.split_once('/')?;
     if number(mask)? == u32::MAX { number(value) } else { None }
 }
 
-/// No masks, or masks of all bits.
+/// Returns whether there are no masks, or masks with all bits set.
 fn whole(options: &[&str]) -> bool {
     options.is_empty() || options == ["--nfmask", "0xffffffff", "--ctmask", "0xffffffff"]
 }
@@ -209,7 +209,7 @@ mod tests {
     use crate::ruleset::Family;
 
     #[test]
-    fn takes_a_rule_of_somebody_else_for_nobodys() {
+    fn foreign_rules_are_not_parsed() {
         for spec in [
             "-p icmp -j RETURN",
             "-j MASQUERADE",
@@ -225,10 +225,10 @@ mod tests {
     }
 
     #[test]
-    fn reads_comments_with_and_without_quotes() {
+    fn parses_comments_with_and_without_quotes() {
         let has = |spec, comment: &str| {
             let line = rule_line(Table::Nat, "PREROUTING", Position::Append, spec);
-            assert_eq!(line.rule, rule("-j RETURN"), "a comment is no condition");
+            assert_eq!(line.rule, rule("-j RETURN"), "a comment is not a condition");
             line.has("--comment", |found| found == comment)
         };
         assert!(has("-m comment --comment weir -j RETURN", "weir"));
@@ -239,7 +239,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn reading_gives_back_what_was_planned(config in crate::arbitrary::config()) {
+        fn parses_back_every_planned_rule(config in crate::arbitrary::config()) {
             let rules = crate::plan(&config).unwrap();
             for (family, other) in [(RestoreFamily::V4, Family::V6), (RestoreFamily::V6, Family::V4)] {
                 if family == RestoreFamily::V6 && rules.families == crate::ruleset::Families::V4 {

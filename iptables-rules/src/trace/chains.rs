@@ -1,67 +1,67 @@
-//! Rules in the shape in which a packet of one family meets them, wherever they come from.
+//! Chains of one address family in the form that the tracer evaluates, whatever their origin.
 
 use std::fmt;
 
 use super::Hook;
-use super::condition::Condition;
-use crate::ruleset::{LocalDelivery, Reason};
+use super::predicate::Predicate;
+use crate::ruleset::{LocalDelivery, RuleReason};
 
-/// All rules that a packet of one family can meet.
+/// All chains that apply to packets of one family.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Chains {
-    /// Where packets enter, in the order of priorities.
+    /// Base chains, in the order of their priorities.
     pub bases: Vec<Base>,
-    /// Every chain.
+    /// All chains.
     pub chains: Vec<Chain>,
-    /// The mark that routing delivers locally, if there is one.
+    /// Mark that routing delivers locally.
     pub local_delivery: Option<LocalDelivery>,
 }
 
-/// A chain that packets enter from the kernel.
+/// A chain that is attached to a hook.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Base {
-    /// At which hook.
+    /// The hook.
     pub hook: Hook,
-    /// Priority among the chains of the hook; lower runs first. Connection tracking is at -200.
+    /// Priority among the base chains of the hook; lower runs first. Connection tracking has -200.
     pub priority: i32,
-    /// Whether it translates addresses, and so sees the first packet of a connection only.
+    /// Whether it translates addresses, which applies to the first packet of a connection only.
     pub nat: bool,
-    /// Place of the chain in [`Chains::chains`].
+    /// Index of the chain in [`Chains::chains`].
     pub chain: usize,
 }
 
 /// A chain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chain {
-    /// Name of its table, with the family where it is not one of iptables: `nat`, `inet weir`.
+    /// Name of the table; with its family, unless it is a table of iptables: `nat`, `inet weir`.
     pub table: String,
-    /// Its name.
+    /// Name of the chain.
     pub name: String,
-    /// Its rules in order, of one family.
+    /// Rules of the family, in order.
     pub rules: Vec<Rule>,
-    /// Whether packets that reach its end go on. Only chains of others drop.
+    /// Whether the policy is accept. Only foreign chains drop.
     pub accepts: bool,
 }
 
 /// A rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
-    /// What has to hold.
-    pub conditions: Vec<Condition>,
-    /// What happens then, in order.
+    /// Conditions, all of which must hold.
+    pub conditions: Vec<Predicate>,
+    /// Effects of a match, in order.
     pub effects: Vec<Effect>,
-    /// The rule as its backend writes it.
+    /// The rule in the syntax of its backend.
     pub text: String,
-    /// Why it is there, where that is known.
-    pub reason: Option<Reason>,
+    /// Why the rule exists, if known.
+    pub reason: Option<RuleReason>,
 }
 
-/// One thing that a rule does.
+/// An effect of a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
-    /// Go on in another chain of the table, then come back.
+    /// Continue in another chain of the table, then return.
     Jump(String),
-    /// Go on in another chain of the table.
+    /// Continue in another chain of the table.
     Goto(String),
     /// Leave the chain.
     Return,
@@ -69,9 +69,9 @@ pub enum Effect {
     Accept,
     /// Drop.
     Drop,
-    /// NAT to a local port.
+    /// Redirect to a local port by NAT.
     Redirect(u16),
-    /// To the transparent socket on a local port.
+    /// Hand over to the transparent socket on a local port.
     Tproxy(u16),
     /// Set the packet mark.
     SetMark(u32),
@@ -81,13 +81,13 @@ pub enum Effect {
     RestoreMark,
     /// Put the connection into a conntrack zone.
     Zone(u16),
-    /// Something that is not understood, in words.
+    /// Effect that is unknown to the tracer, as text.
     Unknown(String),
 }
 
 impl Chains {
-    /// Adds an empty chain, and gives its place.
-    pub fn add(&mut self, table: &str, name: &str) -> usize {
+    /// Returns the index of a chain, which is added if it is missing.
+    pub fn chain_index(&mut self, table: &str, name: &str) -> usize {
         let known = self.chains.iter().position(|chain| chain.table == table && chain.name == name);
         known.unwrap_or_else(|| {
             self.chains.push(Chain {
@@ -100,27 +100,27 @@ impl Chains {
         })
     }
 
-    /// Adds an entry. Where priorities are equal, the one that came first stays first.
-    pub fn enter(&mut self, base: Base) {
+    /// Adds a base chain, after those of the same priority.
+    pub fn add_base(&mut self, base: Base) {
         self.bases.push(base);
         self.bases.sort_by_key(|base| base.priority);
     }
 
-    /// Adds what other chains hold. Local delivery is that of the first that has one.
+    /// Adds other chains. The first local delivery counts.
     #[must_use]
-    pub fn with(mut self, other: Self) -> Self {
+    pub fn merge(mut self, other: Self) -> Self {
         let offset = self.chains.len();
         self.chains.extend(other.chains);
         for base in other.bases {
-            self.enter(Base { chain: base.chain + offset, ..base });
+            self.add_base(Base { chain: base.chain + offset, ..base });
         }
         self.local_delivery = self.local_delivery.or(other.local_delivery);
         self
     }
 
-    /// Sets which mark is delivered locally: of those that are, one that a rule sets, as a packet can get no other.
+    /// Sets the local delivery: the first one whose mark a rule sets.
     #[must_use]
-    pub fn deliver(mut self, deliveries: &[LocalDelivery]) -> Self {
+    pub fn with_local_delivery(mut self, deliveries: &[LocalDelivery]) -> Self {
         let sets = |mark| {
             let mut effects = self.chains.iter().flat_map(|chain| &chain.rules).flat_map(|rule| &rule.effects);
             effects.any(|effect| *effect == Effect::SetMark(mark))
@@ -129,7 +129,7 @@ impl Chains {
         self
     }
 
-    /// A chain of the table that `from` is in.
+    /// Returns the index of a chain in the table of the chain `from`.
     pub(super) fn target(&self, from: usize, name: &str) -> Option<usize> {
         let table = &self.chains.get(from)?.table;
         self.chains.iter().position(|chain| chain.table == *table && chain.name == name)
@@ -139,18 +139,18 @@ impl Chains {
 impl fmt::Display for Effect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Jump(chain) => write!(f, "go on in {chain}"),
-            Self::Goto(chain) => write!(f, "go on in {chain}, for good"),
-            Self::Return => f.write_str("leave the chain"),
-            Self::Accept => f.write_str("leave the table"),
+            Self::Jump(chain) => write!(f, "jump to {chain}"),
+            Self::Goto(chain) => write!(f, "goto {chain}"),
+            Self::Return => f.write_str("return"),
+            Self::Accept => f.write_str("accept"),
             Self::Drop => f.write_str("drop"),
             Self::Redirect(port) => write!(f, "redirect to port {port}"),
-            Self::Tproxy(port) => write!(f, "hand to the socket on port {port}"),
+            Self::Tproxy(port) => write!(f, "tproxy to port {port}"),
             Self::SetMark(mark) => write!(f, "set mark {mark}"),
-            Self::SaveMark => f.write_str("save the mark with the connection"),
-            Self::RestoreMark => f.write_str("restore the mark of the connection"),
-            Self::Zone(zone) => write!(f, "put into conntrack zone {zone}"),
-            Self::Unknown(what) => write!(f, "do something that is not understood: {what}"),
+            Self::SaveMark => f.write_str("save mark to connection"),
+            Self::RestoreMark => f.write_str("restore mark from connection"),
+            Self::Zone(zone) => write!(f, "set conntrack zone {zone}"),
+            Self::Unknown(what) => write!(f, "unknown action: {what}"),
         }
     }
 }

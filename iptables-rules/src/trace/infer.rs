@@ -1,21 +1,21 @@
-//! Why a rule is there, told from its chain and its shape: rules of a kernel do not carry their reasons.
+//! Infers why a rule exists from its chain and its shape, as the kernel does not store reasons.
 //!
-//! Chains of the mesh have fixed names and their rules few shapes, so this holds for rules of Istio's own programs too. Two shapes can
-//! mean two things: a group of its own that is left alone looks like one of the proxy, and an interface that is left alone like one that
-//! is rerouted without captured destinations. Other rules of the chain decide, and where they do not, the more frequent meaning counts.
+//! Chains of the mesh have fixed names and rules of few shapes, so this works for rules of Istio's own programs, too. Two shapes are
+//! ambiguous: a group that is not captured looks like a group of the proxy, and an excluded interface like one that is rerouted without
+//! captured destinations. There the other rules of the chain decide, or else the more frequent meaning.
 
 use super::chains::{Chain, Chains, Effect, Rule};
-use super::condition::Condition;
 use super::plan::hook;
+use super::predicate::Predicate;
 use crate::names::{LOOPBACK_INTERFACE, chain};
-use crate::ruleset::{Match, Reason, Table};
+use crate::ruleset::{Match, RuleReason, Table};
 
 impl Chains {
-    /// Adds the reasons of rules in chains of the mesh, and of those that lead there.
+    /// Sets the reasons of rules in chains of the mesh, and of rules that jump to them.
     #[must_use]
-    pub fn with_reasons(mut self) -> Self {
+    pub fn infer_reasons(mut self) -> Self {
         for chain in &mut self.chains {
-            let (table, name) = place(chain);
+            let (table, name) = table_and_chain(chain);
             let reasons: Vec<_> = (0..chain.rules.len()).map(|at| reason(table, name, &chain.rules, at)).collect();
             for (rule, reason) in chain.rules.iter_mut().zip(reasons) {
                 rule.reason = reason;
@@ -25,8 +25,8 @@ impl Chains {
     }
 }
 
-/// Table and name as iptables has them: in a table of nf_tables the name tells both.
-fn place(chain: &Chain) -> (Table, &'static str) {
+/// Returns table and name of a chain as in iptables; in nf_tables the name of the chain contains both.
+fn table_and_chain(chain: &Chain) -> (Table, &'static str) {
     let known = |name: &str| {
         let all = [chain::PREROUTING, chain::BUILTIN_OUTPUT].into_iter().chain(chain::ALL);
         all.into_iter().find(|known| *known == name || (hook(known).is_some() && known.to_ascii_lowercase() == name))
@@ -42,14 +42,14 @@ fn place(chain: &Chain) -> (Table, &'static str) {
     (Table::Nat, known(&chain.name).unwrap_or_default())
 }
 
-/// What a rule looks at, and what it does.
-struct Shape<'a> {
+/// What a rule matches and does.
+struct RuleShape<'a> {
     rule: &'a Rule,
-    /// Chain of the mesh that it leads to.
+    /// Chain of the mesh that the rule jumps to.
     target: Option<&'static str>,
 }
 
-impl<'a> Shape<'a> {
+impl<'a> RuleShape<'a> {
     fn of(rule: &'a Rule) -> Self {
         let target = rule.effects.iter().find_map(|effect| match effect {
             Effect::Jump(name) => chain::ALL.into_iter().find(|known| name.rsplit('-').next() == Some(*known)),
@@ -62,15 +62,15 @@ impl<'a> Shape<'a> {
         self.rule.effects == [Effect::Return]
     }
 
-    /// Conditions, each with whether it is inverted.
+    /// Returns the conditions, each with whether it is inverted.
     fn conditions(&self) -> impl Iterator<Item = (&'a Match, bool)> {
         self.rule.conditions.iter().filter_map(|condition| match condition {
-            Condition::Planned(
+            Predicate::Planned(
                 planned @ (Match::Uid { negated, .. } | Match::Gid { negated, .. } | Match::Source { negated, .. }),
             ) => Some((planned, *negated)),
-            Condition::Planned(planned) => Some((planned, false)),
-            Condition::Not(inner) => match &**inner {
-                Condition::Planned(planned) => Some((planned, true)),
+            Predicate::Planned(planned) => Some((planned, false)),
+            Predicate::Not(inner) => match &**inner {
+                Predicate::Planned(planned) => Some((planned, true)),
                 _ => None,
             },
             _ => None,
@@ -81,16 +81,16 @@ impl<'a> Shape<'a> {
         self.conditions().any(|(condition, _)| wanted(condition))
     }
 
-    fn ports(&self) -> bool {
+    fn matches_ports(&self) -> bool {
         self.has(|condition| matches!(condition, Match::DestinationPorts { .. }))
     }
 
-    fn destination(&self) -> bool {
+    fn matches_destination(&self) -> bool {
         self.has(|condition| matches!(condition, Match::Destination { .. }))
-            || self.rule.conditions.iter().any(|condition| matches!(condition, Condition::DestinationIn(_)))
+            || self.rule.conditions.iter().any(|condition| matches!(condition, Predicate::DestinationIn(_)))
     }
 
-    /// Name of the interface it looks at; `lo` where it is the loopback one.
+    /// Returns the interface that the rule matches.
     fn interface(&self) -> Option<&'a str> {
         self.conditions().find_map(|(condition, _)| match condition {
             Match::InInterface(name) | Match::OutInterface(name) => Some(name.as_str()),
@@ -104,71 +104,71 @@ impl<'a> Shape<'a> {
     }
 }
 
-fn reason(table: Table, name: &str, rules: &[Rule], at: usize) -> Option<Reason> {
-    let shape = Shape::of(rules.get(at)?);
+fn reason(table: Table, name: &str, rules: &[Rule], at: usize) -> Option<RuleReason> {
+    let shape = RuleShape::of(rules.get(at)?);
     Some(match (name, table) {
         (chain::PREROUTING | chain::BUILTIN_OUTPUT, _) => return built_in(table, &shape, rules),
-        (chain::REDIRECT | chain::IN_REDIRECT, _) => Reason::Redirect,
-        (chain::TPROXY | chain::DIVERT, _) => Reason::Tproxy,
-        (chain::DROP, _) => Reason::DropInvalid,
-        (chain::OUTPUT_DNS, _) | (chain::INBOUND, Table::Raw) => Reason::Dns,
-        (chain::INBOUND, _) => match (shape.returns(), shape.ports()) {
-            (true, true) if table == Table::Nat && at == 0 => Reason::Tunnel,
-            (true, true) => Reason::ExcludedInboundPort,
-            (true, false) => Reason::Tproxy,
-            (false, true) => Reason::InboundPort,
-            (false, false) => Reason::Inbound,
+        (chain::REDIRECT | chain::IN_REDIRECT, _) => RuleReason::Redirect,
+        (chain::TPROXY | chain::DIVERT, _) => RuleReason::Tproxy,
+        (chain::DROP, _) => RuleReason::DropInvalid,
+        (chain::OUTPUT_DNS, _) | (chain::INBOUND, Table::Raw) => RuleReason::Dns,
+        (chain::INBOUND, _) => match (shape.returns(), shape.matches_ports()) {
+            (true, true) if table == Table::Nat && at == 0 => RuleReason::Tunnel,
+            (true, true) => RuleReason::ExcludedInboundPort,
+            (true, false) => RuleReason::Tproxy,
+            (false, true) => RuleReason::InboundPort,
+            (false, false) => RuleReason::Inbound,
         },
         (chain::OUTPUT, _) => return output(&shape, rules),
         _ => return None,
     })
 }
 
-fn built_in(table: Table, shape: &Shape<'_>, rules: &[Rule]) -> Option<Reason> {
+fn built_in(table: Table, shape: &RuleShape<'_>, rules: &[Rule]) -> Option<RuleReason> {
     Some(match shape.target {
-        Some(chain::DROP) => Reason::DropInvalid,
-        Some(chain::REDIRECT) => Reason::ReroutedInterface,
-        Some(_) if table == Table::Raw => Reason::Dns,
-        Some(_) => Reason::Hook,
+        Some(chain::DROP) => RuleReason::DropInvalid,
+        Some(chain::REDIRECT) => RuleReason::ReroutedInterface,
+        Some(_) if table == Table::Raw => RuleReason::Dns,
+        Some(_) => RuleReason::Hook,
         None if shape.rule.effects == [Effect::Drop] => return None,
         None if shape.returns() && !shape.has(|condition| matches!(condition, Match::Mark { .. })) => {
             let interface = shape.interface()?;
             let rerouted = rules
                 .iter()
-                .map(Shape::of)
+                .map(RuleShape::of)
                 .any(|other| other.target == Some(chain::REDIRECT) && other.interface() == Some(interface));
-            if rerouted { Reason::ReroutedInterface } else { Reason::ExcludedInterface }
+            if rerouted { RuleReason::ReroutedInterface } else { RuleReason::ExcludedInterface }
         }
-        None if table == Table::Mangle => Reason::Tproxy,
+        None if table == Table::Mangle => RuleReason::Tproxy,
         None => return None,
     })
 }
 
-fn output(shape: &Shape<'_>, rules: &[Rule]) -> Option<Reason> {
-    let destination = shape.destination();
+fn output(shape: &RuleShape<'_>, rules: &[Rule]) -> Option<RuleReason> {
+    let destination = shape.matches_destination();
     let source = shape.has(|condition| matches!(condition, Match::Source { .. }));
     let by_lo = shape.has(|condition| matches!(condition, Match::OutLoopback));
     let to_loopback =
         shape.has(|condition| matches!(condition, Match::Destination { net, .. } if net.addr().is_loopback()));
     Some(match (shape.target, shape.owner()) {
-        (Some(chain::OUTPUT_DNS), _) => Reason::Dns,
-        (Some(chain::IN_REDIRECT), _) => Reason::ProxyToSelf,
-        (Some(chain::REDIRECT), _) if shape.ports() => Reason::OutboundPort,
-        (Some(chain::REDIRECT), _) if destination => Reason::OutboundCidr,
-        (Some(chain::REDIRECT), _) => Reason::Outbound,
+        (Some(chain::OUTPUT_DNS), _) => RuleReason::Dns,
+        (Some(chain::IN_REDIRECT), _) => RuleReason::ProxyToSelf,
+        (Some(chain::REDIRECT), _) if shape.matches_ports() => RuleReason::OutboundPort,
+        (Some(chain::REDIRECT), _) if destination => RuleReason::OutboundCidr,
+        (Some(chain::REDIRECT), _) => RuleReason::Outbound,
         (None, _) if !shape.returns() => return None,
-        (None, _) if source => Reason::Passthrough,
-        (None, Some(_)) if by_lo => Reason::AppLoopback,
+        (None, _) if source => RuleReason::Passthrough,
+        (None, Some(_)) if by_lo => RuleReason::AppLoopback,
         (None, Some((owner, false))) => {
-            let of_proxy = rules.iter().map(Shape::of).any(|other| {
+            let of_proxy = rules.iter().map(RuleShape::of).any(|other| {
                 other.target == Some(chain::IN_REDIRECT) && other.owner().is_some_and(|(same, _)| same == owner)
             });
-            if of_proxy { Reason::ProxyTraffic } else { Reason::OwnerGroup }
+            if of_proxy { RuleReason::ProxyTraffic } else { RuleReason::OwnerGroup }
         }
-        (None, None) if shape.ports() => Reason::ExcludedOutboundPort,
-        (None, None) if to_loopback => Reason::LoopbackDestination,
-        (None, None) if destination => Reason::ExcludedOutboundCidr,
-        (None, _) => Reason::OwnerGroup,
+        (None, None) if shape.matches_ports() => RuleReason::ExcludedOutboundPort,
+        (None, None) if to_loopback => RuleReason::LoopbackDestination,
+        (None, None) if destination => RuleReason::ExcludedOutboundCidr,
+        (None, _) => RuleReason::OwnerGroup,
         (Some(_), _) => return None,
     })
 }

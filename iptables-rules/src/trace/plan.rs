@@ -1,57 +1,57 @@
-//! Chains of a plan: those that iptables would have.
+//! Chains of a planned rule set, as iptables would have them.
 
 use std::net::IpAddr;
 
 use super::Hook;
 use super::chains::{Base, Chains, Effect, Rule};
-use super::condition::Condition;
+use super::predicate::Predicate;
 use crate::RuleSet;
 use crate::names::chain;
 use crate::restore;
 use crate::ruleset::{Action, Families, Table};
 
 impl Chains {
-    /// The chains of a plan as a packet of the family of `packet` meets them.
-    pub fn planned(rules: &RuleSet, packet: IpAddr) -> Self {
+    /// Converts a rule set to the chains of the family of the address `packet`.
+    pub fn from_rule_set(rules: &RuleSet, packet: IpAddr) -> Self {
         let mut chains = Self { local_delivery: rules.routing.local_delivery, ..Self::default() };
         if packet.is_ipv6() && rules.families == Families::V4 {
             chains.local_delivery = None;
             return chains;
         }
         for table in Table::ALL {
-            for rule in rules.rules.iter().filter(|rule| rule.table == table && rule.family.sees(packet)) {
-                chains.add(table.name(), rule.chain);
+            for rule in rules.rules.iter().filter(|rule| rule.table == table && rule.family.applies_to(packet)) {
+                chains.chain_index(table.name(), rule.chain);
                 if let Action::Jump(target) = rule.action {
-                    chains.add(table.name(), target);
+                    chains.chain_index(table.name(), target);
                 }
             }
         }
-        for place in 0..chains.chains.len() {
-            let Some(held) = chains.chains.get(place) else { continue };
-            let Some(table) = Table::ALL.into_iter().find(|table| table.name() == held.table) else { continue };
-            let ordered = rules.chain_rules(table, &held.name, packet);
+        for index in 0..chains.chains.len() {
+            let Some(chain) = chains.chains.get(index) else { continue };
+            let Some(table) = Table::ALL.into_iter().find(|table| table.name() == chain.table) else { continue };
+            let ordered = rules.chain_rules(table, &chain.name, packet);
             let ordered: Vec<Rule> = ordered
                 .into_iter()
                 .map(|rule| Rule {
-                    conditions: rule.matches.iter().cloned().map(Condition::Planned).collect(),
+                    conditions: rule.matches.iter().cloned().map(Predicate::Planned).collect(),
                     effects: effects(rule.action),
                     text: restore::rule_spec(rule),
                     reason: Some(rule.reason),
                 })
                 .collect();
-            let hook = hook(&held.name);
-            if let Some(held) = chains.chains.get_mut(place) {
-                held.rules = ordered;
+            let hook = hook(&chain.name);
+            if let Some(chain) = chains.chains.get_mut(index) {
+                chain.rules = ordered;
             }
             if let Some(hook) = hook {
-                chains.enter(Base { hook, priority: priority(table), nat: table == Table::Nat, chain: place });
+                chains.add_base(Base { hook, priority: priority(table), nat: table == Table::Nat, chain: index });
             }
         }
         chains
     }
 }
 
-/// Where a built-in chain is.
+/// Returns the hook of a built-in chain.
 pub(super) fn hook(chain: &str) -> Option<Hook> {
     match chain {
         chain::PREROUTING => Some(Hook::Prerouting),

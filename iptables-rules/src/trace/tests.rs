@@ -13,7 +13,7 @@ fn sent(owner: Owner, by: &str, to: &str) -> Packet {
     let to: std::net::SocketAddr = to.parse().unwrap();
     let source = if to.is_ipv4() { "10.0.0.2" } else { "fd00::2" };
     Packet {
-        entry: Entry::Sent { interface: by.to_owned(), owner: Some(owner) },
+        origin: PacketOrigin::Sent { interface: by.to_owned(), owner: Some(owner) },
         transport: Transport::Tcp,
         source: source.parse().unwrap(),
         source_port: 40000,
@@ -21,27 +21,27 @@ fn sent(owner: Owner, by: &str, to: &str) -> Packet {
         destination_port: to.port(),
         mark: 0,
         connection_mark: 0,
-        state: State::New,
+        state: ConntrackState::New,
     }
 }
 
 fn arriving(to: &str) -> Packet {
-    let entry = Entry::Arrives { interface: "eth0".to_owned() };
-    Packet { entry, source: "10.0.0.9".parse().unwrap(), ..sent(APP, "", to) }
+    let origin = PacketOrigin::Received { interface: "eth0".to_owned() };
+    Packet { origin, source: "10.0.0.9".parse().unwrap(), ..sent(APP, "", to) }
 }
 
-fn fate(config: &CaptureConfig, packet: &Packet) -> Fate {
-    planned(config).trace(packet).fate
+fn disposition(config: &CaptureConfig, packet: &Packet) -> Disposition {
+    planned(config).trace(packet).disposition
 }
 
-fn passes(interface: &str) -> Fate {
-    Fate::Passes { interface: Some(interface.to_owned()) }
+fn passes(interface: &str) -> Disposition {
+    Disposition::Passes { interface: Some(interface.to_owned()) }
 }
 
 #[test]
-fn the_default_rules_do_what_was_measured() {
+fn default_rules_match_measurements() {
     let config = CaptureConfig::default();
-    let (outbound, inbound) = (Fate::Redirected { port: 15001 }, Fate::Redirected { port: 15006 });
+    let (outbound, inbound) = (Disposition::Redirected { port: 15001 }, Disposition::Redirected { port: 15006 });
     for (packet, expected) in [
         (sent(APP, "eth0", "192.0.2.1:443"), &outbound),
         (sent(APP, "eth0", "[2001:db8::1]:443"), &outbound),
@@ -53,101 +53,102 @@ fn the_default_rules_do_what_was_measured() {
         (sent(PROXY, "lo", "10.0.0.2:8080"), &inbound),
         (sent(PROXY, "lo", "10.0.0.2:15008"), &passes("lo")),
         (arriving("10.0.0.2:8080"), &inbound),
-        (arriving("10.0.0.2:15008"), &Fate::Passes { interface: None }),
-        (arriving("10.0.0.2:15090"), &Fate::Passes { interface: None }),
+        (arriving("10.0.0.2:15008"), &Disposition::Passes { interface: None }),
+        (arriving("10.0.0.2:15090"), &Disposition::Passes { interface: None }),
         (Packet { transport: Transport::Udp, ..sent(APP, "eth0", "192.0.2.1:53") }, &passes("eth0")),
     ] {
-        assert_eq!(fate(&config, &packet), *expected, "{packet:?}");
+        assert_eq!(disposition(&config, &packet), *expected, "{packet:?}");
     }
 }
 
 #[test]
-fn a_redirected_packet_comes_back_by_lo_and_is_not_translated_again() {
+fn redirected_packet_is_not_translated_again_on_lo() {
     let trace = planned(&CaptureConfig::default()).trace(&sent(APP, "eth0", "192.0.2.1:443"));
-    let places: Vec<_> = trace.stages.iter().map(|stage| (stage.hook, &*stage.table, stage.skipped)).collect();
+    let places: Vec<_> = trace.tables.iter().map(|visit| (visit.hook, &*visit.table, visit.skip_reason)).collect();
     assert_eq!(
         places,
         [(Hook::Output, "nat", None), (Hook::Prerouting, "nat", Some("the connection has been redirected already"))]
     );
-    let (stage, step) = trace.decided_by.unwrap();
-    let step = &trace.stages[stage].steps[step];
-    assert_eq!((&*step.chain, step.depth, step.reason), ("ISTIO_REDIRECT", 2, Some(Reason::Redirect)));
-    assert_eq!(step.verdict, Verdict::Match(vec![Effect::Redirect(15001)]));
+    let (table, rule) = trace.decided_by.unwrap();
+    let visit = &trace.tables[table].rules[rule];
+    assert_eq!((&*visit.chain, visit.depth, visit.reason), ("ISTIO_REDIRECT", 2, Some(RuleReason::Redirect)));
+    assert_eq!(visit.result, RuleResult::Match(vec![Effect::Redirect(15001)]));
 }
 
 #[test]
-fn a_packet_that_nothing_captured_in_output_is_not_captured_as_inbound() {
+fn uncaptured_sent_packet_is_not_captured_as_inbound() {
     let trace = planned(&CaptureConfig::default()).trace(&sent(APP, "lo", "10.0.0.2:8080"));
-    assert_eq!(trace.fate, passes("lo"));
-    assert!(trace.stages.last().unwrap().skipped.unwrap().starts_with("OUTPUT decided"));
-    let (stage, step) = trace.decided_by.unwrap();
-    assert_eq!(trace.stages[stage].steps[step].reason, Some(Reason::AppLoopback));
+    assert_eq!(trace.disposition, passes("lo"));
+    assert!(trace.tables.last().unwrap().skip_reason.unwrap().starts_with("OUTPUT decided"));
+    let (table, rule) = trace.decided_by.unwrap();
+    assert_eq!(trace.tables[table].rules[rule].reason, Some(RuleReason::AppLoopback));
 }
 
 #[test]
 fn only_first_packets_are_translated() {
     let config = CaptureConfig::default();
-    for state in [State::Established, State::Invalid] {
+    for state in [ConntrackState::Established, ConntrackState::Invalid] {
         let packet = Packet { state, ..arriving("10.0.0.2:8080") };
-        assert_eq!(fate(&config, &packet), Fate::Passes { interface: None }, "{state}");
+        assert_eq!(disposition(&config, &packet), Disposition::Passes { interface: None }, "{state}");
     }
-    let invalid = Packet { state: State::Invalid, ..arriving("10.0.0.2:8080") };
-    assert_eq!(fate(&CaptureConfig { drop_invalid: true, ..config }, &invalid), Fate::Dropped);
+    let invalid = Packet { state: ConntrackState::Invalid, ..arriving("10.0.0.2:8080") };
+    assert_eq!(disposition(&CaptureConfig { drop_invalid: true, ..config }, &invalid), Disposition::Dropped);
 }
 
 #[test]
-fn tproxy_assigns_marks_and_leaves_the_proxys_own_connections() {
+fn tproxy_marks_connections_and_exempts_the_proxy() {
     let config = CaptureConfig { mode: InterceptionMode::Tproxy, ..CaptureConfig::default() };
     let trace = planned(&config).trace(&arriving("10.0.0.2:8080"));
-    assert_eq!((trace.fate, trace.mark), (Fate::Tproxied { port: 15006, redirected: None }, 1337));
-    // The proxy to the application, with the client's address and the mark: the connection remembers it.
+    assert_eq!((trace.disposition, trace.mark), (Disposition::Tproxied { port: 15006, redirected: None }, 1337));
+    // The proxy calls the application with the address of the client and the mark, which is saved with the connection.
     let to_app = Packet { mark: 1337, source: "10.0.0.9".parse().unwrap(), ..sent(PROXY, "lo", "10.0.0.2:8080") };
     let trace = planned(&config).trace(&to_app);
     assert_eq!((trace.mark, trace.connection_mark), (1337, 1337));
-    // The answer of the application: routed to the pod by the mark of its connection.
-    let answer = Packet { connection_mark: 1337, state: State::Established, ..sent(APP, "eth0", "10.0.0.9:40000") };
+    // The reply of the application is delivered locally because of the mark of its connection.
+    let answer =
+        Packet { connection_mark: 1337, state: ConntrackState::Established, ..sent(APP, "eth0", "10.0.0.9:40000") };
     let trace = planned(&config).trace(&answer);
-    assert_eq!((trace.fate, trace.mark), (passes("lo"), 1337));
+    assert_eq!((trace.disposition, trace.mark), (passes("lo"), 1337));
 }
 
 #[test]
-fn a_packet_that_is_assigned_and_redirected_stays_with_the_socket() {
+fn assigned_and_redirected_packet_keeps_the_socket() {
     let config = CaptureConfig {
         mode: InterceptionMode::Tproxy,
         reroute_interfaces: vec![crate::config::InterfaceName::new("eth0").unwrap()],
         ..CaptureConfig::default()
     };
-    let expected = Fate::Tproxied { port: 15006, redirected: Some(15001) };
-    assert_eq!(fate(&config, &arriving("10.0.0.2:8080")), expected);
+    let expected = Disposition::Tproxied { port: 15006, redirected: Some(15001) };
+    assert_eq!(disposition(&config, &arriving("10.0.0.2:8080")), expected);
 }
 
 #[test]
-fn the_first_zone_counts() {
+fn first_conntrack_zone_counts() {
     let config = CaptureConfig { dns: DnsCapture::All, ..CaptureConfig::default() };
     let dns = |owner| Packet { transport: Transport::Udp, ..sent(owner, "eth0", "192.0.2.1:53") };
     let trace = planned(&config).trace(&dns(APP));
-    assert_eq!((trace.fate, trace.zone), (Fate::Redirected { port: 15053 }, 2));
+    assert_eq!((trace.disposition, trace.zone), (Disposition::Redirected { port: 15053 }, 2));
     let trace = planned(&config).trace(&dns(PROXY));
-    assert_eq!((trace.fate, trace.zone), (passes("eth0"), 1));
+    assert_eq!((trace.disposition, trace.zone), (passes("eth0"), 1));
 }
 
 #[test]
-fn families_that_are_left_alone_meet_no_rule() {
+fn excluded_family_has_no_rules() {
     let config = CaptureConfig { ipv6: Ipv6Policy::Leave, ..CaptureConfig::default() };
     let trace = planned(&config).trace(&sent(APP, "eth0", "[2001:db8::1]:443"));
-    assert_eq!((trace.fate, trace.stages, trace.decided_by), (passes("eth0"), vec![], None));
+    assert_eq!((trace.disposition, trace.tables, trace.decided_by), (passes("eth0"), vec![], None));
 }
 
 #[test]
-fn says_why_a_rule_does_not_match() {
+fn mismatch_names_the_condition() {
     let config = CaptureConfig {
         outbound_cidrs: CidrSelection::Only(vec!["10.0.0.0/8".parse().unwrap()]),
         ..CaptureConfig::default()
     };
     let trace = planned(&config).trace(&sent(APP, "eth0", "192.0.2.1:443"));
-    assert_eq!((&trace.fate, trace.decided_by), (&passes("eth0"), None));
-    let last = trace.stages[0].steps.last().unwrap();
-    assert_eq!(last.verdict, Verdict::NoMatch("it goes to 192.0.2.1, not 10.0.0.0/8".to_owned()));
+    assert_eq!((&trace.disposition, trace.decided_by), (&passes("eth0"), None));
+    let last = trace.tables[0].rules.last().unwrap();
+    assert_eq!(last.result, RuleResult::NoMatch("destination 192.0.2.1 is not in 10.0.0.0/8".to_owned()));
 }
 
 mod texts {
@@ -155,49 +156,51 @@ mod texts {
     use crate::config::{Group, OwnerGroups};
     use crate::restore::{RestoreFamily, restore_text};
 
-    /// Rules of somebody else, as `iptables-save` prints them.
+    /// Foreign rules, as `iptables-save` prints them.
     const FOREIGN: &str = "*nat\n:PREROUTING ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n:KUBE - [0:0]\n\
         -A PREROUTING -p icmp -j RETURN\n-A PREROUTING ! -p udp -m statistic --mode random --probability 0.5 -j KUBE\n\
         -A OUTPUT -j KUBE\n-A KUBE -p tcp -m tcp --dport 80 -j DNAT --to-destination 10.0.0.1:80\nCOMMIT\n";
 
     #[test]
-    fn what_is_not_understood_is_a_doubt() {
-        let chains = Chains::saved(FOREIGN);
+    fn unknown_conditions_and_actions_are_uncertain() {
+        let chains = Chains::from_iptables_save(FOREIGN);
         let trace = chains.trace(&arriving("10.0.0.2:80"));
-        assert_eq!(trace.doubts.len(), 1, "{:?}", trace.doubts);
-        assert!(trace.doubts[0].contains("statistic --mode random"), "{:?}", trace.doubts);
-        assert_eq!(chains.trace(&Packet { transport: Transport::Udp, ..arriving("10.0.0.2:80") }).doubts, [""; 0]);
+        assert_eq!(trace.uncertain_rules.len(), 1, "{:?}", trace.uncertain_rules);
+        assert!(trace.uncertain_rules[0].contains("statistic --mode random"), "{:?}", trace.uncertain_rules);
+        assert_eq!(
+            chains.trace(&Packet { transport: Transport::Udp, ..arriving("10.0.0.2:80") }).uncertain_rules,
+            [""; 0]
+        );
         let trace = chains.trace(&sent(APP, "eth0", "192.0.2.1:80"));
-        assert_eq!(trace.doubts, ["DNAT --to-destination 10.0.0.1:80"]);
+        assert_eq!(trace.uncertain_rules, ["DNAT --to-destination 10.0.0.1:80"]);
     }
 
     proptest::proptest! {
-        /// The plan and its iptables text, read back, send every packet the same way.
+        /// The plan and its parsed iptables text have the same disposition for every packet.
         #[test]
         fn plan_and_text_agree(
-            config in crate::arbitrary::config(),
+            config in crate::arbitrary::config_by_id(),
             packets in proptest::collection::vec(crate::arbitrary::packet(), 16),
         ) {
             let rules = planned(&config);
             for packet in packets.iter().map(|packet| packet.towards(&config)) {
                 let planned = rules.trace(&packet);
                 let family = if packet.destination.is_ipv4() { RestoreFamily::V4 } else { RestoreFamily::V6 };
-                // Rules for appending and inserting, not a listing: put in order by the plan, so the text is read by its lines.
+                // A listing has no inserts, so the plan orders the rules.
                 let text = saved_text(&rules, family, packet.destination);
                 let routing = Chains { local_delivery: rules.routing.local_delivery, ..Chains::default() };
-                let found = Chains::saved(&text).with(routing).trace(&packet);
-                proptest::prop_assert_eq!(&found.doubts, &Vec::<String>::new());
+                let found = Chains::from_iptables_save(&text).merge(routing).trace(&packet);
+                proptest::prop_assert_eq!(&found.uncertain_rules, &Vec::<String>::new());
                 proptest::prop_assert_eq!(
-                    (&found.fate, found.mark, found.connection_mark, found.zone),
-                    (&planned.fate, planned.mark, planned.connection_mark, planned.zone)
+                    (&found.disposition, found.mark, found.connection_mark, found.zone),
+                    (&planned.disposition, planned.mark, planned.connection_mark, planned.zone)
                 );
             }
         }
     }
 
-    /// Rules of a kernel carry no reasons; they are inferred from the shapes.
     #[test]
-    fn reasons_are_told_from_shapes() {
+    fn reasons_are_inferred_from_shapes() {
         let name = |name| crate::config::InterfaceName::new(name).unwrap();
         let base = CaptureConfig {
             outbound_cidrs_exclude: vec!["10.1.0.0/16".parse().unwrap(), "fd00:1::/32".parse().unwrap()],
@@ -222,8 +225,8 @@ mod texts {
             let rules = planned(&config);
             let packet: std::net::IpAddr = [10, 0, 0, 2].into();
             let text = saved_text(&rules, RestoreFamily::V4, packet);
-            let planned = Chains::planned(&rules, packet);
-            let read = Chains::saved(&text);
+            let planned = Chains::from_rule_set(&rules, packet);
+            let read = Chains::from_iptables_save(&text);
             for chain in &planned.chains {
                 let same = read.chains.iter().find(|other| (&other.table, &other.name) == (&chain.table, &chain.name));
                 let reasons = |chain: &Chain| chain.rules.iter().map(|rule| rule.reason).collect::<Vec<_>>();
@@ -232,7 +235,7 @@ mod texts {
         }
     }
 
-    /// The text as the kernel would list it: inserts carried out.
+    /// Formats rules as `iptables-save` lists them, with inserts resolved.
     fn saved_text(rules: &RuleSet, family: RestoreFamily, packet: std::net::IpAddr) -> String {
         let mut text = String::new();
         for section in restore_text(rules, family).split("COMMIT\n") {

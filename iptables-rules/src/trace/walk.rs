@@ -1,29 +1,29 @@
-//! The walk itself.
+//! Evaluates the chains for a packet.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::chains::{Base, Chains, Effect};
-use super::condition::View;
-use super::{Entry, Fate, Hook, Owner, Packet, Stage, State, Step, Trace, Verdict};
+use super::predicate::PacketView;
+use super::{ConntrackState, Disposition, Hook, Owner, Packet, PacketOrigin, RuleResult, RuleVisit, TableVisit, Trace};
 use crate::names::LOOPBACK_INTERFACE;
 
 /// Priority of connection tracking (`NF_IP_PRI_CONNTRACK`).
 const CONNTRACK: i32 = -200;
-/// More jumps than the kernel allows (`NFT_JUMP_STACK_SIZE`, and iptables follows no more than there are chains).
-const DEPTH_AT_MOST: usize = 64;
+/// Limit of nested jumps, above that of the kernel (`NFT_JUMP_STACK_SIZE`).
+const MAX_JUMP_DEPTH: usize = 64;
 
-/// Whether the rest of a chain, or of a table, is looked at.
+/// How evaluation continues after a rule or a chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Flow {
-    /// Go on with the next rule of the chain that called.
+    /// With the next rule of the calling chain.
     Next,
-    /// The table is done with.
+    /// With the next table.
     Done,
-    /// The packet is no more.
+    /// Not at all: the packet is dropped.
     Dropped,
 }
 
-/// A packet on its way.
+/// State of a trace.
 struct Walk<'a> {
     chains: &'a Chains,
     packet: &'a Packet,
@@ -34,17 +34,17 @@ struct Walk<'a> {
     destination_port: u16,
     mark: u32,
     connection_mark: u32,
-    /// Whether connection tracking has seen it.
+    /// Whether connection tracking has seen the packet.
     tracked: bool,
-    /// Zone asked for so far.
+    /// Conntrack zone that a rule has set.
     zone: Option<u16>,
     /// Port to which the connection is redirected.
     redirected: Option<u16>,
-    /// Port to whose socket the packet is assigned.
+    /// Port of the transparent socket that the packet is assigned to.
     assigned: Option<u16>,
-    stages: Vec<Stage>,
+    tables: Vec<TableVisit>,
     decided_by: Option<(usize, usize)>,
-    doubts: Vec<String>,
+    uncertain_rules: Vec<String>,
 }
 
 pub(super) fn walk(chains: &Chains, packet: &Packet) -> Trace {
@@ -62,57 +62,57 @@ pub(super) fn walk(chains: &Chains, packet: &Packet) -> Trace {
         zone: None,
         redirected: None,
         assigned: None,
-        stages: Vec::new(),
+        tables: Vec::new(),
         decided_by: None,
-        doubts: Vec::new(),
+        uncertain_rules: Vec::new(),
     };
-    let fate = walk.all();
+    let disposition = walk.traverse();
     Trace {
-        stages: walk.stages,
-        fate,
+        tables: walk.tables,
+        disposition,
         decided_by: walk.decided_by,
         mark: walk.mark,
         connection_mark: walk.connection_mark,
         zone: walk.zone.unwrap_or(0),
-        doubts: walk.doubts,
+        uncertain_rules: walk.uncertain_rules,
     }
 }
 
 impl<'a> Walk<'a> {
-    fn all(&mut self) -> Fate {
+    fn traverse(&mut self) -> Disposition {
         let packet = self.packet;
         let mut leaves_by = None;
-        match &packet.entry {
-            Entry::Arrives { interface } => {
+        match &packet.origin {
+            PacketOrigin::Received { interface } => {
                 self.in_interface = Some(interface);
-                if self.hook(Hook::Prerouting) == Flow::Dropped {
-                    return Fate::Dropped;
+                if self.run_hook(Hook::Prerouting) == Flow::Dropped {
+                    return Disposition::Dropped;
                 }
             }
-            Entry::Sent { interface, owner } => {
+            PacketOrigin::Sent { interface, owner } => {
                 self.out_interface = Some(interface);
                 self.owner = *owner;
-                if self.hook(Hook::Output) == Flow::Dropped {
-                    return Fate::Dropped;
+                if self.run_hook(Hook::Output) == Flow::Dropped {
+                    return Disposition::Dropped;
                 }
                 let out = self.route(interface);
                 leaves_by = Some(out.to_owned());
                 if out == LOOPBACK_INTERFACE {
                     (self.in_interface, self.out_interface, self.owner) = (Some(LOOPBACK_INTERFACE), None, None);
-                    if self.hook(Hook::Prerouting) == Flow::Dropped {
-                        return Fate::Dropped;
+                    if self.run_hook(Hook::Prerouting) == Flow::Dropped {
+                        return Disposition::Dropped;
                     }
                 }
             }
         }
         match (self.assigned, self.redirected) {
-            (Some(port), redirected) => Fate::Tproxied { port, redirected },
-            (None, Some(port)) => Fate::Redirected { port },
-            (None, None) => Fate::Passes { interface: leaves_by },
+            (Some(port), redirected) => Disposition::Tproxied { port, redirected },
+            (None, Some(port)) => Disposition::Redirected { port },
+            (None, None) => Disposition::Passes { interface: leaves_by },
         }
     }
 
-    /// Where a packet goes after OUTPUT. A translated destination is a loopback address; a new mark asks routing again.
+    /// Returns the output interface after OUTPUT. A redirected packet goes to a loopback address; a new mark is routed again.
     fn route(&self, interface: &'a str) -> &'a str {
         let delivered = self.chains.local_delivery.is_some_and(|delivery| delivery.mark == self.mark);
         if self.redirected.is_some() || (self.mark != self.packet.mark && delivered) {
@@ -121,13 +121,13 @@ impl<'a> Walk<'a> {
         interface
     }
 
-    fn hook(&mut self, hook: Hook) -> Flow {
+    fn run_hook(&mut self, hook: Hook) -> Flow {
         let chains = self.chains;
         for base in chains.bases.iter().filter(|base| base.hook == hook) {
             if base.priority > CONNTRACK {
                 self.tracked = true;
             }
-            if self.enter(base) == Flow::Dropped {
+            if self.run_base_chain(base) == Flow::Dropped {
                 return Flow::Dropped;
             }
         }
@@ -135,85 +135,89 @@ impl<'a> Walk<'a> {
         Flow::Next
     }
 
-    fn enter(&mut self, base: &Base) -> Flow {
+    fn run_base_chain(&mut self, base: &Base) -> Flow {
         let Some(chain) = self.chains.chains.get(base.chain) else { return Flow::Next };
-        let skipped = if base.nat { self.past_translation(base.hook) } else { None };
-        let stage = Stage { hook: base.hook, table: chain.table.clone(), skipped, steps: Vec::new() };
-        self.stages.push(stage);
-        if skipped.is_some() {
+        let skip_reason = if base.nat { self.nat_skip_reason(base.hook) } else { None };
+        let table = TableVisit { hook: base.hook, table: chain.table.clone(), skip_reason, rules: Vec::new() };
+        self.tables.push(table);
+        if skip_reason.is_some() {
             return Flow::Next;
         }
-        match self.chain(base.chain, 0) {
+        match self.run_chain(base.chain, 0) {
             Flow::Next if !chain.accepts => Flow::Dropped,
             flow => flow,
         }
     }
 
-    /// Why rules of address translation are not looked at.
-    fn past_translation(&self, hook: Hook) -> Option<&'static str> {
+    /// Returns why rules of address translation do not apply.
+    fn nat_skip_reason(&self, hook: Hook) -> Option<&'static str> {
         match self.packet.state {
-            State::Established => return Some("the first packet of the connection decided"),
-            State::Invalid => return Some("packets of no connection are not translated"),
-            State::New | State::Related => {}
+            ConntrackState::Established => return Some("the first packet of the connection decided"),
+            ConntrackState::Invalid => return Some("invalid packets are not translated"),
+            ConntrackState::New | ConntrackState::Related => {}
         }
         if self.redirected.is_some() {
             return Some("the connection has been redirected already");
         }
-        let came_back = hook == Hook::Prerouting && matches!(self.packet.entry, Entry::Sent { .. });
-        came_back.then_some("OUTPUT decided about this connection before it came back by lo")
+        let came_back = hook == Hook::Prerouting && matches!(self.packet.origin, PacketOrigin::Sent { .. });
+        came_back.then_some("OUTPUT decided about this connection before it came back over lo")
     }
 
-    fn chain(&mut self, place: usize, depth: usize) -> Flow {
+    fn run_chain(&mut self, index: usize, depth: usize) -> Flow {
         let chains = self.chains;
-        let Some(chain) = chains.chains.get(place).filter(|_| depth < DEPTH_AT_MOST) else { return Flow::Next };
+        let Some(chain) = chains.chains.get(index).filter(|_| depth < MAX_JUMP_DEPTH) else { return Flow::Next };
         for (number, rule) in (1..).zip(&chain.rules) {
             let view = self.view();
-            let refuted = rule.conditions.iter().find(|condition| view.meets(condition) == Some(false));
-            let open = rule.conditions.iter().find(|condition| view.meets(condition).is_none());
-            let verdict = match (refuted, open) {
-                (Some(condition), _) => Verdict::NoMatch(view.objection(condition)),
-                (None, Some(condition)) => Verdict::Unknown(view.objection(condition)),
-                (None, None) => Verdict::Match(rule.effects.clone()),
+            let failed = rule.conditions.iter().find(|condition| view.holds(condition) == Some(false));
+            let unknown = rule.conditions.iter().find(|condition| view.holds(condition).is_none());
+            let result = match (failed, unknown) {
+                (Some(condition), _) => RuleResult::NoMatch(view.mismatch(condition)),
+                (None, Some(condition)) => RuleResult::Unknown(view.mismatch(condition)),
+                (None, None) => RuleResult::Match(rule.effects.clone()),
             };
-            if matches!(verdict, Verdict::Unknown(_)) {
-                self.doubts.push(format!("rule {number} of chain {}: {}", chain.name, rule.text));
+            if matches!(result, RuleResult::Unknown(_)) {
+                self.uncertain_rules.push(format!("rule {number} of chain {}: {}", chain.name, rule.text));
             }
-            let matched = matches!(verdict, Verdict::Match(_));
-            self.record(Step {
+            let matched = matches!(result, RuleResult::Match(_));
+            self.record(RuleVisit {
                 chain: chain.name.clone(),
                 number,
                 depth,
                 rule: rule.text.clone(),
                 reason: rule.reason,
-                verdict,
+                result,
             });
             if !matched {
                 continue;
             }
-            let here = self.last_step();
+            let here = self.last_visit();
             for effect in &rule.effects {
-                match self.carry_out(effect, place, depth, here) {
-                    None => {}
-                    Some(Flow::Next) => return Flow::Next,
-                    Some(flow) => return flow,
+                if let Some(flow) = self.apply_effect(effect, index, depth, here) {
+                    return flow;
                 }
             }
         }
         Flow::Next
     }
 
-    /// Carries an effect out; `None` where the chain goes on.
-    fn carry_out(&mut self, effect: &Effect, place: usize, depth: usize, here: Option<(usize, usize)>) -> Option<Flow> {
+    /// Applies an effect; `None` if evaluation of the chain continues.
+    fn apply_effect(
+        &mut self,
+        effect: &Effect,
+        index: usize,
+        depth: usize,
+        here: Option<(usize, usize)>,
+    ) -> Option<Flow> {
         let chains = self.chains;
         match effect {
             Effect::Jump(name) | Effect::Goto(name) => {
-                let flow = chains.target(place, name).map_or(Flow::Next, |target| self.chain(target, depth + 1));
+                let flow = chains.target(index, name).map_or(Flow::Next, |target| self.run_chain(target, depth + 1));
                 return (flow != Flow::Next || matches!(effect, Effect::Goto(_))).then_some(flow);
             }
             Effect::Return => {
-                // What happened to a packet, or in OUTPUT, says more than that nothing happened later.
+                // An earlier redirection, or a decision in OUTPUT, is more relevant than a later return.
                 let settled = self.assigned.or(self.redirected).is_some();
-                let came_back = self.in_interface.is_some() && matches!(self.packet.entry, Entry::Sent { .. });
+                let came_back = self.in_interface.is_some() && matches!(self.packet.origin, PacketOrigin::Sent { .. });
                 if !(settled || came_back && self.decided_by.is_some()) {
                     self.decided_by = here;
                 }
@@ -256,17 +260,17 @@ impl<'a> Walk<'a> {
                     self.zone.get_or_insert(*zone);
                 }
             }
-            Effect::Unknown(what) => self.doubts.push(what.clone()),
+            Effect::Unknown(what) => self.uncertain_rules.push(what.clone()),
         }
         None
     }
 
     fn has_connection(&self) -> bool {
-        self.tracked && self.packet.state != State::Invalid
+        self.tracked && self.packet.state != ConntrackState::Invalid
     }
 
-    fn view(&self) -> View<'a> {
-        View {
+    fn view(&self) -> PacketView<'a> {
+        PacketView {
             in_interface: self.in_interface,
             out_interface: self.out_interface,
             owner: self.owner,
@@ -281,14 +285,14 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn record(&mut self, step: Step) {
-        if let Some(stage) = self.stages.last_mut() {
-            stage.steps.push(step);
+    fn record(&mut self, visit: RuleVisit) {
+        if let Some(table) = self.tables.last_mut() {
+            table.rules.push(visit);
         }
     }
 
-    fn last_step(&self) -> Option<(usize, usize)> {
-        let stage = self.stages.len().checked_sub(1)?;
-        Some((stage, self.stages.get(stage)?.steps.len().checked_sub(1)?))
+    fn last_visit(&self) -> Option<(usize, usize)> {
+        let table = self.tables.len().checked_sub(1)?;
+        Some((table, self.tables.get(table)?.rules.len().checked_sub(1)?))
     }
 }

@@ -24,6 +24,40 @@ true
 {{- end -}}
 {{- end -}}
 
+{{- /* The policies are for the whole cluster: with `auto` they come with the default revision, where the API server has them (1.30). */ -}}
+{{- define "weir.hasPolicies" -}}
+{{- if .Values.webhook.enabled -}}
+{{- if eq (toString .Values.admissionPolicies.enabled) "auto" -}}
+{{- $minor := index (splitList "." .Capabilities.KubeVersion.Version) 1 | atoi -}}
+{{- if and (not (include "weir.suffix" .)) (ge $minor 30) }}true{{ end -}}
+{{- else if .Values.admissionPolicies.enabled -}}
+true
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* Namespaces whose pods are never sent to the webhook, one per line. */ -}}
+{{- define "weir.excludedNamespaces" -}}
+kube-system
+kube-public
+kube-node-lease
+local-path-storage
+{{ .Release.Namespace }}
+weir-node
+gke-managed-system
+gke-managed-cim
+gke-managed-filestorecsi
+gke-managed-parallelstorecsi
+gke-managed-volumepopulator
+gke-managed-checkpointing
+gke-gmp-system
+gmp-system
+aks-command
+{{- range .Values.webhook.excludedNamespaces }}
+{{ . }}
+{{- end }}
+{{- end -}}
+
 {{- /* An image. Given: root; name, webhook or agent. */ -}}
 {{- define "weir.image" -}}
 {{- $images := .root.Values.images -}}
@@ -147,23 +181,8 @@ name: {{ $row.name | default "" | quote }}
       - key: kubernetes.io/metadata.name
         operator: NotIn
         values:
-          - kube-system
-          - kube-public
-          - kube-node-lease
-          - local-path-storage
-          - {{ $root.Release.Namespace }}
-          - weir-node
-          - gke-managed-system
-          - gke-managed-cim
-          - gke-managed-filestorecsi
-          - gke-managed-parallelstorecsi
-          - gke-managed-volumepopulator
-          - gke-managed-checkpointing
-          - gke-gmp-system
-          - gmp-system
-          - aks-command
-          {{- range $webhook.excludedNamespaces }}
-          - {{ . }}
+          {{- range $excluded := include "weir.excludedNamespaces" $root | splitList "\n" }}
+          - {{ $excluded }}
           {{- end }}
   objectSelector:
     matchExpressions:

@@ -1,4 +1,4 @@
-//! The plugin's binary: a copy under a name of its own first, checked, and then switched to at once.
+//! Installs the plugin's binary: copies it under a versioned name, verifies the copy, and then replaces the plugin in one step.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -6,162 +6,166 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest as _, Sha256};
 use weir_protocol::entry::PLUGIN_TYPE;
 
-use super::disk::{self, Attributes, Disk, Name, Stamp, TEMPORARY};
+use super::file_system::{self, DirEntry, FileAttributes, FileStamp, FileSystem, TEMPORARY_PREFIX};
 
-/// Mode of a program.
-const PROGRAM: Attributes = Attributes { mode: 0o755, owner: None };
-/// No plugin is larger; a wrong path must not fill the memory.
+/// Mode of the plugin.
+const PROGRAM: FileAttributes = FileAttributes { mode: 0o755, owner: None };
+/// Largest plugin that is read, so that a wrong path does not fill the memory.
 const MAX_BINARY: u64 = 64 << 20;
-/// Hex digits of the hash that stand in the name.
-const DIGITS: usize = 12;
+/// Hex digits of the hash in the versioned name.
+const HASH_DIGITS: usize = 12;
 
-/// Why the plugin is not in its folder.
+/// Error of installing the plugin.
 #[derive(Debug, thiserror::Error)]
 pub enum BinaryError {
-    /// The image does not have it.
-    #[error("plugin {path} cannot be read: {reason} (--plugin-source)")]
+    /// The plugin of the image cannot be read.
+    #[error("cannot read plugin {path}: {reason} (--plugin-source)")]
     Source {
-        /// Its path.
+        /// Path of the plugin.
         path: String,
-        /// Why.
+        /// Error of the system.
         reason: io::Error,
     },
-    /// The folder does not take it.
-    #[error("plugin cannot be written to {folder}: {reason}")]
+    /// The directory cannot be written.
+    #[error("cannot write plugin to {dir}: {reason}")]
     Write {
-        /// The folder.
-        folder: String,
-        /// Why.
+        /// Directory of plugins.
+        dir: String,
+        /// Error of the system.
         reason: io::Error,
     },
-    /// The disk gives back something else than was written.
-    #[error("plugin in {folder} differs from what was written: the disk is not sound")]
+    /// The copy differs from the plugin.
+    #[error("copy of the plugin in {dir} is corrupt: check the disk")]
     Corrupt {
-        /// The folder.
-        folder: String,
+        /// Directory of plugins.
+        dir: String,
     },
 }
 
-/// The plugin of the image, known by its hash, and what is known about the installed one.
+/// The plugin of the image, and the state of the installed one.
 #[derive(Debug, Default)]
-pub struct Binary {
+pub struct PluginBinary {
+    /// Path and hash.
     source: Option<(PathBuf, String)>,
-    /// The installed file as it was when it was found to be right.
-    known: Option<Stamp>,
+    /// Stamp of the installed file when it was last verified.
+    verified: Option<FileStamp>,
 }
 
-impl Binary {
-    /// Takes note of the plugin that is to be installed. An image does not change, so it is read once.
+impl PluginBinary {
+    /// Reads the plugin of the image, once.
     ///
     /// # Errors
     /// [`BinaryError::Source`].
-    pub fn load(&mut self, disk: &dyn Disk, source: &Path) -> Result<(), BinaryError> {
+    pub fn load(&mut self, file_system: &dyn FileSystem, source: &Path) -> Result<(), BinaryError> {
         if self.source.is_none() {
-            self.source = Some((source.to_owned(), hash(&read_source(disk, source)?)));
+            self.source = Some((source.to_owned(), hash(&read_source(file_system, source)?)));
         }
         Ok(())
     }
 
-    /// Whether the folder has the plugin already, whole and startable. Reads it only if it may have changed.
-    pub fn is_installed(&mut self, disk: &dyn Disk, folder: &Path) -> bool {
-        let Some((_, wanted)) = &self.source else { return false };
-        let path = folder.join(PLUGIN_TYPE);
-        let Ok(stamp) = disk.stamp(&path) else { return false };
-        if self.known == Some(stamp) {
+    /// Whether a directory has the plugin, complete and executable. Reads the file only if it may have changed.
+    pub fn is_installed(&mut self, file_system: &dyn FileSystem, dir: &Path) -> bool {
+        let Some((_, expected)) = &self.source else { return false };
+        let path = dir.join(PLUGIN_TYPE);
+        let Ok(stamp) = file_system.stamp(&path) else { return false };
+        if self.verified == Some(stamp) {
             return true;
         }
-        let right = disk.attributes(&path).is_ok_and(|attributes| attributes.mode & 0o111 == 0o111)
-            && disk.read(&path, MAX_BINARY).is_ok_and(|bytes| hash(&bytes) == *wanted);
-        self.known = right.then_some(stamp);
-        right
+        let valid = file_system.attributes(&path).is_ok_and(|attributes| attributes.mode & 0o111 == 0o111)
+            && file_system.read(&path, MAX_BINARY).is_ok_and(|bytes| hash(&bytes) == *expected);
+        self.verified = valid.then_some(stamp);
+        valid
     }
 
-    /// Puts the plugin into the folder: as `weir-cni-HASH`, checked, and then under its name in one step. A runtime that starts
-    /// it at any moment gets the old one or the new one.
+    /// Copies the plugin to a directory as `weir-cni-HASH`, verifies the copy, and then renames it. A runtime that starts the plugin at any
+    /// moment gets either the old or the new one.
     ///
     /// # Errors
     /// See [`BinaryError`].
-    pub fn install(&mut self, disk: &dyn Disk, folder: &Path, instance: &str) -> Result<(), BinaryError> {
-        let Some((source, wanted)) = &self.source else { return Ok(()) };
-        let bytes = &read_source(disk, source)?;
-        let write = |reason| BinaryError::Write { folder: folder.display().to_string(), reason };
-        let versioned = folder.join(version_name(wanted));
-        let right = |path: &Path| {
-            disk.attributes(path).is_ok_and(|attributes| attributes.mode == PROGRAM.mode)
-                && disk.read(path, MAX_BINARY).is_ok_and(|found| hash(&found) == *wanted)
+    pub fn install(&mut self, file_system: &dyn FileSystem, dir: &Path, instance: &str) -> Result<(), BinaryError> {
+        let Some((source, expected)) = &self.source else { return Ok(()) };
+        let bytes = &read_source(file_system, source)?;
+        let write = |reason| BinaryError::Write { dir: dir.display().to_string(), reason };
+        let versioned = dir.join(version_name(expected));
+        let is_valid = |path: &Path| {
+            file_system.attributes(path).is_ok_and(|attributes| attributes.mode == PROGRAM.mode)
+                && file_system.read(path, MAX_BINARY).is_ok_and(|found| hash(&found) == *expected)
         };
-        if !right(&versioned) {
-            disk::replace(disk, &versioned, bytes, PROGRAM, instance).map_err(write)?;
-            if !right(&versioned) {
-                return Err(BinaryError::Corrupt { folder: folder.display().to_string() });
+        if !is_valid(&versioned) {
+            file_system::replace(file_system, &versioned, bytes, PROGRAM, instance).map_err(write)?;
+            if !is_valid(&versioned) {
+                return Err(BinaryError::Corrupt { dir: dir.display().to_string() });
             }
         }
-        let name = folder.join(PLUGIN_TYPE);
-        let second = disk::temporary_beside(&name, instance);
-        let linked = disk.remove(&second).and_then(|()| disk.link(&versioned, &second));
+        let name = dir.join(PLUGIN_TYPE);
+        let link = file_system::temporary_path(&name, instance);
+        let linked = file_system.remove(&link).and_then(|()| file_system.link(&versioned, &link));
         match linked {
-            Ok(()) => disk.rename(&second, &name).and_then(|()| disk.sync_folder(folder)).map_err(write)?,
-            // Not every file system knows second names.
-            Err(_) => disk::replace(disk, &name, bytes, PROGRAM, instance).map_err(write)?,
+            Ok(()) => file_system.rename(&link, &name).and_then(|()| file_system.sync_dir(dir)).map_err(write)?,
+            // Not every file system has hard links.
+            Err(_) => file_system::replace(file_system, &name, bytes, PROGRAM, instance).map_err(write)?,
         }
-        // Renaming one name of a file over another of the same file does nothing and leaves both.
-        disk.remove(&second).map_err(write)?;
-        self.known = disk.stamp(&name).ok();
-        self.tidy(disk, folder).map_err(write)
+        // Renaming a link over another link of the same file does nothing (`rename(2)`).
+        file_system.remove(&link).map_err(write)?;
+        self.verified = file_system.stamp(&name).ok();
+        self.remove_old_versions(file_system, dir).map_err(write)
     }
 
-    /// Removes what earlier versions and attempts have left in the folder.
+    /// Removes other versions and leftovers of interrupted installations.
     ///
     /// # Errors
-    /// The kernel's reason.
-    pub fn tidy(&self, disk: &dyn Disk, folder: &Path) -> io::Result<()> {
-        let keep = self.source.as_ref().map(|(_, wanted)| folder.join(version_name(wanted)));
-        remove_versions(disk, folder, keep.as_deref())
+    /// A file cannot be removed.
+    pub fn remove_old_versions(&self, file_system: &dyn FileSystem, dir: &Path) -> io::Result<()> {
+        let keep = self.source.as_ref().map(|(_, expected)| dir.join(version_name(expected)));
+        remove_versions(file_system, dir, keep.as_deref())
     }
 }
 
-/// Whether the folder has the plugin, or anything that was written on its behalf.
-pub fn is_there(disk: &dyn Disk, folder: &Path) -> bool {
-    disk.list(folder).is_ok_and(|names| names.iter().any(|name| name.name == PLUGIN_TYPE || is_trace(name)))
+/// Whether a directory has the plugin, a version of it or a leftover.
+pub fn is_present(file_system: &dyn FileSystem, dir: &Path) -> bool {
+    file_system
+        .list(dir)
+        .is_ok_and(|names| names.iter().any(|name| name.name == PLUGIN_TYPE || is_version_or_leftover(name)))
 }
 
-/// Removes the plugin and everything that was written on its behalf.
+/// Removes the plugin, its versions and leftovers.
 ///
 /// # Errors
-/// The kernel's reason.
-pub fn uninstall(disk: &dyn Disk, folder: &Path) -> io::Result<()> {
-    disk::remove(disk, &folder.join(PLUGIN_TYPE))?;
-    remove_versions(disk, folder, None)
+/// A file cannot be removed.
+pub fn uninstall(file_system: &dyn FileSystem, dir: &Path) -> io::Result<()> {
+    file_system::remove(file_system, &dir.join(PLUGIN_TYPE))?;
+    remove_versions(file_system, dir, None)
 }
 
-/// Removes versions other than `keep`. A process that runs one goes on running it.
-fn remove_versions(disk: &dyn Disk, folder: &Path, keep: Option<&Path>) -> io::Result<()> {
-    for name in disk.list(folder)?.iter().filter(|name| is_trace(name)) {
-        let path = folder.join(&name.name);
+/// Removes versions other than `keep`; a running process is not affected.
+fn remove_versions(file_system: &dyn FileSystem, dir: &Path, keep: Option<&Path>) -> io::Result<()> {
+    for name in file_system.list(dir)?.iter().filter(|name| is_version_or_leftover(name)) {
+        let path = dir.join(&name.name);
         if Some(path.as_path()) != keep {
-            disk::remove(disk, &path)?;
+            file_system::remove(file_system, &path)?;
         }
     }
     Ok(())
 }
 
-/// A version of the plugin, or what was left of writing one.
-fn is_trace(Name { name, is_folder }: &Name) -> bool {
+/// Whether a file is a version of the plugin, or a leftover of writing one.
+fn is_version_or_leftover(DirEntry { name, is_dir }: &DirEntry) -> bool {
     let version = name.strip_prefix(PLUGIN_TYPE).and_then(|rest| rest.strip_prefix('-'));
-    let is_version = version.is_some_and(|hash| hash.len() == DIGITS && hash.chars().all(|c| c.is_ascii_hexdigit()));
-    !is_folder && (is_version || name.starts_with(TEMPORARY))
+    let is_version =
+        version.is_some_and(|hash| hash.len() == HASH_DIGITS && hash.chars().all(|c| c.is_ascii_hexdigit()));
+    !is_dir && (is_version || name.starts_with(TEMPORARY_PREFIX))
 }
 
 fn version_name(hash: &str) -> String {
-    format!("{PLUGIN_TYPE}-{}", &hash[..DIGITS])
+    format!("{PLUGIN_TYPE}-{}", &hash[..HASH_DIGITS])
 }
 
-fn read_source(disk: &dyn Disk, source: &Path) -> Result<Vec<u8>, BinaryError> {
-    let bad = |reason| BinaryError::Source { path: source.display().to_string(), reason };
-    match disk.read(source, MAX_BINARY) {
-        Ok(bytes) if bytes.is_empty() => Err(bad(io::Error::new(io::ErrorKind::UnexpectedEof, "the file is empty"))),
+fn read_source(file_system: &dyn FileSystem, source: &Path) -> Result<Vec<u8>, BinaryError> {
+    let error = |reason| BinaryError::Source { path: source.display().to_string(), reason };
+    match file_system.read(source, MAX_BINARY) {
+        Ok(bytes) if bytes.is_empty() => Err(error(io::Error::new(io::ErrorKind::UnexpectedEof, "the file is empty"))),
         Ok(bytes) => Ok(bytes),
-        Err(reason) => Err(bad(reason)),
+        Err(reason) => Err(error(reason)),
     }
 }
 
@@ -170,79 +174,4 @@ fn hash(bytes: &[u8]) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::fs;
-    use std::os::unix::fs::PermissionsExt as _;
-
-    use super::super::disk::RealDisk;
-    use super::*;
-
-    fn names(folder: &Path) -> Vec<String> {
-        RealDisk.list(folder).unwrap().into_iter().map(|name| name.name).collect()
-    }
-
-    #[test]
-    fn installs_updates_and_removes() {
-        let folder = tempfile::tempdir().unwrap();
-        let bin = folder.path().join("bin");
-        fs::create_dir(&bin).unwrap();
-        fs::write(bin.join("bridge"), "other").unwrap();
-        let mut versions = Vec::new();
-        for content in ["cni111", "cni222"] {
-            let source = folder.path().join(content);
-            fs::write(&source, content).unwrap();
-            let mut binary = Binary::default();
-            binary.load(&RealDisk, &source).unwrap();
-            assert!(!binary.is_installed(&RealDisk, &bin));
-            binary.install(&RealDisk, &bin, "x").unwrap();
-            assert!(binary.is_installed(&RealDisk, &bin));
-            assert_eq!(fs::read_to_string(bin.join(PLUGIN_TYPE)).unwrap(), content);
-            let now = names(&bin);
-            assert_eq!(now.len(), 3, "{now:?}");
-            versions.push(now[2].clone());
-            // Again, from scratch, changes nothing.
-            let mut again = Binary::default();
-            again.load(&RealDisk, &source).unwrap();
-            assert!(again.is_installed(&RealDisk, &bin));
-            again.install(&RealDisk, &bin, "y").unwrap();
-            assert_eq!(names(&bin), now);
-        }
-        assert_ne!(versions[0], versions[1]);
-        for there in [true, false] {
-            assert_eq!(is_there(&RealDisk, &bin), there);
-            uninstall(&RealDisk, &bin).unwrap();
-        }
-        assert_eq!(names(&bin), ["bridge"]);
-    }
-
-    #[test]
-    fn notices_a_changed_binary() {
-        let folder = tempfile::tempdir().unwrap();
-        let source = folder.path().join("source");
-        fs::write(&source, "plugin").unwrap();
-        let bin = folder.path().join("bin");
-        fs::create_dir(&bin).unwrap();
-        let mut binary = Binary::default();
-        binary.load(&RealDisk, &source).unwrap();
-        let spoil: [&dyn Fn(&Path); 4] = [
-            &|path| fs::remove_file(path).unwrap(),
-            &|path| fs::write(path, "plug").unwrap(),
-            &|path| fs::write(path, "").unwrap(),
-            &|path| fs::set_permissions(path, fs::Permissions::from_mode(0o644)).unwrap(),
-        ];
-        for spoil in spoil {
-            binary.install(&RealDisk, &bin, "x").unwrap();
-            spoil(&bin.join(PLUGIN_TYPE));
-            assert!(!binary.is_installed(&RealDisk, &bin));
-            binary.install(&RealDisk, &bin, "x").unwrap();
-            assert!(binary.is_installed(&RealDisk, &bin));
-        }
-    }
-
-    #[test]
-    fn an_image_without_the_plugin_says_so() {
-        let mut binary = Binary::default();
-        let error = binary.load(&RealDisk, Path::new("/nowhere/weir-cni")).unwrap_err();
-        assert!(error.to_string().contains("--plugin-source"), "{error}");
-    }
-}
+mod tests;

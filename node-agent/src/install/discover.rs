@@ -1,4 +1,4 @@
-//! Which folders the runtime of this node reads: from its configuration where that is mounted, else from the kind of node, and flags win.
+//! Finds the CNI directories of a node: from flags, else from the runtime's configuration, else from the platform's defaults.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -8,59 +8,60 @@ use toml::{Table, Value};
 use super::finding::Finding;
 use crate::args::{InstallArgs, Platform};
 
-/// Usual folders.
+/// Default directory of network configurations.
 const CONF: &str = "/etc/cni/net.d";
+/// Default directory of plugins.
 const BIN: &str = "/opt/cni/bin";
-/// Bounds of what a configuration may drag in.
+/// Most files that one configuration may import.
 const MAX_FILES: usize = 64;
 
-/// A folder of the host.
+/// A directory of the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Folder {
-    /// As it is called here.
-    pub here: PathBuf,
-    /// As the host calls it.
+pub struct HostDir {
+    /// Path as mounted in this container.
+    pub mounted: PathBuf,
+    /// Path on the host.
     pub host: String,
 }
 
-/// What was found.
+/// CNI directories of a node, and its runtimes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Places {
-    /// Network configurations.
-    pub conf: Folder,
-    /// Plugins, in the order in which the runtime looks; the first one is installed to.
-    pub bins: Vec<Folder>,
-    /// Binaries of the runtime, as they are called here; the first that is there counts.
+pub struct NodeDirs {
+    /// Directory of network configurations.
+    pub conf: HostDir,
+    /// Directories of plugins, in the runtime's search order; the plugin is installed to the first.
+    pub bins: Vec<HostDir>,
+    /// Candidates for the runtime's binary, as mounted; the first that exists counts.
     pub runtimes: Vec<PathBuf>,
-    /// Where the folders were found.
+    /// Where the directories are configured, for messages.
     pub source: String,
-    /// What is odd about it.
+    /// Contradictions between flags and runtime.
     pub findings: Vec<Finding>,
 }
 
-/// The host's files, as far as they are mounted here.
+/// The host's files, as far as they are mounted.
 pub trait HostFiles {
-    /// Content of a file of the host.
+    /// Returns the content of a file.
     fn read(&self, path: &str) -> Option<Vec<u8>>;
-    /// Names in a folder of the host, sorted.
-    fn names(&self, folder: &str) -> Vec<String>;
-    /// Whether there is something at a path of the host.
+    /// Returns the names of the files in a directory, sorted.
+    fn names(&self, dir: &str) -> Vec<String>;
+    /// Whether a path exists.
     fn exists(&self, path: &str) -> bool;
 }
 
-/// What a runtime's configuration says.
+/// Directories in a runtime's configuration.
 #[derive(Debug, Default)]
-struct Configured {
+struct RuntimeConfig {
     conf: Option<String>,
     bins: Vec<String>,
 }
 
-/// What is known of a kind of node.
-struct Known {
+/// Default directories of a platform.
+struct PlatformDefaults {
     conf: &'static str,
     bin: &'static str,
-    /// Something that is on such nodes and on no others.
-    mark: Option<&'static str>,
+    /// A path that exists on nodes of this platform only.
+    marker: Option<&'static str>,
     containerd: &'static [&'static str],
     runtimes: &'static [&'static str],
 }
@@ -69,112 +70,122 @@ const CONTAINERD: &[&str] = &["/etc/containerd/config.toml"];
 const RUNTIMES: &[&str] =
     &["/usr/bin/containerd", "/usr/local/bin/containerd", "/bin/containerd", "/usr/bin/crio", "/usr/local/bin/crio"];
 
-const fn known(platform: Platform) -> Known {
-    let usual = Known { conf: CONF, bin: BIN, mark: None, containerd: CONTAINERD, runtimes: RUNTIMES };
+const fn defaults_of(platform: Platform) -> PlatformDefaults {
+    let usual = PlatformDefaults { conf: CONF, bin: BIN, marker: None, containerd: CONTAINERD, runtimes: RUNTIMES };
     match platform {
-        // Both write the usual configuration of containerd, and their folders are the usual ones.
+        // All three use the default directories.
         Platform::Generic | Platform::Minikube | Platform::Bottlerocket => usual,
-        Platform::Gke => Known { bin: "/home/kubernetes/bin", mark: Some("/home/kubernetes/bin"), ..usual },
-        Platform::K3s => Known {
+        Platform::Gke => {
+            PlatformDefaults { bin: "/home/kubernetes/bin", marker: Some("/home/kubernetes/bin"), ..usual }
+        }
+        Platform::K3s => PlatformDefaults {
             conf: "/var/lib/rancher/k3s/agent/etc/cni/net.d",
             bin: "/var/lib/rancher/k3s/data/cni",
-            mark: Some("/var/lib/rancher/k3s/agent"),
+            marker: Some("/var/lib/rancher/k3s/agent"),
             containerd: &["/var/lib/rancher/k3s/agent/etc/containerd/config.toml"],
             runtimes: &["/var/lib/rancher/k3s/data/current/bin/containerd"],
         },
-        Platform::K3d => Known {
+        Platform::K3d => PlatformDefaults {
             conf: "/var/lib/rancher/k3s/agent/etc/cni/net.d",
             bin: "/bin",
-            mark: None,
+            marker: None,
             containerd: &["/var/lib/rancher/k3s/agent/etc/containerd/config.toml"],
             runtimes: &["/bin/containerd"],
         },
-        Platform::Microk8s => Known {
+        Platform::Microk8s => PlatformDefaults {
             conf: "/var/snap/microk8s/current/args/cni-network",
             bin: "/var/snap/microk8s/current/opt/cni/bin",
-            mark: Some("/var/snap/microk8s/current"),
+            marker: Some("/var/snap/microk8s/current"),
             containerd: &["/var/snap/microk8s/current/args/containerd.toml"],
             runtimes: &["/snap/microk8s/current/bin/containerd"],
         },
-        Platform::Openshift => Known {
+        Platform::Openshift => PlatformDefaults {
             conf: "/etc/cni/multus/net.d",
             bin: "/var/lib/cni/bin",
-            mark: Some("/etc/cni/multus/net.d"),
+            marker: Some("/etc/cni/multus/net.d"),
             containerd: &[],
             runtimes: &["/usr/bin/crio"],
         },
-        Platform::Talos => Known { containerd: &["/etc/cri/containerd.toml", "/etc/containerd/config.toml"], ..usual },
+        Platform::Talos => {
+            PlatformDefaults { containerd: &["/etc/cri/containerd.toml", "/etc/containerd/config.toml"], ..usual }
+        }
     }
 }
 
-/// Kinds of nodes that can be told by what is on them.
-const MARKED: [Platform; 4] = [Platform::K3s, Platform::Microk8s, Platform::Openshift, Platform::Gke];
+/// Platforms with a marker.
+const DETECTABLE: [Platform; 4] = [Platform::K3s, Platform::Microk8s, Platform::Openshift, Platform::Gke];
 
-/// Finds the folders.
-pub fn discover(args: &InstallArgs, host: &dyn HostFiles) -> Places {
-    let marked = || MARKED.into_iter().find(|platform| known(*platform).mark.is_some_and(|mark| host.exists(mark)));
-    let platform = args.platform.or_else(marked).unwrap_or(Platform::Generic);
-    let known = known(platform);
+/// Finds the CNI directories.
+pub fn discover(args: &InstallArgs, host: &dyn HostFiles) -> NodeDirs {
+    let detected = || {
+        DETECTABLE.into_iter().find(|platform| defaults_of(*platform).marker.is_some_and(|marker| host.exists(marker)))
+    };
+    let platform = args.platform.or_else(detected).unwrap_or(Platform::Generic);
+    let defaults = defaults_of(platform);
     let mut findings = Vec::new();
 
-    // On OpenShift the runtime's own folder is that of Multus itself, which calls our network by name.
+    // On OpenShift the runtime reads the directory of Multus, which calls our network by its name.
     let configured = match platform {
         Platform::Openshift => None,
-        _ => configured(&known, host, &mut findings),
+        _ => configured(&defaults, host, &mut findings),
     };
     let (source, configured) = match configured {
         Some((source, configured)) => (source, configured),
-        None => (format!("the usual folders of {platform:?}").to_lowercase(), Configured::default()),
+        None => (format!("default directories of {platform:?}").to_lowercase(), RuntimeConfig::default()),
     };
-    let place = |path: &str| Folder { here: below(&args.host_root, path), host: path.to_owned() };
-    let found_conf = configured.conf.clone().unwrap_or_else(|| known.conf.to_owned());
-    let found_bins = if configured.bins.is_empty() { vec![known.bin.to_owned()] } else { configured.bins.clone() };
+    let host_dir = |path: &str| HostDir { mounted: under_root(&args.host_root, path), host: path.to_owned() };
+    let found_conf = configured.conf.clone().unwrap_or_else(|| defaults.conf.to_owned());
+    let found_bins = if configured.bins.is_empty() { vec![defaults.bin.to_owned()] } else { configured.bins.clone() };
 
-    let given = |here: &Option<PathBuf>, host: &Option<PathBuf>| {
-        let here = here.clone().filter(|path| !path.as_os_str().is_empty())?;
-        let outside = here.strip_prefix(&args.host_root).map(|rest| Path::new("/").join(rest));
-        let host = host.clone().unwrap_or_else(|| outside.unwrap_or_else(|_| here.clone()));
-        Some(Folder { here, host: host.display().to_string() })
+    let given = |mounted: &Option<PathBuf>, host: &Option<PathBuf>| {
+        let mounted = mounted.clone().filter(|path| !path.as_os_str().is_empty())?;
+        let unmounted = mounted.strip_prefix(&args.host_root).map(|rest| Path::new("/").join(rest));
+        let host = host.clone().unwrap_or_else(|| unmounted.unwrap_or_else(|_| mounted.clone()));
+        Some(HostDir { mounted, host: host.display().to_string() })
     };
     let conf = given(&args.mounted_cni_net_dir, &args.cni_net_dir);
     let bin = given(&args.mounted_cni_bin_dir, &args.cni_bin_dir);
-    if let Some(Folder { host, .. }) =
+    if let Some(HostDir { host, .. }) =
         conf.as_ref().filter(|conf| configured.conf.as_ref().is_some_and(|read| *read != conf.host))
     {
-        findings.push(Finding::WrongFolder {
+        findings.push(Finding::WrongDir {
             flag: "--mounted-cni-net-dir",
             given: host.clone(),
             read: found_conf.clone(),
-            source: source.clone(),
+            file: source.clone(),
         });
     }
-    if let Some(Folder { host, .. }) =
+    if let Some(HostDir { host, .. }) =
         bin.as_ref().filter(|bin| !configured.bins.is_empty() && !configured.bins.contains(&bin.host))
     {
-        findings.push(Finding::WrongFolder {
+        findings.push(Finding::WrongDir {
             flag: "--mounted-cni-bin-dir",
             given: host.clone(),
             read: found_bins.join(", "),
-            source: source.clone(),
+            file: source.clone(),
         });
     }
-    Places {
-        conf: conf.unwrap_or_else(|| place(&found_conf)),
-        bins: bin.map_or_else(|| found_bins.iter().map(|path| place(path)).collect(), |bin| vec![bin]),
-        runtimes: known.runtimes.iter().map(|path| below(&args.host_root, path)).collect(),
+    NodeDirs {
+        conf: conf.unwrap_or_else(|| host_dir(&found_conf)),
+        bins: bin.map_or_else(|| found_bins.iter().map(|path| host_dir(path)).collect(), |bin| vec![bin]),
+        runtimes: defaults.runtimes.iter().map(|path| under_root(&args.host_root, path)).collect(),
         source,
         findings,
     }
 }
 
-/// Where a path of the host is found here.
-pub fn below(root: &Path, path: &str) -> PathBuf {
+/// Returns where a path of the host is mounted.
+pub fn under_root(root: &Path, path: &str) -> PathBuf {
     root.join(path.trim_start_matches('/'))
 }
 
-/// The first runtime's configuration that is there.
-fn configured(known: &Known, host: &dyn HostFiles, findings: &mut Vec<Finding>) -> Option<(String, Configured)> {
-    for path in known.containerd {
+/// Reads the configuration of the first runtime that has one.
+fn configured(
+    defaults: &PlatformDefaults,
+    host: &dyn HostFiles,
+    findings: &mut Vec<Finding>,
+) -> Option<(String, RuntimeConfig)> {
+    for path in defaults.containerd {
         if let Some(bytes) = host.read(path) {
             return match parse(&bytes) {
                 Ok(table) => Some(((*path).to_owned(), containerd(&table, path, host, findings))),
@@ -193,14 +204,13 @@ fn parse(bytes: &[u8]) -> Result<Table, String> {
     text.parse::<Table>().map_err(|error| error.message().to_owned())
 }
 
-/// containerd's file and what it imports; what comes later wins.
-fn containerd(main: &Table, path: &str, host: &dyn HostFiles, findings: &mut Vec<Finding>) -> Configured {
-    let mut configured = Configured::default();
-    let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
+/// Reads containerd's file and its imports; later values win.
+fn containerd(main: &Table, path: &str, host: &dyn HostFiles, findings: &mut Vec<Finding>) -> RuntimeConfig {
+    let mut configured = RuntimeConfig::default();
+    let dir = path.rsplit_once('/').map_or("", |(dir, _)| dir);
     merge_containerd(&mut configured, main);
     let imports = main.get("imports").and_then(Value::as_array).cloned().unwrap_or_default();
-    let files =
-        imports.iter().filter_map(Value::as_str).flat_map(|pattern| glob(pattern, folder, host)).take(MAX_FILES);
+    let files = imports.iter().filter_map(Value::as_str).flat_map(|pattern| glob(pattern, dir, host)).take(MAX_FILES);
     for file in files {
         match host.read(&file).map(|bytes| parse(&bytes)) {
             Some(Ok(table)) => merge_containerd(&mut configured, &table),
@@ -211,8 +221,8 @@ fn containerd(main: &Table, path: &str, host: &dyn HostFiles, findings: &mut Vec
     configured
 }
 
-/// The section of the CRI plugin has another name in each version of the file (1, 2, 3).
-fn merge_containerd(configured: &mut Configured, table: &Table) {
+/// Merges the section of the CRI plugin, whose name differs between versions 1, 2 and 3 of the file.
+fn merge_containerd(configured: &mut RuntimeConfig, table: &Table) {
     let Some(plugins) = table.get("plugins").and_then(Value::as_table) else { return };
     for section in ["cri", "io.containerd.grpc.v1.cri", "io.containerd.cri.v1.runtime"] {
         let Some(cni) = plugins.get(section).and_then(|section| section.get("cni")) else { continue };
@@ -228,8 +238,8 @@ fn merge_containerd(configured: &mut Configured, table: &Table) {
     }
 }
 
-/// CRI-O's file and its drop-ins; what comes later wins.
-fn crio(host: &dyn HostFiles, findings: &mut Vec<Finding>) -> Option<Configured> {
+/// Reads CRI-O's file and its drop-ins; later values win.
+fn crio(host: &dyn HostFiles, findings: &mut Vec<Finding>) -> Option<RuntimeConfig> {
     const FOLDER: &str = "/etc/crio/crio.conf.d";
     let drop_ins = host.names(FOLDER).into_iter().take(MAX_FILES).map(|name| format!("{FOLDER}/{name}"));
     let mut found = None;
@@ -238,7 +248,7 @@ fn crio(host: &dyn HostFiles, findings: &mut Vec<Finding>) -> Option<Configured>
             None => {}
             Some(Err(reason)) => findings.push(Finding::RuntimeConfiguration { file, reason }),
             Some(Ok(table)) => {
-                let configured: &mut Configured = found.get_or_insert_default();
+                let configured: &mut RuntimeConfig = found.get_or_insert_default();
                 let Some(network) = table.get("crio").and_then(|crio| crio.get("network")) else { continue };
                 if let Some(conf) = text(network, "network_dir") {
                     configured.conf = Some(conf);
@@ -253,7 +263,7 @@ fn crio(host: &dyn HostFiles, findings: &mut Vec<Finding>) -> Option<Configured>
     found
 }
 
-/// A text that is a path. With a variable in it (MicroK8s: `${SNAP_DATA}`) nobody here can tell which.
+/// Returns an absolute path without variables (MicroK8s has `${SNAP_DATA}`).
 fn text(table: &Value, key: &str) -> Option<String> {
     let text = table.get(key)?.as_str()?.trim_end_matches('/');
     (text.starts_with('/') && !text.contains('$')).then(|| text.to_owned())
@@ -265,19 +275,19 @@ fn texts(table: &Value, key: &str) -> Vec<String> {
     all.filter(|path| path.starts_with('/') && !path.contains('$')).map(str::to_owned).collect()
 }
 
-/// Files that a pattern with `*` in its last part names.
-fn glob(pattern: &str, folder: &str, host: &dyn HostFiles) -> Vec<String> {
-    let pattern = if pattern.starts_with('/') { pattern.to_owned() } else { format!("{folder}/{pattern}") };
-    let Some((folder, name)) = pattern.rsplit_once('/') else { return Vec::new() };
+/// Expands a pattern with `*` in its last component.
+fn glob(pattern: &str, dir: &str, host: &dyn HostFiles) -> Vec<String> {
+    let pattern = if pattern.starts_with('/') { pattern.to_owned() } else { format!("{dir}/{pattern}") };
+    let Some((dir, name)) = pattern.rsplit_once('/') else { return Vec::new() };
     match name.split_once('*') {
         None => vec![pattern],
         Some((before, after)) => host
-            .names(folder)
+            .names(dir)
             .into_iter()
             .filter(|name| {
                 name.len() >= before.len() + after.len() && name.starts_with(before) && name.ends_with(after)
             })
-            .map(|name| format!("{folder}/{name}"))
+            .map(|name| format!("{dir}/{name}"))
             .collect(),
     }
 }
@@ -288,18 +298,18 @@ impl HostFiles for BTreeMap<String, Vec<u8>> {
         self.get(path).cloned()
     }
 
-    fn names(&self, folder: &str) -> Vec<String> {
-        let folder = format!("{folder}/");
+    fn names(&self, dir: &str) -> Vec<String> {
+        let dir = format!("{dir}/");
         self.keys()
-            .filter_map(|path| path.strip_prefix(&folder))
+            .filter_map(|path| path.strip_prefix(&dir))
             .filter(|name| !name.contains('/'))
             .map(str::to_owned)
             .collect()
     }
 
     fn exists(&self, path: &str) -> bool {
-        let folder = format!("{path}/");
-        self.keys().any(|known| known == path || known.starts_with(&folder))
+        let dir = format!("{path}/");
+        self.keys().any(|known| known == path || known.starts_with(&dir))
     }
 }
 

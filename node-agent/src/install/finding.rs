@@ -1,239 +1,186 @@
-//! What stands in the way of the mesh on this node: one sentence and its remedy each, all of them at once.
+//! Obstacles on a node that keep meshed pods from starting with their rules, each with its fix.
 
-use std::fmt;
-
-/// One finding.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+/// An obstacle on this node.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 pub enum Finding {
-    /// No network to be a part of.
+    /// The directory has no network configuration.
+    #[error("{}", match pinned {
+        None => format!("no network configuration in {dir}: waiting for the node's network to be installed (if it is, set its directory with --mounted-cni-net-dir)"),
+        Some(pinned) => format!("{dir} has no network configuration {pinned}: waiting for it (--cni-conf-name)"),
+    })]
     NoConfiguration {
-        /// Folder that was looked at.
-        folder: String,
-        /// The one file that is waited for, where one was named.
+        /// Directory.
+        dir: String,
+        /// The file that `--cni-conf-name` names.
         pinned: Option<String>,
     },
-    /// The first file is one that containerd refuses, and with it all others.
+    /// The first file is invalid, so containerd rejects the whole directory.
+    #[error(
+        "{file}: {reason}; it sorts first, so containerd rejects every configuration of the directory: fix or remove it"
+    )]
     InvalidFirst {
         /// The file.
         file: String,
-        /// What is wrong with it.
+        /// Why it is invalid.
         reason: String,
     },
-    /// A file that runtimes pass over or never come to.
-    InvalidNeighbour {
+    /// A file that is not the first is invalid.
+    #[error("{file}: {reason}; skipped")]
+    InvalidOther {
         /// The file.
         file: String,
-        /// What is wrong with it.
+        /// Why it is invalid.
         reason: String,
     },
-    /// The named configuration is not the one that runtimes take.
+    /// Runtimes use another file than `--cni-conf-name`.
+    #[error("runtimes use {by}, not {pinned} (--cni-conf-name): rename one of them, or change the flag")]
     Preempted {
-        /// The named one.
+        /// The file that `--cni-conf-name` names.
         pinned: String,
-        /// The one that is taken.
+        /// The file that runtimes use.
         by: String,
     },
-    /// A name that runtimes do not read.
-    NotRead {
+    /// Runtimes do not read files of this extension.
+    #[error("{file} does not end in .conf, .conflist or .json, so no runtime reads it (--cni-conf-name)")]
+    UnreadExtension {
         /// The file.
         file: String,
     },
-    /// A list whose version the plugin does not speak, and that cannot be raised.
-    Version {
+    /// The plugin does not support the list's version, which cannot be raised.
+    #[error("{file} has cniVersion '{version}', which weir-cni does not support; left unchanged: {reason}")]
+    UnsupportedVersion {
         /// The file.
         file: String,
-        /// Its version; empty where it names none.
+        /// Its version; empty where it has none.
         version: String,
-        /// Why it is not raised.
+        /// Why it cannot be raised.
         reason: String,
     },
-    /// Drop-ins were asked for and cannot be used.
+    /// Drop-ins are configured, but cannot be used.
+    #[error("cannot use a drop-in; falling back to chained mode: {reason}")]
     DropInsNotRead {
         /// Why not.
         reason: String,
     },
-    /// Our own file is not the one that runtimes take.
+    /// Runtimes use another file than our own list.
+    #[error("runtimes use {by}, which sorts before our {file}: change --owned-cni-config-filename")]
     OwnedNotFirst {
         /// Our file.
         file: String,
-        /// The one before it.
+        /// The file that sorts before it.
         by: String,
     },
-    /// Under a name that we would write there is somebody else's file.
-    Foreign {
+    /// A file of another component has the name of ours.
+    #[error("{file} belongs to another component and is not overwritten: rename or remove it")]
+    NotOurFile {
         /// The file.
         file: String,
     },
-    /// Cilium sets other people's configurations aside.
+    /// Cilium renames configurations of other components.
+    #[error(
+        "{file}: Cilium renames configurations of other components: set cni.exclusive=false in its Helm values (cni-exclusive in its ConfigMap)"
+    )]
     CiliumExclusive {
-        /// What it has set aside.
+        /// A file that it has renamed.
         file: String,
     },
-    /// Another mesh's plugin is in the same list.
+    /// The list has the plugin of another mesh.
+    #[error("{file} has the plugin {plugin} of another mesh, and both would capture the same pods: remove one of them")]
     OtherMesh {
         /// The file.
         file: String,
-        /// Its plugin.
+        /// Plugin of the other mesh.
         plugin: String,
     },
-    /// A plugin of the list that no runtime would find, or could start.
-    Plugin {
+    /// The runtime cannot find or start a plugin of the list.
+    #[error("{file} uses the plugin {plugin}, but {reason}; no pod of this network can start")]
+    PluginMissing {
         /// The file.
         file: String,
         /// The plugin.
         plugin: String,
-        /// What is wrong with it.
+        /// Why it cannot be started.
         reason: String,
     },
-    /// A folder that is not there.
-    MissingFolder {
-        /// As it is called here.
-        folder: String,
-        /// As the host calls it.
+    /// A directory does not exist.
+    #[error("{dir} does not exist: mount {host} of the host there, or set another directory")]
+    MissingDir {
+        /// Path as mounted here.
+        dir: String,
+        /// Path on the host.
         host: String,
     },
-    /// A folder that cannot be written.
+    /// A directory is mounted read-only.
+    #[error(
+        "{dir} is read-only: mount it writable; if it is read-only on the host (GKE: /opt), use the platform's directory (--platform, --mounted-cni-bin-dir)"
+    )]
     ReadOnly {
-        /// As it is called here.
-        folder: String,
+        /// Path as mounted here.
+        dir: String,
     },
-    /// A folder of programs from which nothing can be started.
+    /// The directory of plugins is mounted noexec.
+    #[error("{dir} is mounted noexec, so no plugin in it can be started: use the platform's directory (--platform)")]
     NoExec {
-        /// As it is called here.
-        folder: String,
+        /// Path as mounted here.
+        dir: String,
     },
-    /// The runtime reads another folder.
-    WrongFolder {
-        /// The flag that names the wrong one.
+    /// The runtime reads another directory than a flag names.
+    #[error("{flag} is {given}, but the runtime reads {read} ({file}): mount and set that directory")]
+    WrongDir {
+        /// The flag.
         flag: &'static str,
-        /// What it names.
+        /// Its value.
         given: String,
-        /// What the runtime's configuration names.
+        /// Directory in the runtime's configuration.
         read: String,
-        /// Where that stands.
-        source: String,
+        /// File with that configuration.
+        file: String,
     },
-    /// The runtime hands over no annotations.
+    /// The runtime does not pass pod annotations to plugins.
+    #[error(
+        "{binary} does not pass pod annotations to plugins (containerd before 1.5, CRI-O before 1.29): update it; until then the plugin asks the agent about every pod"
+    )]
     NoPodAnnotations {
-        /// Its binary.
+        /// Binary of the runtime.
         binary: String,
     },
-    /// The configuration of the runtime cannot be understood.
+    /// The runtime's configuration cannot be parsed.
+    #[error("{file}: {reason}; assuming the default directories")]
     RuntimeConfiguration {
         /// The file.
         file: String,
-        /// What is wrong with it.
+        /// Why it cannot be parsed.
         reason: String,
     },
 }
 
 impl Finding {
-    /// Name for logs and labels.
+    /// Returns the name used in logs and metrics.
     pub const fn name(&self) -> &'static str {
         match self {
             Self::NoConfiguration { .. } => "no-configuration",
             Self::InvalidFirst { .. } => "invalid-first",
-            Self::InvalidNeighbour { .. } => "invalid-neighbour",
+            Self::InvalidOther { .. } => "invalid-neighbour",
             Self::Preempted { .. } => "preempted",
-            Self::NotRead { .. } => "not-read",
-            Self::Version { .. } => "version",
+            Self::UnreadExtension { .. } => "not-read",
+            Self::UnsupportedVersion { .. } => "version",
             Self::DropInsNotRead { .. } => "drop-ins-not-read",
             Self::OwnedNotFirst { .. } => "owned-not-first",
-            Self::Foreign { .. } => "foreign-file",
+            Self::NotOurFile { .. } => "foreign-file",
             Self::CiliumExclusive { .. } => "cilium-exclusive",
             Self::OtherMesh { .. } => "other-mesh",
-            Self::Plugin { .. } => "plugin",
-            Self::MissingFolder { .. } => "missing-folder",
+            Self::PluginMissing { .. } => "plugin",
+            Self::MissingDir { .. } => "missing-folder",
             Self::ReadOnly { .. } => "read-only",
             Self::NoExec { .. } => "noexec",
-            Self::WrongFolder { .. } => "wrong-folder",
+            Self::WrongDir { .. } => "wrong-folder",
             Self::NoPodAnnotations { .. } => "no-pod-annotations",
             Self::RuntimeConfiguration { .. } => "runtime-configuration",
         }
     }
 
-    /// Whether pods of the mesh can be without their rules because of it, or cannot start.
-    pub const fn is_serious(&self) -> bool {
-        !matches!(self, Self::InvalidNeighbour { .. } | Self::DropInsNotRead { .. } | Self::RuntimeConfiguration { .. })
-    }
-}
-
-impl fmt::Display for Finding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NoConfiguration { folder, pinned: None } => write!(
-                f,
-                "no network configuration in {folder}: waiting for the network of the node to be installed (if it is, its folder is another one: --mounted-cni-net-dir)"
-            ),
-            Self::NoConfiguration { folder, pinned: Some(pinned) } => {
-                write!(f, "{pinned} is not in {folder}, or no network configuration: waiting for it (--cni-conf-name)")
-            }
-            Self::InvalidFirst { file, reason } => write!(
-                f,
-                "{file}: {reason}; it sorts first, so containerd refuses every configuration of the folder: mend or remove it"
-            ),
-            Self::InvalidNeighbour { file, reason } => write!(f, "{file}: {reason}; it is passed over"),
-            Self::Preempted { pinned, by } => {
-                write!(
-                    f,
-                    "runtimes take {by}, not {pinned}, which --cni-conf-name names: rename one of them, or name the other"
-                )
-            }
-            Self::NotRead { file } => {
-                write!(f, "{file} ends in none of .conf, .conflist, .json: no runtime reads it (--cni-conf-name)")
-            }
-            Self::Version { file, version, reason } => {
-                write!(
-                    f,
-                    "{file} has cniVersion '{version}', which the plugin does not speak; it is left alone: {reason}"
-                )
-            }
-            Self::DropInsNotRead { reason } => write!(f, "no drop-in, the entry is chained: {reason}"),
-            Self::OwnedNotFirst { file, by } => {
-                write!(
-                    f,
-                    "runtimes take {by}, which sorts before our {file}: choose another --owned-cni-config-filename"
-                )
-            }
-            Self::Foreign { file } => {
-                write!(f, "{file} is somebody else's and is not overwritten: rename or remove it")
-            }
-            Self::CiliumExclusive { file } => write!(
-                f,
-                "{file}: Cilium sets other configurations aside: set cni.exclusive=false in its Helm values (cni-exclusive in its ConfigMap)"
-            ),
-            Self::OtherMesh { file, plugin } => {
-                write!(
-                    f,
-                    "{file} has the plugin {plugin} of another mesh: both would program the same pods; remove one of them"
-                )
-            }
-            Self::Plugin { file, plugin, reason } => {
-                write!(f, "{file} names the plugin {plugin}: {reason}; no pod of this network can start")
-            }
-            Self::MissingFolder { folder, host } => {
-                write!(f, "{folder} is not there: mount {host} of the host at this path, or name another folder")
-            }
-            Self::ReadOnly { folder } => write!(
-                f,
-                "{folder} is read-only: mount it writable; where the host's own is (GKE: /opt), use the platform's folder (--platform, --mounted-cni-bin-dir)"
-            ),
-            Self::NoExec { folder } => {
-                write!(
-                    f,
-                    "{folder} is mounted noexec: nothing in it can be started; use the platform's folder (--platform)"
-                )
-            }
-            Self::WrongFolder { flag, given, read, source } => {
-                write!(f, "{flag} is {given}, but the runtime reads {read} ({source}): mount that one and name it")
-            }
-            Self::NoPodAnnotations { binary } => write!(
-                f,
-                "{binary} hands no annotations to plugins (containerd before 1.5, CRI-O before 1.29): update it; until then every pod is looked up in the agent"
-            ),
-            Self::RuntimeConfiguration { file, reason } => {
-                write!(f, "{file}: {reason}; its folders are taken to be the usual ones")
-            }
-        }
+    /// Whether meshed pods may lack their rules or fail to start because of it.
+    pub const fn is_error(&self) -> bool {
+        !matches!(self, Self::InvalidOther { .. } | Self::DropInsNotRead { .. } | Self::RuntimeConfiguration { .. })
     }
 }

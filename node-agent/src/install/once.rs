@@ -1,65 +1,68 @@
-//! The subcommands that act once and end.
+//! The subcommands `install` and `uninstall`.
 
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::disk::RealDisk;
-use super::pass::{Installer, Mode, Outcome};
-use super::settings::Settings;
-use super::uninstall::{self, BinaryLeft, Uninstalled};
+use super::file_system::OsFileSystem;
+use super::installer::{InstallOutcome, Installer, Mode};
+use super::settings::InstallSettings;
+use super::uninstall::{self, BinaryRemoval, UninstallReport};
 
-/// Between two attempts.
-const RETRY: Duration = Duration::from_millis(500);
+/// Pause between two attempts.
+const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
-/// What was done.
+/// Result of a subcommand.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Done {
-    /// For people.
-    pub text: String,
-    /// Whether nothing is left to be done later.
-    pub all: bool,
+pub struct Completion {
+    /// What was done, for people.
+    pub summary: String,
+    /// Whether nothing is left to do later.
+    pub is_complete: bool,
 }
 
-/// Installs, and waits up to `wait` for a network to install into. Says what was done.
+/// Installs the plugin, and waits at most `wait` for a network configuration.
 ///
 /// # Errors
-/// Why it is not installed, all reasons.
-pub fn install(settings: Settings, wait: Duration) -> Result<Done, Vec<String>> {
-    let end = Instant::now() + wait;
-    let mut installer = Installer::new(settings, RealDisk);
+/// All reasons why the plugin is not installed.
+pub fn install(settings: InstallSettings, wait: Duration) -> Result<Completion, Vec<String>> {
+    let deadline = Instant::now() + wait;
+    let mut installer = Installer::new(settings, OsFileSystem);
     loop {
-        let report = installer.pass(Mode::Act);
+        let report = installer.reconcile(Mode::Apply);
         let findings = || report.findings.iter().map(ToString::to_string);
-        let mut wrong: Vec<String> = match report.outcome {
-            Outcome::InPlace { file } => {
-                let lines = [format!("plugin and entry are in place: {file}")].into_iter().chain(findings());
-                return Ok(Done { text: lines.collect::<Vec<_>>().join("\n"), all: true });
+        let mut errors: Vec<String> = match report.outcome {
+            InstallOutcome::Installed { file } => {
+                let lines = [format!("plugin and conflist entry are installed: {file}")].into_iter().chain(findings());
+                return Ok(Completion { summary: lines.collect::<Vec<_>>().join("\n"), is_complete: true });
             }
-            Outcome::Yielded(why) => return Ok(Done { text: why.to_string(), all: true }),
-            Outcome::BinaryFailed(why) | Outcome::ConfigurationFailed(why) => vec![why],
-            Outcome::Waiting | Outcome::Pending(_) => Vec::new(),
+            InstallOutcome::Superseded(why) => return Ok(Completion { summary: why.to_string(), is_complete: true }),
+            InstallOutcome::BinaryFailed(why) | InstallOutcome::ConfigurationFailed(why) => vec![why],
+            InstallOutcome::NoNetwork | InstallOutcome::RestorePending(_) => Vec::new(),
         };
-        if Instant::now() >= end {
-            wrong.extend(findings());
-            return Err(wrong);
+        if Instant::now() >= deadline {
+            errors.extend(findings());
+            return Err(errors);
         }
-        thread::sleep(RETRY);
+        thread::sleep(RETRY_INTERVAL);
     }
 }
 
-/// Takes everything off the node. Says what was done.
+/// Removes the plugin and its entry from the node.
 ///
 /// # Errors
-/// What could not be removed, all of it.
-pub fn uninstall(settings: &Settings, wait: Duration) -> Result<Done, Vec<String>> {
-    let Uninstalled { files, binary } = uninstall::uninstall(settings, &RealDisk, wait)?;
-    let files =
-        if files.is_empty() { "no file had our entry".to_owned() } else { format!("put back: {}", files.join(", ")) };
-    let all = !matches!(binary, BinaryLeft::Stays(_));
-    let binary = match binary {
-        BinaryLeft::Removed => "plugin removed".to_owned(),
-        BinaryLeft::Absent => "no plugin was there".to_owned(),
-        BinaryLeft::Stays(why) => format!("plugin stays (it does nothing by itself): {why}"),
+/// Everything that could not be removed.
+pub fn uninstall(settings: &InstallSettings, wait: Duration) -> Result<Completion, Vec<String>> {
+    let UninstallReport { files, binary } = uninstall::uninstall(settings, &OsFileSystem, wait)?;
+    let files = if files.is_empty() {
+        "no conflist has our entry".to_owned()
+    } else {
+        format!("restored: {}", files.join(", "))
     };
-    Ok(Done { text: format!("{files}\n{binary}"), all })
+    let is_complete = !matches!(binary, BinaryRemoval::Kept(_));
+    let binary = match binary {
+        BinaryRemoval::Removed => "removed the plugin".to_owned(),
+        BinaryRemoval::NotInstalled => "the plugin is not installed".to_owned(),
+        BinaryRemoval::Kept(why) => format!("kept the plugin (it does nothing by itself): {why}"),
+    };
+    Ok(Completion { summary: format!("{files}\n{binary}"), is_complete })
 }

@@ -1,8 +1,8 @@
-//! What the container runtime can do, told from its own binary: neither a version number nor the API server is asked.
+//! Detects capabilities of the container runtime from its binary, independent of version numbers.
 //!
-//! A Go binary keeps the names of its functions, also when it is stripped, and the linker drops those that nothing calls. So the function that
-//! reads drop-ins is in the binary if and only if the runtime reads them; and a text constant that it compares with is there as well. Checked with
-//! containerd 1.6.20, 1.7.24 (no drop-ins) and 2.1.9 (drop-ins).
+//! A Go binary keeps the names of its functions even when stripped, and the linker drops functions that nothing calls. So the binary contains
+//! the function that reads drop-ins if and only if the runtime reads them, and it contains the name of the capability that it supports.
+//! Tested with containerd 1.6.20, 1.7.24 (no drop-ins) and 2.1.9 (drop-ins).
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -10,49 +10,49 @@ use std::path::{Path, PathBuf};
 
 use weir_protocol::entry::CAPABILITY;
 
-use super::disk::{Disk, Stamp};
+use super::file_system::{FileStamp, FileSystem};
 
-/// The function of libcni 1.3 that reads the plugins in a network's folder.
+/// Function of libcni 1.3 that reads the drop-ins of a network.
 const READS_DROP_INS: &str = "libcni.NetworkPluginConfsFromFiles";
-/// Read at a time.
+/// Bytes read at a time.
 const CHUNK: usize = 1 << 20;
-/// Runtimes have some 50 MB, k3s' binary with everything in it some 250.
+/// Largest binary that is scanned; containerd has about 50 MB, the binary of k3s 250 MB.
 const MAX_BINARY: u64 = 1 << 30;
 
-/// What a runtime's binary shows.
+/// Capabilities of a container runtime.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Abilities {
+pub struct RuntimeCapabilities {
     /// Reads `<conf>/<network>/*.conf`.
     pub drop_ins: bool,
-    /// Hands the annotations of pods to plugins.
-    pub annotations: bool,
+    /// Passes the annotations of pods to plugins.
+    pub pod_annotations: bool,
 }
 
-/// Looks at a binary once for as long as it stays the same.
+/// Scans a binary once, until it changes.
 #[derive(Debug, Default)]
-pub struct Scanner {
-    seen: Option<(PathBuf, Stamp, Abilities)>,
+pub struct RuntimeScanner {
+    last: Option<(PathBuf, FileStamp, RuntimeCapabilities)>,
 }
 
-impl Scanner {
-    /// What the binary shows.
+impl RuntimeScanner {
+    /// Returns the capabilities of a runtime's binary.
     ///
     /// # Errors
-    /// It is not there, or cannot be read.
-    pub fn look(&mut self, disk: &dyn Disk, binary: &Path) -> io::Result<Abilities> {
-        let stamp = disk.stamp(binary)?;
-        if let Some((path, seen, abilities)) = &self.seen
+    /// The binary does not exist or cannot be read.
+    pub fn inspect(&mut self, file_system: &dyn FileSystem, binary: &Path) -> io::Result<RuntimeCapabilities> {
+        let stamp = file_system.stamp(binary)?;
+        if let Some((path, seen, capabilities)) = &self.last
             && (path.as_path(), *seen) == (binary, stamp)
         {
-            return Ok(*abilities);
+            return Ok(*capabilities);
         }
-        let abilities = scan(File::open(binary)?)?;
-        self.seen = Some((binary.to_owned(), stamp, abilities));
-        Ok(abilities)
+        let capabilities = scan(File::open(binary)?)?;
+        self.last = Some((binary.to_owned(), stamp, capabilities));
+        Ok(capabilities)
     }
 }
 
-fn scan(binary: impl io::Read) -> io::Result<Abilities> {
+fn scan(binary: impl io::Read) -> io::Result<RuntimeCapabilities> {
     let mut binary = binary.take(MAX_BINARY);
     let wanted = [READS_DROP_INS.as_bytes(), CAPABILITY.as_bytes()];
     let overlap = wanted.iter().map(|text| text.len()).max().unwrap_or(0);
@@ -65,10 +65,10 @@ fn scan(binary: impl io::Read) -> io::Result<Abilities> {
             *found = *found || contains(&window, text);
         }
         if read == 0 || found == [true; 2] {
-            return Ok(Abilities { drop_ins: found[0], annotations: found[1] });
+            return Ok(RuntimeCapabilities { drop_ins: found[0], pod_annotations: found[1] });
         }
         debug_assert!(window.len() == old + read, "read_to_end appends");
-        // A text may lie across two reads.
+        // A text may be split between two reads.
         window.drain(..window.len().saturating_sub(overlap));
     }
 }
@@ -90,14 +90,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn finds_texts_wherever_they_lie() {
+    fn texts_are_found_at_any_offset() {
         for before in [0, 10, CHUNK - 20, CHUNK - 1, CHUNK, 2 * CHUNK + 5] {
             let mut binary = vec![b'l'; before];
             binary.extend_from_slice(b"github.com/containernetworking/cni/libcni.NetworkPluginConfsFromFiles\0");
-            assert_eq!(scan(&binary[..]).unwrap(), Abilities { drop_ins: true, annotations: false }, "{before}");
+            assert_eq!(
+                scan(&binary[..]).unwrap(),
+                RuntimeCapabilities { drop_ins: true, pod_annotations: false },
+                "{before}"
+            );
             binary.extend_from_slice(CAPABILITY.as_bytes());
-            assert_eq!(scan(&binary[..]).unwrap(), Abilities { drop_ins: true, annotations: true }, "{before}");
+            assert_eq!(
+                scan(&binary[..]).unwrap(),
+                RuntimeCapabilities { drop_ins: true, pod_annotations: true },
+                "{before}"
+            );
         }
-        assert_eq!(scan(&b""[..]).unwrap(), Abilities { drop_ins: false, annotations: false });
+        assert_eq!(scan(&b""[..]).unwrap(), RuntimeCapabilities { drop_ins: false, pod_annotations: false });
     }
 }

@@ -1,38 +1,38 @@
-//! What flags ask for, checked against each other.
+//! Settings of the installation, from flags that are checked against each other.
 
 use weir_protocol::entry::PluginEntry;
 
-use super::network::ending;
+use super::network::extension;
 use super::plan::Placement;
 use crate::args::{InstallArgs, PlacementArg};
 
-/// What flags ask for, resolved.
+/// Settings of the installation.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct InstallSettings {
     pub(super) args: InstallArgs,
     pub(super) placement: Placement,
     pub(super) entry: PluginEntry,
 }
 
-impl Settings {
-    /// Checks the flags against each other.
+impl InstallSettings {
+    /// Resolves the flags.
     ///
     /// # Errors
-    /// Everything that is wrong with them.
+    /// All flags that are invalid or contradict each other.
     pub fn resolve(args: InstallArgs) -> Result<Self, Vec<String>> {
-        let mut wrong = Vec::new();
+        let mut errors = Vec::new();
         let placement = match (args.chained_cni_plugin, args.owned_cni_config, args.cni_placement) {
             (true, false, PlacementArg::Chained) => Placement::Chained,
             (true, false, PlacementArg::DropIn) => Placement::DropIn,
             (true, _, PlacementArg::Owned) | (true, true, PlacementArg::Chained) => Placement::Owned,
             (true, true, PlacementArg::DropIn) => {
-                wrong.push("--owned-cni-config and --cni-placement=drop-in contradict each other".to_owned());
+                errors.push("--owned-cni-config and --cni-placement=drop-in exclude each other".to_owned());
                 Placement::DropIn
             }
             (false, false, PlacementArg::Chained) => Placement::Standalone,
             (false, _, _) => {
-                wrong.push(
-                    "--chained-cni-plugin=false leaves the node's network alone: it goes with no other placement"
+                errors.push(
+                    "--chained-cni-plugin=false writes a standalone configuration; it excludes every other placement"
                         .to_owned(),
                 );
                 Placement::Standalone
@@ -42,23 +42,23 @@ impl Settings {
             [("--cni-conf-name", &args.cni_conf_name), ("--owned-cni-config-filename", &args.owned_cni_config_filename)]
         {
             if name.contains('/') || matches!(name.as_str(), "." | "..") {
-                wrong.push(format!("{flag} {name:?} is not the name of a file"));
+                errors.push(format!("{flag} {name:?} is not a file name"));
             }
         }
-        if placement == Placement::Owned && ending(&args.owned_cni_config_filename) != Some("conflist") {
-            wrong.push(format!(
+        if placement == Placement::Owned && extension(&args.owned_cni_config_filename) != Some("conflist") {
+            errors.push(format!(
                 "--owned-cni-config-filename {:?} does not end in .conflist",
                 args.owned_cni_config_filename
             ));
         }
         if !args.cni_agent_run_dir.is_absolute() {
-            wrong.push(format!("--cni-agent-run-dir {} is not absolute", args.cni_agent_run_dir.display()));
+            errors.push(format!("--cni-agent-run-dir {} is not an absolute path", args.cni_agent_run_dir.display()));
         }
         let entry = args.entry();
-        if wrong.is_empty() { Ok(Self { args, placement, entry }) } else { Err(wrong) }
+        if errors.is_empty() { Ok(Self { args, placement, entry }) } else { Err(errors) }
     }
 
-    /// The flags.
+    /// Returns the flags.
     pub fn args(&self) -> &InstallArgs {
         &self.args
     }
@@ -73,11 +73,11 @@ mod tests {
 
     fn resolve(flags: &[&str]) -> Result<Placement, Vec<String>> {
         let args = Cli::try_parse_from(["weir-agent"].iter().chain(flags)).unwrap().run.install;
-        Settings::resolve(args).map(|settings| settings.placement)
+        InstallSettings::resolve(args).map(|settings| settings.placement)
     }
 
     #[test]
-    fn istios_flags_and_ours_name_the_same_placements() {
+    fn istios_flags_and_ours_select_the_same_placements() {
         for (flags, placement) in [
             (&[][..], Placement::Chained),
             (&["--chained-cni-plugin=false"], Placement::Standalone),
@@ -90,14 +90,14 @@ mod tests {
     }
 
     #[test]
-    fn everything_that_is_wrong_is_told() {
-        let wrong = resolve(&[
+    fn all_invalid_flags_are_reported() {
+        let errors = resolve(&[
             "--chained-cni-plugin=false",
             "--owned-cni-config",
             "--cni-conf-name=../x.conf",
             "--cni-agent-run-dir=run",
         ]);
-        assert_eq!(wrong.unwrap_err().len(), 3);
+        assert_eq!(errors.unwrap_err().len(), 3);
         assert!(resolve(&["--owned-cni-config", "--cni-placement=drop-in"]).is_err());
         assert!(resolve(&["--owned-cni-config", "--owned-cni-config-filename=00-weir.conf"]).is_err());
     }

@@ -1,5 +1,5 @@
-//! Editing a network configuration as text: our entry goes in and out, and no other byte changes. Key order, number spelling, unknown
-//! fields and indentation of everybody else's part stay as they are, because they are never written anew.
+//! Edits a network configuration as text: adds and removes our entry without changing any other byte, so that key order, number format,
+//! unknown fields and indentation of the other plugins are kept.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -10,21 +10,21 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use weir_protocol::entry::PLUGIN_TYPE;
 
-/// Top-level keys of a configuration, values as text. Of a repeated key the last one counts, as in the runtimes' library.
+/// Top-level keys of a configuration, with their values as text. The last of repeated keys counts, as in libcni.
 pub(crate) type Keys<'a> = BTreeMap<String, &'a RawValue>;
 
-/// Reads the top level of an object.
+/// Parses the top level of an object.
 pub(crate) fn keys(text: &str) -> Result<Keys<'_>, serde_json::Error> {
     serde_json::from_str(text)
 }
 
-/// Where a value stands in the text it was read from.
+/// Returns the range of a value in the text that it was parsed from.
 fn span(text: &str, raw: &RawValue) -> Range<usize> {
     let start = raw.get().as_ptr() as usize - text.as_ptr() as usize;
     start..start + raw.get().len()
 }
 
-/// Where the list `plugins` and its elements stand.
+/// Ranges of the list `plugins` and of its elements.
 struct Elements {
     list: Range<usize>,
     items: Vec<Range<usize>>,
@@ -34,19 +34,19 @@ fn elements(text: &str) -> Option<Elements> {
     let list = *keys(text).ok()?.get("plugins")?;
     let items: Vec<&RawValue> = serde_json::from_str(list.get()).ok()?;
     let outer = span(text, list);
-    // The elements borrow from the list's text, which is a part of ours.
+    // The elements borrow from the text of the list, which is a part of `text`.
     let items = items.into_iter().map(|raw| span(text, raw)).collect();
     Some(Elements { list: outer, items })
 }
 
-/// Whether an element of `plugins` is ours.
+/// Whether an element of `plugins` is our entry.
 pub(crate) fn is_ours(element: &str) -> bool {
     serde_json::from_str::<Map<String, Value>>(element)
         .is_ok_and(|map| map.get("type").and_then(Value::as_str) == Some(PLUGIN_TYPE))
 }
 
-/// The list without any entry of ours; `None` where it has none.
-pub(crate) fn strip(text: &str) -> Option<String> {
+/// Returns the list without our entries; `None` where it has none.
+pub(crate) fn remove_entry(text: &str) -> Option<String> {
     let mut stripped: Option<String> = None;
     loop {
         let current = stripped.as_deref().unwrap_or(text);
@@ -61,9 +61,9 @@ pub(crate) fn strip(text: &str) -> Option<String> {
     }
 }
 
-/// The list with our entry as its last element, written the way the others are. `None` where there is no element to stand behind: a
-/// chained plugin cannot be the first.
-pub(crate) fn append(text: &str, entry: &Map<String, Value>) -> Option<String> {
+/// Returns the list with our entry as its last element, formatted like the others. `None` for an empty list: a chained plugin cannot be the
+/// first.
+pub(crate) fn append_entry(text: &str, entry: &Map<String, Value>) -> Option<String> {
     let Elements { list, items } = elements(text)?;
     let last = items.last()?.clone();
     let separator = match items.len().checked_sub(2).map(|before| items[before].end..last.start) {
@@ -86,9 +86,8 @@ pub(crate) fn append(text: &str, entry: &Map<String, Value>) -> Option<String> {
     Some(format!("{}{separator}{written}{}", &text[..last.end], &text[last.end..]))
 }
 
-/// A list that means what the single plugin's configuration means, under the same network name and version: what the runtime itself makes
-/// of it in memory.
-pub(crate) fn wrap(text: &str) -> Option<String> {
+/// Returns the list that is equivalent to a single plugin's configuration, with the same name and version, as the runtime converts it.
+pub(crate) fn to_conflist(text: &str) -> Option<String> {
     let keys = keys(text).ok()?;
     let mut wrapped = String::from("{\n");
     for key in ["cniVersion", "name"] {
@@ -106,7 +105,7 @@ pub(crate) fn wrap(text: &str) -> Option<String> {
     Some(wrapped)
 }
 
-/// The list with another `cniVersion`.
+/// Returns the list with another `cniVersion`.
 pub(crate) fn with_version(text: &str, version: &str) -> Option<String> {
     let keys = keys(text).ok()?;
     if let Some(raw) = keys.get("cniVersion") {
@@ -118,8 +117,8 @@ pub(crate) fn with_version(text: &str, version: &str) -> Option<String> {
     Some(format!("{}{space}\"cniVersion\": \"{version}\",{}", &text[..brace], &text[brace..]))
 }
 
-/// A file of its own.
-pub(crate) fn document(map: &Map<String, Value>) -> String {
+/// Returns the text of a new file.
+pub(crate) fn to_document(map: &Map<String, Value>) -> String {
     let mut text = pretty(map, "  ");
     text.push('\n');
     text
@@ -132,19 +131,19 @@ fn compact(map: &Map<String, Value>) -> String {
 fn pretty(map: &Map<String, Value>, unit: &str) -> String {
     let mut out = Vec::new();
     let mut serializer = Serializer::with_formatter(&mut out, PrettyFormatter::with_indent(unit.as_bytes()));
-    // Maps with text keys can always be written, and memory takes everything.
+    // A map with string keys can always be serialized.
     let _ = map.serialize(&mut serializer);
     String::from_utf8(out).unwrap_or_default()
 }
 
-/// White space at the start of the line that holds `position`.
+/// Returns the indentation of the line at `position`.
 fn indent_of_line(text: &str, position: usize) -> &str {
     let start = text[..position].rfind('\n').map_or(0, |newline| newline + 1);
     let line = &text[start..];
     &line[..line.len() - line.trim_start_matches([' ', '\t']).len()]
 }
 
-/// White space before the first key of an object that is written over several lines.
+/// Returns the indentation of the first key of an object with several lines.
 fn inner_indent(element: &str) -> Option<&str> {
     let (_, rest) = element.split_once('\n')?;
     Some(&rest[..rest.len() - rest.trim_start_matches([' ', '\t']).len()])

@@ -1,7 +1,7 @@
-//! Taking everything off the node again, as an act of its own: the entry first, the binary once nothing refers to it.
+//! Removes everything from the node: first the entry, then the binary once no attachment needs it.
 //!
-//! A runtime ends an attachment with the configuration of now (containerd) or with the one it was made with, from libcni's cache (CRI-O). So
-//! a binary that a cached attachment names has to stay: without it those pods could not be stopped. It does nothing by itself, and DEL always succeeds.
+//! For DEL a runtime uses the current configuration (containerd) or that of ADD, from libcni's cache (CRI-O). So the binary stays while a
+//! cached attachment names it: without it those pods could not be stopped. By itself it does nothing, and DEL always succeeds.
 
 use std::path::Path;
 use std::thread;
@@ -11,163 +11,164 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use weir_protocol::agent::REPORT_SOCKET;
-use weir_protocol::entry::PLUGIN_TYPE;
-use weir_protocol::entry::STATUS_SEEN;
+use weir_protocol::entry::{PLUGIN_TYPE, STATUS_OK_FILE};
 
 use super::binary;
-use super::discover::{self, Places};
-use super::disk::{self, Disk, MAX_FILE};
-use super::lease::Lease;
-use super::pass::{self, Mounted};
+use super::discover::{self, NodeDirs};
+use super::file_system::{self, FileSystem, MAX_FILE};
+use super::installer::{self, HostMount};
 use super::plan;
-use super::settings::Settings;
+use super::registration::AgentRegistration;
+use super::settings::InstallSettings;
 use crate::args::SOCKET_NAME;
 
-/// Where libcni keeps what it has attached, on the host.
+/// libcni's cache of attachments, on the host.
 const RESULTS: &str = "/var/lib/cni/results";
-/// How often it is looked at.
-const LOOK: Duration = Duration::from_secs(1);
-/// A runtime takes note of a changed folder within 0.3 s (measured with containerd); calls that it has just begun want the binary as well.
-const SETTLE: Duration = Duration::from_secs(2);
+/// Interval at which the cache is checked.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// Time for the runtime to notice the changed configuration (0.3 s with containerd) and to finish calls that use the binary.
+const RUNTIME_SETTLE_TIME: Duration = Duration::from_secs(2);
 
-/// What became of the binary.
+/// Result of removing the binary.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum BinaryLeft {
-    /// It is gone.
+pub enum BinaryRemoval {
+    /// It was removed.
     Removed,
-    /// It was not there.
-    Absent,
-    /// It stays, and why.
-    Stays(String),
+    /// It was not installed.
+    NotInstalled,
+    /// It was kept, for this reason.
+    Kept(String),
 }
 
-/// What was done.
+/// Result of an uninstall.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Uninstalled {
-    /// Files of the configuration folder that were put back or removed.
+pub struct UninstallReport {
+    /// Configuration files that were restored or removed.
     pub files: Vec<String>,
     /// The binary.
-    pub binary: BinaryLeft,
+    pub binary: BinaryRemoval,
 }
 
-/// Takes everything off the node. Can be repeated, also where an earlier attempt was cut off.
+/// Removes everything from the node. Can be repeated, also after an interrupted attempt.
 ///
 /// # Errors
-/// What could not be removed, all of it.
-pub fn uninstall(settings: &Settings, disk: &dyn Disk, wait: Duration) -> Result<Uninstalled, Vec<String>> {
-    let places = &discover::discover(settings.args(), &Mounted(&settings.args().host_root));
+/// Everything that could not be removed.
+pub fn uninstall(
+    settings: &InstallSettings,
+    file_system: &dyn FileSystem,
+    wait: Duration,
+) -> Result<UninstallReport, Vec<String>> {
+    let dirs = &discover::discover(settings.args(), &HostMount(&settings.args().host_root));
     let run = &settings.args().cni_agent_run_dir;
-    let mut wrong = Vec::new();
-    let lease = Lease::enter(run).unwrap_or_else(|_| Lease::alone(run));
-    if lease.is_shared()
-        && let Err(error) = lease.leave_clean()
+    let mut errors = Vec::new();
+    let registration = AgentRegistration::register(run).unwrap_or_else(|_| AgentRegistration::unregistered(run));
+    if registration.is_registered()
+        && let Err(error) = registration.mark_uninstalled()
     {
-        wrong.push(format!("{}: {error}; an agent that still runs will install again", run.display()));
+        errors.push(format!("{}: {error}; a running agent will install again", run.display()));
     }
-    let files = clean_configuration(settings, disk, &places.conf.here, &lease, &mut wrong);
-    // An entry that could not be taken out still names the binary.
-    let binary = if wrong.is_empty() {
-        remove_binaries(settings, disk, places, wait, &mut wrong)
+    let files = remove_entry(settings, file_system, &dirs.conf.mounted, &registration, &mut errors);
+    // An entry that could not be removed still names the binary.
+    let binary = if errors.is_empty() {
+        remove_binaries(settings, file_system, dirs, wait, &mut errors)
     } else {
-        BinaryLeft::Stays("the configuration still names it".to_owned())
+        BinaryRemoval::Kept("a configuration still names it".to_owned())
     };
-    for name in [SOCKET_NAME, REPORT_SOCKET, STATUS_SEEN] {
+    for name in [SOCKET_NAME, REPORT_SOCKET, STATUS_OK_FILE] {
         let path = run.join(name);
-        if let Err(error) = disk.remove(&path) {
-            wrong.push(format!("{}: {error}", path.display()));
+        if let Err(error) = file_system.remove(&path) {
+            errors.push(format!("{}: {error}", path.display()));
         }
     }
-    if wrong.is_empty() { Ok(Uninstalled { files, binary }) } else { Err(wrong) }
+    if errors.is_empty() { Ok(UninstallReport { files, binary }) } else { Err(errors) }
 }
 
-fn clean_configuration(
-    settings: &Settings,
-    disk: &dyn Disk,
-    folder: &Path,
-    lease: &Lease,
-    wrong: &mut Vec<String>,
+fn remove_entry(
+    settings: &InstallSettings,
+    file_system: &dyn FileSystem,
+    dir: &Path,
+    registration: &AgentRegistration,
+    errors: &mut Vec<String>,
 ) -> Vec<String> {
-    // An agent that is at work ends its pass first, and leaves the node alone from then on.
-    let turn = if lease.is_shared() { lease.turn() } else { Ok(None) };
-    let mut done = Vec::new();
-    let cleaned = pass::read_listing(disk, folder).map_err(|error| format!("{}: {error}", folder.display())).and_then(
-        |listing| {
-            let plan = plan::undo(&listing, &settings.args().owned_cni_config_filename);
-            pass::apply(disk, folder, &plan.steps, 0o600, lease.name(), &mut done)
-        },
-    );
-    if let Err(why) = cleaned {
-        wrong.push(why);
+    // Waits for the reconcile of a running agent, which will not install again.
+    let lock = if registration.is_registered() { registration.lock() } else { Ok(None) };
+    let mut changes = Vec::new();
+    let removed = installer::read_conf_dir(file_system, dir)
+        .map_err(|error| format!("{}: {error}", dir.display()))
+        .and_then(|conf_dir| {
+            let plan = plan::undo(&conf_dir, &settings.args().owned_cni_config_filename);
+            installer::apply_steps(file_system, dir, &plan.steps, 0o600, registration.instance(), &mut changes)
+        });
+    if let Err(error) = removed {
+        errors.push(error);
     }
-    if folder.exists()
-        && let Err(error) = disk::sweep(disk, folder)
+    if dir.exists()
+        && let Err(error) = file_system::remove_temporary_files(file_system, dir)
     {
-        wrong.push(format!("{}: {error}", folder.display()));
+        errors.push(format!("{}: {error}", dir.display()));
     }
-    drop(turn);
-    done.into_iter().map(|(file, _)| file).collect()
+    drop(lock);
+    changes.into_iter().map(|(file, _)| file).collect()
 }
 
 fn remove_binaries(
-    settings: &Settings,
-    disk: &dyn Disk,
-    places: &Places,
+    settings: &InstallSettings,
+    file_system: &dyn FileSystem,
+    dirs: &NodeDirs,
     wait: Duration,
-    wrong: &mut Vec<String>,
-) -> BinaryLeft {
-    if !places.bins.iter().any(|bin| binary::is_there(disk, &bin.here)) {
-        return BinaryLeft::Absent;
+    errors: &mut Vec<String>,
+) -> BinaryRemoval {
+    if !dirs.bins.iter().any(|bin| binary::is_present(file_system, &bin.mounted)) {
+        return BinaryRemoval::NotInstalled;
     }
-    let results = discover::below(&settings.args().host_root, RESULTS);
-    thread::sleep(SETTLE.min(wait));
-    let end = Instant::now() + wait;
+    let results = discover::under_root(&settings.args().host_root, RESULTS);
+    thread::sleep(RUNTIME_SETTLE_TIME.min(wait));
+    let deadline = Instant::now() + wait;
     loop {
-        match attachments(disk, &results) {
+        match attachments(file_system, &results) {
             Ok(0) => break,
-            Ok(count) if Instant::now() >= end => {
-                return BinaryLeft::Stays(format!(
-                    "{count} attachments were made with it and need it to end: run this again once those pods are gone"
+            Ok(count) if Instant::now() >= deadline => {
+                return BinaryRemoval::Kept(format!(
+                    "{count} attachments still need it; run uninstall again when those pods are gone"
                 ));
             }
-            Ok(_) => thread::sleep(LOOK),
-            Err(why) => return BinaryLeft::Stays(why),
+            Ok(_) => thread::sleep(POLL_INTERVAL),
+            Err(error) => return BinaryRemoval::Kept(error),
         }
     }
-    for bin in &places.bins {
-        if bin.here.exists()
-            && let Err(error) = binary::uninstall(disk, &bin.here)
+    for bin in &dirs.bins {
+        if bin.mounted.exists()
+            && let Err(error) = binary::uninstall(file_system, &bin.mounted)
         {
-            wrong.push(format!("{}: {error}", bin.here.display()));
+            errors.push(format!("{}: {error}", bin.mounted.display()));
         }
     }
-    BinaryLeft::Removed
+    BinaryRemoval::Removed
 }
 
-/// A file of libcni's cache.
+/// File of libcni's cache.
 #[derive(Deserialize)]
-struct Cached {
-    /// The list that the attachment was made with, base64.
+struct CachedAttachment {
+    /// Configuration of the attachment, base64.
     #[serde(default)]
     config: String,
 }
 
-/// How many cached attachments name the plugin.
-fn attachments(disk: &dyn Disk, results: &Path) -> Result<usize, String> {
-    let names = disk.list(results).map_err(|error| {
-        format!(
-            "whether attachments need it is not known: {}: {error} (mount {RESULTS} of the host)",
-            results.display()
-        )
+/// Counts the cached attachments that name the plugin, or cannot be parsed.
+fn attachments(file_system: &dyn FileSystem, results: &Path) -> Result<usize, String> {
+    let names = file_system.list(results).map_err(|error| {
+        format!("cannot list attachments in {}: {error}; mount {RESULTS} of the host", results.display())
     })?;
-    let names_us = |bytes: &[u8]| {
-        let config =
-            serde_json::from_slice::<Cached>(bytes).ok().and_then(|cached| STANDARD.decode(cached.config).ok());
-        // What cannot be understood might name it.
+    let names_plugin = |bytes: &[u8]| {
+        let config = serde_json::from_slice::<CachedAttachment>(bytes)
+            .ok()
+            .and_then(|cached| STANDARD.decode(cached.config).ok());
+        // An invalid file counts: it might name the plugin.
         config.is_none_or(|config| contains(&config, PLUGIN_TYPE) || config.is_empty())
     };
-    let files = names.iter().filter(|name| !name.is_folder);
+    let files = names.iter().filter(|name| !name.is_dir);
     Ok(files
-        .filter(|name| disk.read(&results.join(&name.name), MAX_FILE).map_or(true, |bytes| names_us(&bytes)))
+        .filter(|name| file_system.read(&results.join(&name.name), MAX_FILE).map_or(true, |bytes| names_plugin(&bytes)))
         .count())
 }
 
@@ -179,20 +180,20 @@ fn contains(bytes: &[u8], text: &str) -> bool {
 mod tests {
     use std::fs;
 
-    use super::super::disk::RealDisk;
+    use super::super::file_system::OsFileSystem;
     use super::*;
 
     #[test]
-    fn counts_attachments_that_name_the_plugin() {
-        let folder = tempfile::tempdir().unwrap();
+    fn attachments_that_name_the_plugin_are_counted() {
+        let dir = tempfile::tempdir().unwrap();
         let cached = |config: &str| format!(r#"{{"kind":"cniCacheV1","config":"{}"}}"#, STANDARD.encode(config));
-        let write = |name: &str, text: String| fs::write(folder.path().join(name), text).unwrap();
-        assert_eq!(attachments(&RealDisk, folder.path()), Ok(0));
+        let write = |name: &str, text: String| fs::write(dir.path().join(name), text).unwrap();
+        assert_eq!(attachments(&OsFileSystem, dir.path()), Ok(0));
         write("n-1-eth0", cached(r#"{"plugins":[{"type":"bridge"}]}"#));
-        assert_eq!(attachments(&RealDisk, folder.path()), Ok(0));
+        assert_eq!(attachments(&OsFileSystem, dir.path()), Ok(0));
         write("n-2-eth0", cached(r#"{"plugins":[{"type":"bridge"},{"type":"weir-cni"}]}"#));
         write("n-3-eth0", "half".to_owned());
-        assert_eq!(attachments(&RealDisk, folder.path()), Ok(2));
-        assert!(attachments(&RealDisk, Path::new("/nowhere")).unwrap_err().contains("is not known"));
+        assert_eq!(attachments(&OsFileSystem, dir.path()), Ok(2));
+        assert!(attachments(&OsFileSystem, Path::new("/nowhere")).unwrap_err().contains("cannot list attachments"));
     }
 }

@@ -1,37 +1,36 @@
 //! The watch that fills the cache.
 
 use kube::Api;
-pub use weir_runtime::Connect;
-use weir_runtime::Follower as Generic;
+use weir_runtime::{CancellationToken, ClientFactory, Reflector};
 
-use super::{PodFacts, PodObject, Pods};
-use crate::stop::Stop;
+use super::cache::PodCache;
+use super::object::{PodFacts, PodObject};
 
-/// Keeps a cache up to date.
-pub struct Follower {
-    /// Makes clients.
-    pub connect: Connect,
+/// Keeps the cache of this node's pods current.
+pub struct PodReflector {
+    /// Creates clients.
+    pub client_factory: ClientFactory,
     /// Name of the node.
     pub node: String,
-    /// Namespaces whose pods are left alone.
+    /// Namespaces whose pods are skipped.
     pub exclude_namespaces: Vec<String>,
-    /// The cache.
-    pub pods: Pods,
+    /// The cache to fill.
+    pub pods: PodCache,
 }
 
-impl Follower {
-    /// Follows until told to stop.
-    pub async fn run(self, stop: Stop) {
-        let Self { connect, node, exclude_namespaces, pods } = self;
-        let follower = Generic {
-            connect,
-            what: "the pods of the node",
+impl PodReflector {
+    /// Lists and watches until shutdown.
+    pub async fn run(self, shutdown: CancellationToken) {
+        let Self { client_factory, node, exclude_namespaces, pods } = self;
+        let reflector = Reflector {
+            client_factory,
+            kind: "pods of this node",
             api: Box::new(Api::all),
-            fields: format!("spec.nodeName={node}"),
-            labels: String::new(),
-            keep: Box::new(move |pod: PodObject| PodFacts::of(pod, &exclude_namespaces)),
+            field_selector: format!("spec.nodeName={node}"),
+            label_selector: String::new(),
+            transform: Box::new(move |pod: PodObject| PodFacts::from_pod(pod, &exclude_namespaces)),
             cache: pods.cache,
         };
-        follower.run(stop).await;
+        reflector.run(shutdown).await;
     }
 }

@@ -1,4 +1,4 @@
-//! In a pod's namespace: is it the pod's, are its rules as they should be, and if not, mend them in the same breath.
+//! Inspects and repairs a pod's rules in its network namespace, after checking that the namespace is the pod's.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -9,18 +9,18 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use iptables_rules::RuleSet;
-use weir_kernel::namespace::{self, Backend, KernelError};
+use iptables_rules::backend::Backend;
+use weir_kernel::backend::{self as rules_backend, BackendError};
 use weir_kernel::netns::{self, NetnsError};
-use weir_kernel::{nft, xtables};
+use weir_kernel::{legacy, nft};
 
-/// The namespaces that are never entered: the node's, and our own.
+/// Network namespaces that are never changed: those of the node and of this process.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Forbidden(HashSet<(u64, u64)>);
+pub struct ProtectedNetns(HashSet<(u64, u64)>);
 
-impl Forbidden {
-    /// Looks which ones they are. Without the permission to look at the host's first process only our own is known; then it is the pod's
-    /// address alone that tells, and a node does not carry it.
-    pub fn find(host_proc: &Path) -> Self {
+impl ProtectedNetns {
+    /// Finds them. Without access to the host's process 1 only our own is known; then the check for the pod's addresses protects the node's.
+    pub fn discover(host_proc: &Path) -> Self {
         let paths = [host_proc.join("1/ns/net"), PathBuf::from("/proc/self/ns/net")];
         Self(
             paths.iter().filter_map(|path| std::fs::metadata(path).ok()).map(|meta| (meta.dev(), meta.ino())).collect(),
@@ -28,79 +28,79 @@ impl Forbidden {
     }
 }
 
-/// How the rules are.
+/// Status of the rules in a network namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Condition {
-    /// As they should be.
+pub enum RulesStatus {
+    /// They are in place.
     InPlace,
     /// There are none.
     Missing,
     /// They differ, one line each.
     Drifted(Vec<String>),
-    /// There are none of ours, but those of another installer, in these tables.
+    /// There are only rules of another installer, in these tables.
     Foreign(Vec<String>),
 }
 
-/// What came of a visit.
+/// Result of an inspection.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Visit {
-    /// It is not the pod's namespace, or no namespace at all.
-    NotTheirs,
-    /// It is, and this is how it was found.
-    Seen(Condition),
-    /// It was not as it should be, and now is.
-    Mended(Condition),
-    /// It was not as it should be, and could not be mended.
-    Failed(Condition, String),
-    /// It could not be looked at.
+pub enum Inspection {
+    /// The path is not the pod's network namespace.
+    OtherNetns,
+    /// The rules have this status, and were not changed.
+    Found(RulesStatus),
+    /// The rules had this status, and were restored.
+    Repaired(RulesStatus),
+    /// The rules have this status, and cannot be restored.
+    RepairFailed(RulesStatus, String),
+    /// The rules cannot be read.
     Unreadable(String),
 }
 
-/// Visits a namespace. `mend` is asked right before anything is changed, inside: is the pod still the one that was decided about?
-pub fn visit(
+/// Inspects the rules in a network namespace and restores them where `may_repair` allows it; it is called inside, right before a change.
+pub fn inspect_and_repair(
     path: &Path,
-    forbidden: &Forbidden,
+    protected: &ProtectedNetns,
     ips: &[IpAddr],
     (rules, backend): (&RuleSet, Backend),
-    mend: impl Fn() -> bool + Send + Sync,
-) -> Visit {
-    let Ok(namespace) = File::open(path) else { return Visit::NotTheirs };
-    if namespace.metadata().map_or(true, |meta| forbidden.0.contains(&(meta.dev(), meta.ino()))) {
-        return Visit::NotTheirs;
+    may_repair: impl Fn() -> bool + Send + Sync,
+) -> Inspection {
+    let Ok(namespace) = File::open(path) else { return Inspection::OtherNetns };
+    if namespace.metadata().map_or(true, |meta| protected.0.contains(&(meta.dev(), meta.ino()))) {
+        return Inspection::OtherNetns;
     }
-    // By descriptor: what was looked at is what is entered, whoever binds another namespace to the name meanwhile.
+    // Entered by its descriptor: the name may be bound to another namespace in the meantime.
     let held = PathBuf::from(format!("/proc/self/fd/{}", namespace.as_raw_fd()));
     let inside = || {
-        if !owns(ips) {
-            return Visit::NotTheirs;
+        if !has_all_addresses(ips) {
+            return Inspection::OtherNetns;
         }
-        match condition(rules, backend) {
-            Err(error) => Visit::Unreadable(error.to_string()),
-            Ok(condition @ (Condition::InPlace | Condition::Foreign(_))) => Visit::Seen(condition),
-            Ok(condition) if !mend() => Visit::Seen(condition),
-            Ok(condition) => match namespace::install_here(rules, backend) {
-                Ok(_) => Visit::Mended(condition),
-                Err(error) => Visit::Failed(condition, error.to_string()),
+        match rules_status(rules, backend) {
+            Err(error) => Inspection::Unreadable(error.to_string()),
+            Ok(status @ (RulesStatus::InPlace | RulesStatus::Foreign(_))) => Inspection::Found(status),
+            Ok(status) if !may_repair() => Inspection::Found(status),
+            Ok(status) => match rules_backend::install(rules, backend, false) {
+                Ok(_) => Inspection::Repaired(status),
+                Err(error) => Inspection::RepairFailed(status, error.to_string()),
             },
         }
     };
-    match netns::within(&held, inside) {
-        Ok(visit) => visit,
+    match netns::run_in(&held, inside) {
+        Ok(inspection) => inspection,
         Err(NetnsError::Enter { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => {
-            Visit::Unreadable(source.to_string())
+            Inspection::Unreadable(source.to_string())
         }
-        // A name that is no namespace is nobody's.
-        Err(_) => Visit::NotTheirs,
+        // Not a network namespace.
+        Err(_) => Inspection::OtherNetns,
     }
 }
 
-/// Whether all these addresses are on interfaces of the calling thread's namespace.
-fn owns(ips: &[IpAddr]) -> bool {
+/// Whether the current network namespace has all these addresses.
+fn has_all_addresses(ips: &[IpAddr]) -> bool {
     let present = addresses();
     !ips.is_empty() && ips.iter().all(|ip| present.contains(ip))
 }
 
-/// The addresses on interfaces of the calling thread's namespace; none where they cannot be read.
+/// Returns the addresses in the current network namespace; none where they cannot be read.
 pub(super) fn addresses() -> HashSet<IpAddr> {
     let Ok(interfaces) = nix::ifaddrs::getifaddrs() else { return HashSet::new() };
     interfaces
@@ -112,18 +112,17 @@ pub(super) fn addresses() -> HashSet<IpAddr> {
         .collect()
 }
 
-fn condition(rules: &RuleSet, backend: Backend) -> Result<Condition, KernelError> {
-    let differences = namespace::differences_here(rules, backend)?;
+fn rules_status(rules: &RuleSet, backend: Backend) -> Result<RulesStatus, BackendError> {
+    let differences = rules_backend::differences(rules, backend)?;
     if differences.is_empty() {
-        return Ok(Condition::InPlace);
+        return Ok(RulesStatus::InPlace);
     }
-    // With another backend than nf_tables nothing tells the two apart, and nothing has to.
+    // Of the iptables backend, our rules cannot be told from foreign ones.
     let ours = backend == Backend::Iptables || nft::read_back().is_ok_and(|program| !program.tables.is_empty());
     if ours {
-        return Ok(Condition::Drifted(differences));
+        return Ok(RulesStatus::Drifted(differences));
     }
-    // Where neither can be asked there are no such tables, or nothing could be mended either.
-    let others =
-        [nft::tables_of_others().unwrap_or_default(), xtables::tables_of_others().unwrap_or_default()].concat();
-    Ok(if others.is_empty() { Condition::Missing } else { Condition::Foreign(others) })
+    // An unreadable backend counts as having no foreign tables: then a repair fails as well.
+    let others = [nft::foreign_tables().unwrap_or_default(), legacy::foreign_tables().unwrap_or_default()].concat();
+    Ok(if others.is_empty() { RulesStatus::Missing } else { RulesStatus::Foreign(others) })
 }

@@ -1,4 +1,4 @@
-//! What is known about the rules of every pod of the mesh on this node: for the listing, the metrics, and to know what is new.
+//! State of the capture rules of every meshed pod on this node, for `GET /pods` and the metrics.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,32 +7,32 @@ use serde::Serialize;
 
 use crate::pods::PodFacts;
 
-/// How a pod's rules are.
+/// State of a pod's capture rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum State {
+pub enum RuleState {
     /// In place.
     Ok,
-    /// The pod has no address yet: its sandbox is being made, and the plugin is at work.
+    /// The pod has no address yet: its sandbox is being created.
     Pending,
-    /// There are none, and they were not put in.
+    /// There are none, and they were not restored.
     Missing,
-    /// They differ, and were not mended.
+    /// They differ, and were not restored.
     Drifted,
-    /// Another installer's rules are there; they are left alone.
+    /// Rules of another installer, which are never changed.
     Foreign,
-    /// The pod's namespace was not found, or could not be looked at.
+    /// The pod's network namespace was not found or cannot be read.
     Unreachable,
-    /// The pod asks for what cannot be taken; the plugin holds it back.
+    /// The pod has invalid or unsupported settings, so the plugin does not let it start.
     Refused,
 }
 
-impl State {
+impl RuleState {
     /// Every state.
     pub const ALL: [Self; 7] =
         [Self::Ok, Self::Pending, Self::Missing, Self::Drifted, Self::Foreign, Self::Unreachable, Self::Refused];
 
-    /// As in the listing and in metrics.
+    /// Returns the name used in JSON and metrics.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Ok => "ok",
@@ -46,73 +46,73 @@ impl State {
     }
 }
 
-/// One pod of the mesh.
+/// State of one meshed pod.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PodState {
-    /// Its namespace.
+    /// Namespace of the pod.
     pub namespace: String,
-    /// Its name.
+    /// Name of the pod.
     pub name: String,
-    /// Its uid.
+    /// Uid of the pod.
     pub uid: String,
-    /// How its rules are.
-    pub state: State,
+    /// State of its rules.
+    pub state: RuleState,
     /// What is wrong, one line each.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub detail: Vec<String>,
-    /// How its namespace was found.
+    /// How its network namespace was found.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub found_by: Option<&'static str>,
-    /// How often the agent mended its rules.
+    /// How often the agent restored its rules.
     pub repairs: u32,
-    /// Resource version that was looked at.
+    /// Resource version at the last inspection.
     #[serde(skip)]
-    pub version: String,
+    pub resource_version: String,
 }
 
 /// The answer to `GET /pods`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Listing {
+pub struct PodList {
     /// Name of the node.
     pub node: String,
-    /// Whether all pods of the node are known.
+    /// Whether the cache of pods is complete.
     pub synced: bool,
-    /// Seconds since the API server was last heard of.
+    /// Seconds since the last response of the API server.
     pub age_seconds: Option<u64>,
-    /// What keeps the agent from knowing its pods.
+    /// Why the cache is not kept current.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,
-    /// Whether missing and drifted rules are mended in place.
+    /// Whether missing and changed rules are restored.
     pub repairs: bool,
-    /// Pods of the mesh, by name.
+    /// Meshed pods, sorted by name.
     pub pods: Vec<PodState>,
 }
 
-/// All states; clones are the same.
+/// States of all meshed pods; clones share them.
 #[derive(Debug, Clone, Default)]
-pub struct States(Arc<Mutex<BTreeMap<String, PodState>>>);
+pub struct PodStates(Arc<Mutex<BTreeMap<String, PodState>>>);
 
-impl States {
+impl PodStates {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, PodState>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is known of a pod.
-    pub fn of(&self, uid: &str) -> Option<PodState> {
+    /// Returns the state of a pod.
+    pub fn get(&self, uid: &str) -> Option<PodState> {
         self.lock().get(uid).cloned()
     }
 
-    /// Remembers; returns what was known before.
+    /// Sets the state of a pod. Returns the previous one.
     pub fn set(
         &self,
         pod: &PodFacts,
-        state: State,
+        state: RuleState,
         detail: Vec<String>,
         found_by: Option<&'static str>,
         repaired: bool,
-    ) -> Option<State> {
+    ) -> Option<RuleState> {
         let mut all = self.lock();
         let before = all.get(&pod.uid).map(|known| (known.state, known.repairs));
         all.insert(
@@ -125,27 +125,27 @@ impl States {
                 detail,
                 found_by,
                 repairs: before.map_or(0, |(_, repairs)| repairs) + u32::from(repaired),
-                version: pod.version.clone(),
+                resource_version: pod.resource_version.clone(),
             },
         );
         before.map(|(state, _)| state)
     }
 
-    /// Forgets pods that are not among these.
-    pub fn keep(&self, uids: &std::collections::HashSet<&str>) {
+    /// Removes pods with other uids.
+    pub fn retain(&self, uids: &std::collections::HashSet<&str>) {
         self.lock().retain(|uid, _| uids.contains(uid.as_str()));
     }
 
-    /// All, in the order of their names.
+    /// Returns all states, sorted by name.
     pub fn all(&self) -> Vec<PodState> {
         let mut all: Vec<PodState> = self.lock().values().cloned().collect();
         all.sort_unstable_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
         all
     }
 
-    /// How many pods are in each state.
-    pub fn counts(&self) -> [(State, usize); 7] {
+    /// Returns the number of pods in each state.
+    pub fn counts(&self) -> [(RuleState, usize); 7] {
         let all = self.lock();
-        State::ALL.map(|state| (state, all.values().filter(|pod| pod.state == state).count()))
+        RuleState::ALL.map(|state| (state, all.values().filter(|pod| pod.state == state).count()))
     }
 }

@@ -1,46 +1,46 @@
-//! Sockets with a name, taken over without a gap.
+//! Unix sockets that replace those of an earlier agent without a gap.
 
 use std::io;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::net::{UnixDatagram, UnixListener};
 use tracing::warn;
 
-/// Pause before another attempt.
-const RETRY: Duration = Duration::from_secs(1);
+/// Pause before the next attempt to bind.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A socket that is bound, and which file it is.
+/// A socket bound to a path, with the inode of its file.
 #[derive(Debug)]
-pub struct Bound<S> {
+pub struct BoundSocket<S> {
     /// The socket.
     pub socket: S,
     inode: u64,
 }
 
-impl<S> Bound<S> {
-    /// Binds under another name, closes it to all but root and then gives it its name: whoever finds it finds it ready, and one that was
-    /// left by an agent before us, or belongs to one that is just ending, is replaced in the same moment. Nothing is removed at the end.
+impl<S> BoundSocket<S> {
+    /// Binds to a temporary name, restricts the mode to root, and renames the file: clients find either the socket of the earlier agent or
+    /// this one, ready for connections. The file stays when the agent ends.
     fn new(path: &Path, bind: impl FnOnce(&Path) -> io::Result<S>) -> io::Result<Self> {
-        let new = new_name(path);
-        match std::fs::remove_file(&new) {
+        let temporary = temporary_name(path);
+        match std::fs::remove_file(&temporary) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let socket = bind(&new)?;
-        std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o600))?;
-        let inode = std::fs::symlink_metadata(&new)?.ino();
-        std::fs::rename(&new, path)?;
+        let socket = bind(&temporary)?;
+        std::fs::set_permissions(&temporary, std::fs::Permissions::from_mode(0o600))?;
+        let inode = std::fs::symlink_metadata(&temporary)?.ino();
+        std::fs::rename(&temporary, path)?;
         Ok(Self { socket, inode })
     }
 
-    /// Whether clients find a socket: ours, or that of an agent that has taken over.
+    /// Whether clients can reach a socket at the path: this one, or that of another agent.
     pub fn is_reachable(&self, path: &Path) -> bool {
         std::fs::symlink_metadata(path).is_ok_and(|meta| {
             meta.ino() == self.inode
                 || std::os::unix::net::UnixStream::connect(path).map_or_else(
-                    // A datagram socket that somebody holds is of the wrong kind, not refused.
+                    // A datagram socket in use gives EPROTOTYPE, a dead one ECONNREFUSED.
                     |error| error.raw_os_error() == Some(nix::errno::Errno::EPROTOTYPE as i32),
                     |_| true,
                 )
@@ -48,41 +48,49 @@ impl<S> Bound<S> {
     }
 }
 
-impl Bound<UnixListener> {
-    /// For connections.
+impl BoundSocket<UnixListener> {
+    /// Binds a socket for connections.
     ///
     /// # Errors
-    /// The system's reason.
+    /// The file cannot be created.
     pub fn stream(path: &Path) -> io::Result<Self> {
         Self::new(path, |path| UnixListener::bind(path))
     }
 }
 
-impl Bound<UnixDatagram> {
-    /// For datagrams.
+impl BoundSocket<UnixDatagram> {
+    /// Binds a socket for datagrams.
     ///
     /// # Errors
-    /// The system's reason.
+    /// The file cannot be created.
     pub fn datagram(path: &Path) -> io::Result<Self> {
         Self::new(path, |path| UnixDatagram::bind(path))
     }
 }
 
-/// Beside the name itself, and different for every process.
-fn new_name(path: &Path) -> PathBuf {
+/// Returns a name in the same directory, different for every process.
+fn temporary_name(path: &Path) -> PathBuf {
     path.with_extension(format!("{}.new", std::process::id()))
 }
 
-/// Binds, however long the folder takes to appear.
-pub(super) async fn until_bound<S>(path: &Path, bind: impl Fn(&Path) -> io::Result<Bound<S>>) -> Bound<S> {
+/// Binds, and retries until it succeeds.
+pub(super) async fn bind_with_retry<S>(
+    path: &Path,
+    bind: impl Fn(&Path) -> io::Result<BoundSocket<S>>,
+) -> BoundSocket<S> {
     loop {
-        let made = path.parent().map_or(Ok(()), super::prepare).and_then(|()| bind(path));
-        match made {
+        let result = path.parent().map_or(Ok(()), create_socket_dir).and_then(|()| bind(path));
+        match result {
             Ok(bound) => return bound,
             Err(error) => {
-                warn!(path = %path.display(), %error, "cannot make the socket for the plugin");
-                tokio::time::sleep(RETRY).await;
+                warn!(path = %path.display(), %error, "cannot bind socket; retrying");
+                tokio::time::sleep(RETRY_INTERVAL).await;
             }
         }
     }
+}
+
+/// Creates the directory of the sockets, for root alone.
+fn create_socket_dir(dir: &Path) -> io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o750).create(dir)
 }

@@ -1,4 +1,4 @@
-//! What the plugin reports: counted, timed, and remembered as far as it says where a pod is.
+//! Server of `report.sock`: metrics of the plugin's calls, and the network namespaces of pods.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -11,48 +11,48 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
-use weir_protocol::agent::{OUTCOMES, Outcome, Report, VERSION};
+use weir_protocol::agent::{CallOutcome, CallReport, PROTOCOL_VERSION};
 use weir_protocol::version::Verb;
 
-use super::listen::{self, Bound};
-use crate::metrics::Metrics;
-use crate::stop::Stop;
+use super::listen::{self, BoundSocket};
+use crate::metrics::MetricsRegistry;
+use weir_runtime::CancellationToken;
 
-/// Largest report: GC names every sandbox of the node.
-const MAX_BYTES: usize = 128 << 10;
-/// How many pods are remembered; a node has a few hundred at most.
+/// Longest report: one of GC lists every sandbox of the node.
+const MAX_REPORT_BYTES: usize = 128 << 10;
+/// Most attachments that are kept; a node has a few hundred pods at most.
 const MAX_ATTACHMENTS: usize = 4096;
-/// How long a socket that somebody removed may be missing.
-const LOOK: Duration = Duration::from_secs(5);
-/// Bounds of the histograms, in seconds: from a plugin that only passes to one that waits for the agent.
+/// Interval at which the socket is checked for having been removed.
+const POLL_INTERVAL: Duration = Duration::from_secs(5);
+/// Upper bounds in seconds, from a skipped pod to a call that waits for the agent.
 const BUCKETS: [f64; 13] = [0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.0, 10.0];
 
-/// Where a pod is.
+/// An attachment of the plugin to a pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attachment {
-    /// Id of its sandbox.
+    /// Id of the sandbox.
     pub container: String,
-    /// Its network namespace, as the host calls it.
+    /// Network namespace, a path of the host.
     pub netns: PathBuf,
 }
 
-/// By the plugin's word: which pod is in which namespace. Clones are the same list.
+/// Attachments by pod uid, as reported by the plugin. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub struct Attachments {
     by_uid: Arc<Mutex<HashMap<String, Attachment>>>,
 }
 
 impl Attachments {
-    /// Where the pod of that uid is.
-    pub fn of(&self, uid: &str) -> Option<Attachment> {
+    /// Returns the attachment of the pod with that uid.
+    pub fn get(&self, uid: &str) -> Option<Attachment> {
         self.by_uid().get(uid).cloned()
     }
 
-    /// Learns from a report.
-    pub fn learn(&self, report: &Report) {
+    /// Updates the attachments from a report.
+    pub fn apply(&self, report: &CallReport) {
         let mut by_uid = self.by_uid();
         match Verb::parse(&report.verb) {
-            // Also of a call that failed: the namespace is there, and CHECK knows it as well as ADD.
+            // Also from a failed call: its namespace exists.
             Some(Verb::Add | Verb::Check)
                 if !report.uid.is_empty()
                     && !report.netns.is_empty()
@@ -61,7 +61,7 @@ impl Attachments {
                 let netns = PathBuf::from(&report.netns);
                 by_uid.insert(report.uid.clone(), Attachment { container: report.container.clone(), netns });
             }
-            // A sandbox that failed is taken down after its successor may have come.
+            // By sandbox: DEL of a failed sandbox may come after ADD of its successor.
             Some(Verb::Del) => by_uid.retain(|_, attachment| attachment.container != report.container),
             Some(Verb::Gc) => {
                 if let Some(valid) = &report.valid {
@@ -78,20 +78,20 @@ impl Attachments {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Call {
+struct CallLabels {
     verb: &'static str,
     outcome: &'static str,
     code: u32,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Timed {
+struct OutcomeLabels {
     verb: &'static str,
     outcome: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Staged {
+struct StageLabels {
     verb: &'static str,
     stage: &'static str,
 }
@@ -102,20 +102,20 @@ fn histogram() -> Histogram {
     Histogram::new(BUCKETS)
 }
 
-/// Hears reports.
+/// Server of `report.sock`.
 #[derive(Debug, Clone)]
-pub struct Reports {
-    /// What is remembered.
+pub struct CallReportServer {
+    /// Attachments from the reports.
     pub attachments: Attachments,
-    calls: Family<Call, Counter>,
-    times: Histograms<Timed>,
-    stages: Histograms<Staged>,
+    calls: Family<CallLabels, Counter>,
+    times: Histograms<OutcomeLabels>,
+    stages: Histograms<StageLabels>,
     malformed: Counter,
 }
 
-impl Reports {
-    /// With its metrics in the registry.
-    pub fn register(metrics: &Metrics) -> Self {
+impl CallReportServer {
+    /// Creates the server and registers its metrics.
+    pub fn register(metrics: &MetricsRegistry) -> Self {
         let reports = Self {
             attachments: Attachments::default(),
             calls: Family::default(),
@@ -125,62 +125,66 @@ impl Reports {
         };
         metrics.register(|registry| {
             let Self { calls, times, stages, malformed, .. } = reports.clone();
-            registry.register("weir_cni_requests", "Calls of the plugin, by verb, outcome and code", calls);
-            registry.register("weir_cni_request_duration_seconds", "Time of a call of the plugin", times);
-            let help = "Where the time of a call went: deciding, waiting for the agent, in the kernel";
+            registry.register("weir_cni_requests", "CNI calls, by verb, outcome and error code", calls);
+            registry.register("weir_cni_request_duration_seconds", "Duration of a CNI call", times);
+            let help = "Duration of a CNI call by stage: decide, agent, kernel";
             registry.register("weir_cni_stage_duration_seconds", help, stages);
-            registry.register("weir_agent_malformed_reports", "Datagrams that are no report", malformed);
+            registry.register(
+                "weir_agent_malformed_reports",
+                "Datagrams on report.sock that cannot be parsed",
+                malformed,
+            );
         });
         reports
     }
 
-    /// Counts and remembers one datagram. Labels are only ever words of ours, whatever it holds.
-    pub fn hear(&self, datagram: &[u8]) {
-        let report = serde_json::from_slice::<Report>(datagram).ok().filter(|report| report.v == VERSION);
+    /// Handles one datagram. Labels never contain text from it.
+    pub fn handle(&self, datagram: &[u8]) {
+        let report = serde_json::from_slice::<CallReport>(datagram).ok().filter(|report| report.v == PROTOCOL_VERSION);
         let verb = report.as_ref().and_then(|report| Verb::parse(&report.verb));
         let (Some(report), Some(verb)) = (report, verb) else {
             self.malformed.inc();
             return;
         };
         let verb = verb.as_str();
-        let outcome = OUTCOMES.iter().find(|(outcome, _)| *outcome == report.outcome).map_or("", |(_, name)| *name);
+        let outcome = report.outcome.name();
         let code = report.code.filter(|code| *code < 1000).unwrap_or(0);
-        self.calls.get_or_create(&Call { verb, outcome, code }).inc();
-        self.times.get_or_create(&Timed { verb, outcome }).observe(seconds(report.stages.total));
+        self.calls.get_or_create(&CallLabels { verb, outcome, code }).inc();
+        self.times.get_or_create(&OutcomeLabels { verb, outcome }).observe(seconds(report.stages.total));
         let stages = &report.stages;
         for (stage, micros) in [("decide", stages.decide), ("agent", stages.agent), ("kernel", stages.kernel)] {
-            self.stages.get_or_create(&Staged { verb, stage }).observe(seconds(micros));
+            self.stages.get_or_create(&StageLabels { verb, stage }).observe(seconds(micros));
         }
-        self.attachments.learn(&report);
+        self.attachments.apply(&report);
         let (namespace, pod, micros) = (&report.namespace, &report.name, report.stages.total);
-        if report.outcome == Outcome::Failed {
-            info!(verb, code, namespace, pod, micros, "a call of the plugin failed");
+        if report.outcome == CallOutcome::Failed {
+            info!(verb, code, namespace, pod, micros, "CNI call failed");
         } else {
-            debug!(verb, outcome, namespace, pod, micros, "a call of the plugin");
+            debug!(verb, outcome, namespace, pod, micros, "CNI call");
         }
     }
 
-    /// Hears until told to stop.
-    pub async fn serve(self, path: PathBuf, stop: Stop) {
+    /// Serves until shutdown.
+    pub async fn serve(self, path: PathBuf, shutdown: CancellationToken) {
         tokio::select! {
             () = self.receive(&path) => {}
-            () = stop.requested() => {}
+            () = shutdown.cancelled() => {}
         }
     }
 
     async fn receive(&self, path: &Path) {
-        let mut bytes = vec![0; MAX_BYTES];
-        let mut bound: Option<Bound<_>> = None;
+        let mut bytes = vec![0; MAX_REPORT_BYTES];
+        let mut bound: Option<BoundSocket<_>> = None;
         loop {
             let socket = match bound.take() {
                 Some(socket) => socket,
-                None => listen::until_bound(path, Bound::datagram).await,
+                None => listen::bind_with_retry(path, BoundSocket::datagram).await,
             };
-            match timeout(LOOK, socket.socket.recv(&mut bytes)).await {
-                Ok(Ok(count)) => self.hear(&bytes[..count]),
+            match timeout(POLL_INTERVAL, socket.socket.recv(&mut bytes)).await {
+                Ok(Ok(count)) => self.handle(&bytes[..count]),
                 Ok(Err(error)) => {
-                    warn!(%error, "cannot hear reports of the plugin");
-                    tokio::time::sleep(LOOK).await;
+                    warn!(%error, "cannot receive call reports; retrying");
+                    tokio::time::sleep(POLL_INTERVAL).await;
                 }
                 Err(_) if !socket.is_reachable(path) => continue,
                 Err(_) => {}
@@ -196,59 +200,4 @@ fn seconds(micros: u64) -> f64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn report(verb: &str, uid: &str, container: &str) -> Report {
-        let netns = format!("/run/netns/{container}");
-        let (verb, uid, container) = (verb.to_owned(), uid.to_owned(), container.to_owned());
-        Report { v: VERSION, verb, uid, container, netns, outcome: Outcome::Installed, ..Report::default() }
-    }
-
-    #[test]
-    fn remembers_where_a_pod_is_until_it_is_gone() {
-        let attachments = Attachments::default();
-        attachments.learn(&report("ADD", "u1", "a"));
-        attachments.learn(&report("ADD", "u2", "b"));
-        // A second sandbox of the pod; then the first one is taken down.
-        attachments.learn(&report("ADD", "u1", "c"));
-        attachments.learn(&report("DEL", "u1", "a"));
-        assert_eq!(attachments.of("u1").map(|found| found.netns), Some(PathBuf::from("/run/netns/c")));
-        attachments.learn(&Report { valid: Some(vec!["c".to_owned()]), ..report("GC", "", "") });
-        assert_eq!(attachments.of("u2"), None);
-        attachments.learn(&report("GC", "", ""));
-        attachments.learn(&report("DEL", "", "c"));
-        assert_eq!(attachments.of("u1"), None);
-        for number in 0..2 * MAX_ATTACHMENTS {
-            attachments.learn(&report("ADD", &number.to_string(), "x"));
-        }
-        assert_eq!(attachments.by_uid().len(), MAX_ATTACHMENTS);
-    }
-
-    #[test]
-    fn counts_calls_and_takes_no_label_from_outside() {
-        let metrics = Metrics::default();
-        let reports = Reports::register(&metrics);
-        reports.hear(&serde_json::to_vec(&report("ADD", "u1", "a")).unwrap());
-        reports.hear(br#"{"v":1,"verb":"ADD","outcome":"failed","code":11,"us":{"decide":5,"agent":2000000,"kernel":0,"total":2000005}}"#);
-        for nonsense in [
-            &b"{"[..],
-            b"",
-            br#"{"v":2,"verb":"ADD","outcome":"done","us":{"decide":0,"agent":0,"kernel":0,"total":0}}"#,
-            br#"{"v":1,"verb":"\"}","outcome":"done","us":{"decide":0,"agent":0,"kernel":0,"total":0}}"#,
-            br#"{"v":1,"verb":"ADD","outcome":"perhaps","us":{"decide":0,"agent":0,"kernel":0,"total":0}}"#,
-        ] {
-            reports.hear(nonsense);
-        }
-        let text = metrics.render();
-        for line in [
-            r#"weir_cni_requests_total{verb="ADD",outcome="installed",code="0"} 1"#,
-            r#"weir_cni_requests_total{verb="ADD",outcome="failed",code="11"} 1"#,
-            r#"weir_cni_request_duration_seconds_count{verb="ADD",outcome="failed"} 1"#,
-            r#"weir_cni_stage_duration_seconds_bucket{le="2.0",verb="ADD",stage="agent"} 2"#,
-            "weir_agent_malformed_reports_total 5",
-        ] {
-            assert!(text.contains(line), "{line} is not in:\n{text}");
-        }
-    }
-}
+mod tests;

@@ -1,12 +1,14 @@
+use std::path::Path;
+
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::*;
 use crate::pods::facts;
-use crate::stop;
+use weir_runtime::CancellationToken;
 
-/// Longer than anything here should take.
-const BOUND: Duration = Duration::from_secs(30);
+/// Limit for anything that should happen at once.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 fn pod(name: &str, uid: &str, status: bool) -> PodFacts {
     let annotations = if status { json!({"sidecar.istio.io/status": "{}"}) } else { json!({}) };
@@ -16,92 +18,97 @@ fn pod(name: &str, uid: &str, status: bool) -> PodFacts {
     }))
 }
 
-fn answerer(fetch: Option<Fetch>) -> Answerer {
-    Answerer { pods: Pods::default(), fetch, budget: Duration::from_millis(300), counts: Counts::default() }
+fn server(fetch: Option<FetchPod>) -> PodQueryServer {
+    PodQueryServer {
+        pods: PodCache::default(),
+        fetch,
+        budget: Duration::from_millis(300),
+        io_timeout: TIMEOUT,
+        metrics: QueryMetrics::default(),
+    }
 }
 
-fn question(uid: &str, name: &str) -> Question {
-    Question { v: VERSION, uid: uid.to_owned(), namespace: "shop".to_owned(), name: name.to_owned() }
+fn query(uid: &str, name: &str) -> PodQuery {
+    PodQuery { v: PROTOCOL_VERSION, uid: uid.to_owned(), namespace: "shop".to_owned(), name: name.to_owned() }
 }
 
-fn reason(answer: Answer) -> String {
+fn reason(answer: PodAnswer) -> String {
     match answer {
-        Answer::Unknown { reason } => reason,
+        PodAnswer::Unknown { reason } => reason,
         other => panic!("known: {other:?}"),
     }
 }
 
 #[tokio::test]
-async fn answers_about_the_pods_it_knows() {
-    let answerer = answerer(None);
-    answerer.pods.replace(vec![pod("in", "u1", true), pod("out", "u2", false)]);
-    let capture = answerer.answer(&question("u1", "in")).await;
-    assert_eq!(capture, Answer::Capture { capture: r#"{"v":1,"proxyUids":[1500]}"#.to_owned() });
-    let skip = answerer.answer(&question("", "out")).await;
-    assert!(matches!(&skip, Answer::Skip { reason } if reason.contains("not in the mesh")), "{skip:?}");
-    let other = answerer.answer(&Question { v: 2, ..question("u1", "in") }).await;
+async fn pods_in_the_cache_are_answered() {
+    let server = server(None);
+    server.pods.replace(vec![pod("in", "u1", true), pod("out", "u2", false)]);
+    let capture = server.answer(&query("u1", "in")).await;
+    assert_eq!(capture, PodAnswer::Capture { capture: r#"{"v":1,"proxyUids":[1500]}"#.to_owned() });
+    let skip = server.answer(&query("", "out")).await;
+    assert!(matches!(&skip, PodAnswer::Skip { reason } if reason.contains("not in the mesh")), "{skip:?}");
+    let other = server.answer(&PodQuery { v: 2, ..query("u1", "in") }).await;
     assert!(reason(other).contains("version"));
 }
 
 #[tokio::test]
-async fn waits_for_a_pod_that_is_about_to_come() {
-    let answerer = Answerer { budget: BOUND, ..answerer(None) };
-    answerer.pods.replace(vec![pod("web-0", "old", true)]);
-    let pods = answerer.pods.clone();
-    let asking = tokio::spawn(async move { answerer.answer(&question("new", "web-0")).await });
+async fn a_query_waits_for_a_new_pod() {
+    let server = PodQueryServer { budget: TIMEOUT, ..server(None) };
+    server.pods.replace(vec![pod("web-0", "old", true)]);
+    let pods = server.pods.clone();
+    let asking = tokio::spawn(async move { server.answer(&query("new", "web-0")).await });
     tokio::task::yield_now().await;
     pods.put(pod("web-0", "new", true));
-    assert!(matches!(asking.await.unwrap(), Answer::Capture { .. }));
+    assert!(matches!(asking.await.unwrap(), PodAnswer::Capture { .. }));
 }
 
 #[tokio::test]
-async fn turns_to_the_api_server_and_then_says_what_is_missing() {
-    let fetch = |result: Result<Option<PodFacts>, String>| -> Option<Fetch> {
+async fn the_api_server_is_asked_for_unknown_pods() {
+    let fetch = |result: Result<Option<PodFacts>, String>| -> Option<FetchPod> {
         Some(Arc::new(move |_, _| {
             let result = result.clone();
             Box::pin(async move { result })
         }))
     };
-    let found = answerer(fetch(Ok(Some(pod("web", "u1", true))))).answer(&question("u1", "web")).await;
-    assert!(matches!(found, Answer::Capture { .. }));
+    let found = server(fetch(Ok(Some(pod("web", "u1", true))))).answer(&query("u1", "web")).await;
+    assert!(matches!(found, PodAnswer::Capture { .. }));
     for (result, part) in [
-        (Ok(Some(pod("web", "u2", true))), "another pod of that name, u2"),
-        (Ok(None), "no such pod"),
+        (Ok(Some(pod("web", "u2", true))), "another uid: u2"),
+        (Ok(None), "pod not found"),
         (Err("401 Unauthorized".to_owned()), "401 Unauthorized"),
     ] {
-        let reason = reason(answerer(fetch(result)).answer(&question("u1", "web")).await);
+        let reason = reason(server(fetch(result)).answer(&query("u1", "web")).await);
         assert!(reason.contains(part), "{reason}");
     }
-    let hangs: Fetch = Arc::new(|_, _| Box::pin(std::future::pending()));
-    assert!(reason(answerer(Some(hangs)).answer(&question("u1", "web")).await).contains("in time"));
-    let alone = answerer(None);
-    alone.pods.troubled("connection refused".to_owned());
-    let reason = reason(alone.answer(&question("u1", "web")).await);
-    assert!(reason.contains("not seen the pod yet; connection refused"), "{reason}");
+    let hangs: FetchPod = Arc::new(|_, _| Box::pin(std::future::pending()));
+    assert!(reason(server(Some(hangs)).answer(&query("u1", "web")).await).contains("timed out"));
+    let alone = server(None);
+    alone.pods.record_error("connection refused".to_owned());
+    let reason = reason(alone.answer(&query("u1", "web")).await);
+    assert!(reason.contains("not in the agent's cache yet; connection refused"), "{reason}");
 }
 
-struct Served {
+struct Running {
     _dir: tempfile::TempDir,
     path: PathBuf,
-    stopper: stop::Stopper,
+    shutdown: CancellationToken,
     task: tokio::task::JoinHandle<()>,
-    counts: Counts,
+    metrics: QueryMetrics,
 }
 
-async fn served() -> Served {
+async fn start(server: PodQueryServer) -> Running {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("run/agent.sock");
-    let (stopper, stop) = stop::pair();
-    let answerer = answerer(None);
-    answerer.pods.replace(vec![pod("in", "u1", true)]);
-    let counts = answerer.counts.clone();
-    let task = tokio::spawn(answerer.serve(path.clone(), stop));
+    let shutdown = CancellationToken::new();
+    server.pods.replace(vec![pod("in", "u1", true)]);
+    let metrics = server.metrics.clone();
+    let task = tokio::spawn(server.serve(path.clone(), shutdown.clone()));
     until(|| path.exists()).await;
-    Served { _dir: dir, path, stopper, task, counts }
+    Running { _dir: dir, path, shutdown, task, metrics }
 }
 
 async fn until(holds: impl Fn() -> bool) {
-    timeout(BOUND, async {
+    timeout(TIMEOUT, async {
         while !holds() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -110,66 +117,74 @@ async fn until(holds: impl Fn() -> bool) {
     .unwrap();
 }
 
-async fn say(path: &Path, bytes: &[u8]) -> String {
+async fn send(path: &Path, bytes: &[u8]) -> String {
     let mut stream = UnixStream::connect(path).await.unwrap();
     let _ = stream.write_all(bytes).await;
     let _ = stream.shutdown().await;
     let mut answer = String::new();
-    let _ = timeout(BOUND, stream.read_to_string(&mut answer)).await.unwrap();
+    let _ = timeout(TIMEOUT, stream.read_to_string(&mut answer)).await.unwrap();
     answer
 }
 
 #[tokio::test]
-async fn lives_through_whatever_is_said_to_it() {
+async fn malformed_and_silent_clients_do_no_harm() {
     use std::os::unix::fs::PermissionsExt as _;
-    let served = served().await;
+    let running = start(server(None)).await;
     let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
-    assert_eq!((mode(&served.path), mode(served.path.parent().unwrap())), (0o600, 0o750));
+    assert_eq!((mode(&running.path), mode(running.path.parent().unwrap())), (0o600, 0o750));
 
-    let good = serde_json::to_vec(&question("u1", "in")).unwrap();
+    let good = serde_json::to_vec(&query("u1", "in")).unwrap();
     let mut line = good.clone();
     line.push(b'\n');
     for nonsense in [&b"\n"[..], b"{}\n", b"[1,2\n", b"\xff\xfe\n", br#"{"v":1,"namespace":7,"name":"x"}"#] {
-        assert!(say(&served.path, nonsense).await.contains("cannot be read"), "{nonsense:?}");
+        assert!(send(&running.path, nonsense).await.contains("cannot parse query"), "{nonsense:?}");
     }
-    // Too long, silent, and gone at once; more of the silent than there is room for.
-    assert_eq!(say(&served.path, &[b'x'; 3 * QUESTION_MAX_BYTES]).await, "");
-    drop(UnixStream::connect(&served.path).await.unwrap());
+    assert_eq!(send(&running.path, &[b'x'; 3 * QUERY_MAX_BYTES]).await, "");
+    drop(UnixStream::connect(&running.path).await.unwrap());
+    // More silent clients than there are connections.
     let mut silent = Vec::new();
-    for _ in 0..2 * CONNECTIONS {
-        silent.push(UnixStream::connect(&served.path).await.unwrap());
+    for _ in 0..2 * MAX_CONNECTIONS {
+        silent.push(UnixStream::connect(&running.path).await.unwrap());
     }
-    until(|| served.counts.questions.get_or_create(&Answered { outcome: "busy" }).get() > 0).await;
-    // Their time is up after a while, without their doing anything.
-    timeout(BOUND, async {
-        while !say(&served.path, &line).await.contains("capture") {
-            tokio::time::sleep(Duration::from_millis(50)).await;
+    until(|| running.metrics.queries.get_or_create(&QueryLabels { outcome: "busy" }).get() > 0).await;
+    drop(silent);
+    timeout(TIMEOUT, async {
+        while !send(&running.path, &line).await.contains("capture") {
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     })
     .await
     .unwrap();
-    assert!(say(&served.path, &line).await.ends_with("}\n"));
+    assert!(send(&running.path, &line).await.ends_with("}\n"));
 
-    served.stopper.stop();
-    timeout(BOUND, served.task).await.unwrap().unwrap();
+    running.shutdown.cancel();
+    timeout(TIMEOUT, running.task).await.unwrap().unwrap();
 }
 
 #[tokio::test]
-async fn takes_over_and_comes_back_when_the_socket_is_removed() {
-    let first = served().await;
+async fn a_silent_client_is_disconnected() {
+    let running = start(PodQueryServer { io_timeout: Duration::from_millis(20), ..server(None) }).await;
+    let mut client = UnixStream::connect(&running.path).await.unwrap();
+    assert_eq!(timeout(TIMEOUT, client.read(&mut [0; 16])).await.unwrap().unwrap(), 0);
+    running.shutdown.cancel();
+}
+
+#[tokio::test]
+async fn a_removed_socket_is_bound_again() {
+    let first = start(server(None)).await;
     let inode = |path: &Path| std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(path).unwrap());
     let before = inode(&first.path);
-    // Another agent takes the name over; the first leaves it that way.
-    let second = Bound::stream(&first.path).unwrap();
+    // Another agent replaces the socket; the first accepts that.
+    let second = BoundSocket::stream(&first.path).unwrap();
     assert_ne!(inode(&first.path), before);
     assert!(second.is_reachable(&first.path));
-    let old = Bound::stream(&first.path.with_file_name("old.sock")).unwrap();
-    assert!(old.is_reachable(&first.path), "somebody else's that is served");
+    let old = BoundSocket::stream(&first.path.with_file_name("old.sock")).unwrap();
+    assert!(old.is_reachable(&first.path), "a socket of a running agent");
     drop(second);
-    assert!(!old.is_reachable(&first.path), "somebody else's that is dead");
+    assert!(!old.is_reachable(&first.path), "a socket of a dead agent");
     std::fs::remove_file(&first.path).unwrap();
     until(|| first.path.exists()).await;
-    let line = serde_json::to_string(&question("u1", "in")).unwrap() + "\n";
-    assert!(say(&first.path, line.as_bytes()).await.contains("capture"));
-    first.stopper.stop();
+    let line = serde_json::to_string(&query("u1", "in")).unwrap() + "\n";
+    assert!(send(&first.path, line.as_bytes()).await.contains("capture"));
+    first.shutdown.cancel();
 }

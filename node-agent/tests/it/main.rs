@@ -1,8 +1,9 @@
-//! The agent's parts against an API server that can be told to misbehave, and in real namespaces.
+//! The agent against an API server that can be told to misbehave, in real namespaces, and on real files.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking; helpers outside test functions too")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking; helpers outside test functions too")]
 
 mod agent;
 mod follow;
+mod install;
 mod repair;
 mod taint;

@@ -1,4 +1,4 @@
-//! Rules of pods in real namespaces: missing, flushed, changed, somebody else's; and pods that cannot be mended.
+//! Repair of capture rules in real network namespaces, and the fallback for pods that cannot be repaired.
 
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -6,21 +6,23 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
+use iptables_rules::backend::Backend;
 use serde_json::{Value, json};
-use weir_agent::events::{self, Events};
-use weir_agent::metrics::Metrics;
-use weir_agent::pods::{PodFacts, Pods};
-use weir_agent::repair::{Actor, Counts, Fallback, Limits, Places, Repairer, Settings, State, States};
+use weir_agent::events::{self, EventRecorder};
+use weir_agent::metrics::MetricsRegistry;
+use weir_agent::pods::{PodCache, PodFacts};
+use weir_agent::repair::{
+    Fallback, FallbackRunner, NetnsPaths, PodStates, RepairLimits, RepairMetrics, RepairOptions, Repairer, RuleState,
+};
 use weir_agent::socket::Attachments;
-use weir_agent::stop;
 use weir_apiserver::ApiServer;
-use weir_kernel::namespace::Backend;
 use weir_lab::{Netns, privilege};
-use weir_protocol::agent::Report;
+use weir_protocol::agent::CallReport;
+use weir_runtime::CancellationToken;
 
 use crate::follow::{connect, follow, until};
 
-/// A pod's namespace, with its address.
+/// Creates the network namespace of a pod with this address.
 pub(crate) fn pod_netns(ip: &str) -> Netns {
     let netns = Netns::new("pod").unwrap();
     inside(&netns, "ip", &["addr", "add", &format!("{ip}/32"), "dev", "lo"]);
@@ -37,7 +39,7 @@ pub(crate) fn ruleset(netns: &Netns) -> String {
     inside(netns, "nft", &["list", "ruleset"])
 }
 
-/// A pod of the mesh as the API server has it.
+/// A meshed pod as the API server has it.
 pub(crate) fn object(name: &str, ip: &str) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Pod",
@@ -52,11 +54,11 @@ pub(crate) fn object(name: &str, ip: &str) -> Value {
 }
 
 fn facts(object: Value) -> PodFacts {
-    PodFacts::of(serde_json::from_value(object).unwrap(), &[])
+    PodFacts::from_pod(serde_json::from_value(object).unwrap(), &[])
 }
 
-fn places(root: &Path) -> Places {
-    Places {
+fn netns_paths(root: &Path) -> NetnsPaths {
+    NetnsPaths {
         host_proc: "/proc".into(),
         host_root: root.to_owned(),
         netns_dirs: vec!["/netns".into()],
@@ -66,64 +68,64 @@ fn places(root: &Path) -> Places {
 
 struct Bench {
     repairer: Repairer,
-    metrics: Metrics,
+    metrics: MetricsRegistry,
     dir: tempfile::TempDir,
 }
 
 impl Bench {
     fn new(in_place: bool) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let metrics = Metrics::default();
-        let settings = Settings {
+        let metrics = MetricsRegistry::default();
+        let options = RepairOptions {
             in_place,
             interval: Duration::from_hours(1),
             backend: Backend::Auto,
-            places: places(dir.path()),
+            netns_paths: netns_paths(dir.path()),
         };
-        let (events, _teller) = events::channel(&metrics);
+        let (events, _publisher) = events::channel(&metrics);
         let repairer = Repairer {
-            pods: Pods::default(),
+            pods: PodCache::default(),
             attachments: Attachments::default(),
-            settings,
-            states: States::default(),
-            counts: Counts::register(&metrics),
+            options,
+            states: PodStates::default(),
+            metrics: RepairMetrics::register(&metrics),
             events,
         };
         Self { repairer, metrics, dir }
     }
 
-    /// A pod whose namespace the plugin has reported.
+    /// Adds a pod whose network namespace the plugin has reported.
     fn reported(&self, name: &str, ip: &str, netns: &Path) {
         self.repairer.pods.put(facts(object(name, ip)));
-        self.repairer.attachments.learn(&Report {
+        self.repairer.attachments.apply(&CallReport {
             v: 1,
             verb: "ADD".to_owned(),
             uid: format!("uid-{name}"),
             netns: netns.display().to_string(),
-            ..Report::default()
+            ..CallReport::default()
         });
     }
 
-    fn state(&self, name: &str) -> (State, u32) {
-        let state = self.repairer.states.of(&format!("uid-{name}")).unwrap();
+    fn state(&self, name: &str) -> (RuleState, u32) {
+        let state = self.repairer.states.get(&format!("uid-{name}")).unwrap();
         (state.state, state.repairs)
     }
 }
 
 #[test]
-fn puts_back_what_is_missing_flushed_or_changed() {
+fn missing_flushed_and_changed_rules_are_restored() {
     if !privilege::available_or_skip() {
         return;
     }
     let bench = Bench::new(true);
     let pod = pod_netns("10.0.0.7");
     bench.reported("web", "10.0.0.7", &pod.path());
-    assert!(bench.repairer.pass(true).is_empty());
+    assert!(bench.repairer.inspect_pods(true).is_empty());
     let complete = ruleset(&pod);
     assert!(complete.contains("1400"), "{complete}");
-    assert_eq!(bench.state("web"), (State::Ok, 1));
-    bench.repairer.pass(true);
-    assert_eq!(bench.state("web"), (State::Ok, 1), "what is in place is left alone");
+    assert_eq!(bench.state("web"), (RuleState::Ok, 1));
+    bench.repairer.inspect_pods(true);
+    assert_eq!(bench.state("web"), (RuleState::Ok, 1), "what is in place is left alone");
 
     let damages: [&[&str]; 5] = [
         &["flush", "table", "inet", "weir"],
@@ -135,13 +137,13 @@ fn puts_back_what_is_missing_flushed_or_changed() {
     for (repairs, damage) in (2..).zip(damages) {
         inside(&pod, "nft", damage);
         assert_ne!(ruleset(&pod), complete);
-        assert!(bench.repairer.pass(true).is_empty());
+        assert!(bench.repairer.inspect_pods(true).is_empty());
         assert_eq!(ruleset(&pod), complete, "after {damage:?}");
-        assert_eq!(bench.state("web"), (State::Ok, repairs));
+        assert_eq!(bench.state("web"), (RuleState::Ok, repairs));
     }
-    // What rules rely on besides themselves.
+    // Routes and addresses that the rules need.
     inside(&pod, "ip", &["addr", "del", "::6/128", "dev", "lo"]);
-    bench.repairer.pass(true);
+    bench.repairer.inspect_pods(true);
     assert!(inside(&pod, "ip", &["-6", "addr", "show", "dev", "lo"]).contains("::6/128"));
     let text = bench.metrics.render();
     assert!(text.contains(r#"istio_cni_repair_pods_repaired_total{type="repair",result="success"} 7"#), "{text}");
@@ -149,23 +151,23 @@ fn puts_back_what_is_missing_flushed_or_changed() {
 }
 
 #[test]
-fn touches_no_namespace_that_is_not_the_pods() {
+fn other_network_namespaces_are_not_changed() {
     if !privilege::available_or_skip() {
         return;
     }
     let bench = Bench::new(true);
     let stranger = pod_netns("10.0.0.8");
     bench.reported("moved", "10.0.0.7", &stranger.path());
-    // An address that this process has: only that it is its own namespace keeps it out.
+    // An address of this process: only the check for its own namespace protects it.
     bench.reported("host", "127.0.0.1", Path::new("/proc/self/ns/net"));
     let file = tempfile::NamedTempFile::new().unwrap();
     bench.reported("file", "10.0.0.9", file.path());
     bench.reported("gone", "10.0.0.10", Path::new("/run/netns/weir-no-such"));
     let before =
         weir_lab::process::run(Command::new("nft").args(["list", "ruleset"]), b"", Duration::from_secs(20)).unwrap();
-    assert!(bench.repairer.pass(true).is_empty());
+    assert!(bench.repairer.inspect_pods(true).is_empty());
     for name in ["moved", "host", "file", "gone"] {
-        assert_eq!(bench.state(name).0, State::Unreachable, "{name}");
+        assert_eq!(bench.state(name).0, RuleState::Unreachable, "{name}");
     }
     assert_eq!(ruleset(&stranger), "");
     let after =
@@ -174,7 +176,7 @@ fn touches_no_namespace_that_is_not_the_pods() {
 }
 
 #[test]
-fn finds_namespaces_without_a_report() {
+fn network_namespaces_are_found_without_a_report() {
     if !privilege::available_or_skip() {
         return;
     }
@@ -192,16 +194,16 @@ fn finds_namespaces_without_a_report() {
     std::fs::write(root.join("state/abc/config.json"), record.to_string()).unwrap();
     bench.repairer.pods.put(facts(object("named", "10.0.0.7")));
     bench.repairer.pods.put(facts(object("recorded", "10.0.0.8")));
-    bench.repairer.pass(true);
+    bench.repairer.inspect_pods(true);
     for (name, netns, found_by) in [("named", &named, "netns folder"), ("recorded", &recorded, "runtime")] {
-        let state = bench.repairer.states.of(&format!("uid-{name}")).unwrap();
-        assert_eq!((state.state, state.found_by), (State::Ok, Some(found_by)));
+        let state = bench.repairer.states.get(&format!("uid-{name}")).unwrap();
+        assert_eq!((state.state, state.found_by), (RuleState::Ok, Some(found_by)));
         assert!(ruleset(netns).contains("1400"));
     }
 }
 
 #[test]
-fn leaves_rules_of_another_installer_alone() {
+fn rules_of_another_installer_are_not_changed() {
     if !privilege::available_or_skip() {
         return;
     }
@@ -217,75 +219,75 @@ fn leaves_rules_of_another_installer_alone() {
         inside(&pod, program, arguments);
         let before = ruleset(&pod);
         bench.reported("web", "10.0.0.7", &pod.path());
-        assert!(bench.repairer.pass(true).is_empty());
-        assert_eq!(bench.state("web").0, State::Foreign, "{program}");
+        assert!(bench.repairer.inspect_pods(true).is_empty());
+        assert_eq!(bench.state("web").0, RuleState::Foreign, "{program}");
         assert_eq!(ruleset(&pod), before);
     }
 }
 
 #[test]
-fn only_looks_where_that_is_all_it_may_do() {
+fn without_in_place_nothing_is_repaired() {
     if !privilege::available_or_skip() {
         return;
     }
     let bench = Bench::new(false);
     let pod = pod_netns("10.0.0.7");
     bench.reported("web", "10.0.0.7", &pod.path());
-    assert_eq!(bench.repairer.pass(true).len(), 1);
-    assert_eq!((bench.state("web").0, ruleset(&pod).as_str()), (State::Missing, ""));
-    // A pod that is ending, has no address yet, or cannot be taken, is not broken.
+    assert_eq!(bench.repairer.inspect_pods(true).len(), 1);
+    assert_eq!((bench.state("web").0, ruleset(&pod).as_str()), (RuleState::Missing, ""));
+    // A pod that is terminating, has no address yet, or has invalid settings is not broken.
     for (change, state) in [
-        (json!({"status": {"podIP": null, "podIPs": null}}), Some(State::Pending)),
-        (json!({"metadata": {"annotations": {"weir.dev/capture": "{"}}}), Some(State::Refused)),
+        (json!({"status": {"podIP": null, "podIPs": null}}), Some(RuleState::Pending)),
+        (json!({"metadata": {"annotations": {"weir.dev/capture": "{"}}}), Some(RuleState::Refused)),
         (json!({"status": {"phase": "Succeeded"}}), None),
     ] {
         let mut object = object("web", "10.0.0.7");
         json_patch::merge(&mut object, &change);
         bench.repairer.pods.put(facts(object));
-        assert!(bench.repairer.pass(true).is_empty());
-        assert_eq!(bench.repairer.states.of("uid-web").map(|state| state.state), state);
+        assert!(bench.repairer.inspect_pods(true).is_empty());
+        assert_eq!(bench.repairer.states.get("uid-web").map(|state| state.state), state);
     }
 }
 
-/// Everything from the API server to the kernel, as the agent runs it.
+/// Runs reflector and repairer as the agent does.
 fn run(
     server: &ApiServer,
-    settings: Settings,
-    actor: Option<Actor>,
-    events: Events,
-) -> (Pods, States, Attachments, Vec<stop::Stopper>) {
+    options: RepairOptions,
+    runner: Option<FallbackRunner>,
+    events: EventRecorder,
+) -> (PodCache, PodStates, Attachments, Vec<CancellationToken>) {
     let (pods, following) = follow(connect(server, || None));
-    let (stopper, stop) = stop::pair();
-    let (states, attachments) = (States::default(), Attachments::default());
+    let shutdown = CancellationToken::new();
+    let (states, attachments) = (PodStates::default(), Attachments::default());
     let repairer = Repairer {
         pods: pods.clone(),
         attachments: attachments.clone(),
-        settings,
+        options,
         states: states.clone(),
-        counts: Counts::default(),
+        metrics: RepairMetrics::default(),
         events,
     };
-    tokio::spawn(repairer.run(actor, stop));
-    (pods, states, attachments, vec![following, stopper])
+    tokio::spawn(repairer.run(runner, shutdown.clone()));
+    (pods, states, attachments, vec![following, shutdown])
 }
 
 #[tokio::test]
-async fn mends_a_pod_as_soon_as_it_appears() {
+async fn a_new_pod_is_repaired_at_once() {
     if !privilege::available_or_skip() {
         return;
     }
     let server = ApiServer::start().unwrap();
     let dir = tempfile::tempdir().unwrap();
     std::fs::create_dir_all(dir.path().join("netns")).unwrap();
-    // Not the interval brings it about.
-    let settings = Settings {
+    // The interval is never reached.
+    let options = RepairOptions {
         in_place: true,
         interval: Duration::from_hours(1),
         backend: Backend::Auto,
-        places: places(dir.path()),
+        netns_paths: netns_paths(dir.path()),
     };
-    let (events, _teller) = events::channel(&Metrics::default());
-    let (pods, states, _attachments, _stoppers) = run(&server, settings, None, events);
+    let (events, _publisher) = events::channel(&MetricsRegistry::default());
+    let (pods, states, _attachments, _shutdown) = run(&server, options, None, events);
     until("the first list", || pods.is_synced()).await;
 
     let pod = pod_netns("10.0.0.7");
@@ -294,18 +296,18 @@ async fn mends_a_pod_as_soon_as_it_appears() {
     young["status"] = json!({"phase": "Pending"});
     let stored = server.put("pods", young);
     let uid = stored["metadata"]["uid"].as_str().unwrap().to_owned();
-    until("the pod is seen", || states.of(&uid).is_some_and(|state| state.state == State::Pending)).await;
+    until("the pod is seen", || states.get(&uid).is_some_and(|state| state.state == RuleState::Pending)).await;
     assert_eq!(ruleset(&pod), "");
     server.put("pods", object("web", "10.0.0.7"));
     until("its rules are there", || {
-        states.of(&uid).is_some_and(|state| (state.state, state.repairs) == (State::Ok, 1))
+        states.get(&uid).is_some_and(|state| (state.state, state.repairs) == (RuleState::Ok, 1))
     })
     .await;
     assert!(ruleset(&pod).contains("1400"));
 }
 
 #[tokio::test]
-async fn two_hundred_broken_pods_of_one_owner_are_not_all_deleted() {
+async fn the_budget_limits_deletions_per_owner() {
     let server = ApiServer::start().unwrap();
     for number in 0..200 {
         let mut pod = object(&format!("web-{number:03}"), "10.0.0.7");
@@ -314,19 +316,19 @@ async fn two_hundred_broken_pods_of_one_owner_are_not_all_deleted() {
         server.put("pods", pod);
     }
     let dir = tempfile::tempdir().unwrap();
-    let settings = Settings {
+    let options = RepairOptions {
         in_place: true,
         interval: Duration::from_millis(50),
         backend: Backend::Auto,
-        places: places(dir.path()),
+        netns_paths: netns_paths(dir.path()),
     };
-    let metrics = Metrics::default();
-    let (events, teller) = events::channel(&metrics);
-    let (stopper, stop) = stop::pair();
-    tokio::spawn(teller.run(connect(&server, || None), events::reporter("n1"), stop));
-    let limits = Limits { per_owner: 3, per_node: 10, window: Duration::from_hours(1) };
-    let actor = Actor::new(connect(&server, || None), Fallback::Delete, limits);
-    let (_pods, _states, _attachments, _stoppers) = run(&server, settings, Some(actor), events);
+    let metrics = MetricsRegistry::default();
+    let (events, publisher) = events::channel(&metrics);
+    let shutdown = CancellationToken::new();
+    tokio::spawn(publisher.run(connect(&server, || None), events::reporter("n1"), shutdown.clone()));
+    let limits = RepairLimits { per_owner: 3, per_node: 10, window: Duration::from_hours(1) };
+    let runner = FallbackRunner::new(connect(&server, || None), Fallback::Delete, limits);
+    let (_pods, _states, _attachments, _shutdown) = run(&server, options, Some(runner), events);
 
     let notes = || -> Vec<String> {
         server
@@ -337,46 +339,46 @@ async fn two_hundred_broken_pods_of_one_owner_are_not_all_deleted() {
     };
     until("an event says so", || notes().iter().any(|note| note.contains("RepairBudgetExhausted"))).await;
     until("three are gone", || server.list("pods").len() == 197).await;
-    // Several more rounds change nothing.
-    let asked = server.asked().len();
+    // Further inspections change nothing.
+    let asked = server.requests().len();
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert_eq!(server.list("pods").len(), 197);
-    assert_eq!(server.asked()[asked..].iter().filter(|asked| asked.starts_with("DELETE")).count(), 0);
+    assert_eq!(server.requests()[asked..].iter().filter(|asked| asked.starts_with("DELETE")).count(), 0);
     let notes = notes();
     let exhausted: Vec<&String> = notes.iter().filter(|note| note.starts_with("RepairBudgetExhausted")).collect();
     assert_eq!(exhausted.len(), 1, "{notes:?}");
     assert!(exhausted[0].contains("3 pods of ReplicaSet web"), "{exhausted:?}");
-    drop(stopper);
+    shutdown.cancel();
 }
 
 #[tokio::test]
-async fn labels_or_deletes_only_the_pod_that_was_seen() {
+async fn only_unchanged_pods_are_labeled_or_deleted() {
     let server = ApiServer::start().unwrap();
     let stored = server.put("pods", object("web", "10.0.0.7"));
     let seen = Arc::new(facts(stored));
-    let limits = Limits { per_owner: 10, per_node: 10, window: Duration::from_hours(1) };
-    let (events, _teller) = events::channel(&Metrics::default());
-    let counts = Counts::default();
+    let limits = RepairLimits { per_owner: 10, per_node: 10, window: Duration::from_hours(1) };
+    let (events, _publisher) = events::channel(&MetricsRegistry::default());
+    let counts = RepairMetrics::default();
     let label = Fallback::Label { key: "cni.istio.io/uninitialized".to_owned(), value: "true".to_owned() };
-    let mut labelling = Actor::new(connect(&server, || None), label, limits);
-    let mut deleting = Actor::new(connect(&server, || None), Fallback::Delete, limits);
+    let mut labeling = FallbackRunner::new(connect(&server, || None), label, limits);
+    let mut deleting = FallbackRunner::new(connect(&server, || None), Fallback::Delete, limits);
 
-    // It has changed since: nothing happens to it.
+    // A pod that has changed is not touched.
     server.put("pods", object("web", "10.0.0.8"));
-    for actor in [&mut labelling, &mut deleting] {
-        actor.act(vec![Arc::clone(&seen)], &events, &counts).await;
+    for runner in [&mut labeling, &mut deleting] {
+        runner.run(vec![Arc::clone(&seen)], &events, &counts).await;
         let now = server.get("pods", "shop", "web").unwrap();
         assert_eq!(now["metadata"]["labels"], Value::Null);
     }
     let label_of =
         || server.get("pods", "shop", "web").unwrap()["metadata"]["labels"]["cni.istio.io/uninitialized"].clone();
     let now = || Arc::new(facts(server.get("pods", "shop", "web").unwrap()));
-    labelling.act(vec![now()], &events, &counts).await;
+    labeling.run(vec![now()], &events, &counts).await;
     assert_eq!(label_of(), "true");
-    // Nobody would make a pod without an owner again.
+    // A pod without an owner would not be created again.
     let mut orphan = object("orphan", "10.0.0.9");
     orphan["metadata"]["ownerReferences"] = json!([]);
     let orphan = Arc::new(facts(server.put("pods", orphan)));
-    deleting.act(vec![orphan, now()], &events, &counts).await;
+    deleting.run(vec![orphan, now()], &events, &counts).await;
     assert!(server.get("pods", "shop", "web").is_none() && server.get("pods", "shop", "orphan").is_some());
 }

@@ -1,12 +1,11 @@
-//! Mutating admission of what is created, as kube-apiserver does it.
+//! Mutating admission of creations, as kube-apiserver does it.
 //!
 //! ```text
-//! object ─▶ plugins ─▶ webhook, webhook, ... ─▶ changed by a later one? ─▶ plugins, webhooks that want to be asked again ─▶ object
-//!                      (configurations by name, entries in order; select.rs says which, call.rs asks them)
+//! object ─▶ plugins ─▶ webhook, webhook, ... ─▶ changed by a later one? ─▶ plugins, webhooks with reinvocationPolicy IfNeeded ─▶ object
+//!                      (configurations by name, entries in order; select.rs selects them, call.rs calls them)
 //! ```
 //!
-//! Only CREATE is asked about: nothing here has a webhook for another operation. Facts: Kubernetes documentation "Dynamic Admission
-//! Control", and the texts of kube-apiserver's errors.
+//! Webhooks are called for CREATE only. Sources: Kubernetes' documentation "Dynamic Admission Control" and kube-apiserver's error texts.
 
 mod call;
 pub(super) mod cel;
@@ -20,45 +19,45 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-pub(super) use self::call::Caller;
+pub(super) use self::call::WebhookClient;
 use super::auth::User;
 use super::resources::qualified;
-use super::store::Refusal;
+use super::store::StatusError;
 use super::target::Target;
 use super::{ApiServer, Shared};
 
-/// So many audit records are kept.
-const RECORDS: usize = 20_000;
+/// Audit records that are kept.
+const AUDIT_RECORDS: usize = 20_000;
 
-/// What the audit log says about one request that was admitted or refused.
+/// An audit record of one request that went through admission.
 #[derive(Debug, Clone, Default)]
 pub struct Audit {
-    /// `NAMESPACE/NAME` of what was to be created; the name is empty where the server makes it.
+    /// `NAMESPACE/NAME` of the object; the name is empty where the server generates it.
     pub object: String,
-    /// Annotations: of webhooks as `WEBHOOK/KEY`, of the server as kube-apiserver has them.
+    /// Those of webhooks under `WEBHOOK/KEY`, and those that kube-apiserver itself adds.
     pub annotations: BTreeMap<String, String>,
 }
 
-/// A create, as far as admission looks at it.
+/// A creation to admit.
 #[derive(Debug)]
 pub(super) struct Create<'a> {
     pub(super) target: &'a Target,
     pub(super) kind: String,
     pub(super) user: &'a User,
     pub(super) dry_run: bool,
-    /// `CreateOptions`, or `PatchOptions` of an apply.
+    /// `CreateOptions`, or `PatchOptions` of a server-side apply.
     pub(super) options: Value,
 }
 
 /// An entry of a MutatingWebhookConfiguration.
 #[derive(Debug, Clone)]
-struct Hook {
+struct WebhookEntry {
     configuration: String,
     index: usize,
     entry: Value,
 }
 
-impl Hook {
+impl WebhookEntry {
     fn name(&self) -> &str {
         self.entry["name"].as_str().unwrap_or_default()
     }
@@ -67,7 +66,7 @@ impl Hook {
         self.entry["failurePolicy"] == "Ignore"
     }
 
-    fn again(&self) -> bool {
+    fn wants_reinvocation(&self) -> bool {
         self.entry["reinvocationPolicy"] == "IfNeeded"
     }
 
@@ -76,89 +75,93 @@ impl Hook {
     }
 }
 
-/// What came out of asking.
+/// The object as changed so far, and what webhooks have said about it.
 #[derive(Debug, Default)]
-struct Course {
+struct AdmissionState {
     object: Value,
     warnings: Vec<String>,
     annotations: BTreeMap<String, String>,
 }
 
-/// The object as it is to be stored, with the warnings for the client.
+/// Returns the object to store and the warnings for the client.
 pub(super) async fn admit(
     shared: &Arc<Shared>,
     create: &Create<'_>,
     object: Value,
-) -> Result<(Value, Vec<String>), Refusal> {
-    let mut course = Course { object, ..Course::default() };
-    let done = run(shared, create, &mut course).await;
-    let name = course.object["metadata"]["name"].as_str().unwrap_or_default();
-    let record = Audit { object: format!("{}/{name}", create.target.namespace), annotations: course.annotations };
+) -> Result<(Value, Vec<String>), StatusError> {
+    let mut admission = AdmissionState { object, ..AdmissionState::default() };
+    let result = run(shared, create, &mut admission).await;
+    let name = admission.object["metadata"]["name"].as_str().unwrap_or_default();
+    let record = Audit { object: format!("{}/{name}", create.target.namespace), annotations: admission.annotations };
     {
         let mut state = shared.state();
-        if state.audit.len() == RECORDS {
+        if state.audit.len() == AUDIT_RECORDS {
             state.audit.pop_front();
         }
         state.audit.push_back(record);
     }
-    done.map(|()| (course.object, course.warnings))
+    result.map(|()| (admission.object, admission.warnings))
 }
 
-async fn run(shared: &Arc<Shared>, create: &Create<'_>, course: &mut Course) -> Result<(), Refusal> {
-    plugins::admit(shared, create, &mut course.object)?;
+async fn run(shared: &Arc<Shared>, create: &Create<'_>, admission: &mut AdmissionState) -> Result<(), StatusError> {
+    plugins::admit(shared, create, &mut admission.object)?;
     let (hooks, namespace) = {
         let state = shared.state();
         let configurations = state.store.list("mutatingwebhookconfigurations");
-        let hooks: Vec<Hook> = configurations.flat_map(hooks).collect();
-        (hooks, select::namespace_labels(&state.store, create.target, &course.object))
+        let hooks: Vec<WebhookEntry> = configurations.flat_map(hooks).collect();
+        (hooks, select::namespace_labels(&state.store, create.target, &admission.object))
     };
-    // Indices of hooks: those asked so far that want to be asked again, and those that will be.
-    let (mut asked, mut due): (Vec<usize>, Vec<usize>) = (Vec::new(), Vec::new());
+    // Indices of hooks: called ones that want reinvocation, and those of them to reinvoke because a later one changed the object.
+    let (mut called, mut due): (Vec<usize>, Vec<usize>) = (Vec::new(), Vec::new());
     for (index, hook) in hooks.iter().enumerate() {
-        if !select::meant(hook, create, &course.object, namespace.as_ref())? {
+        if !select::matches(hook, create, &admission.object, namespace.as_ref())? {
             continue;
         }
-        if ask(shared, create, hook, 0, course).await? {
-            due.append(&mut asked);
+        if call(shared, create, hook, 0, admission).await? {
+            due.append(&mut called);
         }
-        if hook.again() {
-            asked.push(index);
+        if hook.wants_reinvocation() {
+            called.push(index);
         }
     }
-    let before = course.object.clone();
-    plugins::admit(shared, create, &mut course.object)?;
-    if before != course.object {
-        due.append(&mut asked);
+    let before = admission.object.clone();
+    plugins::admit(shared, create, &mut admission.object)?;
+    if before != admission.object {
+        due.append(&mut called);
     }
     due.sort_unstable();
     for index in due {
-        if select::meant(&hooks[index], create, &course.object, namespace.as_ref())? {
-            ask(shared, create, &hooks[index], 1, course).await?;
+        if select::matches(&hooks[index], create, &admission.object, namespace.as_ref())? {
+            call(shared, create, &hooks[index], 1, admission).await?;
         }
     }
     Ok(())
 }
 
-fn hooks(configuration: &Value) -> impl Iterator<Item = Hook> {
+fn hooks(configuration: &Value) -> impl Iterator<Item = WebhookEntry> {
     let name = configuration["metadata"]["name"].as_str().unwrap_or_default().to_owned();
     let entries = configuration["webhooks"].as_array().into_iter().flatten().enumerate();
-    entries.map(move |(index, entry)| Hook { configuration: name.clone(), index, entry: entry.clone() })
+    entries.map(move |(index, entry)| WebhookEntry { configuration: name.clone(), index, entry: entry.clone() })
 }
 
-/// Asks one webhook; whether it changed the object.
-async fn ask(
+/// Calls one webhook and returns whether it changed the object.
+async fn call(
     shared: &Arc<Shared>,
     create: &Create<'_>,
-    hook: &Hook,
+    hook: &WebhookEntry,
     round: u8,
-    course: &mut Course,
-) -> Result<bool, Refusal> {
+    admission: &mut AdmissionState,
+) -> Result<bool, StatusError> {
     let name = hook.name();
     if create.dry_run && !matches!(hook.entry["sideEffects"].as_str(), Some("None" | "NoneOnDryRun")) {
-        return Err(Refusal::new(400, "BadRequest", format!("admission webhook \"{name}\" does not support dry run")));
+        return Err(StatusError::new(
+            400,
+            "BadRequest",
+            format!("admission webhook \"{name}\" does not support dry run"),
+        ));
     }
-    let (uid, review) = review::request(create, &course.object);
-    let answer = call::ask(shared, hook, &review).await.and_then(|answer| review::check(answer, &uid));
+    let (uid, review) = review::request(create, &admission.object);
+    let answer = call::post_review(shared, hook, &review).await.and_then(|answer| review::parse_response(answer, &uid));
     let place = format!("round_{round}_index_{}", hook.index);
     let mutated =
         |mutated: bool| json!({ "configuration": hook.configuration, "webhook": name, "mutated": mutated }).to_string();
@@ -166,51 +169,51 @@ async fn ask(
         Ok(response) => response,
         Err(_) if hook.ignores_failure() => {
             let key = format!("failed-open.mutation.webhook.admission.k8s.io/{place}");
-            course.annotations.insert(key, name.to_owned());
+            admission.annotations.insert(key, name.to_owned());
             return Ok(false);
         }
         Err(error) => {
             let message = format!("Internal error occurred: failed calling webhook \"{name}\": {error}");
-            return Err(Refusal::new(500, "InternalError", message));
+            return Err(StatusError::new(500, "InternalError", message));
         }
     };
     for (key, value) in response["auditAnnotations"].as_object().into_iter().flatten() {
-        course.annotations.insert(format!("{name}/{key}"), value.as_str().unwrap_or_default().to_owned());
+        admission.annotations.insert(format!("{name}/{key}"), value.as_str().unwrap_or_default().to_owned());
     }
     let warnings = response["warnings"].as_array().into_iter().flatten();
-    course.warnings.extend(warnings.filter_map(|warning| Some(warning.as_str()?.to_owned())));
+    admission.warnings.extend(warnings.filter_map(|warning| Some(warning.as_str()?.to_owned())));
     if response["allowed"] != true {
         return Err(review::denial(name, &response["status"]));
     }
-    let patched = review::patched(&response, &course.object)
-        .map_err(|error| Refusal::new(500, "InternalError", format!("Internal error occurred: {error}")))?;
-    let changed = patched.as_ref().is_some_and(|patched| *patched != course.object);
+    let patched = review::apply_patch(&response, &admission.object)
+        .map_err(|error| StatusError::new(500, "InternalError", format!("Internal error occurred: {error}")))?;
+    let changed = patched.as_ref().is_some_and(|patched| *patched != admission.object);
     if let Some(patched) = patched {
-        course.object = patched;
+        admission.object = patched;
     }
-    course.annotations.insert(format!("mutation.webhook.admission.k8s.io/{place}"), mutated(changed));
+    admission.annotations.insert(format!("mutation.webhook.admission.k8s.io/{place}"), mutated(changed));
     Ok(changed)
 }
 
 /// `pods "web" is forbidden: WHY`
-fn forbidden(create: &Create<'_>, object: &Value, why: &str) -> Refusal {
+fn forbidden(create: &Create<'_>, object: &Value, why: &str) -> StatusError {
     let Target { api_version, resource, .. } = create.target;
     let name = object["metadata"]["name"].as_str().unwrap_or_default();
-    Refusal::new(403, "Forbidden", format!("{} \"{name}\" is forbidden: {why}", qualified(api_version, resource)))
+    StatusError::new(403, "Forbidden", format!("{} \"{name}\" is forbidden: {why}", qualified(api_version, resource)))
 }
 
 impl ApiServer {
-    /// Where the replicas behind a port of a Service are, as its endpoints would say; an empty list for none that is ready.
-    pub fn route(&self, namespace: &str, service: &str, port: u16, replicas: &[std::net::SocketAddr]) {
-        self.shared.caller.route(namespace, service, port, replicas);
+    /// Sets the addresses of the ready replicas behind a port of a Service, as its EndpointSlices would.
+    pub fn set_endpoints(&self, namespace: &str, service: &str, port: u16, replicas: &[std::net::SocketAddr]) {
+        self.shared.webhooks.set_endpoints(namespace, service, port, replicas);
     }
 
-    /// The client certificate that the server shows to webhooks from now on (`--admission-control-config-file` of the real one).
-    pub fn identify(&self, pair: Option<super::tls::Pair>) {
-        self.shared.caller.identify(pair);
+    /// Sets the client certificate for calls of webhooks (`--admission-control-config-file` of kube-apiserver).
+    pub fn set_client_certificate(&self, pair: Option<super::tls::Pair>) {
+        self.shared.webhooks.set_client_certificate(pair);
     }
 
-    /// What the audit log says about the latest requests that went through admission.
+    /// Returns the latest audit records.
     pub fn audit(&self) -> Vec<Audit> {
         self.shared.state().audit.iter().cloned().collect()
     }

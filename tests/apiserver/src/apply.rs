@@ -1,16 +1,16 @@
-//! Server-side apply, and what every other write means for who owns which field.
+//! Server-side apply, and the effect of other writes on the ownership of fields.
 //!
 //! ```text
-//! apply:  live + configuration ─ merge ─▶ without what the manager applied before and nobody else has ─▶ owners
+//! apply:  live + configuration ─ merge ─▶ minus fields that the manager no longer applies and nobody else owns ─▶ owners
 //! update: old, new ─ difference ─▶ the writer owns what changed, nobody else does
 //! ```
 
 use serde_json::{Map, Value, json};
 
-use super::fields::{self, Fields, ListKind, Path, Step};
-use super::store::Refusal;
+use super::fields::{self, FieldPath, FieldStep, Fields, ListKind};
+use super::store::StatusError;
 
-/// Who writes.
+/// The client that writes.
 #[derive(Debug, Clone)]
 pub(super) struct Writer {
     pub(super) manager: String,
@@ -41,7 +41,7 @@ impl Owner {
         }
     }
 
-    fn read(entry: &Value) -> Self {
+    fn from_entry(entry: &Value) -> Self {
         let text = |key: &str| entry[key].as_str().unwrap_or_default().to_owned();
         Self {
             manager: text("manager"),
@@ -52,7 +52,7 @@ impl Owner {
         }
     }
 
-    fn write(&self) -> Value {
+    fn to_entry(&self) -> Value {
         let mut entry = json!({
             "manager": self.manager, "operation": self.operation, "apiVersion": self.api_version,
             "fieldsType": "FieldsV1", "fieldsV1": self.fields.to_v1(),
@@ -63,26 +63,26 @@ impl Owner {
         entry
     }
 
-    fn shown(&self) -> String {
+    fn description(&self) -> String {
         let using = if self.operation == "Update" { format!(" using {}", self.api_version) } else { String::new() };
         format!("\"{}\"{using}", self.manager)
     }
 
-    fn is(&self, other: &Self) -> bool {
+    fn is_same_manager(&self, other: &Self) -> bool {
         (&self.manager, &self.operation, &self.subresource) == (&other.manager, &other.operation, &other.subresource)
     }
 }
 
 fn owners(object: &Value) -> Vec<Owner> {
-    object["metadata"]["managedFields"].as_array().into_iter().flatten().map(Owner::read).collect()
+    object["metadata"]["managedFields"].as_array().into_iter().flatten().map(Owner::from_entry).collect()
 }
 
 fn set_owners(object: &mut Value, owners: &[Owner]) {
-    let entries = owners.iter().filter(|owner| !owner.fields.0.is_empty()).map(Owner::write).collect();
+    let entries = owners.iter().filter(|owner| !owner.fields.0.is_empty()).map(Owner::to_entry).collect();
     object["metadata"]["managedFields"] = Value::Array(entries);
 }
 
-/// `new` with the owners of its fields after a create, an update or a patch; `old` is null for a create.
+/// Returns `new` with the owners of its fields after a create, update or patch; `old` is null for a create.
 pub(super) fn updated(old: &Value, mut new: Value, writer: &Writer) -> Value {
     let (changed, removed) = fields::difference(old, &new);
     let mut all = owners(old);
@@ -90,7 +90,7 @@ pub(super) fn updated(old: &Value, mut new: Value, writer: &Writer) -> Value {
         owner.fields.0.retain(|path| !changed.0.contains(path) && !removed.0.contains(path));
     }
     let mut own = Owner::new(writer, "Update");
-    if let Some(found) = all.iter_mut().find(|owner| owner.is(&own)) {
+    if let Some(found) = all.iter_mut().find(|owner| owner.is_same_manager(&own)) {
         found.fields.0.extend(changed.0);
     } else {
         own.fields = changed;
@@ -100,21 +100,25 @@ pub(super) fn updated(old: &Value, mut new: Value, writer: &Writer) -> Value {
     new
 }
 
-/// The object after an apply of `config` to `live`, which is null where there is none.
-pub(super) fn applied(live: &Value, config: &Value, writer: &Writer, force: bool) -> Result<Value, Refusal> {
+/// Returns the object after an apply of `config` to `live`, which is null where there is none.
+pub(super) fn applied(live: &Value, config: &Value, writer: &Writer, force: bool) -> Result<Value, StatusError> {
     let wanted = Fields::of(config);
     let mut object = live.clone();
     merge(&mut object, config, "");
     let mut all = owners(live);
     let mut own = Owner::new(writer, "Apply");
-    let before = all.iter().position(|owner| owner.is(&own)).map(|place| all.remove(place).fields).unwrap_or_default();
+    let before = all
+        .iter()
+        .position(|owner| owner.is_same_manager(&own))
+        .map(|place| all.remove(place).fields)
+        .unwrap_or_default();
 
-    let taken = |path: &Path| wanted.0.contains(path) && !fields::same(live, &object, path);
+    let taken = |path: &FieldPath| wanted.0.contains(path) && !fields::same(live, &object, path);
     let conflicts: Vec<(String, String)> = all
         .iter()
         .flat_map(|owner| owner.fields.0.iter().map(move |path| (owner, path)))
         .filter(|(_, path)| taken(path))
-        .map(|(owner, path)| (owner.shown(), shown(path)))
+        .map(|(owner, path)| (owner.description(), format_path(path)))
         .collect();
     if !conflicts.is_empty() && !force {
         return Err(conflict(&conflicts));
@@ -122,12 +126,12 @@ pub(super) fn applied(live: &Value, config: &Value, writer: &Writer, force: bool
     for owner in &mut all {
         owner.fields.0.retain(|path| !taken(path));
     }
-    // An item before its fields: without its name it would not be found.
-    let mut dropped: Vec<&Path> = before.0.difference(&wanted.0).collect();
+    // An item is removed before its fields: without its key it would not be found.
+    let mut dropped: Vec<&FieldPath> = before.0.difference(&wanted.0).collect();
     dropped.sort_by_key(|path| path.len());
     for path in dropped {
-        let kept = wanted.touch(path) || all.iter().any(|owner| owner.fields.touch(path));
-        if !kept && !names_its_item(path, &wanted, &all) {
+        let kept = wanted.has_within(path) || all.iter().any(|owner| owner.fields.has_within(path));
+        if !kept && !is_key_of_kept_item(path, &wanted, &all) {
             remove(&mut object, path);
         }
     }
@@ -137,15 +141,15 @@ pub(super) fn applied(live: &Value, config: &Value, writer: &Writer, force: bool
     Ok(object)
 }
 
-/// Whether the field is a part of the key of an item that stays: it goes with the item only.
-fn names_its_item(path: &Path, wanted: &Fields, others: &[Owner]) -> bool {
-    let [parent @ .., Step::Item(key), Step::Field(name)] = path.as_slice() else { return false };
-    let item = [parent, &[Step::Item(key.clone())]].concat();
+/// Whether the field is part of the key of an item that stays.
+fn is_key_of_kept_item(path: &FieldPath, wanted: &Fields, others: &[Owner]) -> bool {
+    let [parent @ .., FieldStep::Item(key), FieldStep::Field(name)] = path.as_slice() else { return false };
+    let item = [parent, &[FieldStep::Item(key.clone())]].concat();
     let of_key = serde_json::from_str::<Value>(key).is_ok_and(|key| key.get(name).is_some());
-    of_key && (wanted.touch(&item) || others.iter().any(|owner| owner.fields.touch(&item)))
+    of_key && (wanted.has_within(&item) || others.iter().any(|owner| owner.fields.has_within(&item)))
 }
 
-fn conflict(conflicts: &[(String, String)]) -> Refusal {
+fn conflict(conflicts: &[(String, String)]) -> StatusError {
     let mut lines = format!("Apply failed with {} conflict", conflicts.len());
     lines.push_str(if conflicts.len() == 1 { ": " } else { "s: " });
     let text: Vec<String> =
@@ -155,27 +159,27 @@ fn conflict(conflicts: &[(String, String)]) -> Refusal {
         .iter()
         .map(|(manager, path)| json!({"reason": "FieldManagerConflict", "message": format!("conflict with {manager}"), "field": path}))
         .collect();
-    Refusal { details: Some(Box::new(json!({ "causes": causes }))), ..Refusal::new(409, "Conflict", lines) }
+    StatusError { details: Some(Box::new(json!({ "causes": causes }))), ..StatusError::new(409, "Conflict", lines) }
 }
 
-/// `.webhooks[name="x"].clientConfig.caBundle`
-fn shown(path: &[Step]) -> String {
-    let step = |step: &Step| match step {
-        Step::Field(name) => format!(".{name}"),
-        Step::Item(key) => {
+/// Formats a path as `.webhooks[name="x"].clientConfig.caBundle`.
+fn format_path(path: &[FieldStep]) -> String {
+    let step = |step: &FieldStep| match step {
+        FieldStep::Field(name) => format!(".{name}"),
+        FieldStep::Item(key) => {
             let key: Map<String, Value> = serde_json::from_str(key).unwrap_or_default();
             let fields: Vec<String> = key.iter().map(|(name, value)| format!("{name}={value}")).collect();
             format!("[{}]", fields.join(","))
         }
-        Step::Value(value) => format!("[={value}]"),
+        FieldStep::Value(value) => format!("[={value}]"),
     };
     path.iter().map(step).collect()
 }
 
-/// Lays `config` over `target`: maps field by field, lists by their keys, everything else as a whole.
+/// Merges `config` into `target`: maps by field, lists by key, everything else as a whole.
 fn merge(target: &mut Value, config: &Value, field: &str) {
     match (target, config) {
-        (Value::Object(target), Value::Object(config)) if !fields::atomic_map(field) => {
+        (Value::Object(target), Value::Object(config)) if !fields::is_atomic_map(field) => {
             for (key, value) in config {
                 merge(target.entry(key.clone()).or_insert(Value::Null), value, key);
             }
@@ -200,33 +204,33 @@ fn merge(target: &mut Value, config: &Value, field: &str) {
     }
 }
 
-/// Lays a strategic merge patch over an object: as an apply, but that null removes and `$patch: delete` takes out an item.
-pub(super) fn strategic(target: &mut Value, patch: &Value) {
+/// Applies a strategic merge patch: like a server-side apply, but null removes a field and `$patch: delete` an item.
+pub(super) fn strategic_merge(target: &mut Value, patch: &Value) {
     merge(target, patch, "");
-    clean(target);
+    apply_removals(target);
 }
 
-/// What a merged patch has left to be removed.
-fn clean(value: &mut Value) {
+/// Carries out the removals that a merged patch asks for.
+fn apply_removals(value: &mut Value) {
     match value {
         Value::Object(map) => {
             map.retain(|key, value| !value.is_null() && !key.starts_with('$'));
-            map.values_mut().for_each(clean);
+            map.values_mut().for_each(apply_removals);
         }
         Value::Array(items) => {
             items.retain(|item| item["$patch"] != "delete");
-            items.iter_mut().for_each(clean);
+            items.iter_mut().for_each(apply_removals);
         }
         _ => {}
     }
 }
 
-/// Removes what stands at a path, and the maps that are empty without it.
-fn remove(object: &mut Value, path: &[Step]) {
+/// Removes the value at a path, and maps that become empty.
+fn remove(object: &mut Value, path: &[FieldStep]) {
     let Some((step, parent)) = path.split_last() else { return };
     let place = match (step, parent.last()) {
-        (Step::Field(name), _) => name.clone(),
-        (item, Some(Step::Field(list))) => {
+        (FieldStep::Field(name), _) => name.clone(),
+        (item, Some(FieldStep::Field(list))) => {
             let found = fields::at(object, parent).and_then(|values| fields::position(values, list, item));
             let Some(found) = found else { return };
             found.to_string()
@@ -245,17 +249,17 @@ fn remove(object: &mut Value, path: &[Step]) {
         }
         _ => false,
     };
-    if empty && matches!(parent.last(), Some(Step::Field(_))) {
+    if empty && matches!(parent.last(), Some(FieldStep::Field(_))) {
         remove(object, parent);
     }
 }
 
-fn at_mut<'a>(object: &'a mut Value, path: &[Step]) -> Option<&'a mut Value> {
+fn at_mut<'a>(object: &'a mut Value, path: &[FieldStep]) -> Option<&'a mut Value> {
     let mut field = "";
     let mut value = object;
     for step in path {
         value = match step {
-            Step::Field(name) => {
+            FieldStep::Field(name) => {
                 field = name;
                 value.get_mut(name)?
             }

@@ -1,4 +1,4 @@
-//! Who asks, and what they may do.
+//! Authentication and authorization.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,11 +8,11 @@ use axum::http::{HeaderMap, Method, header};
 use serde_json::{Value, json};
 
 use super::resources::qualified;
-use super::store::{Refusal, Store};
+use super::store::{StatusError, Store};
 use super::target::Target;
 use super::{ApiServer, State};
 
-/// Somebody who asks.
+/// An authenticated user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct User {
     /// `kubernetes-admin`, `system:serviceaccount:NAMESPACE:NAME`, ...
@@ -22,13 +22,13 @@ pub struct User {
 }
 
 impl User {
-    /// Who may do everything.
+    /// Returns the administrator, who may do everything.
     pub fn admin() -> Self {
         let groups = ["system:masters", "system:authenticated"].map(str::to_owned).to_vec();
         Self { name: "kubernetes-admin".to_owned(), groups }
     }
 
-    /// A service account.
+    /// Returns the user of a service account.
     pub fn service_account(namespace: &str, name: &str) -> Self {
         let groups = [
             "system:serviceaccounts".to_owned(),
@@ -38,37 +38,36 @@ impl User {
         Self { name: format!("system:serviceaccount:{namespace}:{name}"), groups: groups.to_vec() }
     }
 
-    /// As reviews carry it.
+    /// Returns the `userInfo` of a review.
     pub(super) fn info(&self) -> Value {
         json!({ "username": self.name, "groups": self.groups })
     }
 }
 
-/// Something that somebody wants to do.
+/// What a user wants to do, for authorization.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Access {
-    /// Who.
+pub struct RequestAttributes {
+    /// The user.
     pub user: User,
     /// `get`, `list`, `watch`, `create`, `update`, `patch`, `delete`, `deletecollection`.
     pub verb: String,
-    /// Group of the resource, empty for the core.
+    /// API group, empty for the core group.
     pub group: String,
-    /// `pods`
+    /// `pods`, `secrets`, ...
     pub resource: String,
     /// `status`, `proxy` or empty.
     pub subresource: String,
-    /// Empty for all of them, and for what is in none.
+    /// Empty for all namespaces and for cluster-scoped resources.
     pub namespace: String,
-    /// Empty where it is about no object in particular.
+    /// Empty for collections.
     pub name: String,
 }
 
-/// Who decides.
 #[derive(Clone, Default)]
 pub(super) enum Authorizer {
     #[default]
-    Everything,
-    Rule(Arc<dyn Fn(&Access) -> bool + Send + Sync>),
+    AllowAll,
+    Rule(Arc<dyn Fn(&RequestAttributes) -> bool + Send + Sync>),
     /// The roles and bindings that are stored.
     Roles,
 }
@@ -76,35 +75,35 @@ pub(super) enum Authorizer {
 impl fmt::Debug for Authorizer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Everything => "Everything",
+            Self::AllowAll => "AllowAll",
             Self::Rule(_) => "Rule",
             Self::Roles => "Roles",
         })
     }
 }
 
-/// How requests are told apart.
+/// The known tokens and the authorizer.
 #[derive(Debug, Default)]
 pub(super) struct Auth {
-    /// By bearer token; with none, everybody is the administrator.
+    /// Users by bearer token; without any, everybody is the administrator.
     tokens: BTreeMap<String, User>,
     pub(super) authorizer: Authorizer,
 }
 
 impl Auth {
-    /// The token of an administrator, for a kubeconfig.
-    pub(super) fn admins_token(&self) -> Option<&str> {
+    /// Returns a token of an administrator, for a kubeconfig.
+    pub(super) fn admin_token(&self) -> Option<&str> {
         self.tokens.iter().find(|(_, user)| **user == User::admin()).map(|(token, _)| token.as_str())
     }
 
-    /// Who asks; also in the name of somebody else, as `kubectl --as` does.
-    pub(super) fn identify(&self, headers: &HeaderMap) -> Result<User, Refusal> {
+    /// Returns the user of a request, or the one it impersonates (`kubectl --as`).
+    pub(super) fn authenticate(&self, headers: &HeaderMap) -> Result<User, StatusError> {
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
         let bearer = text(header::AUTHORIZATION.as_str()).and_then(|value| value.strip_prefix("Bearer "));
         let user = match bearer.and_then(|token| self.tokens.get(token)) {
             Some(user) => user.clone(),
             None if self.tokens.is_empty() => User::admin(),
-            None => return Err(Refusal::new(401, "Unauthorized", "Unauthorized")),
+            None => return Err(StatusError::new(401, "Unauthorized", "Unauthorized")),
         };
         let Some(name) = text("impersonate-user") else { return Ok(user) };
         let groups =
@@ -116,18 +115,17 @@ impl Auth {
         })
     }
 
-    /// Whether somebody may do something.
-    pub(super) fn allows(&self, store: &Store, access: &Access) -> bool {
+    pub(super) fn is_allowed(&self, store: &Store, attributes: &RequestAttributes) -> bool {
         match &self.authorizer {
-            Authorizer::Everything => true,
-            Authorizer::Rule(rule) => rule(access),
-            Authorizer::Roles => super::rbac::allows(store, access),
+            Authorizer::AllowAll => true,
+            Authorizer::Rule(rule) => rule(attributes),
+            Authorizer::Roles => super::rbac::is_allowed(store, attributes),
         }
     }
 }
 
-impl Access {
-    /// What a request wants; `named` is the object that a field selector names.
+impl RequestAttributes {
+    /// Returns the attributes of a request; `named` is the object that a field selector names.
     pub(super) fn of(user: User, method: &Method, watch: bool, target: &Target, named: Option<&str>) -> Self {
         let all = target.name.is_empty();
         let verb = match *method {
@@ -152,7 +150,7 @@ impl Access {
         }
     }
 
-    pub(super) fn refusal(&self) -> Refusal {
+    pub(super) fn forbidden(&self) -> StatusError {
         let Self { user, verb, group, resource, subresource, namespace, name } = self;
         let place = if namespace.is_empty() {
             "at the cluster scope".to_owned()
@@ -166,11 +164,11 @@ impl Access {
             qualified(&format!("{group}/"), resource).trim_end_matches('.'),
             user.name
         );
-        Refusal::new(403, "Forbidden", message)
+        StatusError::new(403, "Forbidden", message)
     }
 }
 
-/// The answer to a `SelfSubjectAccessReview` or `SubjectAccessReview`.
+/// Answers a `SelfSubjectAccessReview` or `SubjectAccessReview`.
 pub(super) fn review(state: &State, by: &User, mut review: Value) -> Value {
     let spec = &review["spec"];
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -181,40 +179,39 @@ pub(super) fn review(state: &State, by: &User, mut review: Value) -> Value {
             User { name: name.to_owned(), groups }
         }
     };
-    let asked = &spec["resourceAttributes"];
-    let access = Access {
+    let resource = &spec["resourceAttributes"];
+    let attributes = RequestAttributes {
         user,
-        verb: text(&asked["verb"]),
-        group: text(&asked["group"]),
-        resource: text(&asked["resource"]),
-        subresource: text(&asked["subresource"]),
-        namespace: text(&asked["namespace"]),
-        name: text(&asked["name"]),
+        verb: text(&resource["verb"]),
+        group: text(&resource["group"]),
+        resource: text(&resource["resource"]),
+        subresource: text(&resource["subresource"]),
+        namespace: text(&resource["namespace"]),
+        name: text(&resource["name"]),
     };
-    let allowed = state.auth.allows(&state.store, &access);
+    let allowed = state.auth.is_allowed(&state.store, &attributes);
     review["status"] = json!({ "allowed": allowed });
     review
 }
 
 impl ApiServer {
-    /// From now on only requests with a known bearer token are served, all others get 401; this one is the administrator's. `None`
-    /// serves everybody.
+    /// Makes `token` the administrator's and the only known one: requests without it get 401. `None` serves everybody.
     pub fn require_token(&self, token: Option<&str>) {
         let tokens = token.map(|token| (token.to_owned(), User::admin()));
         self.shared.state().auth.tokens = tokens.into_iter().collect();
     }
 
-    /// Knows a bearer token from now on; everybody without one gets 401.
-    pub fn know(&self, token: &str, user: User) {
+    /// Adds a bearer token; requests without a known one get 401.
+    pub fn add_token(&self, token: &str, user: User) {
         self.shared.state().auth.tokens.insert(token.to_owned(), user);
     }
 
-    /// Lets this decide who may do what: for every request, and in the answers to access reviews. At first everybody may do everything.
-    pub fn authorize(&self, rule: impl Fn(&Access) -> bool + Send + Sync + 'static) {
+    /// Authorizes requests and answers attributes reviews by `rule`. By default everybody may do everything.
+    pub fn authorize(&self, rule: impl Fn(&RequestAttributes) -> bool + Send + Sync + 'static) {
         self.shared.state().auth.authorizer = Authorizer::Rule(Arc::new(rule));
     }
 
-    /// Lets the stored roles and their bindings decide who may do what.
+    /// Authorizes requests by the stored roles and bindings.
     pub fn authorize_by_roles(&self) {
         self.shared.state().auth.authorizer = Authorizer::Roles;
     }

@@ -1,4 +1,4 @@
-//! What there is to ask for: `/api`, `/apis`, `/api/v1`, `/apis/GROUP/VERSION`, as clients look resources up by kind.
+//! Discovery: `/api`, `/apis`, `/api/v1`, `/apis/GROUP/VERSION`, by which clients find the resource of a kind.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,8 +9,8 @@ use super::store::Store;
 
 const VERBS: [&str; 8] = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
 
-/// The answer, where the path asks what there is.
-pub(super) fn answer(store: &Store, path: &str) -> Option<Value> {
+/// Returns the response to a discovery path; `None` for any other path.
+pub(super) fn respond(store: &Store, path: &str) -> Option<Value> {
     let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
     match parts.as_slice() {
         ["version"] => Some(json!({
@@ -44,7 +44,7 @@ fn groups(store: &Store) -> Vec<Value> {
     groups.into_iter().map(group).collect()
 }
 
-/// The resources of a version with their subresources; `None` where there is no such version.
+/// Lists the resources of a version with their subresources; `None` for an unknown version.
 fn resources(store: &Store, api_version: &str) -> Option<Value> {
     let all: Vec<Resource> =
         Resource::all(store).into_iter().filter(|found| found.api_version == api_version).collect();
@@ -79,18 +79,18 @@ mod tests {
     }
 
     #[test]
-    fn lists_groups_versions_and_resources() {
+    fn groups_versions_and_resources_are_listed() {
         let store = Store::default();
-        let groups = answer(&store, "/apis").unwrap();
+        let groups = respond(&store, "/apis").unwrap();
         let apps = groups["groups"].as_array().unwrap().iter().find(|group| group["name"] == "apps").unwrap();
         assert_eq!(apps["preferredVersion"]["groupVersion"], "apps/v1");
-        assert!(names(&answer(&store, "/api/v1").unwrap()).contains(&"pods/status"));
-        assert!(names(&answer(&store, "/apis/apps/v1/").unwrap()).contains(&"deployments"));
-        assert_eq!(answer(&store, "/apis/networking.istio.io/v1"), None);
+        assert!(names(&respond(&store, "/api/v1").unwrap()).contains(&"pods/status"));
+        assert!(names(&respond(&store, "/apis/apps/v1/").unwrap()).contains(&"deployments"));
+        assert_eq!(respond(&store, "/apis/networking.istio.io/v1"), None);
     }
 
     #[test]
-    fn a_definition_adds_its_resources() {
+    fn custom_resource_definition_adds_its_resources() {
         let mut store = Store::default();
         store.put(
             "customresourcedefinitions",
@@ -103,9 +103,9 @@ mod tests {
                 },
             }),
         );
-        let list = answer(&store, "/apis/networking.istio.io/v1beta1").unwrap();
+        let list = respond(&store, "/apis/networking.istio.io/v1beta1").unwrap();
         assert_eq!(names(&list), ["proxyconfigs", "proxyconfigs/status"]);
-        assert_eq!(answer(&store, "/apis/networking.istio.io/v1alpha1"), None);
+        assert_eq!(respond(&store, "/apis/networking.istio.io/v1alpha1"), None);
         assert_eq!(Resource::find(&store, "networking.istio.io/v1beta1", "proxyconfigs").unwrap().kind, "ProxyConfig");
     }
 }

@@ -1,4 +1,4 @@
-//! Requests and answers.
+//! HTTP requests and responses.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,23 +10,23 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse as _, Response};
 use serde_json::{Value, json};
 
-use super::auth::{Access, User};
+use super::auth::{RequestAttributes, User};
+use super::fault::{self, RequestInfo, ServerFault};
 use super::resources::Resource;
-use super::store::Refusal;
+use super::store::StatusError;
 use super::target::Target;
-use super::trouble::{self, Asked, Trouble};
 use super::watch::{list_of, watch_stream};
-use super::write::{self, Done, Wish};
+use super::write::{self, WriteRequest, WriteResponse};
 use super::{Shared, discovery, proxy};
 
-/// What the real one takes.
-const BODY: usize = 3 << 20;
+/// Limit of a request body, as that of kube-apiserver.
+const MAX_BODY: usize = 3 << 20;
 
-/// So many requests are remembered.
-const ASKED: usize = 200_000;
+/// Requests that are kept for [`ApiServer::requests`](super::ApiServer::requests).
+const REQUESTS_KEPT: usize = 200_000;
 
 pub(super) fn app(shared: Arc<Shared>) -> Router {
-    Router::new().fallback(serve).layer(DefaultBodyLimit::max(BODY)).with_state(shared)
+    Router::new().fallback(serve).layer(DefaultBodyLimit::max(MAX_BODY)).with_state(shared)
 }
 
 async fn serve(
@@ -36,28 +36,30 @@ async fn serve(
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
-    let query = query(uri.query().unwrap_or_default());
+    let query = parse_query(uri.query().unwrap_or_default());
     let target = Target::parse(uri.path());
     let watch = query.get("watch").is_some_and(|value| value == "true" || value == "1");
     let list = method == Method::GET && target.as_ref().is_some_and(|target| target.name.is_empty());
-    let (trouble, user) = {
+    let (fault, user) = {
         let mut state = shared.state();
-        if state.asked.len() == ASKED {
-            state.asked.drain(..ASKED / 2);
+        if state.requests.len() == REQUESTS_KEPT {
+            state.requests.drain(..REQUESTS_KEPT / 2);
         }
-        state.asked.push(format!("{method} {uri}"));
+        state.requests.push(format!("{method} {uri}"));
         let resource = target.as_ref().map_or("", |target| &target.resource);
-        let user = state.auth.identify(&headers);
+        let user = state.auth.authenticate(&headers);
         let name = user.as_ref().map_or("", |user| &user.name);
-        let asked = Asked { method: method.as_str(), watch, list, resource, user: name };
-        (trouble::next(&mut state.troubles, asked), user)
+        let request = RequestInfo { method: method.as_str(), watch, list, resource, user: name };
+        (fault::take_matching(&mut state.faults, request), user)
     };
-    match trouble {
-        Some(Trouble::Slow(time)) => tokio::time::sleep(time).await,
-        Some(Trouble::Hang) => std::future::pending().await,
-        Some(Trouble::Status(code)) => return refuse(&Refusal::new(code, reason_of(code), "as a test asked for")),
-        Some(Trouble::ErrorEvent(code)) => {
-            let status = status(&Refusal::new(code, reason_of(code), "as a test asked for"));
+    match fault {
+        Some(ServerFault::Slow(time)) => tokio::time::sleep(time).await,
+        Some(ServerFault::Hang) => std::future::pending().await,
+        Some(ServerFault::Status(code)) => {
+            return error_response(&StatusError::new(code, reason_of(code), "injected by a test"));
+        }
+        Some(ServerFault::ErrorEvent(code)) => {
+            let status = status(&StatusError::new(code, reason_of(code), "injected by a test"));
             return line(&json!({ "type": "ERROR", "object": status })).into_response();
         }
         None => {}
@@ -67,16 +69,17 @@ async fn serve(
     }
     let user = match user {
         Ok(user) => user,
-        Err(refusal) => return refuse(&refusal),
+        Err(error) => return error_response(&error),
     };
-    let found = discovery::answer(&shared.state().store, uri.path());
+    let found = discovery::respond(&shared.state().store, uri.path());
     if let Some(found) = found {
-        return answer(StatusCode::OK, &found);
+        return json_response(StatusCode::OK, &found);
     }
-    let unknown = || refuse(&Refusal::new(404, "NotFound", "the server could not find the requested resource"));
+    let unknown =
+        || error_response(&StatusError::new(404, "NotFound", "the server could not find the requested resource"));
     let Some(target) = target else { return unknown() };
-    if let Err(refusal) = permitted(&shared, &user, &method, watch, &target, &query) {
-        return refuse(&refusal);
+    if let Err(error) = authorize(&shared, &user, &method, watch, &target, &query) {
+        return error_response(&error);
     }
     if shared.cluster && Resource::find(&shared.state().store, &target.api_version, &target.resource).is_none() {
         return unknown();
@@ -84,27 +87,27 @@ async fn serve(
     if target.subresource == "proxy" {
         return proxy::forward(&shared, &method, &target, &uri, &headers, body)
             .await
-            .unwrap_or_else(|refusal| refuse(&refusal));
+            .unwrap_or_else(|error| error_response(&error));
     }
     if list && watch {
         return watch_stream(shared, target, &query);
     }
     if list {
-        return answer(StatusCode::OK, &list_of(&shared, &target, &query));
+        return json_response(StatusCode::OK, &list_of(&shared, &target, &query));
     }
     let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok()).unwrap_or_default();
-    let wish = Wish {
+    let request = WriteRequest {
         method: &method,
         target: &target,
         query: &query,
-        content: text(header::CONTENT_TYPE),
-        agent: text(header::USER_AGENT),
+        content_type: text(header::CONTENT_TYPE),
+        user_agent: text(header::USER_AGENT),
         user: &user,
         body: &body,
     };
-    match write::carry_out(&shared, &wish).await {
-        Ok(Done { code, object, warnings }) => {
-            let mut response = answer(code, &object);
+    match write::handle(&shared, &request).await {
+        Ok(WriteResponse { code, object, warnings }) => {
+            let mut response = json_response(code, &object);
             for warning in warnings {
                 if let Ok(value) = HeaderValue::from_str(&warning_header(&warning)) {
                     response.headers_mut().append(header::WARNING, value);
@@ -112,30 +115,31 @@ async fn serve(
             }
             response
         }
-        Err(refusal) => refuse(&refusal),
+        Err(error) => error_response(&error),
     }
 }
 
-/// Whether the user may do what the request wants; access reviews of oneself are everybody's.
-fn permitted(
+/// Checks that the user may do what the request asks for. Everybody may create a SelfSubjectAccessReview.
+fn authorize(
     shared: &Shared,
     user: &User,
     method: &Method,
     watch: bool,
     target: &Target,
     query: &HashMap<String, String>,
-) -> Result<(), Refusal> {
+) -> Result<(), StatusError> {
     let fields = query.get("fieldSelector").map_or("", String::as_str);
     let named = fields.split(',').find_map(|term| term.strip_prefix("metadata.name="));
-    let access = Access::of(user.clone(), method, watch, target, named.map(|name| name.trim_start_matches('=')));
+    let access =
+        RequestAttributes::of(user.clone(), method, watch, target, named.map(|name| name.trim_start_matches('=')));
     let state = shared.state();
-    if target.resource == "selfsubjectaccessreviews" || state.auth.allows(&state.store, &access) {
+    if target.resource == "selfsubjectaccessreviews" || state.auth.is_allowed(&state.store, &access) {
         return Ok(());
     }
-    Err(access.refusal())
+    Err(access.forbidden())
 }
 
-/// RFC 7234, 5.5: code, agent, text.
+/// Formats a `Warning` header: code, agent, text (RFC 7234, 5.5).
 fn warning_header(text: &str) -> String {
     let line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     format!("299 - \"{}\"", line.replace('\\', "\\\\").replace('"', "\\\""))
@@ -145,19 +149,19 @@ pub(super) fn line(value: &Value) -> String {
     format!("{value}\n")
 }
 
-fn answer(code: StatusCode, value: &Value) -> Response {
+fn json_response(code: StatusCode, value: &Value) -> Response {
     (code, [(header::CONTENT_TYPE, "application/json")], value.to_string()).into_response()
 }
 
-pub(super) fn status(refusal: &Refusal) -> Value {
+pub(super) fn status(error: &StatusError) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Status", "metadata": {}, "status": "Failure",
-        "code": refusal.code, "reason": refusal.reason, "message": refusal.message, "details": refusal.details,
+        "code": error.code, "reason": error.reason, "message": error.message, "details": error.details,
     })
 }
 
-fn refuse(refusal: &Refusal) -> Response {
-    answer(StatusCode::from_u16(refusal.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), &status(refusal))
+fn error_response(error: &StatusError) -> Response {
+    json_response(StatusCode::from_u16(error.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), &status(error))
 }
 
 fn reason_of(code: u16) -> &'static str {
@@ -173,8 +177,8 @@ fn reason_of(code: u16) -> &'static str {
     }
 }
 
-/// The pairs of a query; `%XX` and `+` are decoded.
-fn query(text: &str) -> HashMap<String, String> {
+/// Parses a query string; `%XX` and `+` are decoded.
+fn parse_query(text: &str) -> HashMap<String, String> {
     let pairs = text.split('&').filter(|pair| !pair.is_empty());
     pairs
         .map(|pair| pair.split_once('=').unwrap_or((pair, "")))

@@ -1,37 +1,39 @@
-//! A small Kubernetes API server in this process: objects of any kind with resource versions, list and watch with selectors, patches and
-//! server-side apply, preconditions, admission by webhooks; and told to, it misbehaves.
+//! A small Kubernetes API server for tests, in the test's process: objects of any kind with resource versions, list and watch with
+//! selectors, patches and server-side apply, preconditions, RBAC and admission webhooks. Tests can inject faults.
 //!
 //! ```text
-//! request ──▶ listen.rs (plain, or TLS: tls.rs) ──▶ http.rs ──▶ Target (target.rs) ──▶ answer, or a stream of events (watch.rs)
-//!               ├─ trouble.rs: slow, 401, 410, 500, hung, as a test has asked for
-//!               ├─ auth.rs, rbac.rs: who asks, and whether they may
-//!               ├─ discovery.rs, resources.rs: what there is to ask for
-//!               ├─ proxy.rs: on to a Service or a pod
-//!               └─ write.rs ──▶ admission.rs: plugins, webhooks ──▶ apply.rs, fields.rs: who owns what ──▶ Store (store.rs)
+//! request ──▶ listen.rs (plain, or TLS: tls.rs) ──▶ http.rs ──▶ Target (target.rs) ──▶ response, or a stream of events (watch.rs)
+//!               ├─ fault.rs: slow, 401, 410, 500, hanging, as a test has asked for
+//!               ├─ auth.rs, rbac.rs: authentication, authorization
+//!               ├─ discovery.rs, resources.rs: groups, versions, resources
+//!               ├─ proxy.rs: the proxy subresource of Services and pods
+//!               └─ write.rs ──▶ admission.rs: plugins, webhooks ──▶ apply.rs, fields.rs: field ownership ──▶ Store (store.rs)
 //! ```
 //!
-//! There are two kinds. [`ApiServer::start`] gives one that keeps what it is given, plain HTTP, without namespaces having to exist.
-//! [`ApiServer::cluster`] gives one that is like a new cluster: TLS, the namespaces every cluster has, only known resources, the
-//! plugins `NamespaceLifecycle` and `ServiceAccount`. Both ask the webhooks that are configured in them. Beyond
-//! MutatingWebhookConfigurations nothing is validated or filled in; bodies are JSON, never protobuf. What it does with versions, preconditions, subresources and
-//! selectors is what the real one does; real.rs starts that one, so that both can be held against each other (Kubernetes API concepts: "Efficient detection of changes", "Patch", "Preconditions").
+//! There are two modes. [`ApiServer::start`] keeps what it is given, over plain HTTP; namespaces need not exist. [`ApiServer::cluster`]
+//! is like a new cluster: TLS, the namespaces every cluster has, known resources only, the admission plugins `NamespaceLifecycle` and
+//! `ServiceAccount`. Both call the configured webhooks. Only MutatingWebhookConfigurations are validated and defaulted; bodies are
+//! JSON, never protobuf.
+//!
+//! Versions, preconditions, subresources and selectors behave as in kube-apiserver (Kubernetes API concepts: "Efficient detection of
+//! changes", "Patch", "Preconditions"). `kube_apiserver.rs` starts that one, so that the same tests can run against both.
 
 mod admission;
 mod apply;
 mod auth;
 mod discovery;
+pub mod fake_webhook;
+mod fault;
 mod fields;
-pub mod hook;
 mod http;
+mod kube_apiserver;
 mod listen;
 mod proxy;
 mod rbac;
-mod real;
 mod resources;
 mod store;
 mod target;
 pub mod tls;
-mod trouble;
 mod validate;
 mod watch;
 mod write;
@@ -50,49 +52,49 @@ use tokio::net::TcpListener;
 use tokio::sync::watch as channel;
 
 pub use self::admission::Audit;
-pub use self::auth::{Access, User};
-use self::listen::Door;
-pub use self::real::{Real, real_or_skip};
+pub use self::auth::{RequestAttributes, User};
+pub use self::fault::{FaultTarget, ServerFault};
+pub use self::kube_apiserver::{KubeApiserver, kube_apiserver_or_skip};
+use self::listen::MaybeTlsListener;
 use self::store::Store;
 use self::tls::Authority;
-pub use self::trouble::{Trouble, When};
 
-/// A running server; it ends with the value.
+/// A running server. Stops when dropped.
 #[derive(Debug)]
 pub struct ApiServer {
     shared: Arc<Shared>,
     addr: SocketAddr,
     serving: Mutex<Option<Serving>>,
-    /// The CA of its own certificate, PEM, and how it is shown; without, it serves plain HTTP.
+    /// The CA certificate, PEM, and the configuration that serves a certificate signed by it; `None` for plain HTTP.
     tls: Option<(String, Arc<rustls::ServerConfig>)>,
 }
 
-/// The thread that serves, and what ends it.
+/// The serving thread and its stop signal.
 #[derive(Debug)]
 struct Serving {
     stop: channel::Sender<bool>,
     thread: JoinHandle<()>,
 }
 
-/// What requests and tests share.
+/// State shared by requests and tests.
 #[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
-    /// Whether it is like a cluster, or just keeps objects.
+    /// Whether it behaves like a cluster (see [`ApiServer::cluster`]).
     cluster: bool,
-    caller: admission::Caller,
-    /// The newest resource version; watches wait for it to change.
+    webhooks: admission::WebhookClient,
+    /// The newest resource version; watches wait for changes of it.
     version: channel::Sender<u64>,
-    /// Counts up to end every watch that is open.
-    cut: channel::Sender<u64>,
+    /// Incremented to end all open watches.
+    dropped_watches: channel::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     store: Store,
-    troubles: Vec<trouble::Pending>,
+    faults: Vec<fault::PendingFault>,
     auth: auth::Auth,
-    asked: Vec<String>,
+    requests: Vec<String>,
     audit: VecDeque<Audit>,
     pod_ports: proxy::PodPorts,
 }
@@ -118,63 +120,64 @@ impl Shared {
 }
 
 impl ApiServer {
-    /// Starts a server without objects, on a port of 127.0.0.1.
+    /// Starts a server without objects on a free port of 127.0.0.1.
     ///
     /// # Errors
-    /// When no port can be had.
+    /// When no port is free.
     pub fn start() -> anyhow::Result<Self> {
-        let server = Self::absent()?;
-        server.appear()?;
+        let server = Self::unreachable()?;
+        server.start_listening()?;
         Ok(server)
     }
 
-    /// Starts a server that is like a new cluster, over TLS (see the module).
+    /// Starts a server that is like a new cluster, over TLS; see the crate's documentation.
     ///
     /// # Errors
-    /// When no port can be had, or there is no randomness.
+    /// When no port is free, or no certificate can be made.
     pub fn cluster() -> anyhow::Result<Self> {
         let authority = Authority::new("kubernetes")?;
         let pair = authority.issue("kube-apiserver", &["127.0.0.1", "localhost", "kubernetes.default.svc"])?;
-        let server = Self::made(true, Some((authority.cert(), Arc::new(tls::server_config(&pair)?))))?;
+        let server = Self::build(true, Some((authority.cert(), Arc::new(tls::server_config(&pair)?))))?;
         for name in ["default", "kube-system", "kube-public", "kube-node-lease"] {
             let labels = json!({ "kubernetes.io/metadata.name": name });
             let metadata = json!({ "name": name, "labels": labels });
             server.put("namespaces", json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": metadata }));
         }
-        server.appear()?;
+        server.start_listening()?;
         Ok(server)
     }
 
-    /// A server that is not there yet: its address is known, and connections are refused until [`appear`](Self::appear).
+    /// Creates a server that refuses connections to its address until [`start_listening`](Self::start_listening).
     ///
     /// # Errors
-    /// When no port can be had.
-    pub fn absent() -> anyhow::Result<Self> {
-        Self::made(false, None)
+    /// When no port is free.
+    pub fn unreachable() -> anyhow::Result<Self> {
+        Self::build(false, None)
     }
 
-    fn made(cluster: bool, tls: Option<(String, Arc<rustls::ServerConfig>)>) -> anyhow::Result<Self> {
+    fn build(cluster: bool, tls: Option<(String, Arc<rustls::ServerConfig>)>) -> anyhow::Result<Self> {
         let addr = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
         let shared = Shared {
             state: Mutex::default(),
             cluster,
-            caller: admission::Caller::default(),
+            webhooks: admission::WebhookClient::default(),
             version: channel::Sender::new(0),
-            cut: channel::Sender::new(0),
+            dropped_watches: channel::Sender::new(0),
         };
         Ok(Self { shared: Arc::new(shared), addr, serving: Mutex::default(), tls })
     }
 
-    /// Begins to serve; nothing changes where it does already.
+    /// Starts to serve; a no-op while it serves.
     ///
     /// # Errors
-    /// When the port has been taken meanwhile.
-    pub fn appear(&self) -> anyhow::Result<()> {
+    /// When another process has taken the port.
+    pub fn start_listening(&self) -> anyhow::Result<()> {
         let mut serving = lock(&self.serving);
         if serving.is_some() {
             return Ok(());
         }
-        let listener = std::net::TcpListener::bind(self.addr).with_context(|| format!("port {}", self.addr))?;
+        let listener =
+            std::net::TcpListener::bind(self.addr).with_context(|| format!("cannot listen on {}", self.addr))?;
         listener.set_nonblocking(true)?;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let (stop, mut stopped) = channel::channel(false);
@@ -184,113 +187,113 @@ impl ApiServer {
             runtime.block_on(async {
                 let Ok(listener) = TcpListener::from_std(listener) else { return };
                 tokio::select! {
-                    _ = axum::serve(Door::open(listener, addr, tls), app).into_future() => {}
+                    _ = axum::serve(MaybeTlsListener::start(listener, addr, tls), app).into_future() => {}
                     _ = stopped.wait_for(|stop| *stop) => {}
                 }
             });
-            // Connections end with the runtime, watches in the middle.
+            // Ends connections, also in the middle of a response.
             runtime.shutdown_background();
         })?;
         *serving = Some(Serving { stop, thread });
         Ok(())
     }
 
-    /// Stops serving in the middle of everything; objects are kept.
-    pub fn disappear(&self) {
+    /// Stops serving and closes connections, also in the middle of a response; objects are kept.
+    pub fn stop_listening(&self) {
         if let Some(serving) = lock(&self.serving).take() {
             serving.stop.send_replace(true);
             let _ = serving.thread.join();
         }
     }
 
-    /// Its port on 127.0.0.1.
+    /// Returns its port on 127.0.0.1.
     pub fn port(&self) -> u16 {
         self.addr.port()
     }
 
-    /// Its address, `http://127.0.0.1:PORT`, or with `https`.
+    /// Returns its address, `http://127.0.0.1:PORT` or `https://127.0.0.1:PORT`.
     pub fn url(&self) -> String {
         format!("{}://{}", if self.tls.is_some() { "https" } else { "http" }, self.addr)
     }
 
-    /// The certificate of the CA that its own is signed by, PEM; none where it serves plain HTTP.
+    /// Returns the CA certificate that its own is signed by, PEM; `None` for plain HTTP.
     pub fn ca(&self) -> Option<&str> {
         self.tls.as_ref().map(|(ca, _)| ca.as_str())
     }
 
-    /// Writes a kubeconfig of an administrator that leads here into `folder`.
+    /// Writes a kubeconfig of an administrator into `dir`.
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn kubeconfig(&self, folder: &Path) -> anyhow::Result<PathBuf> {
-        let token = self.shared.state().auth.admins_token().map(str::to_owned);
-        self.kubeconfig_with(folder, token.as_deref())
+    pub fn kubeconfig(&self, dir: &Path) -> anyhow::Result<PathBuf> {
+        let token = self.shared.state().auth.admin_token().map(str::to_owned);
+        self.kubeconfig_with(dir, token.as_deref())
     }
 
-    /// Writes a kubeconfig with a bearer token that leads here into `folder`.
+    /// Writes a kubeconfig with a bearer token into `dir`.
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn kubeconfig_with(&self, folder: &Path, token: Option<&str>) -> anyhow::Result<PathBuf> {
-        let path = folder.join("kubeconfig");
+    pub fn kubeconfig_with(&self, dir: &Path, token: Option<&str>) -> anyhow::Result<PathBuf> {
+        let path = dir.join("kubeconfig");
         kubeconfig(&path, &self.url(), self.ca(), token)?;
         Ok(path)
     }
 
-    /// Stores an object of a resource (`pods`, `nodes`, `configmaps`, ...), new or in place of the one of that name, and returns it with
-    /// its `uid` and `resourceVersion`. Nothing is checked: this is the cluster doing its work.
+    /// Creates or replaces an object of a resource (`pods`, `nodes`, `configmaps`, ...) and returns it with its `uid` and
+    /// `resourceVersion`. Nothing is authorized, admitted or validated.
     pub fn put(&self, resource: &str, object: Value) -> Value {
         self.shared.change(|store| store.put(resource, object))
     }
 
-    /// The object, if there is one; `namespace` is empty for what belongs to the cluster.
+    /// Returns an object; `namespace` is empty for cluster-scoped ones.
     pub fn get(&self, resource: &str, namespace: &str, name: &str) -> Option<Value> {
         self.shared.state().store.get(resource, namespace, name).cloned()
     }
 
-    /// All objects of a resource.
+    /// Returns all objects of a resource.
     pub fn list(&self, resource: &str) -> Vec<Value> {
         self.shared.state().store.list(resource).cloned().collect()
     }
 
-    /// Removes an object, as if it had come to its end.
+    /// Removes an object without any check.
     pub fn remove(&self, resource: &str, namespace: &str, name: &str) -> Option<Value> {
         self.shared.change(|store| store.remove(resource, namespace, name))
     }
 
-    /// Misbehaves for the next `times` requests that `when` fits.
-    pub fn misbehave(&self, when: When, trouble: Trouble, times: usize) {
-        self.shared.state().troubles.push(trouble::Pending { when, trouble, times });
+    /// Injects a fault into the next `times` requests that match `target`.
+    pub fn inject_fault(&self, target: FaultTarget, fault: ServerFault, times: usize) {
+        self.shared.state().faults.push(fault::PendingFault { target, fault, times });
     }
 
-    /// Behaves again.
-    pub fn behave(&self) {
-        self.shared.state().troubles.clear();
+    /// Removes all injected faults.
+    pub fn clear_faults(&self) {
+        self.shared.state().faults.clear();
     }
 
-    /// Ends every open watch in the middle of its stream.
+    /// Ends all open watches in the middle of their streams.
     pub fn drop_watches(&self) {
-        self.shared.cut.send_modify(|count| *count += 1);
+        self.shared.dropped_watches.send_modify(|count| *count += 1);
     }
 
-    /// Forgets the history: a watch from before gets 410, as after a compaction of etcd.
+    /// Discards the history, as a compaction of etcd does: a watch from an earlier version gets 410.
     pub fn compact(&self) {
         self.shared.state().store.compact();
     }
 
-    /// The requests so far, `METHOD PATH?QUERY` each; of very many the latest.
-    pub fn asked(&self) -> Vec<String> {
-        self.shared.state().asked.clone()
+    /// Returns the latest requests, each as `METHOD PATH?QUERY`.
+    pub fn requests(&self) -> Vec<String> {
+        self.shared.state().requests.clone()
     }
 }
 
 impl Drop for ApiServer {
     fn drop(&mut self) {
-        self.disappear();
+        self.stop_listening();
     }
 }
 
-/// Writes a kubeconfig for a server, what to trust there, and a bearer token.
+/// Writes a kubeconfig for a server with its CA certificate (PEM) and a bearer token.
 ///
 /// # Errors
 /// When it cannot be written.

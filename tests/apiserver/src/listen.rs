@@ -1,4 +1,4 @@
-//! Connections, plain or over TLS. A handshake holds up nobody else.
+//! A listener for connections, plain or over TLS, in which a slow handshake does not delay other connections.
 
 use std::io;
 use std::net::SocketAddr;
@@ -14,26 +14,24 @@ use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-/// How long a handshake may take.
-const HANDSHAKE: Duration = Duration::from_secs(10);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Takes connections in a task of its own and hands out those whose handshake is done.
+/// Accepts connections in a task of its own and yields those whose handshake is complete.
 #[derive(Debug)]
-pub(crate) struct Door {
-    ready: mpsc::Receiver<(Stream, SocketAddr)>,
+pub(crate) struct MaybeTlsListener {
+    ready: mpsc::Receiver<(MaybeTlsStream, SocketAddr)>,
     addr: SocketAddr,
 }
 
-/// A connection.
 #[derive(Debug)]
-pub(crate) enum Stream {
+pub(crate) enum MaybeTlsStream {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-impl Door {
-    /// Begins to take connections.
-    pub(crate) fn open(listener: TcpListener, addr: SocketAddr, tls: Option<Arc<rustls::ServerConfig>>) -> Self {
+impl MaybeTlsListener {
+    /// Starts to accept connections.
+    pub(crate) fn start(listener: TcpListener, addr: SocketAddr, tls: Option<Arc<rustls::ServerConfig>>) -> Self {
         let (done, ready) = mpsc::channel(1024);
         let acceptor = tls.map(TlsAcceptor::from);
         tokio::spawn(async move {
@@ -50,9 +48,9 @@ impl Door {
                 let (done, acceptor) = (done.clone(), acceptor.clone());
                 tokio::spawn(async move {
                     let stream = match acceptor {
-                        None => Stream::Plain(tcp),
-                        Some(acceptor) => match tokio::time::timeout(HANDSHAKE, acceptor.accept(tcp)).await {
-                            Ok(Ok(stream)) => Stream::Tls(Box::new(stream)),
+                        None => MaybeTlsStream::Plain(tcp),
+                        Some(acceptor) => match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(tcp)).await {
+                            Ok(Ok(stream)) => MaybeTlsStream::Tls(Box::new(stream)),
                             _ => return,
                         },
                     };
@@ -64,11 +62,11 @@ impl Door {
     }
 }
 
-impl Listener for Door {
-    type Io = Stream;
+impl Listener for MaybeTlsListener {
+    type Io = MaybeTlsStream;
     type Addr = SocketAddr;
 
-    async fn accept(&mut self) -> (Stream, SocketAddr) {
+    async fn accept(&mut self) -> (MaybeTlsStream, SocketAddr) {
         match self.ready.recv().await {
             Some(accepted) => accepted,
             None => std::future::pending().await,
@@ -80,7 +78,7 @@ impl Listener for Door {
     }
 }
 
-impl AsyncRead for Stream {
+impl AsyncRead for MaybeTlsStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
@@ -89,7 +87,7 @@ impl AsyncRead for Stream {
     }
 }
 
-impl AsyncWrite for Stream {
+impl AsyncWrite for MaybeTlsStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),

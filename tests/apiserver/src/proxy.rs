@@ -1,5 +1,5 @@
-//! `services/NAME:PORT/proxy` and `pods/NAME:PORT/proxy`: the server asks on behalf of the client. As with the real one, the certificate of
-//! an `https:` target is not verified on this way.
+//! `services/NAME:PORT/proxy` and `pods/NAME:PORT/proxy`: requests that the server forwards. As in kube-apiserver, the certificate of an
+//! `https:` target is not verified.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -21,12 +21,11 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::store::Refusal;
+use super::store::StatusError;
 use super::target::Target;
 use super::{ApiServer, Shared, tls};
 
-/// Bound of a request that is passed on.
-const TIME: Duration = Duration::from_secs(30);
+const FORWARD_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Addresses of the ports of pods, by namespace, name and port.
 pub(super) type PodPorts = BTreeMap<(String, String, u16), SocketAddr>;
@@ -38,19 +37,19 @@ pub(super) async fn forward(
     uri: &Uri,
     headers: &HeaderMap,
     body: Bytes,
-) -> Result<Response, Refusal> {
+) -> Result<Response, StatusError> {
     // `[SCHEME:]NAME[:PORT]`
     let parts: Vec<&str> = target.name.split(':').collect();
     let (secure, name, port) = match parts.as_slice() {
         [name] => (false, *name, ""),
         [name, port] => (false, *name, *port),
         [scheme, name, port] => (*scheme == "https", *name, *port),
-        _ => return Err(Refusal::new(400, "BadRequest", format!("invalid proxy target {:?}", target.name))),
+        _ => return Err(StatusError::new(400, "BadRequest", format!("invalid proxy target {:?}", target.name))),
     };
     let addr = address(shared, target, name, port)?;
     let unreachable = |error: String| {
         let message = format!("error trying to reach service: {error}");
-        Refusal::new(502, "ServiceUnavailable", message)
+        StatusError::new(502, "ServiceUnavailable", message)
     };
     let path = format!("{}{}", target.rest, uri.query().map(|query| format!("?{query}")).unwrap_or_default());
     let mut request = Request::builder().method(method.clone()).uri(path).header(header::HOST, name);
@@ -64,26 +63,27 @@ pub(super) async fn forward(
             _ => format!("dial tcp {addr}: {error}"),
         })?;
         if !secure {
-            return ask(tcp, request).await;
+            return send(tcp, request).await;
         }
         let config = rustls::ClientConfig::builder_with_provider(tls::provider())
             .with_safe_default_protocol_versions()
             .map_err(|error| error.to_string())?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Anybody))
+            .with_custom_certificate_verifier(Arc::new(AcceptAny))
             .with_no_client_auth();
         let server = ServerName::try_from(name.to_owned()).map_err(|error| error.to_string())?;
         let stream =
             TlsConnector::from(Arc::new(config)).connect(server, tcp).await.map_err(|error| error.to_string())?;
-        ask(stream, request).await
+        send(stream, request).await
     };
-    let answered =
-        tokio::time::timeout(TIME, asking).await.unwrap_or_else(|_| Err("context deadline exceeded".to_owned()));
+    let answered = tokio::time::timeout(FORWARD_TIMEOUT, asking)
+        .await
+        .unwrap_or_else(|_| Err("context deadline exceeded".to_owned()));
     let (status, kind, body) = answered.map_err(unreachable)?;
     Ok((status, [(header::CONTENT_TYPE, kind)], body).into_response())
 }
 
-async fn ask(
+async fn send(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     request: Request<Full<Bytes>>,
 ) -> Result<(StatusCode, String, Bytes), String> {
@@ -101,11 +101,11 @@ async fn ask(
     Ok((status, kind, body))
 }
 
-/// Where a port of a Service or a pod is.
-fn address(shared: &Shared, target: &Target, name: &str, port: &str) -> Result<SocketAddr, Refusal> {
+/// Returns the address of a port of a Service or a pod.
+fn address(shared: &Shared, target: &Target, name: &str, port: &str) -> Result<SocketAddr, StatusError> {
     let state = shared.state();
     let found = state.store.get(&target.resource, &target.namespace, name);
-    let missing = || Refusal::new(404, "NotFound", format!("{} \"{name}\" not found", target.resource));
+    let missing = || StatusError::new(404, "NotFound", format!("{} \"{name}\" not found", target.resource));
     let ports = match target.resource.as_str() {
         "services" => found.map(|service| ports(&service["spec"]["ports"], "port")),
         _ => found.map(|pod| {
@@ -119,18 +119,18 @@ fn address(shared: &Shared, target: &Target, name: &str, port: &str) -> Result<S
         .ok()
         .or_else(|| ports.iter().find(|(name, _)| port.is_empty() || name == port).map(|(_, number)| *number));
     let addr = match (target.resource.as_str(), number) {
-        ("services", Some(number)) => shared.caller.resolve(&target.namespace, name, number),
+        ("services", Some(number)) => shared.webhooks.resolve(&target.namespace, name, number),
         (_, Some(number)) => state.pod_ports.get(&(target.namespace.clone(), name.to_owned(), number)).copied(),
         (_, None) => None,
     };
-    let nobody = match target.resource.as_str() {
+    let unavailable = match target.resource.as_str() {
         "services" => format!("no endpoints available for service \"{name}\""),
         _ => "address not allowed".to_owned(),
     };
-    addr.ok_or_else(|| Refusal::new(503, "ServiceUnavailable", nobody))
+    addr.ok_or_else(|| StatusError::new(503, "ServiceUnavailable", unavailable))
 }
 
-/// Names and numbers of a list of ports.
+/// Returns the names and numbers of a list of ports.
 fn ports(list: &Value, field: &str) -> Vec<(String, u16)> {
     let ports = list.as_array().into_iter().flatten();
     ports
@@ -141,11 +141,11 @@ fn ports(list: &Value, field: &str) -> Vec<(String, u16)> {
         .collect()
 }
 
-/// Takes every certificate.
+/// Accepts every certificate.
 #[derive(Debug)]
-struct Anybody;
+struct AcceptAny;
 
-impl ServerCertVerifier for Anybody {
+impl ServerCertVerifier for AcceptAny {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,
@@ -181,8 +181,8 @@ impl ServerCertVerifier for Anybody {
 }
 
 impl ApiServer {
-    /// Where a port of a pod is, for `pods/NAME:PORT/proxy`.
-    pub fn route_pod(&self, namespace: &str, pod: &str, port: u16, addr: SocketAddr) {
+    /// Sets the address of a port of a pod for `pods/NAME:PORT/proxy`.
+    pub fn set_pod_address(&self, namespace: &str, pod: &str, port: u16, addr: SocketAddr) {
         self.shared.state().pod_ports.insert((namespace.to_owned(), pod.to_owned(), port), addr);
     }
 }

@@ -2,11 +2,11 @@
 
 use serde_json::Value;
 
-use super::auth::Access;
+use super::auth::RequestAttributes;
 use super::store::Store;
 
-/// Whether a role that is bound to the user allows it. `system:masters` may do everything.
-pub(super) fn allows(store: &Store, access: &Access) -> bool {
+/// Whether a role that is bound to the user allows the request. `system:masters` may do everything.
+pub(super) fn is_allowed(store: &Store, access: &RequestAttributes) -> bool {
     let of_cluster = store.list("clusterrolebindings");
     let of_namespace = store.list("rolebindings").filter(|binding| {
         !access.namespace.is_empty() && binding["metadata"]["namespace"] == access.namespace.as_str()
@@ -21,11 +21,11 @@ pub(super) fn allows(store: &Store, access: &Access) -> bool {
                 store.get("roles", &access.namespace, name)
             };
             let rules = found.and_then(|role| role["rules"].as_array()).into_iter().flatten();
-            rules.into_iter().any(|rule| fits(rule, access))
+            rules.into_iter().any(|rule| rule_allows(rule, access))
         })
 }
 
-fn binds(binding: &Value, access: &Access) -> bool {
+fn binds(binding: &Value, access: &RequestAttributes) -> bool {
     let subjects = binding["subjects"].as_array().into_iter().flatten();
     subjects.into_iter().any(|subject| {
         let name = subject["name"].as_str().unwrap_or_default();
@@ -41,7 +41,7 @@ fn binds(binding: &Value, access: &Access) -> bool {
     })
 }
 
-fn fits(rule: &Value, access: &Access) -> bool {
+fn rule_allows(rule: &Value, access: &RequestAttributes) -> bool {
     let lists = |field: &str, value: &str| {
         rule[field].as_array().into_iter().flatten().any(|item| item == "*" || item == value)
     };
@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_binding_gives_what_its_role_says_and_no_more() {
+    fn binding_grants_exactly_the_rights_of_its_role() {
         let mut store = Store::default();
         let rules = json!([
             {"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["ca"], "verbs": ["get", "patch"]},
@@ -77,7 +77,7 @@ mod tests {
             "rolebindings",
             json!({"metadata": {"name": "b", "namespace": "weir"}, "roleRef": role, "subjects": [subject]}),
         );
-        let access = |verb: &str, resource: &str, namespace: &str, name: &str| Access {
+        let access = |verb: &str, resource: &str, namespace: &str, name: &str| RequestAttributes {
             user: User::service_account("weir", "w"),
             verb: verb.to_owned(),
             group: String::new(),
@@ -86,8 +86,8 @@ mod tests {
             namespace: namespace.to_owned(),
             name: name.to_owned(),
         };
-        assert!(allows(&store, &access("get", "secrets", "weir", "ca")));
-        assert!(allows(&store, &access("list", "configmaps", "weir", "")));
+        assert!(is_allowed(&store, &access("get", "secrets", "weir", "ca")));
+        assert!(is_allowed(&store, &access("list", "configmaps", "weir", "")));
         for (verb, resource, namespace, name) in [
             ("get", "secrets", "weir", "other"),
             ("list", "secrets", "weir", ""),
@@ -95,15 +95,18 @@ mod tests {
             ("list", "configmaps", "", ""),
             ("delete", "secrets", "weir", "ca"),
         ] {
-            assert!(!allows(&store, &access(verb, resource, namespace, name)), "{verb} {resource} {namespace} {name}");
+            assert!(
+                !is_allowed(&store, &access(verb, resource, namespace, name)),
+                "{verb} {resource} {namespace} {name}"
+            );
         }
         let mut status = access("get", "secrets", "weir", "ca");
         status.subresource = "status".to_owned();
-        assert!(!allows(&store, &status));
-        let admin = Access { user: User::admin(), ..access("delete", "nodes", "", "n") };
-        assert!(allows(&store, &admin));
+        assert!(!is_allowed(&store, &status));
+        let admin = RequestAttributes { user: User::admin(), ..access("delete", "nodes", "", "n") };
+        assert!(is_allowed(&store, &admin));
         assert_eq!(
-            access("delete", "secrets", "weir", "ca").refusal().message,
+            access("delete", "secrets", "weir", "ca").forbidden().message,
             "secrets \"ca\" is forbidden: User \"system:serviceaccount:weir:w\" cannot delete resource \"secrets\" in API group \"\" \
              in the namespace \"weir\""
         );

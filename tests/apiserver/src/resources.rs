@@ -1,4 +1,4 @@
-//! The resources there are: Kubernetes' own, as far as anything here meets them, and those of stored CustomResourceDefinitions.
+//! The known resources: Kubernetes' own, as far as tests use them, and those of stored CustomResourceDefinitions.
 
 use serde_json::Value;
 
@@ -23,7 +23,7 @@ type Row = (&'static str, &'static str, &'static str, bool, &'static [&'static s
 const ADMISSION: &str = "admissionregistration.k8s.io/v1";
 const RBAC: &str = "rbac.authorization.k8s.io/v1";
 const AUTHORIZATION: &str = "authorization.k8s.io/v1";
-const ROWS: [Row; 38] = [
+const ROWS: [Row; 40] = [
     ("v1", "bindings", "Binding", true, &[]),
     ("v1", "configmaps", "ConfigMap", true, &["cm"]),
     ("v1", "endpoints", "Endpoints", true, &["ep"]),
@@ -39,6 +39,8 @@ const ROWS: [Row; 38] = [
     ("v1", "serviceaccounts", "ServiceAccount", true, &["sa"]),
     ("v1", "services", "Service", true, &["svc"]),
     (ADMISSION, "mutatingwebhookconfigurations", "MutatingWebhookConfiguration", false, &[]),
+    (ADMISSION, "validatingadmissionpolicies", "ValidatingAdmissionPolicy", false, &[]),
+    (ADMISSION, "validatingadmissionpolicybindings", "ValidatingAdmissionPolicyBinding", false, &[]),
     (ADMISSION, "validatingwebhookconfigurations", "ValidatingWebhookConfiguration", false, &[]),
     ("apiextensions.k8s.io/v1", "customresourcedefinitions", "CustomResourceDefinition", false, &["crd", "crds"]),
     ("apps/v1", "daemonsets", "DaemonSet", true, &["ds"]),
@@ -65,30 +67,28 @@ const ROWS: [Row; 38] = [
 ];
 
 impl Resource {
-    fn of(row: &Row) -> Self {
+    fn from_row(row: &Row) -> Self {
         let (api_version, name, kind, namespaced, short) = *row;
         let [api_version, name, kind] = [api_version, name, kind].map(str::to_owned);
         Self { api_version, name, kind, namespaced, short: short.iter().map(|&name| name.to_owned()).collect() }
     }
 
-    /// The resource of that name, if there is one.
     pub(super) fn find(store: &Store, api_version: &str, name: &str) -> Option<Self> {
-        let own = ROWS.iter().find(|row| row.0 == api_version && row.1 == name).map(Self::of);
+        let own = ROWS.iter().find(|row| row.0 == api_version && row.1 == name).map(Self::from_row);
         own.or_else(|| custom(store).find(|found| found.api_version == api_version && found.name == name))
     }
 
-    /// All there are.
     pub(super) fn all(store: &Store) -> Vec<Self> {
-        ROWS.iter().map(Self::of).chain(custom(store)).collect()
+        ROWS.iter().map(Self::from_row).chain(custom(store)).collect()
     }
 }
 
-/// `pods`, `deployments.apps`: how messages name a resource.
+/// Names a resource as messages do: `pods`, `deployments.apps`.
 pub(super) fn qualified(api_version: &str, name: &str) -> String {
     api_version.split_once('/').map_or_else(|| name.to_owned(), |(group, _)| format!("{name}.{group}"))
 }
 
-/// What the stored CustomResourceDefinitions serve.
+/// Lists the resources of the stored CustomResourceDefinitions.
 fn custom(store: &Store) -> impl Iterator<Item = Resource> {
     let texts = |list: &Value| -> Vec<String> {
         list.as_array().into_iter().flatten().filter_map(|name| Some(name.as_str()?.to_owned())).collect()

@@ -1,4 +1,4 @@
-//! Objects, their versions, and what happened to them.
+//! Objects with their versions and history.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -7,26 +7,25 @@ use serde_json::{Map, Value, json};
 
 use super::resources::qualified;
 
-/// So many changes can be watched from; older ones are forgotten, as a compaction does.
-const HISTORY: usize = 50_000;
+/// Changes that are kept for watches; older ones are discarded, as a compaction does.
+const MAX_HISTORY: usize = 50_000;
 
-/// An error with its HTTP status and the reason that clients look at.
+/// An error response: HTTP status, machine-readable reason, message (`StatusError` of apimachinery).
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Refusal {
+pub(super) struct StatusError {
     pub(super) code: u16,
     pub(super) reason: Cow<'static, str>,
     pub(super) message: String,
-    /// Causes and the like.
     pub(super) details: Option<Box<Value>>,
 }
 
-impl Refusal {
+impl StatusError {
     pub(super) fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
         Self { code, reason: reason.into(), message: message.into(), details: None }
     }
 }
 
-/// One change; `before` and `after` tell whether a selector gains or loses the object.
+/// One change of an object. `before` and `after` show whether a selector gains or loses it.
 #[derive(Debug, Clone)]
 pub(super) struct Change {
     pub(super) version: u64,
@@ -35,13 +34,13 @@ pub(super) struct Change {
     pub(super) after: Option<Value>,
 }
 
-/// Everything there is.
+/// All objects, by resource, namespace and name.
 #[derive(Debug, Default)]
 pub(super) struct Store {
     objects: BTreeMap<[String; 3], Value>,
     history: Vec<Change>,
     version: u64,
-    /// Up to here the history is forgotten.
+    /// The version up to which the history is discarded.
     compacted: u64,
 }
 
@@ -58,7 +57,7 @@ impl Store {
         self.objects.iter().filter(move |([of, _, _], _)| of == resource).map(|(_, object)| object)
     }
 
-    /// Stores an object under its own name; uid and creation time stay those of the one it replaces.
+    /// Creates or replaces an object; uid and creation time are those of the replaced one.
     pub(super) fn put(&mut self, resource: &str, mut object: Value) -> Value {
         self.version += 1;
         let version = self.version;
@@ -97,14 +96,14 @@ impl Store {
     }
 
     fn record(&mut self, change: Change) {
-        if self.history.len() == HISTORY {
-            let old: Vec<Change> = self.history.drain(..HISTORY / 2).collect();
+        if self.history.len() == MAX_HISTORY {
+            let old: Vec<Change> = self.history.drain(..MAX_HISTORY / 2).collect();
             self.compacted = old.last().map_or(self.compacted, |last| last.version);
         }
         self.history.push(change);
     }
 
-    /// A create by a client; with `dry_run` nothing is kept.
+    /// Creates an object for a client; with `dry_run` nothing is stored.
     pub(super) fn create(
         &mut self,
         api_version: &str,
@@ -112,17 +111,17 @@ impl Store {
         namespace: &str,
         mut object: Value,
         dry_run: bool,
-    ) -> Result<Value, Refusal> {
+    ) -> Result<Value, StatusError> {
         let name = object["metadata"]["name"].as_str().unwrap_or_default();
         if !name.is_empty() && self.get(resource, namespace, name).is_some() {
             let message = format!("{} \"{name}\" already exists", qualified(api_version, resource));
-            return Err(Refusal::new(409, "AlreadyExists", message));
+            return Err(StatusError::new(409, "AlreadyExists", message));
         }
         let kept = object["metadata"]["generateName"].is_string() || !name.is_empty();
         if !kept {
             let message =
                 format!("{resource} is invalid: metadata.name: Required value: name or generateName is required");
-            return Err(Refusal::new(422, "Invalid", message));
+            return Err(StatusError::new(422, "Invalid", message));
         }
         if let Some(metadata) = object["metadata"].as_object_mut() {
             metadata.remove("uid");
@@ -137,8 +136,14 @@ impl Store {
         Ok(self.put(resource, object))
     }
 
-    /// A change by a client: `new` in place of `old`, within the bounds of the subresource. What the server keeps stays.
-    pub(super) fn bounded(resource: &str, old: &Value, mut new: Value, status: bool) -> Result<Value, Refusal> {
+    /// Checks the preconditions of an update from `old` to `new` and undoes changes outside of the (sub)resource and of metadata that
+    /// the server maintains.
+    pub(super) fn restrict_to_subresource(
+        resource: &str,
+        old: &Value,
+        mut new: Value,
+        status: bool,
+    ) -> Result<Value, StatusError> {
         let name = old["metadata"]["name"].as_str().unwrap_or_default();
         for (key, reason) in [
             (
@@ -150,7 +155,7 @@ impl Store {
             let given = &new["metadata"][key];
             if !given.is_null() && *given != old["metadata"][key] {
                 let message = format!("Operation cannot be fulfilled on {resource} \"{name}\": {reason}");
-                return Err(Refusal::new(409, "Conflict", message));
+                return Err(StatusError::new(409, "Conflict", message));
             }
         }
         for key in ["resourceVersion", "uid", "creationTimestamp", "generation"] {
@@ -159,7 +164,7 @@ impl Store {
                 None => drop(new["metadata"].as_object_mut().and_then(|metadata| metadata.remove(key))),
             }
         }
-        // The main resource does not touch the status, and the status nothing but itself and metadata.
+        // The main resource does not change the status, and the status nothing but itself and metadata.
         let kept: &[&str] = if status { &["spec", "data"] } else { &["status"] };
         if let Some(new) = new.as_object_mut() {
             for key in kept {
@@ -172,14 +177,14 @@ impl Store {
         Ok(new)
     }
 
-    /// A delete by a client.
-    pub(super) fn delete(&mut self, resource: &str, object: &Value, options: &Value) -> Result<Value, Refusal> {
+    /// Deletes an object for a client, if its preconditions hold.
+    pub(super) fn delete(&mut self, resource: &str, object: &Value, options: &Value) -> Result<Value, StatusError> {
         let text = |key: &str| object["metadata"][key].as_str().unwrap_or_default();
         for key in ["uid", "resourceVersion"] {
             let wanted = &options["preconditions"][key];
             if !wanted.is_null() && *wanted != object["metadata"][key] {
                 let message = format!("{resource} \"{}\": precondition failed: {key}", text("name"));
-                return Err(Refusal::new(409, "Conflict", message));
+                return Err(StatusError::new(409, "Conflict", message));
             }
         }
         if resource == "namespaces" {
@@ -192,7 +197,7 @@ impl Store {
         Ok(self.remove(resource, text("namespace"), text("name")).unwrap_or_default())
     }
 
-    /// What happened after a version; `None` where that is forgotten.
+    /// Returns the changes after a version; `None` where they have been discarded.
     pub(super) fn since(&self, version: u64) -> Option<&[Change]> {
         if version < self.compacted {
             return None;
@@ -201,7 +206,7 @@ impl Store {
         Some(&self.history[start..])
     }
 
-    /// Forgets what happened so far, and that the present version is one a client may have seen.
+    /// Discards the history, so that every version that a client may have seen is too old.
     pub(super) fn compact(&mut self) {
         self.version += 1;
         self.compacted = self.version;
@@ -209,7 +214,7 @@ impl Store {
     }
 }
 
-/// RFC 7386.
+/// Applies a JSON merge patch (RFC 7386).
 pub(super) fn merge(target: &mut Value, patch: &Value) {
     let Value::Object(patch) = patch else {
         *target = patch.clone();
@@ -228,8 +233,8 @@ pub(super) fn merge(target: &mut Value, patch: &Value) {
     }
 }
 
-/// Whether an object is meant by `fieldSelector` and `labelSelector`: terms `key=value`, `key==value`, `key!=value`, `key`, `!key`.
-pub(super) fn selected(object: &Value, namespace: &str, fields: &str, labels: &str) -> bool {
+/// Whether an object matches `fieldSelector` and `labelSelector` with the terms `key=value`, `key==value`, `key!=value`, `key`, `!key`.
+pub(super) fn matches_selectors(object: &Value, namespace: &str, fields: &str, labels: &str) -> bool {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let in_namespace = namespace.is_empty() || object["metadata"]["namespace"] == namespace;
     let field = |path: &str| text(path.split('.').fold(object, |value, key| &value[key]));
@@ -268,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn selects_by_fields_labels_and_namespace() {
+    fn selectors_match_fields_labels_and_namespace() {
         let pod = pod("n1");
         for (namespace, fields, labels, expected) in [
             ("", "", "", true),
@@ -280,18 +285,18 @@ mod tests {
             ("", "", "app!=web", false),
             ("", "", "gone", false),
         ] {
-            assert_eq!(selected(&pod, namespace, fields, labels), expected, "{namespace} {fields} {labels}");
+            assert_eq!(matches_selectors(&pod, namespace, fields, labels), expected, "{namespace} {fields} {labels}");
         }
     }
 
     #[test]
-    fn an_update_needs_the_version_it_saw_and_stays_in_its_part() {
+    fn update_needs_current_version_and_keeps_to_its_subresource() {
         let mut store = Store::default();
         let first = store.put("pods", pod("n1"));
         let mut stale = first.clone();
         store.put("pods", pod("n1"));
         let now = store.get("pods", "shop", "web").unwrap().clone();
-        let change = |new: &Value, status| Store::bounded("pods", &now, new.clone(), status);
+        let change = |new: &Value, status| Store::restrict_to_subresource("pods", &now, new.clone(), status);
         assert_eq!(change(&stale, false).unwrap_err().code, 409);
         stale["metadata"]["resourceVersion"] = Value::Null;
         stale["status"] = json!({"phase": "Running"});
@@ -304,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn a_delete_holds_to_its_preconditions() {
+    fn delete_checks_preconditions() {
         let mut store = Store::default();
         let pod = store.put("pods", pod("n1"));
         for key in ["uid", "resourceVersion"] {
@@ -316,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn history_that_is_forgotten_is_said_to_be() {
+    fn compacted_history_is_unavailable() {
         let mut store = Store::default();
         store.put("pods", pod("n1"));
         assert_eq!(store.since(0).map(<[Change]>::len), Some(1));

@@ -1,27 +1,27 @@
-//! What a request is about, from its path.
+//! The object or collection that the path of a request names.
 
 use super::resources::Resource;
 use super::store::Store;
 
-/// An object, or all objects of a resource.
+/// An object, or a collection.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Target {
     /// `pods`, `nodes`, ...
     pub(super) resource: String,
-    /// Empty for what belongs to the cluster, and for all namespaces.
+    /// Empty for cluster-scoped resources and for all namespaces.
     pub(super) namespace: String,
-    /// Empty for all objects.
+    /// Empty for a collection.
     pub(super) name: String,
     /// `status`, `proxy` or empty.
     pub(super) subresource: String,
-    /// Behind `proxy`: the path there, with its `/`.
+    /// The path after `proxy`, with its leading `/`.
     pub(super) rest: String,
     /// `v1` or `group/version`.
     pub(super) api_version: String,
 }
 
 impl Target {
-    /// `/api/v1/...` and `/apis/GROUP/VERSION/...`, then `namespaces/NAMESPACE/` or nothing, then `RESOURCE[/NAME[/SUBRESOURCE]]`.
+    /// Parses `/api/v1/...` and `/apis/GROUP/VERSION/...`, then `namespaces/NAMESPACE/` or nothing, then `RESOURCE[/NAME[/SUBRESOURCE]]`.
     pub(super) fn parse(path: &str) -> Option<Self> {
         let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
         let (api_version, rest) = match parts.as_slice() {
@@ -49,7 +49,7 @@ impl Target {
         Some(Self { resource, namespace, name, subresource, rest: behind, api_version })
     }
 
-    /// Kind of the objects; of a resource that nobody has defined a guess from its name.
+    /// Returns the kind of the objects; for an unknown resource it is derived from the name.
     pub(super) fn kind(&self, store: &Store) -> String {
         if let Some(found) = Resource::find(store, &self.api_version, &self.resource) {
             return found.kind;
@@ -58,7 +58,7 @@ impl Target {
         letters.next().map_or_else(String::new, |first| first.to_ascii_uppercase().to_string() + letters.as_str())
     }
 
-    /// Empty for the core.
+    /// Returns the API group, empty for the core group.
     pub(super) fn group(&self) -> &str {
         self.api_version.split_once('/').map_or("", |(group, _)| group)
     }
@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_the_paths_of_the_api() {
+    fn api_paths_are_parsed() {
         for (path, expected) in [
             ("/api/v1/pods", Some(["v1", "", "pods", "", ""])),
             ("/api/v1/nodes/n1", Some(["v1", "", "nodes", "n1", ""])),

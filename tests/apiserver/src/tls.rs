@@ -1,4 +1,4 @@
-//! Certificates: an authority of the tests' own, and what a `caBundle` holds.
+//! Certificates: an authority for tests, and the parser of `caBundle`.
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ pub struct Authority {
 pub struct Pair {
     /// The certificate.
     pub cert: String,
-    /// Its private key, PKCS #8.
+    /// The private key, PKCS #8.
     pub key: String,
 }
 
@@ -41,10 +41,10 @@ impl std::fmt::Debug for Pair {
 }
 
 impl Authority {
-    /// A new one of that name.
+    /// Creates an authority with that common name.
     ///
     /// # Errors
-    /// When there is no randomness.
+    /// When no key can be generated.
     pub fn new(name: &str) -> anyhow::Result<Self> {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, name);
@@ -53,7 +53,7 @@ impl Authority {
         Ok(Self { issuer: CertifiedIssuer::self_signed(params, KeyPair::generate()?)? })
     }
 
-    /// Its certificate, PEM.
+    /// Returns its certificate, PEM.
     pub fn cert(&self) -> String {
         self.issuer.pem()
     }
@@ -79,25 +79,25 @@ impl Pair {
     }
 }
 
-/// The one provider of cryptography here.
+/// Returns the crypto provider that everything here uses.
 pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
 
-/// How this server shows itself: HTTP/2 preferred, as the real one.
+/// Returns a server configuration that prefers HTTP/2, as kube-apiserver does.
 pub fn server_config(pair: &Pair) -> anyhow::Result<ServerConfig> {
     let (chain, key) = pair.der()?;
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
         .with_single_cert(chain, key)
-        .context("the certificate of the API server")?;
+        .context("invalid certificate or key")?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
 }
 
-/// The certificates of a `caBundle` (base64 of PEM) as roots; `None` where it holds anything but certificates, or none.
-pub(super) fn bundle(text: &str) -> Option<RootCertStore> {
+/// Parses a `caBundle` (base64 of PEM) into trust anchors; `None` where it has no certificate, or anything else.
+pub(super) fn parse_bundle(text: &str) -> Option<RootCertStore> {
     let pem = STANDARD.decode(text).ok()?;
     let mut roots = RootCertStore::empty();
     for cert in CertificateDer::pem_slice_iter(&pem) {

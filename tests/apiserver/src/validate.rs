@@ -1,5 +1,5 @@
-//! What Kubernetes asks of a MutatingWebhookConfiguration, and what it fills in; how it keeps the bytes of a Secret. Objects of other
-//! kinds are taken as they are.
+//! Validation and defaults of MutatingWebhookConfigurations, and the encoding of Secrets. Objects of other kinds are accepted as they
+//! are.
 
 use std::collections::BTreeSet;
 
@@ -8,16 +8,16 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use super::admission::cel;
-use super::store::Refusal;
+use super::store::StatusError;
 
-const KIND: &str = "mutatingwebhookconfigurations";
+const RESOURCE: &str = "mutatingwebhookconfigurations";
 
-/// Fills in what was left out (`SetDefaults_MutatingWebhook` and its kin).
+/// Sets defaults, as Kubernetes does (`SetDefaults_MutatingWebhook` and others).
 pub(super) fn default(resource: &str, object: &mut Value) {
     if resource == "secrets" {
-        secret(object);
+        encode_secret(object);
     }
-    if resource != KIND {
+    if resource != RESOURCE {
         return;
     }
     for hook in object["webhooks"].as_array_mut().into_iter().flatten().filter(|hook| hook.is_object()) {
@@ -34,9 +34,9 @@ pub(super) fn default(resource: &str, object: &mut Value) {
                 hook[key] = value;
             }
         }
-        // Bytes: line breaks in their base64 mean nothing, and without any there is no field that somebody could own.
+        // Bytes: line breaks in base64 are not significant, and an empty value is a missing field, which nobody owns.
         if let Some(config) = hook["clientConfig"].as_object_mut() {
-            match config.get("caBundle").and_then(Value::as_str).map(unbroken) {
+            match config.get("caBundle").and_then(Value::as_str).map(without_line_breaks) {
                 Some(bundle) if bundle.is_empty() => drop(config.shift_remove("caBundle")),
                 Some(bundle) => drop(config.insert("caBundle".to_owned(), bundle.into())),
                 None => {}
@@ -53,25 +53,24 @@ pub(super) fn default(resource: &str, object: &mut Value) {
     }
 }
 
-/// Base64 without its line breaks.
-fn unbroken(text: &str) -> String {
+fn without_line_breaks(text: &str) -> String {
     text.replace(['\r', '\n'], "")
 }
 
-/// Texts become bytes.
-fn secret(object: &mut Value) {
+/// Moves `stringData` to `data`.
+fn encode_secret(object: &mut Value) {
     let texts = object.as_object_mut().and_then(|object| object.shift_remove("stringData")).unwrap_or_default();
     for value in object["data"].as_object_mut().into_iter().flatten().map(|(_, value)| value) {
-        *value = value.as_str().map(unbroken).unwrap_or_default().into();
+        *value = value.as_str().map(without_line_breaks).unwrap_or_default().into();
     }
     for (key, value) in texts.as_object().into_iter().flatten() {
         object["data"][key] = STANDARD.encode(value.as_str().unwrap_or_default()).into();
     }
 }
 
-/// Everything that is wrong, in one refusal, as the real one lists it.
-pub(super) fn check(resource: &str, object: &Value) -> Result<(), Refusal> {
-    if resource != KIND {
+/// Reports everything that is invalid in one error, as kube-apiserver does.
+pub(super) fn check(resource: &str, object: &Value) -> Result<(), StatusError> {
+    if resource != RESOURCE {
         return Ok(());
     }
     let mut found = Vec::new();
@@ -88,7 +87,7 @@ pub(super) fn check(resource: &str, object: &Value) -> Result<(), Refusal> {
         if !names.insert(name) {
             found.push(format!("{}: Duplicate value: \"{name}\"", at("name")));
         }
-        client_config(&hook["clientConfig"], &at("clientConfig"), &mut found);
+        check_client_config(&hook["clientConfig"], &at("clientConfig"), &mut found);
         if !matches!(hook["sideEffects"].as_str(), Some("None" | "NoneOnDryRun")) {
             found.push(format!("{}: Required value: must specify one of None, NoneOnDryRun", at("sideEffects")));
         }
@@ -129,7 +128,7 @@ pub(super) fn check(resource: &str, object: &Value) -> Result<(), Refusal> {
             }
         }
         for field in ["namespaceSelector", "objectSelector"] {
-            selector(&hook[field], &at(field), &mut found);
+            check_selector(&hook[field], &at(field), &mut found);
         }
     }
     if found.is_empty() {
@@ -138,10 +137,10 @@ pub(super) fn check(resource: &str, object: &Value) -> Result<(), Refusal> {
     let all = if found.len() == 1 { found.concat() } else { format!("[{}]", found.join(", ")) };
     let name = object["metadata"]["name"].as_str().unwrap_or_default();
     let message = format!("MutatingWebhookConfiguration.admissionregistration.k8s.io \"{name}\" is invalid: {all}");
-    Err(Refusal::new(422, "Invalid", message))
+    Err(StatusError::new(422, "Invalid", message))
 }
 
-fn client_config(config: &Value, at: &str, found: &mut Vec<String>) {
+fn check_client_config(config: &Value, at: &str, found: &mut Vec<String>) {
     match (config["url"].as_str(), config["service"].as_object()) {
         (Some(url), None) if !url.starts_with("https://") => {
             found.push(format!("{at}.url: Invalid value: \"{url}\": 'https' is the only allowed URL scheme"));
@@ -156,13 +155,13 @@ fn client_config(config: &Value, at: &str, found: &mut Vec<String>) {
         }
         _ => found.push(format!("{at}: Required value: exactly one of url or service is required")),
     }
-    // Bytes, in base64; what they are shows when the webhook is called.
+    // Whether they are certificates shows when the webhook is called.
     if STANDARD.decode(config["caBundle"].as_str().unwrap_or_default()).is_err() {
         found.push(format!("{at}.caBundle: Invalid value: illegal base64 data"));
     }
 }
 
-fn selector(selector: &Value, at: &str, found: &mut Vec<String>) {
+fn check_selector(selector: &Value, at: &str, found: &mut Vec<String>) {
     for (number, term) in selector["matchExpressions"].as_array().into_iter().flatten().enumerate() {
         let values = term["values"].as_array().is_some_and(|values| !values.is_empty());
         let problem = match (term["operator"].as_str(), values) {

@@ -1,4 +1,4 @@
-//! Lists, and watches that follow them.
+//! Lists and watches.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -14,11 +14,11 @@ use tokio::sync::watch;
 
 use super::Shared;
 use super::http::{line, status};
-use super::store::{Refusal, selected};
+use super::store::{StatusError, matches_selectors};
 use super::target::Target;
 
-/// How long a watch lasts that names no `timeoutSeconds`.
-const WATCH: Duration = Duration::from_mins(5);
+/// Duration of a watch without `timeoutSeconds`.
+const WATCH_TIMEOUT: Duration = Duration::from_mins(5);
 
 pub(super) fn list_of(shared: &Shared, target: &Target, query: &HashMap<String, String>) -> Value {
     let state = shared.state();
@@ -27,7 +27,7 @@ pub(super) fn list_of(shared: &Shared, target: &Target, query: &HashMap<String, 
     let (start, limit) = (number("continue").unwrap_or(0), number("limit").filter(|limit| *limit > 0));
     let objects = state.store.list(&target.resource);
     let mut items: Vec<Value> = objects
-        .filter(|object| selected(object, &target.namespace, &fields, &labels))
+        .filter(|object| matches_selectors(object, &target.namespace, &fields, &labels))
         .skip(start)
         .take(limit.map_or(usize::MAX, |limit| limit + 1))
         .cloned()
@@ -47,7 +47,7 @@ fn selectors(query: &HashMap<String, String>) -> (String, String) {
     (text("fieldSelector"), text("labelSelector"))
 }
 
-/// Where a watch stands.
+/// The state of a watch.
 struct Watch {
     shared: Arc<Shared>,
     target: Target,
@@ -55,24 +55,24 @@ struct Watch {
     labels: String,
     seen: u64,
     newest: watch::Receiver<u64>,
-    cut: watch::Receiver<u64>,
+    dropped: watch::Receiver<u64>,
     until: tokio::time::Instant,
     over: bool,
-    /// Lines that come before any change.
-    first: String,
+    /// Events of the objects that exist when a watch without a version starts.
+    initial: String,
 }
 
 pub(super) fn watch_stream(shared: Arc<Shared>, target: Target, query: &HashMap<String, String>) -> Response {
     let (fields, labels) = selectors(query);
     let seconds = query.get("timeoutSeconds").and_then(|text| text.parse().ok());
-    let until = tokio::time::Instant::now() + seconds.map_or(WATCH, Duration::from_secs);
+    let until = tokio::time::Instant::now() + seconds.map_or(WATCH_TIMEOUT, Duration::from_secs);
     let given = query.get("resourceVersion").and_then(|text| text.parse().ok()).filter(|version| *version != 0);
-    let (newest, cut) = (shared.version.subscribe(), shared.cut.subscribe());
+    let (newest, dropped) = (shared.version.subscribe(), shared.dropped_watches.subscribe());
     let seen = given.unwrap_or_else(|| shared.state().store.version());
     let mut watch =
-        Watch { shared, target, fields, labels, seen, newest, cut, until, over: false, first: String::new() };
+        Watch { shared, target, fields, labels, seen, newest, dropped, until, over: false, initial: String::new() };
     if given.is_none() {
-        watch.first = watch.present();
+        watch.initial = watch.initial_events();
     }
     let events = stream::unfold(watch, |mut watch| async move {
         let chunk = watch.next().await?;
@@ -82,17 +82,17 @@ pub(super) fn watch_stream(shared: Arc<Shared>, target: Target, query: &HashMap<
 }
 
 impl Watch {
-    /// The next lines; `None` ends the stream.
+    /// Returns the next events, one per line; `None` ends the stream.
     async fn next(&mut self) -> Option<Bytes> {
         while !self.over {
             self.newest.borrow_and_update();
-            let lines = std::mem::take(&mut self.first) + &self.changes();
+            let lines = std::mem::take(&mut self.initial) + &self.new_events();
             if !lines.is_empty() {
                 return Some(lines.into());
             }
             tokio::select! {
                 changed = self.newest.changed() => changed.ok()?,
-                _ = self.cut.changed() => return None,
+                _ = self.dropped.changed() => return None,
                 () = tokio::time::sleep_until(self.until) => {
                     self.over = true;
                     let metadata = json!({ "resourceVersion": self.seen.to_string() });
@@ -104,19 +104,19 @@ impl Watch {
         None
     }
 
-    /// What there is, as a watch without a version begins.
-    fn present(&self) -> String {
+    fn initial_events(&self) -> String {
         let state = self.shared.state();
         let objects = state.store.list(&self.target.resource);
-        let objects = objects.filter(|object| selected(object, &self.target.namespace, &self.fields, &self.labels));
+        let objects =
+            objects.filter(|object| matches_selectors(object, &self.target.namespace, &self.fields, &self.labels));
         objects.map(|object| line(&json!({ "type": "ADDED", "object": object }))).collect()
     }
 
-    fn changes(&mut self) -> String {
+    fn new_events(&mut self) -> String {
         let state = self.shared.state();
         let Some(changes) = state.store.since(self.seen) else {
             self.over = true;
-            let gone = Refusal::new(410, "Expired", format!("too old resource version: {}", self.seen));
+            let gone = StatusError::new(410, "Expired", format!("too old resource version: {}", self.seen));
             return line(&json!({ "type": "ERROR", "object": status(&gone) }));
         };
         let mut lines = String::new();
@@ -125,8 +125,9 @@ impl Watch {
             if change.resource != self.target.resource {
                 continue;
             }
-            let meant = |object: &&Value| selected(object, &self.target.namespace, &self.fields, &self.labels);
-            let event = match (change.before.as_ref().filter(meant), change.after.as_ref().filter(meant)) {
+            let matches =
+                |object: &&Value| matches_selectors(object, &self.target.namespace, &self.fields, &self.labels);
+            let event = match (change.before.as_ref().filter(matches), change.after.as_ref().filter(matches)) {
                 (None, Some(after)) => json!({ "type": "ADDED", "object": after }),
                 (Some(_), Some(after)) => json!({ "type": "MODIFIED", "object": after }),
                 (Some(before), None) => json!({ "type": "DELETED", "object": before }),

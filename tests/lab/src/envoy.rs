@@ -1,11 +1,11 @@
-//! A static bootstrap for a real Envoy in the place of the sidecar: passthrough in both directions, counted, and the health ports.
+//! Static bootstrap of a real Envoy as sidecar: passthrough in both directions with counters, and the health ports.
 
 use serde_json::{Value, json};
 
-/// Port of Envoy's admin interface; on loopback only.
+/// Port of Envoy's admin interface, on loopback only.
 pub const ADMIN_PORT: u16 = 15000;
 
-/// Ports that answer for themselves and are never captured: agent, health, metrics.
+/// Ports that are never captured: agent, health, metrics.
 pub const HEALTH_PORTS: [u16; 3] = [15020, 15021, 15090];
 
 /// Counter of connections that came in through port 15006, as `/stats` names it.
@@ -14,9 +14,9 @@ pub const INBOUND_COUNTER: &str = "cluster.inbound.upstream_cx_total";
 /// Counter of connections that went out through port 15001, as `/stats` names it.
 pub const OUTBOUND_COUNTER: &str = "cluster.outbound.upstream_cx_total";
 
-/// The bootstrap, as Envoy's JSON. `run` it as uid 1337: its own connections have to be told from the application's.
+/// Returns the bootstrap as JSON. Envoy must run as uid 1337, which distinguishes its connections from those of the application.
 ///
-/// Connections to the application come from 127.0.0.6 or `::6`, as with Istio: that is how the rules know them.
+/// Its connections to the application come from 127.0.0.6 or `::6`, as with Istio, which the rules rely on.
 pub fn bootstrap() -> Value {
     let mut listeners = vec![passthrough("outbound", 15001), passthrough("inbound", 15006)];
     listeners.extend(HEALTH_PORTS.iter().map(|&port| health(port)));
@@ -43,7 +43,7 @@ fn socket(address: &str, port: u16) -> Value {
     json!({ "socket_address": { "address": address, "port_value": port } })
 }
 
-/// A listener on both families that asks the kernel where the connection was going and goes there.
+/// Returns a listener of both families that connects to the original destination.
 fn passthrough(name: &str, port: u16) -> Value {
     json!({
         "name": name,
@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_port_that_the_rules_leave_alone_or_redirect_to_has_a_listener_on_both_families() {
+    fn every_port_of_the_rules_has_a_dual_stack_listener() {
         let bootstrap = bootstrap();
         let listeners = bootstrap["static_resources"]["listeners"].as_array().unwrap();
         let ports: Vec<u64> =

@@ -1,30 +1,30 @@
-//! What can go wrong while a laboratory is set up.
+//! Error of this crate.
 
 use std::io;
 
-/// A step that failed, and why.
+/// Error returned when an operation of the lab fails.
 #[derive(Debug, thiserror::Error)]
-#[error("{step}: {source}")]
+#[error("cannot {operation}: {source}")]
 pub struct LabError {
-    /// What was being done, with the names of the things.
-    pub step: String,
-    /// The system's answer.
+    /// The failed operation, with the names of its objects.
+    pub operation: String,
+    /// The error of the system.
     pub source: io::Error,
 }
 
 impl LabError {
-    pub(crate) fn new(step: impl Into<String>, source: impl Into<io::Error>) -> Self {
-        Self { step: step.into(), source: source.into() }
+    pub(crate) fn new(operation: impl Into<String>, source: impl Into<io::Error>) -> Self {
+        Self { operation: operation.into(), source: source.into() }
     }
 }
 
-/// Adds to an I/O or system error what was being done.
-pub(crate) trait During<T> {
-    fn during(self, step: impl FnOnce() -> String) -> Result<T, LabError>;
+/// Adds the operation to an I/O or system error.
+pub(crate) trait OperationContext<T> {
+    fn operation(self, operation: impl FnOnce() -> String) -> Result<T, LabError>;
 }
 
-impl<T, E: Into<io::Error>> During<T> for Result<T, E> {
-    fn during(self, step: impl FnOnce() -> String) -> Result<T, LabError> {
-        self.map_err(|source| LabError::new(step(), source))
+impl<T, E: Into<io::Error>> OperationContext<T> for Result<T, E> {
+    fn operation(self, operation: impl FnOnce() -> String) -> Result<T, LabError> {
+        self.map_err(|source| LabError::new(operation(), source))
     }
 }

@@ -1,4 +1,4 @@
-//! The little HTTP that a laboratory speaks.
+//! Minimal HTTP client and server.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -9,43 +9,40 @@ use ureq::tls::{Certificate, RootCerts, TlsConfig, TlsProvider};
 
 use crate::error::LabError;
 
-/// Bound of one request; what an API server grants a webhook by our manifests.
-const BOUND: Duration = Duration::from_secs(5);
-/// Longest head of a request that is read, in bytes.
-const MOST: u64 = 64 * 1024;
+/// Timeout of one request; that of the webhook configuration in our manifests.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// Maximum size of a request head, in bytes.
+const MAX_HEAD_BYTES: u64 = 64 * 1024;
 
-/// An answer.
+/// An HTTP response.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
+pub struct Response {
     /// Status code.
     pub status: u16,
-    /// The whole body.
+    /// Body.
     pub body: String,
 }
 
-/// `GET http://TO/PATH` from the network namespace of the calling thread.
+/// Sends `GET http://TO/PATH` from the network namespace of the calling thread.
 ///
 /// # Errors
-/// When there is no answer; every status is one.
-pub fn get(to: SocketAddr, path: &str) -> Result<Answer, LabError> {
+/// Returns an error if there is no response, whatever its status.
+pub fn get(to: SocketAddr, path: &str) -> Result<Response, LabError> {
     let url = format!("http://{to}{path}");
-    let ask = || -> Result<Answer, ureq::Error> {
-        let mut response = agent(None).get(&url).call()?;
-        Ok(Answer { status: response.status().as_u16(), body: response.body_mut().read_to_string()? })
+    let get = || -> Result<Response, ureq::Error> {
+        let mut response = client(None).get(&url).call()?;
+        Ok(Response { status: response.status().as_u16(), body: response.body_mut().read_to_string()? })
     };
-    ask().map_err(|error| LabError::new(format!("GET {url}"), io::Error::other(error)))
+    get().map_err(|error| LabError::new(format!("GET {url}"), io::Error::other(error)))
 }
 
-/// Reads the head of a request and answers 200 with a text; the connection is to end there.
-///
-/// # Errors
-/// When the client is gone or too slow.
-pub fn answer(mut stream: &TcpStream, body: &str) -> io::Result<()> {
-    stream.set_read_timeout(Some(BOUND))?;
-    stream.set_write_timeout(Some(BOUND))?;
-    let mut head = BufReader::new(stream.take(MOST));
+/// Reads the head of a request and responds with status 200 and a text.
+pub fn respond(mut stream: &TcpStream, body: &str) -> io::Result<()> {
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
+    let mut head = BufReader::new(stream.take(MAX_HEAD_BYTES));
     let mut line = String::new();
-    // Up to the empty line, which is CR LF.
+    // The head ends with an empty line, which is CR LF.
     while head.read_line(&mut line)? > 2 {
         line.clear();
     }
@@ -56,15 +53,15 @@ pub fn answer(mut stream: &TcpStream, body: &str) -> io::Result<()> {
     )
 }
 
-/// A client that trusts this certificate authority alone; without one it is for plain HTTP only. Proxies of the environment do not count.
-pub(crate) fn agent(root: Option<Certificate<'static>>) -> ureq::Agent {
+/// Creates a client that trusts only this certificate authority; without one it supports plain HTTP only. Ignores proxy variables.
+pub(crate) fn client(root: Option<Certificate<'static>>) -> ureq::Agent {
     let roots: Vec<_> = root.into_iter().collect();
     let tls = TlsConfig::builder()
         .provider(TlsProvider::Rustls)
         .root_certs(RootCerts::new_with_certs(&roots))
         .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .build();
-    let config = ureq::Agent::config_builder().proxy(None).http_status_as_error(false).timeout_global(Some(BOUND));
+    let config = ureq::Agent::config_builder().proxy(None).http_status_as_error(false).timeout_global(Some(TIMEOUT));
     config.tls_config(tls).build().new_agent()
 }
 
@@ -76,12 +73,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers_what_it_asks() {
+    fn client_gets_the_response() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let to = listener.local_addr().unwrap();
         thread::scope(|scope| {
-            scope.spawn(|| answer(&listener.accept().unwrap().0, "hello").unwrap());
-            assert_eq!(get(to, "/").unwrap(), Answer { status: 200, body: "hello".to_owned() });
+            scope.spawn(|| respond(&listener.accept().unwrap().0, "hello").unwrap());
+            assert_eq!(get(to, "/").unwrap(), Response { status: 200, body: "hello".to_owned() });
         });
     }
 }

@@ -3,21 +3,19 @@
 //! ```text
 //! netns::Netns ──link.rs──▶ veth pairs, addresses, routes
 //!      │
-//!      ├─ echo.rs   listeners that answer with what they saw of a connection
-//!      ├─ datagram.rs the same for UDP
-//!      ├─ dial.rs   connections as a given user, from a given address ──▶ the answer, or why there is none
-//!      ├─ proxy.rs  a passthrough proxy on 15001 and 15006, in place of Envoy
-//!      ├─ envoy.rs   the same by a real Envoy: its bootstrap
-//!      ├─ webhook.rs the admission webhook, asked as an API server asks it
-//!      └─ process.rs  child processes with a bound on their time
+//!      ├─ tcp_echo.rs, udp_echo.rs  listeners that reply with a ConnectionInfo
+//!      ├─ dial.rs     connections as a given user, from a given address ──▶ ConnectionInfo, or the error
+//!      ├─ proxy.rs    a passthrough proxy on 15001 and 15006, in place of Envoy
+//!      ├─ envoy.rs    the bootstrap of a real Envoy
+//!      ├─ webhook.rs  the admission webhook, called as the API server calls it
+//!      └─ process.rs  child processes with a timeout
 //! ```
 //!
-//! Everything lives in namespaces of its own that are held by file descriptors; nothing has a name on the machine, nothing is left
-//! behind, however the process ends. Every wait has a bound.
+//! Namespaces are held by file descriptors and have no names on the host, so nothing is left behind, however the process ends. Every wait
+//! has a timeout.
 
-pub mod datagram;
+pub mod connection_info;
 pub mod dial;
-pub mod echo;
 pub mod envoy;
 pub mod error;
 pub mod http;
@@ -27,16 +25,18 @@ pub mod privilege;
 pub mod process;
 pub mod proxy;
 pub mod serve;
-pub mod sighting;
+pub mod tcp_echo;
+pub mod udp_echo;
 pub mod user;
 pub mod webhook;
 
-pub use datagram::Datagrams;
+pub use connection_info::ConnectionInfo;
 pub use dial::Dial;
-pub use echo::Echo;
 pub use error::LabError;
 pub use netns::Netns;
+pub use privilege::skip_or_fail;
 pub use proxy::Proxy;
 pub use serve::Server;
-pub use sighting::Sighting;
+pub use tcp_echo::TcpEcho;
+pub use udp_echo::UdpEcho;
 pub use user::User;

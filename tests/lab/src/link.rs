@@ -1,4 +1,4 @@
-//! Links, addresses and routes of a namespace, over rtnetlink. Every call has a bound.
+//! Links, addresses and routes of a namespace, over rtnetlink.
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
@@ -11,73 +11,61 @@ use nix::net::if_::if_nametoindex;
 use rtnetlink::{Handle, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
 use crate::Netns;
-use crate::error::{During, LabError};
+use crate::error::{LabError, OperationContext};
 
-/// rtnetlink answers at once; this only keeps a broken kernel from hanging a test.
-const BOUND: Duration = Duration::from_secs(5);
+/// Timeout of one call; rtnetlink replies at once.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Sets a link up.
-///
-/// # Errors
-/// When there is no such link.
-pub fn up(netns: &Netns, link: &str) -> Result<(), LabError> {
+pub fn set_up(netns: &Netns, link: &str) -> Result<(), LabError> {
     request(
         netns,
-        || format!("link {link} up"),
+        || format!("set up link {link}"),
         async |handle| {
-            handle.link().set(LinkUnspec::new_with_index(index(link)?).up().build()).execute().await.map_err(answer)
+            handle.link().set(LinkUnspec::new_with_index(index(link)?).up().build()).execute().await.map_err(io_error)
         },
     )
 }
 
-/// Joins two namespaces by a pair of virtual Ethernet links, both up.
-///
-/// # Errors
-/// When a name is taken or the kernel refuses.
+/// Connects two namespaces with a veth pair, both ends up.
 pub fn veth(here: (&Netns, &str), there: (&Netns, &str)) -> Result<(), LabError> {
     let ((near, near_link), (far, far_link)) = (here, there);
     let far_fd = far.as_fd().as_raw_fd();
     request(
         near,
-        || format!("veth pair {near_link} and {far_link}"),
+        || format!("create veth pair {near_link} and {far_link}"),
         async |handle| {
-            // The peer is made here under a passing name and takes its own on the way.
+            // The peer is created here with a temporary name, and renamed when it is moved.
             let transit = format!("transit{far_fd}");
-            handle.link().add(LinkVeth::new(near_link, &transit).build()).execute().await.map_err(answer)?;
+            handle.link().add(LinkVeth::new(near_link, &transit).build()).execute().await.map_err(io_error)?;
             let moved = LinkUnspec::new_with_index(index(&transit)?).name(far_link).setns_by_fd(far_fd).build();
-            handle.link().set(moved).execute().await.map_err(answer)
+            handle.link().set(moved).execute().await.map_err(io_error)
         },
     )?;
-    up(near, near_link)?;
-    up(far, far_link)
+    set_up(near, near_link)?;
+    set_up(far, far_link)
 }
 
-/// Adds an address, usable at once (no duplicate address detection).
-///
-/// # Errors
-/// When there is no such link or the address is there already.
+/// Adds an address, without duplicate address detection.
 pub fn add_address(netns: &Netns, link: &str, address: IpNet) -> Result<(), LabError> {
     request(
         netns,
-        || format!("address {address} on {link}"),
+        || format!("add address {address} to {link}"),
         async |handle| {
             let mut add = handle.address().add(index(link)?, address.addr(), address.prefix_len());
             if address.addr().is_ipv6() {
                 add.message_mut().header.flags |= AddressHeaderFlags::Nodad;
             }
-            add.execute().await.map_err(answer)
+            add.execute().await.map_err(io_error)
         },
     )
 }
 
 /// Adds a default route of the gateway's family.
-///
-/// # Errors
-/// When the gateway is on no link, or there is such a route.
 pub fn add_default_route(netns: &Netns, gateway: IpAddr) -> Result<(), LabError> {
     request(
         netns,
-        || format!("default route via {gateway}"),
+        || format!("add default route via {gateway}"),
         async |handle| {
             let invalid = |error| io::Error::new(io::ErrorKind::InvalidInput, format!("{error}"));
             let any: IpAddr = if gateway.is_ipv4() { [0; 4].into() } else { [0u16; 8].into() };
@@ -87,25 +75,19 @@ pub fn add_default_route(netns: &Netns, gateway: IpAddr) -> Result<(), LabError>
                 .gateway(gateway)
                 .map_err(invalid)?
                 .build();
-            handle.route().add(route).execute().await.map_err(answer)
+            handle.route().add(route).execute().await.map_err(io_error)
         },
     )
 }
 
-/// Index of a link: the scope of link-local addresses that are used through it.
-///
-/// # Errors
-/// When there is no such link.
-pub fn scope(netns: &Netns, link: &str) -> Result<u32, LabError> {
-    netns.run(|| index(link))?.during(|| format!("scope in {}", netns.name()))
+/// Returns the index of a link, which is also the scope of its link-local addresses.
+pub fn interface_index(netns: &Netns, link: &str) -> Result<u32, LabError> {
+    netns.run(|| index(link))?.operation(|| format!("find the index of {link} in {}", netns.name()))
 }
 
-/// The link-local IPv6 address of a link.
-///
-/// # Errors
-/// When it has none.
+/// Returns the link-local IPv6 address of a link.
 pub fn link_local(netns: &Netns, link: &str) -> Result<Ipv6Addr, LabError> {
-    // One address a line: 32 hex digits, index, prefix length, scope (20 = link), flags, name (proc(5), if_inet6).
+    // One address per line: 32 hex digits, index, prefix length, scope (20 = link), flags, name (proc(5), if_inet6).
     let find = || -> io::Result<Ipv6Addr> {
         let table = std::fs::read_to_string("/proc/thread-self/net/if_inet6")?;
         let found = table.lines().find_map(|line| {
@@ -117,37 +99,37 @@ pub fn link_local(netns: &Netns, link: &str) -> Result<Ipv6Addr, LabError> {
         });
         found.map(Ipv6Addr::from).ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
     };
-    netns.run(find)?.during(|| format!("link-local address of {link} in {}", netns.name()))
+    netns.run(find)?.operation(|| format!("find the link-local address of {link} in {}", netns.name()))
 }
 
-/// Index of a link in the namespace of the calling thread.
+/// Returns the index of a link in the namespace of the calling thread.
 fn index(link: &str) -> io::Result<u32> {
     if_nametoindex(link).map_err(|error| io::Error::new(io::Error::from(error).kind(), format!("link {link}: {error}")))
 }
 
-fn answer(error: rtnetlink::Error) -> io::Error {
+fn io_error(error: rtnetlink::Error) -> io::Error {
     match error {
         rtnetlink::Error::NetlinkError(message) => message.to_io(),
         other => io::Error::other(other),
     }
 }
 
-/// One conversation with rtnetlink in a namespace: its socket and its runtime live on a thread in there.
+/// Calls rtnetlink in a namespace, with a socket and a runtime on a thread in it.
 fn request(
     netns: &Netns,
-    step: impl Fn() -> String,
+    operation: impl Fn() -> String,
     work: impl AsyncFnOnce(Handle) -> io::Result<()> + Send,
 ) -> Result<(), LabError> {
-    let step = || format!("{} in {}", step(), netns.name());
-    let talk = || -> io::Result<()> {
+    let operation = || format!("{} in {}", operation(), netns.name());
+    let call = || -> io::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
         runtime.block_on(async {
             let (connection, handle, _) = rtnetlink::new_connection()?;
             let connection = tokio::spawn(connection);
-            let result = tokio::time::timeout(BOUND, work(handle)).await;
+            let result = tokio::time::timeout(TIMEOUT, work(handle)).await;
             connection.abort();
             result.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
         })
     };
-    netns.run(talk)?.during(step)
+    netns.run(call)?.operation(operation)
 }

@@ -1,27 +1,36 @@
-//! Whether this process may make network namespaces, with all that a laboratory needs in them.
+//! Checks whether this process can create network namespaces.
 
+use std::fmt::Display;
+use std::io::Write as _;
 use std::path::Path;
 
 use nix::unistd::geteuid;
 
-/// Why namespaces cannot be made here, if so.
-pub fn missing() -> Option<&'static str> {
+/// Returns why namespaces cannot be created, or `None`.
+pub fn missing_privilege() -> Option<&'static str> {
     if !geteuid().is_root() {
-        Some("network namespaces need root: run it with sudo")
+        Some("network namespaces need root; run with sudo")
     } else if !Path::new("/proc/sys/net/ipv6").exists() {
-        Some("this kernel runs without IPv6 (ipv6.disable=1), which is half of what is shown")
+        Some("this kernel has no IPv6 (ipv6.disable=1)")
     } else {
         None
     }
 }
 
-/// For tests: `true` where namespaces can be made; else says why not on standard error.
+/// Returns whether namespaces can be created; if not, calls [`skip_or_fail`].
 ///
 /// # Panics
-/// Where the environment variable `CI` is set and the privileges are missing: a skipped test must not look like a passed one there.
+/// Panics if `CI` is set and privileges are missing.
 pub fn available_or_skip() -> bool {
-    let Some(reason) = missing() else { return true };
-    assert!(std::env::var_os("CI").is_none(), "CI is set, but {reason}");
-    let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("skipped: {reason}\n"));
-    false
+    missing_privilege().map(skip_or_fail).is_none()
+}
+
+/// Reports on standard error that a test is skipped; the test then has to return. In CI, a skipped test fails.
+///
+/// # Panics
+/// Panics if the environment variable `CI` is set.
+pub fn skip_or_fail(reason: impl Display) {
+    assert!(std::env::var_os("CI").is_none(), "CI is set, but this test cannot run: {reason}");
+    // `eprintln!` would be captured and shown for failed tests only.
+    let _ = writeln!(std::io::stderr(), "skipped: {reason}");
 }

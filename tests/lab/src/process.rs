@@ -1,4 +1,4 @@
-//! Child processes with a bound on their time.
+//! Child processes with a timeout.
 
 use std::io::{self, Read, Write};
 use std::os::unix::process::CommandExt;
@@ -11,45 +11,45 @@ use nix::sys::prctl;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, getppid};
 
-use crate::error::{During, LabError};
+use crate::error::{LabError, OperationContext};
 
-/// What a program left.
+/// Result of a program.
 #[derive(Debug)]
 pub struct Output {
-    /// How it ended.
+    /// Exit status.
     pub status: ExitStatus,
-    /// Its standard output.
+    /// Standard output.
     pub stdout: Vec<u8>,
-    /// Its standard error.
+    /// Standard error.
     pub stderr: Vec<u8>,
-    /// From before it was started until after it had ended.
+    /// Run time.
     pub took: Duration,
 }
 
-/// Runs a program to its end, with `stdin` as its input. It runs in the network namespace of the calling thread.
+/// Runs a program in the network namespace of the calling thread, with `stdin` as input.
 ///
 /// # Errors
-/// When it cannot be started, or did not end within `bound` and was killed.
-pub fn run(command: &mut Command, stdin: &[u8], bound: Duration) -> Result<Output, LabError> {
+/// Returns an error if the program cannot be started, or is killed after the timeout.
+pub fn run(command: &mut Command, stdin: &[u8], timeout: Duration) -> Result<Output, LabError> {
     let name = command.get_program().to_string_lossy().into_owned();
-    let step = || format!("running {name}");
+    let operation = || format!("run {name}");
     let started = Instant::now();
-    // A group of its own: on a time-out its children have to go as well, or they would keep the pipes open.
+    // A process group, so that its children can be killed as well: they would keep the pipes open.
     let child = command
         .process_group(0)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .during(step)?;
-    let mut child = Guarded(child);
+        .operation(operation)?;
+    let mut child = ChildGuard(child);
     let pipes = (child.0.stdin.take(), child.0.stdout.take(), child.0.stderr.take());
     let (Some(mut to), Some(mut out), Some(mut err)) = pipes else {
-        return Err(LabError::new(step(), io::Error::other("a pipe is missing")));
+        return Err(LabError::new(operation(), io::Error::other("a pipe is missing")));
     };
     thread::scope(|scope| {
         let (done, ended) = mpsc::channel();
-        // A program need not read its input; then this fails, and that is fine.
+        // Fails if the program does not read its input, which is allowed.
         scope.spawn(move || to.write_all(stdin));
         let stdout = scope.spawn(move || {
             let mut all = Vec::new();
@@ -61,35 +61,33 @@ pub fn run(command: &mut Command, stdin: &[u8], bound: Duration) -> Result<Outpu
             let mut all = Vec::new();
             err.read_to_end(&mut all).map(|_| all)
         });
-        // The end of its output is the end of a program, unless it closed it early: so wait for the one, then look for the other.
-        let _ = ended.recv_timeout(bound);
-        let status = child.wait_until(started + bound);
+        // A program usually ends when it closes its output, so waits for that first.
+        let _ = ended.recv_timeout(timeout);
+        let status = child.wait_until(started + timeout);
         let took = started.elapsed();
         if matches!(status, Ok(None)) {
             child.kill_group();
         }
         let collected = |reader: thread::ScopedJoinHandle<'_, io::Result<Vec<u8>>>| {
-            reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)).during(step)
+            reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)).operation(operation)
         };
         let (stdout, stderr) = (collected(stdout)?, collected(stderr)?);
-        match status.during(step)? {
+        match status.operation(operation)? {
             Some(status) => Ok(Output { status, stdout, stderr, took }),
-            None => {
-                Err(LabError::new(step(), io::Error::new(io::ErrorKind::TimedOut, format!("not done after {bound:?}"))))
-            }
+            None => Err(LabError::new(
+                operation(),
+                io::Error::new(io::ErrorKind::TimedOut, format!("timed out after {timeout:?}")),
+            )),
         }
     })
 }
 
-/// A child process that is killed and reaped when the value is dropped.
+/// A child process that is killed when the value is dropped.
 #[derive(Debug)]
-pub struct Guarded(pub Child);
+pub struct ChildGuard(pub Child);
 
-impl Guarded {
-    /// Waits for the end of the process until a point in time; `None` when it is still there.
-    ///
-    /// # Errors
-    /// When it cannot be waited for.
+impl ChildGuard {
+    /// Waits for the process until the deadline; `None` if it is still running.
     pub fn wait_until(&mut self, deadline: Instant) -> io::Result<Option<ExitStatus>> {
         loop {
             match self.0.try_wait()? {
@@ -99,7 +97,7 @@ impl Guarded {
         }
     }
 
-    /// Kills the process group that the process leads.
+    /// Kills the process group of the process.
     fn kill_group(&mut self) {
         if let Ok(group) = i32::try_from(self.0.id()) {
             let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
@@ -108,30 +106,30 @@ impl Guarded {
     }
 
     fn kill(&mut self) {
-        // Both fail only where the process has ended and was reaped.
+        // Both fail only if the process has ended and was reaped.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-impl Drop for Guarded {
+impl Drop for ChildGuard {
     fn drop(&mut self) {
         self.kill();
     }
 }
 
-/// Has the kernel kill the calling process when the thread that started it ends, however that happens (`PR_SET_PDEATHSIG`, prctl(2)).
-/// To be called after [`User::become_for_good`](crate::User::become_for_good), which resets it; it survives `execve`.
+/// Makes the kernel kill the calling process when the thread that started it ends (`PR_SET_PDEATHSIG`, prctl(2)). Call it after
+/// [`User::switch_process`](crate::User::switch_process), which resets it; it survives `execve`.
 ///
 /// # Errors
-/// When `parent`, the process id of the one who started us, is gone already.
-pub fn die_with_parent(parent: u32) -> io::Result<()> {
+/// Returns an error if the parent process has ended already.
+pub fn kill_with_parent(parent: u32) -> io::Result<()> {
     prctl::set_pdeathsig(Signal::SIGKILL)?;
-    // It may have ended before the call; then we belong to somebody else now.
+    // The parent may have ended before the call.
     if getppid().as_raw().unsigned_abs() == parent {
         Ok(())
     } else {
-        Err(io::Error::other(format!("process {parent}, which started this one, is gone")))
+        Err(io::Error::other(format!("parent process {parent} has ended")))
     }
 }
 
@@ -140,28 +138,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn returns_what_a_program_writes() {
+    fn returns_the_output() {
         let output = run(&mut Command::new("cat"), b"in and out", Duration::from_secs(10)).unwrap();
         assert!(output.status.success());
         assert_eq!(output.stdout, b"in and out");
     }
 
     #[test]
-    fn kills_what_does_not_end() {
+    fn kills_program_after_timeout() {
         let error = run(Command::new("sleep").arg("60"), b"", Duration::from_millis(50)).unwrap_err();
         assert_eq!(error.source.kind(), io::ErrorKind::TimedOut);
     }
 
     #[test]
-    fn kills_the_children_of_what_does_not_end_too() {
+    fn kills_children_after_timeout() {
         let mut shell = Command::new("sh");
         let error = run(shell.args(["-c", "sleep 60 & sleep 60"]), b"", Duration::from_millis(50)).unwrap_err();
         assert_eq!(error.source.kind(), io::ErrorKind::TimedOut);
     }
 
     #[test]
-    fn names_a_program_that_is_not_there() {
+    fn error_names_missing_program() {
         let error = run(&mut Command::new("no-such-program"), b"", Duration::from_secs(1)).unwrap_err();
-        assert!(error.to_string().starts_with("running no-such-program: "), "{error}");
+        assert!(error.to_string().starts_with("cannot run no-such-program: "), "{error}");
     }
 }

@@ -1,4 +1,4 @@
-//! Accepting connections on several sockets until told to stop.
+//! Accepts connections on several sockets until it is stopped.
 
 use std::io::{self, PipeReader, PipeWriter};
 use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
@@ -10,21 +10,18 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::SockRef;
 
 use crate::Netns;
-use crate::error::{During, LabError};
+use crate::error::{LabError, OperationContext};
 use crate::user::User;
 
-/// Listeners on some ports of a namespace, both families; stopped by being dropped.
+/// Listeners of both families on ports of a namespace; they stop when the value is dropped.
 pub struct Server {
-    stop: Option<Stop>,
+    stop: Option<StopSignal>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Server {
-    /// Listens as `user` and hands every connection to `handle`, with the port of its listener, one after the other, on a thread that
-    /// is in no namespace of ours. The listeners are there when this returns.
-    ///
-    /// # Errors
-    /// When a port is taken.
+    /// Listens as `user`, and calls `handle` for one connection after the other, with the port of the listener, on a thread outside of the
+    /// namespace. Connections are accepted when this returns.
     pub fn start(
         netns: &Netns,
         user: User,
@@ -34,10 +31,7 @@ impl Server {
         Self::on(bind(netns, user, ports, false)?, netns, handle)
     }
 
-    /// The same with listeners that take connections to any address (`IP_TRANSPARENT`), which TPROXY needs.
-    ///
-    /// # Errors
-    /// When a port is taken.
+    /// Like [`start`](Self::start), but accepts connections to any address (`IP_TRANSPARENT`), as TPROXY requires.
     pub fn start_transparent(
         netns: &Netns,
         user: User,
@@ -52,11 +46,11 @@ impl Server {
         netns: &Netns,
         handle: impl FnMut(TcpStream, u16) + Send + 'static,
     ) -> Result<Self, LabError> {
-        let (stop, stopped) = stop()?;
+        let (stop, stopped) = stop_signal()?;
         let thread = thread::Builder::new()
             .name(format!("server@{}", netns.name()))
             .spawn(move || accept(&listeners, &stopped, handle))
-            .during(|| format!("server thread for {}", netns.name()))?;
+            .operation(|| format!("start the server thread for {}", netns.name()))?;
         Ok(Self { stop: Some(stop), thread: Some(thread) })
     }
 }
@@ -70,37 +64,37 @@ impl Drop for Server {
     }
 }
 
-/// Tells a server to stop by being dropped.
-pub(crate) struct Stop {
+/// Stops a server when it is dropped.
+pub(crate) struct StopSignal {
     _writer: PipeWriter,
 }
 
-/// Binds dual-stack sockets to ports of a namespace, as a user.
+/// Binds dual-stack sockets to ports of a namespace.
 pub(crate) fn bind(netns: &Netns, user: User, ports: &[u16], transparent: bool) -> Result<Vec<TcpListener>, LabError> {
     let bind = |port: u16| -> Result<TcpListener, LabError> {
         let address = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
-        let listener = TcpListener::bind(address).during(|| format!("listening on port {port} in {}", netns.name()))?;
+        let listener = TcpListener::bind(address).operation(|| format!("listen on port {port} in {}", netns.name()))?;
         if transparent {
-            // Of either family: the socket is of both.
+            // For both families of the socket.
             let socket = SockRef::from(&listener);
             socket
                 .set_ip_transparent_v6(true)
                 .and_then(|()| socket.set_ip_transparent_v4(true))
-                .during(|| format!("taking connections to any address on port {port}"))?;
+                .operation(|| format!("set IP_TRANSPARENT on port {port}"))?;
         }
-        listener.set_nonblocking(true).during(|| format!("listening on port {port}"))?;
+        listener.set_nonblocking(true).operation(|| format!("listen on port {port}"))?;
         Ok(listener)
     };
     netns.run_as(user, || ports.iter().copied().map(bind).collect())?
 }
 
-/// A stop signal and the end that servers watch.
-pub(crate) fn stop() -> Result<(Stop, PipeReader), LabError> {
-    let (reader, writer) = io::pipe().during(|| "pipe".to_owned())?;
-    Ok((Stop { _writer: writer }, reader))
+/// Creates a stop signal, and the reader that servers poll.
+pub(crate) fn stop_signal() -> Result<(StopSignal, PipeReader), LabError> {
+    let (reader, writer) = io::pipe().operation(|| "create a pipe".to_owned())?;
+    Ok((StopSignal { _writer: writer }, reader))
 }
 
-/// Hands every connection to `handle`, until the other end of `stopped` is dropped.
+/// Calls `handle` for every connection until the stop signal is dropped.
 pub(crate) fn accept(listeners: &[TcpListener], stopped: &PipeReader, mut handle: impl FnMut(TcpStream, u16)) {
     loop {
         let mut watched: Vec<PollFd<'_>> = vec![PollFd::new(stopped.as_fd(), PollFlags::POLLIN)];
@@ -114,9 +108,9 @@ pub(crate) fn accept(listeners: &[TcpListener], stopped: &PipeReader, mut handle
         }
         for listener in listeners {
             let port = listener.local_addr().map_or(0, |address| address.port());
-            // Nothing there, or a client that is gone already.
+            // An error means that there is no connection, or that it was closed already.
             while let Ok((stream, _)) = listener.accept() {
-                // Linux does not pass O_NONBLOCK on to accepted sockets; other handlers must not depend on that.
+                // Accepted sockets do not inherit O_NONBLOCK on Linux, but do on other systems.
                 if stream.set_nonblocking(false).is_ok() {
                     handle(stream, port);
                 }

@@ -1,4 +1,4 @@
-//! The real admission webhook on loopback, asked as an API server asks it: over TLS, its certificate verified against its CA.
+//! The admission webhook on loopback, called as the API server does: over TLS, with verification of its certificate.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -10,37 +10,37 @@ use serde_json::{Value, json};
 use ureq::tls::Certificate;
 
 use crate::LabError;
-use crate::http::{self, agent};
-use crate::process::Guarded;
+use crate::http::{self, client};
+use crate::process::ChildGuard;
 
-/// How long the webhook may take to answer its first probe.
-const START: Duration = Duration::from_secs(10);
+/// How long the webhook may take to become ready.
+const START_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A running `weir-webhook` with a certificate it made for itself; ends with the value.
+/// A running `weir-webhook` with a self-made certificate; it ends with the value.
 #[derive(Debug)]
 pub struct Webhook {
-    process: Guarded,
+    process: ChildGuard,
     client: Client,
 }
 
-/// Somebody who asks a webhook, as an API server does.
+/// A client that calls a webhook as the API server does.
 #[derive(Debug)]
 pub struct Client {
-    agent: ureq::Agent,
+    http: ureq::Agent,
     url: String,
 }
 
 impl Webhook {
-    /// Starts `binary` with further arguments. `dir` takes its CA certificate and its log.
+    /// Starts `binary` with additional arguments. Its CA certificate and log are written to `dir`.
     ///
     /// # Errors
-    /// When it does not start or is not ready in time; the end of its log is in the text.
+    /// Returns an error with the log if the webhook is not ready in time.
     pub fn start(binary: &Path, dir: &Path, args: &[&str]) -> Result<Self, LabError> {
         let (ca, log) = (dir.join("webhook-ca.crt"), dir.join("webhook.log"));
         let failed =
-            |what: &str, source: std::io::Error| LabError::new(format!("{}: {what}", binary.display()), source);
-        let (https, http) = free_ports().map_err(|source| failed("no free port on loopback", source))?;
-        let log_file = fs::File::create(&log).map_err(|source| failed("log", source))?;
+            |what: &str, source: std::io::Error| LabError::new(format!("start {}: {what}", binary.display()), source);
+        let (https, http) = free_ports().map_err(|source| failed("find a free port", source))?;
+        let log_file = fs::File::create(&log).map_err(|source| failed("create the log", source))?;
         let process = Command::new(binary)
             .args(["--https-addr", &https.to_string(), "--http-addr", &http.to_string(), "--ca-out"])
             .arg(&ca)
@@ -49,8 +49,8 @@ impl Webhook {
             .stdout(Stdio::null())
             .stderr(log_file)
             .spawn()
-            .map_err(|source| failed("start", source))?;
-        let process = Guarded(process);
+            .map_err(|source| failed("spawn", source))?;
+        let process = ChildGuard(process);
         let started = Instant::now();
         loop {
             let why = match http::get(http, "/readyz") {
@@ -58,53 +58,47 @@ impl Webhook {
                 Ok(answer) => answer.body,
                 Err(error) => error.to_string(),
             };
-            if started.elapsed() > START {
+            if started.elapsed() > START_TIMEOUT {
                 let log = fs::read_to_string(&log).unwrap_or_default();
-                return Err(failed("not ready", std::io::Error::other(format!("{why}\n{log}"))));
+                return Err(failed("wait until ready", std::io::Error::other(format!("{why}\n{log}"))));
             }
             std::thread::sleep(Duration::from_millis(20));
         }
         Ok(Self { process, client: Client::new(&format!("https://{https}/inject"), &ca)? })
     }
 
-    /// Its process id.
+    /// Returns the process id.
     pub fn pid(&self) -> u32 {
         self.process.0.id()
     }
 
-    /// Where it answers.
+    /// Returns the URL.
     pub fn url(&self) -> &str {
         &self.client.url
     }
 
-    /// Posts an `AdmissionReview` and returns the answer.
-    ///
-    /// # Errors
-    /// See [`Client::review`].
+    /// Posts an `AdmissionReview` and returns the response.
     pub fn review(&self, review: &Value) -> Result<Value, LabError> {
         self.client.review(review)
     }
 }
 
 impl Client {
-    /// For the webhook at `url`, trusting the certificate authority in the PEM file `ca` and nobody else.
-    ///
-    /// # Errors
-    /// When there is no certificate in the file.
+    /// Creates a client for the webhook at `url` that trusts only the certificate authority in the PEM file `ca`.
     pub fn new(url: &str, ca: &Path) -> Result<Self, LabError> {
-        let failed = |source| LabError::new(format!("CA certificate {}", ca.display()), source);
+        let failed = |source| LabError::new(format!("read CA certificate {}", ca.display()), source);
         let pem = fs::read(ca).map_err(failed)?;
         let root = Certificate::from_pem(&pem).map_err(|error| failed(std::io::Error::other(error)))?;
-        Ok(Self { agent: agent(Some(root)), url: url.to_owned() })
+        Ok(Self { http: client(Some(root)), url: url.to_owned() })
     }
 
-    /// Posts an `AdmissionReview` and returns the answer.
+    /// Posts an `AdmissionReview` and returns the response.
     ///
     /// # Errors
-    /// When there is none: connection, certificate, HTTP status, or what came back is no JSON.
+    /// Returns an error for failed connections, untrusted certificates, statuses other than 200 and invalid JSON.
     pub fn review(&self, review: &Value) -> Result<Value, LabError> {
         let failed = |error: String| LabError::new(format!("POST {}", self.url), std::io::Error::other(error));
-        let sent = self.agent.post(&self.url).header("content-type", "application/json").send(review.to_string());
+        let sent = self.http.post(&self.url).header("content-type", "application/json").send(review.to_string());
         let mut answer = sent.map_err(|error| failed(error.to_string()))?;
         let body = answer.body_mut().read_to_string().map_err(|error| failed(error.to_string()))?;
         if answer.status() != 200 {
@@ -114,8 +108,8 @@ impl Client {
     }
 }
 
-/// The review an API server sends when a pod is created.
-pub fn review_of(pod: &Value) -> Value {
+/// Returns the review that the API server sends when a pod is created.
+pub fn admission_review(pod: &Value) -> Value {
     json!({
         "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview",
         "request": {
@@ -133,7 +127,7 @@ pub fn review_of(pod: &Value) -> Value {
     })
 }
 
-/// Two ports that were free a moment ago: the webhook is told its ports, so that nothing has to be read from its log.
+/// Returns two free ports. Another process may bind them before the webhook does, but its log need not be parsed for the ports.
 fn free_ports() -> std::io::Result<(SocketAddr, SocketAddr)> {
     let sockets = [TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?, TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?];
     Ok((sockets[0].local_addr()?, sockets[1].local_addr()?))

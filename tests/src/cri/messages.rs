@@ -1,5 +1,5 @@
-//! Messages of the Container Runtime Interface (v1), cut down to the fields that are used: protobuf drops unknown fields, so neither the
-//! whole API nor its compiler is needed. Field numbers are those of `runtime/v1/api.proto`.
+//! Messages of the Container Runtime Interface (v1) with the fields that are used. Protobuf ignores unknown fields, so neither the whole
+//! API nor a protobuf compiler is needed. Field numbers are those of `runtime/v1/api.proto`.
 
 use std::collections::HashMap;
 
@@ -19,7 +19,7 @@ pub struct PodSandboxMetadata {
     pub namespace: String,
 }
 
-/// What a pod is made of, before its containers.
+/// The configuration of a sandbox.
 #[derive(Clone, PartialEq, Message)]
 pub struct PodSandboxConfig {
     /// Its identity.
@@ -28,7 +28,7 @@ pub struct PodSandboxConfig {
     /// Host name in the pod.
     #[prost(string, tag = "2")]
     pub hostname: String,
-    /// Folder of the machine for the logs of its containers.
+    /// Directory of the machine for the logs of its containers.
     #[prost(string, tag = "3")]
     pub log_directory: String,
     /// Annotations, as the kubelet passes them from the pod.
@@ -45,20 +45,20 @@ pub struct LinuxPodSandboxConfig {
     /// cgroup below which the sandbox lives.
     #[prost(string, tag = "1")]
     pub cgroup_parent: String,
-    /// What it may do.
+    /// Security settings.
     #[prost(message, optional, tag = "2")]
     pub security_context: Option<LinuxSandboxSecurityContext>,
 }
 
-/// What a sandbox may do.
+/// Security settings of a sandbox.
 #[derive(Clone, PartialEq, Message)]
 pub struct LinuxSandboxSecurityContext {
-    /// Which namespaces it shares.
+    /// Namespaces that it shares.
     #[prost(message, optional, tag = "1")]
     pub namespace_options: Option<NamespaceOption>,
 }
 
-/// Which namespaces are shared.
+/// Sharing of namespaces.
 #[derive(Clone, PartialEq, Message)]
 pub struct NamespaceOption {
     /// 0: of the pod; 2: of the node.
@@ -70,7 +70,7 @@ pub struct NamespaceOption {
 }
 
 impl NamespaceOption {
-    /// The pod's own network, or the node's; each container sees its own processes, as it is unless a pod asks for something else.
+    /// Returns the default options with the pod's own network, or the node's.
     pub fn network(of_the_node: bool) -> Self {
         Self { network: if of_the_node { 2 } else { 0 }, pid: 1 }
     }
@@ -82,7 +82,7 @@ pub(super) struct RunPodSandboxRequest {
     pub(super) config: Option<PodSandboxConfig>,
 }
 
-/// A request or an answer that holds one id: sandbox or container.
+/// A request or response with one id, of a sandbox or a container.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Id {
     #[prost(string, tag = "1")]
@@ -173,19 +173,19 @@ pub(super) struct KeyValue {
     pub(super) value: String,
 }
 
-/// A file or folder of the machine in a container.
+/// A file or directory of the machine in a container.
 #[derive(Clone, PartialEq, Message)]
 pub struct Mount {
-    /// Where it appears.
+    /// Path in the container.
     #[prost(string, tag = "1")]
     pub container_path: String,
-    /// What appears there.
+    /// Path on the machine.
     #[prost(string, tag = "2")]
     pub host_path: String,
-    /// Whether it cannot be written.
+    /// Whether it is read-only.
     #[prost(bool, tag = "3")]
     pub readonly: bool,
-    /// 0: later mounts of the machine do not appear in it; 1: they do.
+    /// Whether later mounts of the machine appear in it; 0: no, 1: yes.
     #[prost(int32, tag = "5")]
     pub propagation: i32,
 }
@@ -239,16 +239,16 @@ pub(super) struct ExecSyncRequest {
     pub(super) timeout: i64,
 }
 
-/// What a command in a container said.
+/// The output of a command in a container.
 #[derive(Clone, PartialEq, Message)]
 pub struct ExecOutput {
-    /// Its standard output.
+    /// Standard output.
     #[prost(bytes = "vec", tag = "1")]
     pub stdout: Vec<u8>,
-    /// Its standard error.
+    /// Standard error.
     #[prost(bytes = "vec", tag = "2")]
     pub stderr: Vec<u8>,
-    /// Its exit status.
+    /// Exit status.
     #[prost(int32, tag = "3")]
     pub exit_code: i32,
 }
@@ -329,6 +329,6 @@ pub(super) struct RuntimeCondition {
     pub(super) message: String,
 }
 
-/// A message without fields, or whose fields do not matter here.
+/// A message without fields that are used.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Empty {}

@@ -1,16 +1,15 @@
-//! The wire form of `admission.k8s.io`: what the API server sends and what it gets back.
+//! The wire format of `admission.k8s.io`: AdmissionReviews of the API server and the responses to them.
 //!
 //! ```text
 //! body ──Review::decode──▶ Review { api_version, request { uid, object, … } }
-//!                                         │
-//! body ◀──Reply::to_json── Reply { api_version, uid, Verdict } ◀── server/review.rs
+//! body ◀──ReviewResponse::to_json── ReviewResponse { api_version, uid, AdmissionResult }
 //! ```
 //!
-//! `v1` and `v1beta1` have the same fields for our purposes (`warnings` and `auditAnnotations` are in both since Kubernetes 1.19), so there
-//! is one set of types and the reply repeats the `apiVersion` of the request. The pod stays raw JSON: a typed pod would drop fields
-//! that are newer than its library. Source: Kubernetes `k8s.io/api/admission/v1/types.go`.
+//! `v1` and `v1beta1` have the same fields here, so there is one set of types, and a response repeats the `apiVersion` of the
+//! request. The pod stays raw JSON: a typed pod would drop fields that are newer than its library.
+//! Source: Kubernetes `k8s.io/api/admission/v1/types.go`.
 
-mod address;
+mod review_id;
 
 use std::collections::BTreeMap;
 
@@ -19,74 +18,74 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-pub use address::Address;
+pub use review_id::ReviewId;
 
 /// `apiVersion` of admission.k8s.io/v1.
 pub const V1: &str = "admission.k8s.io/v1";
-/// `apiVersion` of admission.k8s.io/v1beta1, removed from Kubernetes 1.22 as a default but still sent where it is asked for.
+/// `apiVersion` of admission.k8s.io/v1beta1, which API servers send if a webhook configuration requests only that.
 pub const V1BETA1: &str = "admission.k8s.io/v1beta1";
-/// `kind` of every message in both directions.
+/// `kind` of requests and responses.
 pub const KIND: &str = "AdmissionReview";
 
-/// The API server cuts a single warning at 256 characters (`staging/src/k8s.io/apiserver/pkg/endpoints/filters/warning.go`); we cut at a
-/// word's distance before, in bytes, and mark the cut.
+/// Limit of one warning in bytes. The API server truncates at 256 characters
+/// (`staging/src/k8s.io/apiserver/pkg/endpoints/filters/warning.go`), without a mark.
 const WARNING_BYTES: usize = 250;
-/// All warnings of a reply together; the API server drops what is beyond 4096 characters.
+/// Limit of all warnings of a response in bytes. The API server drops what exceeds 4096 characters.
 const WARNINGS_BYTES: usize = 4000;
 
-/// Why a body is not a review that can be answered normally.
+/// Error returned when a body is not an AdmissionReview with a request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
-    /// No body at all.
-    #[error("the body is empty; an AdmissionReview in JSON is expected")]
+    /// The body is empty.
+    #[error("the body is empty, expected an AdmissionReview in JSON")]
     Empty,
-    /// Not JSON.
+    /// The body is not JSON.
     #[error("the body is not JSON: {0}")]
     Syntax(String),
-    /// JSON of another shape.
+    /// A field is missing or ill-typed.
     #[error("the body is not an AdmissionReview: {path}: {reason}")]
     Shape {
-        /// Where.
+        /// Path of the field.
         path: String,
-        /// What is wrong there.
+        /// What is wrong with it.
         reason: String,
     },
-    /// Another `apiVersion` or `kind`.
-    #[error("the body is {kind:?} of {api_version:?}; \"AdmissionReview\" of \"{V1}\" or \"{V1BETA1}\" is expected")]
+    /// The body has another `apiVersion` or `kind`.
+    #[error("the body is {kind:?} of {api_version:?}, expected \"AdmissionReview\" of \"{V1}\" or \"{V1BETA1}\"")]
     Type {
-        /// What the body says.
+        /// `apiVersion` of the body.
         api_version: String,
-        /// What the body says.
+        /// `kind` of the body.
         kind: String,
     },
-    /// A review that is no request, as the API server never sends it.
+    /// The review is not a request.
     #[error("the AdmissionReview has no request")]
     NoRequest,
-    /// Without a uid no answer would be accepted.
+    /// The request has no `uid`, without which the API server accepts no response.
     #[error("the AdmissionReview has no request.uid")]
     NoUid,
 }
 
-/// A decoded review with its request.
+/// A decoded AdmissionReview with its request.
 #[derive(Debug, Clone)]
 pub struct Review {
-    /// To be repeated in the reply: [`V1`] or [`V1BETA1`].
+    /// [`V1`] or [`V1BETA1`].
     pub api_version: &'static str,
-    /// What is asked.
+    /// `request`.
     pub request: Request,
 }
 
-/// The part of an AdmissionRequest that matters here. Other fields are passed over.
+/// The fields of an AdmissionRequest that the injector reads.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Request {
-    /// To be repeated in the reply.
+    /// Identifies the request; the response repeats it.
     #[serde(default, deserialize_with = "null_as_default")]
     pub uid: String,
     /// Group, version and kind of `object`.
     #[serde(default, deserialize_with = "null_as_default")]
     pub kind: GroupVersionKind,
-    /// Subresource the request is for, empty for the object itself.
+    /// Subresource of the request; empty for the object itself.
     #[serde(default, deserialize_with = "null_as_default")]
     pub sub_resource: String,
     /// Namespace of the request.
@@ -95,15 +94,15 @@ pub struct Request {
     /// `CREATE`, `UPDATE`, `DELETE` or `CONNECT`.
     #[serde(default, deserialize_with = "null_as_default")]
     pub operation: String,
-    /// The object as it will be persisted. `null` where the operation has none.
+    /// The object to be persisted; `null` for operations without one.
     #[serde(default)]
     pub object: Value,
-    /// Nothing will be persisted. Deciding has no side effects, so this only goes to the log.
+    /// Whether nothing is persisted. Injection has no side effects, so this is only logged and counted.
     #[serde(default, deserialize_with = "null_as_default")]
     pub dry_run: bool,
 }
 
-/// What kind of object a request is about.
+/// Type of an object.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub struct GroupVersionKind {
     /// Empty for the core group.
@@ -128,7 +127,7 @@ struct Envelope {
     request: Option<Request>,
 }
 
-/// Go's decoder takes `null` for the zero value of every field; clients written in Go rely on it.
+/// Decodes `null` as the zero value, as Go's decoder does; clients written in Go rely on it.
 fn null_as_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: serde::Deserializer<'de>,
@@ -138,15 +137,15 @@ where
 }
 
 impl Review {
-    /// Reads a review of either version.
+    /// Decodes a review of either version.
     ///
     /// # Errors
-    /// Whatever keeps the body from being answered; the text names the position or the path.
+    /// The body is not a review with a request; the error has the position or the path.
     pub fn decode(body: &[u8]) -> Result<Self, DecodeError> {
         if body.is_empty() {
             return Err(DecodeError::Empty);
         }
-        let envelope: Envelope = serde_json::from_slice(body).map_err(|error| explain(body, &error))?;
+        let envelope: Envelope = serde_json::from_slice(body).map_err(|error| decode_error(body, &error))?;
         let api_version = match (envelope.api_version.as_str(), envelope.kind.as_str()) {
             (V1, KIND) => V1,
             (V1BETA1, KIND) => V1BETA1,
@@ -160,8 +159,8 @@ impl Review {
     }
 }
 
-/// The path of an ill-typed field is worth a second pass over the body, which only bad bodies pay.
-fn explain(body: &[u8], error: &serde_json::Error) -> DecodeError {
+/// Returns the error with the path of the field, for which it decodes the body again.
+fn decode_error(body: &[u8], error: &serde_json::Error) -> DecodeError {
     if !error.is_data() {
         return DecodeError::Syntax(error.to_string());
     }
@@ -172,51 +171,51 @@ fn explain(body: &[u8], error: &serde_json::Error) -> DecodeError {
     }
 }
 
-/// What a reply says.
+/// Whether an object is admitted.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
-    /// Let it pass, changed by an RFC 6902 document (`None`: as it is).
+pub enum AdmissionResult {
+    /// The object is admitted.
     Allowed {
-        /// JSON text of the patch.
+        /// JSON text of an RFC 6902 patch; `None` leaves the object unchanged.
         patch: Option<Vec<u8>>,
     },
-    /// Refuse it.
+    /// The object is rejected.
     Denied {
-        /// HTTP status that the API server hands to its client.
+        /// HTTP status that the API server returns to its client.
         code: u16,
-        /// Machine-readable word for `code` (`metav1.StatusReason`).
+        /// `metav1.StatusReason` of the status.
         reason: &'static str,
-        /// What the user reads.
+        /// Message for the user.
         message: String,
     },
 }
 
-/// An answer to a review.
+/// The response to a review.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reply {
-    /// As in the review.
+pub struct ReviewResponse {
+    /// `apiVersion` of the review.
     pub api_version: &'static str,
-    /// As in the request; empty where the body had none.
+    /// `uid` of the request; empty if the body has none.
     pub uid: String,
-    /// Yes or no.
-    pub verdict: Verdict,
-    /// What `kubectl` prints as `Warning:`.
+    /// Whether the object is admitted.
+    pub result: AdmissionResult,
+    /// Warnings that `kubectl` prints.
     pub warnings: Vec<String>,
-    /// For the audit log; the API server puts the name of the webhook in front of each key.
-    pub audit: BTreeMap<&'static str, String>,
+    /// Annotations of the audit event; the API server prefixes the keys with the webhook's name.
+    pub audit_annotations: BTreeMap<&'static str, String>,
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct ReplyEnvelope<'a> {
+struct ResponseEnvelope<'a> {
     api_version: &'a str,
     kind: &'a str,
-    response: Response<'a>,
+    response: ResponseBody<'a>,
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Response<'a> {
+struct ResponseBody<'a> {
     uid: &'a str,
     allowed: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -240,62 +239,62 @@ struct Status<'a> {
     code: u16,
 }
 
-impl Reply {
-    /// A refusal.
+impl ReviewResponse {
+    /// Returns a response that rejects the object.
     pub fn denied(api_version: &'static str, uid: &str, code: u16, reason: &'static str, message: String) -> Self {
         Self {
             api_version,
             uid: uid.to_owned(),
-            verdict: Verdict::Denied { code, reason, message },
+            result: AdmissionResult::Denied { code, reason, message },
             warnings: Vec::new(),
-            audit: BTreeMap::new(),
+            audit_annotations: BTreeMap::new(),
         }
     }
 
-    /// The reply as the body of the HTTP answer.
+    /// Encodes the response as an AdmissionReview.
     pub fn to_json(&self) -> Vec<u8> {
-        let mut response = Response {
+        let mut response = ResponseBody {
             uid: &self.uid,
             allowed: false,
             patch: None,
             patch_type: None,
             status: None,
             warnings: printable_warnings(&self.warnings),
-            audit_annotations: &self.audit,
+            audit_annotations: &self.audit_annotations,
         };
-        match &self.verdict {
-            Verdict::Allowed { patch } => {
+        match &self.result {
+            AdmissionResult::Allowed { patch } => {
                 response.allowed = true;
                 response.patch = patch.as_ref().map(|bytes| STANDARD.encode(bytes));
                 response.patch_type = patch.as_ref().map(|_| "JSONPatch");
             }
-            Verdict::Denied { code, reason, message } => {
+            AdmissionResult::Denied { code, reason, message } => {
                 response.status = Some(Status { outcome: "Failure", message, reason, code: *code });
             }
         }
-        let envelope = ReplyEnvelope { api_version: self.api_version, kind: KIND, response };
-        // Strings, numbers and string keys: nothing in here can fail to serialize.
+        let envelope = ResponseEnvelope { api_version: self.api_version, kind: KIND, response };
+        // Strings, numbers and string keys always serialize.
         serde_json::to_vec(&envelope).unwrap_or_default()
     }
 }
 
-/// Warnings go into an HTTP header (RFC 7234 `Warning`): one line each, and bounded, so that the last ones are not lost silently.
+/// Limits warnings to one line each and to what the API server keeps. It sends them as HTTP headers `Warning` (RFC 7234).
 fn printable_warnings(warnings: &[String]) -> Vec<String> {
     let mut left = WARNINGS_BYTES;
     let mut kept = Vec::with_capacity(warnings.len());
     for warning in warnings {
-        let line = one_line(warning, WARNING_BYTES);
+        let line = single_line(warning, WARNING_BYTES);
         let Some(rest) = left.checked_sub(line.len()) else { break };
         left = rest;
         kept.push(line);
     }
     if kept.len() < warnings.len() {
-        kept.push(format!("{} more warnings are left out", warnings.len() - kept.len()));
+        kept.push(format!("{} more warnings omitted", warnings.len() - kept.len()));
     }
     kept
 }
 
-fn one_line(text: &str, limit: usize) -> String {
+fn single_line(text: &str, limit: usize) -> String {
     let mut line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     if line.len() > limit {
         let cut = line.floor_char_boundary(limit - "...".len());
@@ -306,109 +305,4 @@ fn one_line(text: &str, limit: usize) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn reply(verdict: Verdict) -> Reply {
-        Reply { api_version: V1, uid: "u-1".to_owned(), verdict, warnings: Vec::new(), audit: BTreeMap::new() }
-    }
-
-    #[test]
-    fn decodes_what_a_real_api_server_sends() {
-        let body = br#"{"kind":"AdmissionReview","apiVersion":"admission.k8s.io/v1","request":{"uid":"705ab4f5","kind":{"group":"","version":"v1","kind":"Pod"},
-            "resource":{"group":"","version":"v1","resource":"pods"},"requestKind":{"group":"","version":"v1","kind":"Pod"},"namespace":"default",
-            "operation":"CREATE","userInfo":{"username":"admin","groups":["a"]},"object":{"kind":"Pod","spec":{"brandNew":{"x":[1]}}},"oldObject":null,
-            "dryRun":false,"options":{"kind":"CreateOptions"}}}"#;
-        let review = Review::decode(body).unwrap();
-        assert_eq!(review.api_version, V1);
-        assert_eq!(review.request.uid, "705ab4f5");
-        assert_eq!(review.request.kind.kind, "Pod");
-        assert_eq!(review.request.namespace, "default");
-        assert_eq!(review.request.object["spec"]["brandNew"]["x"][0], 1);
-    }
-
-    #[test]
-    fn takes_null_for_the_zero_value_as_go_does() {
-        let body = br#"{"kind":"AdmissionReview","apiVersion":"admission.k8s.io/v1beta1",
-            "request":{"uid":"u","kind":null,"namespace":null,"dryRun":null,"object":null,"subResource":null,"operation":null}}"#;
-        let review = Review::decode(body).unwrap();
-        assert_eq!(review.api_version, V1BETA1);
-        assert_eq!(review.request.kind, GroupVersionKind::default());
-        assert!(review.request.object.is_null());
-    }
-
-    #[test]
-    fn refuses_bodies_naming_what_is_wrong() {
-        let cases: &[(&[u8], &str)] = &[
-            (b"", "the body is empty"),
-            (b"{\"kind\": }", "line 1 column 10"),
-            (b"{\"kind\":\"AdmissionReview\"", "EOF"),
-            (b"\xff\xfe", "not JSON"),
-            (b"[]", "\"AdmissionReview\" of"),
-            (b"7", "not an AdmissionReview"),
-            (br#"{"kind":"AdmissionReview","apiVersion":"admission.k8s.io/v1","request":{"uid":7}}"#, "request.uid"),
-            (br#"{"kind":"AdmissionReview","apiVersion":"admission.k8s.io/v2","request":{}}"#, "admission.k8s.io/v2"),
-            (br#"{"kind":"Pod","apiVersion":"v1"}"#, "\"Pod\" of \"v1\""),
-            (br#"{"kind":"AdmissionReview","apiVersion":"admission.k8s.io/v1"}"#, "no request"),
-            (br#"{"kind":"AdmissionReview","apiVersion":"admission.k8s.io/v1","request":null}"#, "no request"),
-            (br#"{"kind":"AdmissionReview","apiVersion":"admission.k8s.io/v1","request":{}}"#, "no request.uid"),
-        ];
-        for (body, expected) in cases {
-            let text = Review::decode(body).unwrap_err().to_string();
-            assert!(text.contains(expected), "{text:?} should contain {expected:?}");
-        }
-    }
-
-    #[test]
-    fn writes_the_patch_as_base64_with_its_type() {
-        let json: Value =
-            serde_json::from_slice(&reply(Verdict::Allowed { patch: Some(b"[]".to_vec()) }).to_json()).unwrap();
-        assert_eq!(
-            json,
-            serde_json::json!({"apiVersion": V1, "kind": KIND,
-            "response": {"uid": "u-1", "allowed": true, "patch": "W10=", "patchType": "JSONPatch"}})
-        );
-    }
-
-    #[test]
-    fn writes_neither_patch_nor_patch_type_where_nothing_changes() {
-        let json: Value = serde_json::from_slice(&reply(Verdict::Allowed { patch: None }).to_json()).unwrap();
-        assert_eq!(json["response"], serde_json::json!({"uid": "u-1", "allowed": true}));
-    }
-
-    #[test]
-    fn writes_a_denial_with_status() {
-        let denied = Reply::denied(V1BETA1, "u-2", 422, "Invalid", "no".to_owned());
-        let json: Value = serde_json::from_slice(&denied.to_json()).unwrap();
-        assert_eq!(json["apiVersion"], V1BETA1);
-        assert_eq!(
-            json["response"],
-            serde_json::json!({"uid": "u-2", "allowed": false,
-                "status": {"status": "Failure", "message": "no", "reason": "Invalid", "code": 422}})
-        );
-    }
-
-    #[test]
-    fn keeps_warnings_to_one_bounded_line_each() {
-        let long = "ü".repeat(300);
-        let kept = printable_warnings(&["a\nb".to_owned(), long]);
-        assert_eq!(kept[0], "a b");
-        assert!(kept[1].len() <= WARNING_BYTES, "{} bytes", kept[1].len());
-        assert!(kept[1].ends_with("..."));
-    }
-
-    #[test]
-    fn says_how_many_warnings_are_left_out() {
-        let many = vec!["w".repeat(200); 30];
-        let kept = printable_warnings(&many);
-        assert_eq!(kept.len(), 21);
-        assert_eq!(kept[20], "10 more warnings are left out");
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn decoding_never_panics(body in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
-            let _ = Review::decode(&body);
-        }
-    }
-}
+mod tests;

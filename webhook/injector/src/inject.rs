@@ -1,316 +1,169 @@
-//! `inject`: one pod in, one decision out.
+//! Injects one pod: decides, and builds the pod with its sidecar.
 //!
 //! ```text
-//! pod ─▶ uninject ─▶ decision ─▶ validate ─▶ context ─▶ overlay ─▶ merge ─▶ overrides ─▶ finish ─▶ conflicts, api_rules ─▶ Outcome
-//!        as it was    skip?      deny?                  what it    onto     what the     metrics,  does it work, would
-//!        written                                        gets       the pod  user wrote   probes    Kubernetes take it?
+//! pod ─▶ uninject ─▶ decision ─▶ validate ─▶ context ─▶ overlay ─▶ merge ─▶ overrides ─▶ finish ─▶ conflicts, api_validation
+//!        original    skip?       deny?                  what the   into     the user's   metrics,  does it work, will the
+//!        pod                                            pod gets   the pod  containers   probes    API server accept it?
 //! ```
 //!
-//! The result is a function of the original pod and the configuration. A pod that is injected already is taken back to its
-//! original first ([`uninject()`]), so injecting twice is injecting once, and a new configuration leaves nothing of the old one
-//! behind; only what others added to the injected containers in between is kept.
-
-mod annotations;
-mod api_rules;
-mod capture;
-mod chosen;
-mod conflicts;
-mod containers;
-mod context;
-mod names;
-mod overlay;
-mod overrides;
-mod quantity;
-mod validate;
-mod warnings;
-
-pub mod decision;
-pub mod finish;
-pub mod merge;
-pub mod patch;
-pub mod selection;
-pub mod selector;
-pub(crate) mod template;
-pub mod uninject;
-pub mod url;
-pub mod workload;
-
-use std::collections::BTreeMap;
+//! The result depends only on the original pod and the settings. An injected pod is first restored to its original
+//! ([`uninject()`]), so injection is idempotent, and new settings leave nothing of the old ones behind. Only what third parties
+//! have since added to the injected containers is kept.
 
 use serde_json::{Value, json};
 
-use annotations::Texts;
-use chosen::Chosen;
-use conflicts::Conflicts;
-use context::Context;
-use decision::{Decided, Decision, DecisionSettings, decide};
-use finish::env::override_env;
-use finish::order::order_containers;
-use finish::probes::{ProbeSettings, rewrite_probes};
-use finish::prometheus::{PrometheusSettings, announce_secure_port, merge_metrics};
-use finish::status::InjectionStatus;
-use finish::{annotate, label};
-use merge::{MergeError, merge, merge_pod};
-use overlay::Template;
-use overrides::Stored;
-use uninject::{Injection, UninjectError, foreign, uninject};
-use workload::workload_of_pod;
-
-pub use template::texts::TextSet;
-
+use crate::annotations::{self, StringMap};
+use crate::conflicts::{self, Conflicts};
+use crate::containers;
+use crate::context::InjectContext;
+use crate::decision::{Decision, DecisionTrace, InjectionPolicy, SkipReason, decide};
+use crate::findings::join_findings;
+use crate::finish::env::override_env;
+use crate::finish::order::order_containers;
+use crate::finish::probes::{ProbeRewriteOptions, rewrite_probes};
+use crate::finish::prometheus::{MetricsMergeOptions, announce_secure_port, merge_metrics};
+use crate::finish::status::InjectionStatus;
+use crate::finish::{annotate, label};
+use crate::merge::{MergeError, merge, merge_pod};
+use crate::overlay::BuiltinTemplate;
+use crate::overrides::{self, StoredOverrides};
+use crate::request::InjectRequest;
+use crate::selected_templates::{self, SelectedTemplate};
 use crate::settings::{ProxyConfig, Settings};
+use crate::template::RenderError;
+use crate::uninject::{self, InjectionRecord, UninjectError, third_party, uninject};
+use crate::workload::workload_of_pod;
+use crate::{api_validation, capture, validate, warnings};
 
-pub use template::RenderError;
-
-/// One pod to decide about.
-#[derive(Debug, Clone, Default)]
-pub struct InjectRequest {
-    /// The pod as the API server or the manifest has it.
-    pub pod: Value,
-    /// Namespace of the request, for pods that do not name one.
-    pub namespace: Option<String>,
-    /// Annotations of that namespace (OpenShift uid ranges), where known.
-    pub namespace_annotations: BTreeMap<String, String>,
-    /// Environment asked for in the URL of the webhook (`/inject/cluster/c1/net/n1`).
-    pub url_env: BTreeMap<String, String>,
-    /// The workload that owns the pod, where the caller knows it (manifests); else derived from the pod.
-    pub workload: Option<Workload>,
-}
-
-impl InjectRequest {
-    /// Namespace of the pod: its own, else that of the request, else Kubernetes' default.
-    fn namespace_of_pod(&self) -> &str {
-        let own = self.pod["metadata"]["namespace"].as_str().filter(|own| !own.is_empty());
-        own.or(self.namespace.as_deref()).unwrap_or("default")
-    }
-}
-
-/// What a pod belongs to.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Workload {
-    /// `apps/v1`.
-    pub api_version: String,
-    /// `Deployment`.
-    pub kind: String,
-    /// Name of the object.
-    pub name: String,
-    /// Namespace of the object; may be empty.
-    pub namespace: String,
-}
-
-/// What came out.
+/// What became of a pod.
 #[derive(Debug, Clone)]
-pub enum Outcome {
-    /// The pod with its sidecar.
+pub enum InjectOutcome {
+    /// The pod got a sidecar.
     Injected {
-        /// The whole pod.
+        /// The pod with its sidecar.
         pod: Value,
-        /// Templates that were used.
+        /// Names of the templates that were applied.
         templates: Vec<String>,
-        /// What the user should hear.
+        /// Warnings for the user.
         warnings: Vec<String>,
     },
-    /// Left alone.
+    /// The pod stays as it is.
     Skipped {
-        /// Why.
+        /// Why the pod is not injected.
         reason: SkipReason,
-        /// What the user should hear besides, such as a wish that could not be understood.
+        /// Warnings for the user, such as a label with an invalid value.
         warnings: Vec<String>,
     },
 }
 
-/// Why a pod is left alone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SkipReason {
-    /// `spec.hostNetwork`: rules would capture the node's traffic.
-    HostNetwork,
-    /// A namespace of the system.
-    SystemNamespace,
-    /// The image of a static pod in the API server: the kubelet runs it from a file.
-    StaticPod,
-    /// A pod for nodes with Windows.
-    Windows,
-    /// `sidecar.istio.io/inject: "false"`.
-    ExplicitlyOff,
-    /// A `neverInjectSelector` matches.
-    NeverSelector,
-    /// The policy is not to inject unless asked.
-    PolicyDisabled,
-    /// The policy is none that is known.
-    UnknownPolicy,
-    /// The pod carries a sidecar, but no record of its injection.
-    UnrecordedSidecar,
-}
-
-impl SkipReason {
-    /// Short name for metrics and logs, stable.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::HostNetwork => "host_network",
-            Self::SystemNamespace => "system_namespace",
-            Self::StaticPod => "static_pod",
-            Self::Windows => "windows",
-            Self::ExplicitlyOff => "explicitly_off",
-            Self::NeverSelector => "never_selector",
-            Self::PolicyDisabled => "policy_disabled",
-            Self::UnknownPolicy => "unknown_policy",
-            Self::UnrecordedSidecar => "unrecorded_sidecar",
-        }
-    }
-
-    /// A sentence for the user.
-    pub const fn explain(self) -> &'static str {
-        match self {
-            Self::HostNetwork => "the pod uses the host network; capture rules would take the node's own traffic",
-            Self::SystemNamespace => "pods of this system namespace are never injected",
-            Self::StaticPod => {
-                "the kubelet runs this static pod from a file of its node; what is added here would never run"
-            }
-            Self::Windows => "the pod is for Windows nodes, and the sidecar needs Linux",
-            Self::ExplicitlyOff => "sidecar.istio.io/inject is \"false\"",
-            Self::NeverSelector => "a neverInjectSelector of the injector matches the pod's labels",
-            Self::PolicyDisabled => "the injector's policy is \"disabled\" and the pod does not ask for injection",
-            Self::UnknownPolicy => "the injector's policy is neither \"enabled\" nor \"disabled\"",
-            Self::UnrecordedSidecar => {
-                "the pod carries a sidecar without the annotation sidecar.istio.io/status that records its injection; \
-                 remove the old sidecar from the manifest, or restore the annotation"
-            }
-        }
-    }
-}
-
-impl SkipReason {
-    /// What somebody who wants a sidecar has to change.
-    pub const fn remedy(self) -> &'static str {
-        match self {
-            Self::HostNetwork => "run the pod without spec.hostNetwork",
-            Self::SystemNamespace => "run the pod in a namespace of your own",
-            Self::StaticPod => "run it by a DaemonSet instead",
-            Self::Windows => "run it on Linux nodes",
-            Self::ExplicitlyOff => "remove sidecar.istio.io/inject from the pod, or set it to \"true\"",
-            Self::NeverSelector => "set the pod's label sidecar.istio.io/inject to \"true\", which beats selectors",
-            Self::PolicyDisabled => "set the pod's label sidecar.istio.io/inject to \"true\"",
-            Self::UnknownPolicy => "set the injector's policy (global.proxy.autoInject) to \"enabled\" or \"disabled\"",
-            Self::UnrecordedSidecar => "remove the old sidecar from the manifest",
-        }
-    }
-}
-
-/// Why a pod is denied.
+/// Error that makes the webhook deny a pod.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InjectError {
-    /// What the pod asks for cannot be taken; all of it.
-    #[error("{}", told(.0))]
+    /// The pod is invalid, or would be with a sidecar; every finding.
+    #[error("{}", join_findings(.0))]
     Invalid(Vec<String>),
-    /// Lists of the pod that cannot be merged with those of the sidecar.
+    /// Lists of the pod and of the sidecar cannot be merged.
     #[error("cannot merge the sidecar into the pod: {0}")]
     Merge(#[from] MergeError),
-    /// A template of the administrator that gives nothing for this pod.
+    /// A custom template cannot be rendered for this pod.
     #[error(transparent)]
     Template(#[from] RenderError),
 }
 
-/// Most findings that one text lists: it is read by people, and must not grow with what somebody sends.
-const TOLD: usize = 50;
-
-/// Findings as one text.
-fn told<T: ToString>(findings: &[T]) -> String {
-    let mut texts: Vec<String> = findings.iter().take(TOLD).map(ToString::to_string).collect();
-    if findings.len() > TOLD {
-        texts.push(format!("and {} more", findings.len() - TOLD));
-    }
-    texts.join("; ")
-}
-
-/// Decides about a pod and injects it.
+/// Decides whether a pod is injected, and injects it.
 ///
 /// # Errors
-/// Everything that makes the pod be denied.
-pub fn inject(request: &InjectRequest, settings: &Settings) -> Result<Outcome, InjectError> {
-    // Before anything is read that may be made to take time. The API server refuses such a pod whatever is decided here.
-    if let Some(too_large) = api_rules::annotations_too_large(&request.pod) {
+/// Returns everything for which the pod has to be denied.
+pub fn inject(request: &InjectRequest, settings: &Settings) -> Result<InjectOutcome, InjectError> {
+    // First, before annotations are parsed, to bound the work. The API server rejects such a pod in any case.
+    if let Some(too_large) = api_validation::annotations_too_large(&request.pod) {
         return Err(InjectError::Invalid(vec![too_large]));
     }
     let before = match uninject(&request.pod) {
         Ok(before) => before,
-        // Whatever the status was, it records nothing.
+        // An unreadable status annotation records no injection.
         Err(UninjectError::Status(_)) => None,
         Err(error) => return Err(InjectError::Invalid(vec![error.to_string()])),
     };
     let pod = before.as_ref().map_or(&request.pod, |before| &before.pod);
-    let Decided { decision, mut warnings, .. } =
-        decide(pod, request.namespace.as_deref(), DecisionSettings::of(settings));
+    let DecisionTrace { decision, mut warnings, .. } =
+        decide(pod, request.namespace.as_deref(), InjectionPolicy::of(settings));
     if let Decision::Skip(reason) = decision {
-        return Ok(Outcome::Skipped { reason, warnings });
+        return Ok(InjectOutcome::Skipped { reason, warnings });
     }
     let Prepared { stored, proxy_config, templates } = prepare(request, pod, settings)?;
     let workload = request.workload.clone().unwrap_or_else(|| workload_of_pod(pod, request.namespace.as_deref()));
-    let context = Context::new(request, pod, settings, &stored, proxy_config, workload);
+    let context = InjectContext::new(request, pod, settings, &stored, proxy_config, workload);
 
     let mut injected = pod.clone();
-    let overlay = lay_over(&mut injected, pod, &templates, &context)?;
-    let kinds = chosen::kinds(&templates, &injected);
-    let recorded = overrides::reapply(&mut injected, pod, &overlay, &stored, settings.platform)?;
-    overrides::fix_init_user(&mut injected, &recorded, &context);
-    if let Some(record) = recorded.to_annotation() {
+    let overlay = apply_overlays(&mut injected, pod, &templates, &context)?;
+    let equivalents = selected_templates::builtin_equivalents(&templates, &injected);
+    let applied = overrides::reapply(&mut injected, pod, &overlay, &stored, settings.platform)?;
+    overrides::sync_init_user(&mut injected, &applied, context.uses_tproxy());
+    if let Some(record) = applied.to_annotation() {
         annotate(&mut injected, annotations::OVERRIDES, &record);
     }
-    warnings.extend(warnings::of(pod, &injected, &kinds, &context));
+    warnings.extend(warnings::collect(pod, &injected, &equivalents, &context));
     let mut findings = Vec::new();
-    match finish(&mut injected, &overlay, &context) {
+    match finish_pod(&mut injected, &overlay, &context) {
         Ok(more) => warnings.extend(more),
         Err(mut denials) => findings.append(&mut denials),
     }
-    // Our own records can be read.
-    let injection = Injection::of(&injected).ok().flatten();
-    let variables = injection.as_ref().map_or_else(Vec::new, |now| foreign::unknown_variables(&injected, now, pod));
+    // Records that this function has just written are readable.
+    let injection = InjectionRecord::of(&injected).ok().flatten();
+    let variables =
+        injection.as_ref().map_or_else(Vec::new, |now| third_party::unlisted_variables(&injected, now, pod));
     if let (Some(_), Some(now)) = (&before, &injection) {
-        foreign::carry_over(&request.pod, pod, &mut injected, now);
+        third_party::carry_over_changes(&request.pod, pod, &mut injected, now);
     }
-    findings.extend(write_capture(&mut injected, &kinds, settings).err().into_iter().flatten());
-    let record = uninject::record(&injected, injection.as_ref(), pod, &variables);
+    findings.extend(write_capture_annotation(&mut injected, &equivalents, settings).err().into_iter().flatten());
+    let record = uninject::build_original_record(&injected, injection.as_ref(), pod, &variables);
     annotate(&mut injected, annotations::ORIGINAL, &record);
-    let Conflicts { mut denials, warnings: conflicts } = conflicts::of(&injected, &kinds, &context);
+    let Conflicts { mut denials, warnings: conflicts } = conflicts::find(&injected, &equivalents, &context);
     findings.append(&mut denials);
     warnings.extend(conflicts);
-    findings.extend(api_rules::findings(&injected, pod, &overlay, &context.workload.kind));
+    findings.extend(api_validation::findings(&injected, pod, &overlay, &context.workload.kind));
     if !findings.is_empty() {
         return Err(InjectError::Invalid(findings));
     }
-    Ok(Outcome::Injected { pod: injected, templates: chosen::names(&templates), warnings })
+    Ok(InjectOutcome::Injected { pod: injected, templates: selected_templates::names(&templates), warnings })
 }
 
-/// What can be read of a pod before anything is built.
+/// What the pod asks for, read and validated.
 struct Prepared<'a> {
-    stored: Stored,
+    stored: StoredOverrides,
     proxy_config: ProxyConfig,
-    templates: Vec<Chosen<'a>>,
+    templates: Vec<SelectedTemplate<'a>>,
 }
 
-/// Reads and checks everything that the pod says, and denies it with all findings at once.
+/// Reads and validates what the pod asks for; an error has all findings at once.
 fn prepare<'a>(request: &InjectRequest, pod: &Value, settings: &'a Settings) -> Result<Prepared<'a>, InjectError> {
-    let annotations = Texts::of(pod, "annotations");
-    let mut findings = validate::shape(pod);
+    let annotations = StringMap::of(pod, "annotations");
+    let mut findings = validate::type_errors(pod);
     findings.extend(validate::findings(annotations));
-    let stored = Stored::read(annotations).unwrap_or_else(|finding| {
+    let stored = StoredOverrides::read(annotations).unwrap_or_else(|finding| {
         findings.push(finding);
-        Stored::default()
+        StoredOverrides::default()
     });
-    let written = annotations.get(annotations::PROXY_CONFIG);
-    let labels = Texts::of(pod, "labels");
+    let annotation = annotations.get(annotations::PROXY_CONFIG);
+    let labels = StringMap::of(pod, "labels");
     let namespace = request.namespace_of_pod();
-    let proxy_config = settings.proxy_configs.effective(&settings.mesh, namespace, |key| labels.get(key), written);
+    let proxy_config = settings.proxy_configs.resolve(&settings.mesh, namespace, |key| labels.get(key), annotation);
     let proxy_config = proxy_config.unwrap_or_else(|reasons| {
-        findings.push(validate::finding(annotations::PROXY_CONFIG, written.unwrap_or_default(), &reasons.join(", ")));
+        findings.push(validate::finding(
+            annotations::PROXY_CONFIG,
+            annotation.unwrap_or_default(),
+            &reasons.join(", "),
+        ));
         ProxyConfig::default()
     });
-    let templates = chosen::select(annotations, settings).unwrap_or_else(|mut unknown| {
-        findings.append(&mut unknown);
+    let templates = selected_templates::select(annotations, settings).unwrap_or_else(|mut errors| {
+        findings.append(&mut errors);
         Vec::new()
     });
     if !findings.is_empty() {
-        // Asked again below, where a template has had its say; here so that nothing is left to find.
-        findings.extend(merge_metrics(&mut pod.clone(), metrics(settings)).err().into_iter().flatten());
+        // The check runs again after the templates; it runs here so that the denial is complete.
+        findings.extend(merge_metrics(&mut pod.clone(), metrics_options(settings)).err().into_iter().flatten());
     }
     if findings.is_empty() {
         Ok(Prepared { stored, proxy_config, templates })
@@ -319,46 +172,46 @@ fn prepare<'a>(request: &InjectRequest, pod: &Value, settings: &'a Settings) -> 
     }
 }
 
-/// Merges what the templates add into the pod, one after the other; gives back the outline of what they add together.
-fn lay_over(
+/// Merges the templates' overlays into the pod in order, and returns the names of what they add.
+fn apply_overlays(
     injected: &mut Value,
     original: &Value,
-    templates: &[Chosen<'_>],
-    context: &Context<'_>,
+    templates: &[SelectedTemplate<'_>],
+    context: &InjectContext<'_>,
 ) -> Result<Value, InjectError> {
-    let mut rendered = chosen::render_all(templates, original, context)?;
+    let mut rendered = selected_templates::render_all(templates, original, context)?;
     let mut outline = rendered.first().map_or_else(|| json!({}), containers::outline);
     for next in rendered.iter_mut().skip(1) {
-        overrides::join_lists(next, &outline);
+        overrides::align_proxy_list(next, &outline);
         merge(&mut outline, &containers::outline(next))?;
     }
-    overrides::join_lists(injected, &outline);
+    overrides::align_proxy_list(injected, &outline);
     for next in rendered {
         *injected = merge_pod(injected.take(), next)?;
     }
     Ok(outline)
 }
 
-fn metrics(settings: &Settings) -> PrometheusSettings {
-    PrometheusSettings {
+fn metrics_options(settings: &Settings) -> MetricsMergeOptions {
+    MetricsMergeOptions {
         enabled: settings.mesh.prometheus_merge,
         status_port: settings.mesh.default_config.status_port(),
     }
 }
 
-/// What depends on the injected pod as a whole; gives back warnings, or what makes the pod be denied.
-fn finish(pod: &mut Value, overlay: &Value, context: &Context<'_>) -> Result<Vec<String>, Vec<String>> {
+/// Applies the steps that depend on the injected pod as a whole; returns warnings, or the reasons to deny the pod.
+fn finish_pod(pod: &mut Value, overlay: &Value, context: &InjectContext<'_>) -> Result<Vec<String>, Vec<String>> {
     let settings = context.settings;
     let status_port = settings.mesh.default_config.status_port();
     override_env(pod, &context.env_overrides);
-    let mut warnings = merge_metrics(pod, metrics(settings))?;
+    let mut warnings = merge_metrics(pod, metrics_options(settings))?;
     announce_secure_port(pod);
-    let probes = ProbeSettings { enabled: settings.values.rewrite_probes, status_port };
+    let probes = ProbeRewriteOptions { enabled: settings.values.rewrite_probes, status_port };
     warnings.extend(rewrite_probes(pod, probes));
     if !context.network.is_empty() {
         label(pod, annotations::NETWORK, context.network);
     }
-    InjectionStatus::of_template(overlay, &settings.revision).write(pod);
+    InjectionStatus::of_overlay(overlay, &settings.revision).write(pod);
     for (name, value) in &settings.injection.injected_annotations {
         annotate(pod, name, value);
     }
@@ -366,9 +219,13 @@ fn finish(pod: &mut Value, overlay: &Value, context: &Context<'_>) -> Result<Vec
     Ok(warnings)
 }
 
-/// Writes the effective capture configuration, always over what the author wrote; without a plugin there is none.
-fn write_capture(pod: &mut Value, kinds: &[Template], settings: &Settings) -> Result<(), Vec<String>> {
-    let captured = kinds.contains(&Template::Sidecar);
+/// Writes the effective capture configuration over whatever the author wrote; removes it if no CNI plugin is used.
+fn write_capture_annotation(
+    pod: &mut Value,
+    templates: &[BuiltinTemplate],
+    settings: &Settings,
+) -> Result<(), Vec<String>> {
+    let captured = templates.contains(&BuiltinTemplate::Sidecar);
     let annotation = if captured && settings.values.pilot.cni_enabled {
         Some(capture::annotation(pod, &settings.mesh)?)
     } else {

@@ -1,15 +1,53 @@
 //! Sidecar injection as pure functions on raw JSON: no server, no client, no clock.
 //!
 //! ```text
-//! values, mesh, config ──settings.rs──▶ Settings
-//!                                         │
-//! pod ──▶ inject::inject ─────────────────┴─▶ Outcome { pod, warnings } ──inject::patch──▶ RFC 6902 patch
-//!           uninject → decision → context → overlay → merge → overrides → finish
+//! values, mesh, config ──settings──▶ Settings
+//!                                       │
+//! pod ──▶ inject ───────────────────────┴─▶ InjectOutcome { pod, warnings } ──patch──▶ RFC 6902 patch
+//!         uninject → decision → context → overlay → merge → overrides → finish
 //! ```
 //!
-//! `admission.rs` reads an AdmissionReview and writes its answer; the crate `weir-webhook` serves it.
+//! [`admission`] reads an AdmissionReview and writes its response; the crate `weir-webhook` serves it.
+
+mod annotation_values;
+mod annotations;
+mod api_validation;
+mod capture;
+mod conflicts;
+mod containers;
+mod context;
+mod fields;
+mod findings;
+mod inject;
+mod name_rules;
+mod otel;
+mod overlay;
+mod overrides;
+mod proxy_config;
+mod quantity;
+mod request;
+mod selected_templates;
+mod template;
+mod template_data;
+mod validate;
+mod warnings;
 
 pub mod admission;
-pub mod inject;
+pub mod decision;
+pub mod finish;
+pub mod merge;
+pub mod patch;
+pub mod selection;
+pub mod selector;
 pub mod settings;
+pub mod uninject;
+pub mod url;
+pub mod workload;
 pub mod yaml;
+
+pub use containers::PROXY_CONTAINER;
+pub use decision::SkipReason;
+pub use inject::{InjectError, InjectOutcome, inject};
+pub use request::InjectRequest;
+pub use template::{RenderError, TemplateSet};
+pub use workload::Workload;

@@ -1,19 +1,19 @@
-//! YAML into JSON values and back, with the scalar rules that Kubernetes tools use: the only place that knows YAML.
+//! Converts YAML to JSON values and back, with the scalar rules of Kubernetes tools.
 
 use serde_json::Value;
 
-/// Why a text is not a YAML document.
+/// Error returned when a text is not a YAML document.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct YamlError(String);
 
-/// Reads one document. JSON is YAML too. An empty text is `null`.
+/// Parses one document, which may be JSON. An empty text is `null`.
 ///
-/// Scalars follow YAML 1.1, as everywhere around Kubernetes: `yes` and `on` are booleans, `0644` is octal, and of two equal
-/// keys the last one counts.
+/// Scalars follow YAML 1.1, as in Kubernetes: `yes` and `on` are booleans, and `0644` is octal. The last of equal keys wins.
 ///
 /// # Errors
-/// The text is no YAML, holds more than one document, or is nested or aliased beyond reason; the message carries line and column.
+/// The text is not YAML, has more than one document, or exceeds the parser's limits on nesting and aliases; the message has line
+/// and column.
 pub fn from_str(text: &str) -> Result<Value, YamlError> {
     let options = serde_saphyr::options! {
         duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins,
@@ -23,15 +23,14 @@ pub fn from_str(text: &str) -> Result<Value, YamlError> {
     serde_saphyr::from_str_with_options(text, options).map_err(|error| YamlError(error.to_string()))
 }
 
-/// Writes a value as one YAML document, keys in their order.
+/// Writes a value as one YAML document and keeps the order of keys.
 ///
-/// Strings that YAML 1.1 or 1.2 would read as something else (`yes`, `0644`, `1e3`, `12:30`) are quoted, several lines become a
-/// block, and a long line stays one line.
+/// Strings that YAML 1.1 or 1.2 would parse as another type (`yes`, `0644`, `1e3`, `12:30`) are quoted, strings with several lines
+/// become blocks, and long lines are not folded.
 ///
 /// # Errors
-/// None is known for JSON values; the library's signature has one.
+/// None for JSON values; the library's signature has one.
 pub fn to_string(value: &Value) -> Result<String, YamlError> {
-    // The width is that of the longest line we would ever fold, so: never.
     let options = serde_saphyr::ser_options! { folded_wrap_chars: usize::MAX };
     let mut text = String::new();
     serde_saphyr::to_fmt_writer_with_options(&mut text, value, options)
@@ -46,20 +45,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_scalars_as_kubernetes_does() {
+    fn parses_scalars_as_kubernetes_does() {
         let text = "a: yes\nb: 0644\nc: \"yes\"\nd: 1\nd: 2\ne: 1.5\nf:\ng: 100m\n";
         let want = json!({"a": true, "b": 420, "c": "yes", "d": 2, "e": 1.5, "f": null, "g": "100m"});
         assert_eq!(from_str(text).unwrap(), want);
     }
 
     #[test]
-    fn takes_json_and_the_empty_text() {
+    fn parses_json_and_the_empty_text() {
         assert_eq!(from_str("{\"a\": [1, null]}").unwrap(), json!({"a": [1, null]}));
         assert_eq!(from_str("").unwrap(), Value::Null);
     }
 
     #[test]
-    fn refuses_broken_text_with_its_place() {
+    fn errors_have_the_line() {
         let error = from_str("a: [1\nb: 2").unwrap_err().to_string();
         assert!(error.contains("line"), "{error}");
     }

@@ -1,60 +1,61 @@
-//! From the bytes of a request to the bytes of its answer: a pure function, run inline because it only computes, and briefly.
+//! Answers an AdmissionReview: from the bytes of a request to those of its response. Pure computation, so it runs inline.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::metrics::Failure;
-use weir_injector::admission::{Address, DecodeError, Reply, Request, Review, V1, Verdict};
-use weir_injector::inject::{InjectError, InjectRequest, Outcome, SkipReason, patch};
+use weir_injector::admission::{AdmissionResult, DecodeError, Request, Review, ReviewId, ReviewResponse, V1};
 use weir_injector::settings::Settings;
+use weir_injector::{InjectError, InjectOutcome, InjectRequest, SkipReason, patch};
 
-/// Who decides about pods: [`weir_injector::inject::inject`], and something else in tests of what surrounds it.
-pub type Decide = fn(&InjectRequest, &Settings) -> Result<Outcome, InjectError>;
+use crate::metrics::ReviewFailure;
 
-/// An answer and what to tell about it.
+/// Injects a pod: [`weir_injector::inject`], or a stand-in in tests.
+pub type InjectFn = fn(&InjectRequest, &Settings) -> Result<InjectOutcome, InjectError>;
+
+/// A response, and what to report about it.
 #[derive(Debug, Clone)]
-pub struct Answer {
+pub struct ReviewResult {
     /// HTTP status. Anything but 200 makes the API server apply the webhook's failure policy.
     pub status: u16,
-    /// The review that goes back.
-    pub reply: Reply,
+    /// The review to send back.
+    pub response: ReviewResponse,
     /// For metrics and the log.
-    pub decision: Decision,
+    pub outcome: ReviewOutcome,
     /// For the log.
-    pub subject: Subject,
+    pub subject: ReviewSubject,
 }
 
-/// What became of a request.
+/// What was done about a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Decision {
-    /// The pod got a patch, unless it had all of it already.
+pub enum ReviewOutcome {
+    /// The pod was patched, unless it was injected before.
     Injected {
         /// Templates used, comma separated.
         templates: String,
-        /// Length of the patch, 0 for none.
+        /// Size of the patch; 0 for none.
         patch_bytes: usize,
     },
-    /// Left alone on purpose.
+    /// The pod is not to be injected.
     Skipped(SkipReason),
-    /// Not the creation of a pod: none of our business.
-    NotAPod,
-    /// Not allowed.
-    Failed(Failure),
+    /// The review is not about the creation of a pod.
+    NotAPodCreate,
+    /// The request was not allowed.
+    Failed(ReviewFailure),
 }
 
-/// Whom a request is about, as far as it could be read. Written by users: for the log only.
+/// The pod of a request, as far as it could be read. Written by users: for the log only.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Subject {
-    /// Of the request, else of the pod.
+pub struct ReviewSubject {
+    /// Namespace of the request, else of the pod.
     pub namespace: String,
     /// Name of the pod, else its `generateName`.
     pub pod: String,
-    /// Nothing will be created.
+    /// Whether the pod will not be created.
     pub dry_run: bool,
 }
 
-impl Subject {
-    fn of(request: &Request) -> Self {
+impl ReviewSubject {
+    fn from_request(request: &Request) -> Self {
         let metadata = &request.object["metadata"];
         let text = |key: &str| metadata[key].as_str().filter(|text| !text.is_empty());
         Self {
@@ -69,131 +70,119 @@ impl Subject {
     }
 }
 
-impl Decision {
-    /// Short name for the log and the audit annotation.
+impl ReviewOutcome {
+    /// Returns a short name for the log and the audit annotation.
     pub const fn name(&self) -> &'static str {
         match self {
             Self::Injected { .. } => "injected",
             Self::Skipped(_) => "skipped",
-            Self::NotAPod => "not_a_pod",
-            Self::Failed(Failure::Denied) => "denied",
+            Self::NotAPodCreate => "not_a_pod",
+            Self::Failed(ReviewFailure::Denied) => "denied",
             Self::Failed(_) => "failed",
         }
     }
 
-    /// Why, where there is a reason.
+    /// Returns the reason; empty for an injection.
     pub const fn reason(&self) -> &'static str {
         match self {
-            Self::Injected { .. } | Self::NotAPod => "",
+            Self::Injected { .. } | Self::NotAPodCreate => "",
             Self::Skipped(reason) => reason.name(),
             Self::Failed(failure) => failure.name(),
         }
     }
 }
 
-/// Answers a body.
-pub fn answer(body: &[u8], url_env: BTreeMap<String, String>, settings: &Settings, decide: Decide) -> Answer {
+/// Answers the body of a request.
+pub fn handle(body: &[u8], url_env: BTreeMap<String, String>, settings: &Settings, inject: InjectFn) -> ReviewResult {
     let Review { api_version, request } = match Review::decode(body) {
         Ok(review) => review,
-        Err(error) => return undecodable(body, &error),
+        Err(error) => return decode_error_result(body, &error),
     };
-    let subject = Subject::of(&request);
+    let subject = ReviewSubject::from_request(&request);
     let uid = request.uid.clone();
-    // A defect in the decision costs one request, not the server. Nothing that is shared is changed in there.
-    let decided = catch_unwind(AssertUnwindSafe(|| decide_about(api_version, request, url_env, settings, decide)));
-    if let Ok((reply, decision)) = decided {
-        return Answer { status: 200, reply, decision, subject };
+    // A bug in injection costs one request, not the server. No shared state is changed in there.
+    let reviewed = catch_unwind(AssertUnwindSafe(|| review_pod(api_version, request, url_env, settings, inject)));
+    if let Ok((response, outcome)) = reviewed {
+        return ReviewResult { status: 200, response, outcome, subject };
     }
-    let message = "the injector failed on this pod; its log tells where".to_owned();
-    let reply = Reply::denied(api_version, &uid, 500, "InternalError", message);
-    Answer { status: 500, reply, decision: Decision::Failed(Failure::Internal), subject }
+    let message = "internal error while injecting this pod; see the webhook's log".to_owned();
+    let response = ReviewResponse::denied(api_version, &uid, 500, "InternalError", message);
+    ReviewResult { status: 500, response, outcome: ReviewOutcome::Failed(ReviewFailure::Internal), subject }
 }
 
-/// An answer for what was never a review: status and text, in the shape of a review all the same.
-pub fn refusal(status: u16, failure: Failure, message: String) -> Answer {
-    Answer {
+/// Returns the result for a request that is not a review; its body has the shape of a review all the same.
+pub fn error_result(status: u16, failure: ReviewFailure, message: String) -> ReviewResult {
+    ReviewResult {
         status,
-        reply: Reply::denied(V1, "", status, "BadRequest", message),
-        decision: Decision::Failed(failure),
-        subject: Subject::default(),
+        response: ReviewResponse::denied(V1, "", status, "BadRequest", message),
+        outcome: ReviewOutcome::Failed(failure),
+        subject: ReviewSubject::default(),
     }
 }
 
-/// The uid and the version are repeated where they can be found in what is not a review.
-fn undecodable(body: &[u8], error: &DecodeError) -> Answer {
-    let mut answer = refusal(400, Failure::BadRequest, error.to_string());
-    let Address { api_version, uid } = Address::find(body);
-    answer.reply.api_version = api_version;
-    answer.reply.uid = uid;
-    answer
+/// Repeats uid and version if they can be found in what is not a review.
+fn decode_error_result(body: &[u8], error: &DecodeError) -> ReviewResult {
+    let mut result = error_result(400, ReviewFailure::BadRequest, error.to_string());
+    let ReviewId { api_version, uid } = ReviewId::extract(body);
+    result.response.api_version = api_version;
+    result.response.uid = uid;
+    result
 }
 
-fn decide_about(
+fn review_pod(
     api_version: &'static str,
     request: Request,
     url_env: BTreeMap<String, String>,
     settings: &Settings,
-    decide: Decide,
-) -> (Reply, Decision) {
-    let denied = |code, reason, message: String| {
-        (Reply::denied(api_version, &request.uid, code, reason, message), Decision::Failed(Failure::Denied))
+    inject: InjectFn,
+) -> (ReviewResponse, ReviewOutcome) {
+    let denied = |uid: &str, code, reason, message: String| {
+        let response = ReviewResponse::denied(api_version, uid, code, reason, message);
+        (response, ReviewOutcome::Failed(ReviewFailure::Denied))
     };
-    if !is_new_pod(&request) {
-        return (allowed(api_version, &request.uid, None, Vec::new(), &Decision::NotAPod), Decision::NotAPod);
+    if !is_pod_create(&request) {
+        return allow(api_version, &request.uid, None, Vec::new(), ReviewOutcome::NotAPodCreate);
     }
     if !request.object.is_object() {
-        return denied(
-            400,
-            "BadRequest",
-            "request.object is missing or not an object; the pod is expected there".to_owned(),
-        );
+        return denied(&request.uid, 400, "BadRequest", "request.object must be a pod object".to_owned());
     }
     let Request { uid, namespace, object, .. } = request;
-    let asked = InjectRequest {
+    let request = InjectRequest {
         pod: object,
-        namespace_annotations: settings.namespaces.annotations(&namespace),
+        namespace_annotations: settings.namespace_annotations.of(&namespace),
         namespace: Some(namespace).filter(|namespace| !namespace.is_empty()),
         url_env,
         ..InjectRequest::default()
     };
-    match decide(&asked, settings) {
-        Ok(Outcome::Injected { pod, templates, warnings }) => {
-            let operations = patch::diff(&asked.pod, &pod);
-            let text = if operations.is_empty() { Ok(None) } else { patch::to_json(&operations).map(Some) };
-            let patch = match text {
+    match inject(&request, settings) {
+        Ok(InjectOutcome::Injected { pod, templates, warnings }) => {
+            let operations = patch::diff(&request.pod, &pod);
+            let patch = match (!operations.is_empty()).then(|| patch::to_json(&operations)).transpose() {
                 Ok(patch) => patch,
                 // Allowed without its patch, the pod would run outside the mesh.
                 Err(error) => {
                     let message = format!("weir: cannot write the patch: {error}");
-                    let reply = Reply::denied(api_version, &uid, 500, "InternalError", message);
-                    return (reply, Decision::Failed(Failure::Internal));
+                    let response = ReviewResponse::denied(api_version, &uid, 500, "InternalError", message);
+                    return (response, ReviewOutcome::Failed(ReviewFailure::Internal));
                 }
             };
-            let decision =
-                Decision::Injected { templates: templates.join(","), patch_bytes: patch.as_ref().map_or(0, Vec::len) };
-            (allowed(api_version, &uid, patch, warnings, &decision), decision)
+            let patch_bytes = patch.as_ref().map_or(0, Vec::len);
+            let outcome = ReviewOutcome::Injected { templates: templates.join(","), patch_bytes };
+            allow(api_version, &uid, patch, warnings, outcome)
         }
-        Ok(Outcome::Skipped { reason, mut warnings }) => {
-            if needs_warning(reason) {
-                warnings.insert(0, format!("weir: no sidecar is injected: {}", reason.explain()));
+        Ok(InjectOutcome::Skipped { reason, mut warnings }) => {
+            // Authors of `sidecar.istio.io/inject: "false"` know; others may wonder why their pod has no sidecar.
+            if reason != SkipReason::OptedOut {
+                warnings.insert(0, format!("weir: sidecar not injected: {}", reason.message()));
             }
-            let decision = Decision::Skipped(reason);
-            (allowed(api_version, &uid, None, warnings, &decision), decision)
+            allow(api_version, &uid, None, warnings, ReviewOutcome::Skipped(reason))
         }
-        Err(error) => {
-            let reply = Reply::denied(api_version, &uid, 422, "Invalid", format!("weir: {error}"));
-            (reply, Decision::Failed(Failure::Denied))
-        }
+        Err(error) => denied(&uid, 422, "Invalid", format!("weir: {error}")),
     }
 }
 
-/// Who wrote `sidecar.istio.io/inject: "false"` knows; all others may wonder why their pod has no sidecar.
-fn needs_warning(reason: SkipReason) -> bool {
-    reason != SkipReason::ExplicitlyOff
-}
-
-/// What is absent counts as the creation of a pod: hand-made reviews often say no more than the object.
-fn is_new_pod(request: &Request) -> bool {
+/// Whether a review is about the creation of a pod. What is absent counts as such: hand-made reviews often hold only the object.
+fn is_pod_create(request: &Request) -> bool {
     let pod = if request.kind.kind.is_empty() {
         request.object["kind"].as_str().is_none_or(|kind| kind == "Pod")
     } else {
@@ -202,19 +191,20 @@ fn is_new_pod(request: &Request) -> bool {
     pod && request.sub_resource.is_empty() && matches!(request.operation.as_str(), "" | "CREATE")
 }
 
-fn allowed(
+fn allow(
     api_version: &'static str,
     uid: &str,
     patch: Option<Vec<u8>>,
     warnings: Vec<String>,
-    decision: &Decision,
-) -> Reply {
-    let mut audit = BTreeMap::new();
-    if *decision != Decision::NotAPod {
-        audit.insert("decision", decision.name().to_owned());
+    outcome: ReviewOutcome,
+) -> (ReviewResponse, ReviewOutcome) {
+    let mut audit_annotations = BTreeMap::new();
+    if outcome != ReviewOutcome::NotAPodCreate {
+        audit_annotations.insert("decision", outcome.name().to_owned());
     }
-    if !decision.reason().is_empty() {
-        audit.insert("reason", decision.reason().to_owned());
+    if !outcome.reason().is_empty() {
+        audit_annotations.insert("reason", outcome.reason().to_owned());
     }
-    Reply { api_version, uid: uid.to_owned(), verdict: Verdict::Allowed { patch }, warnings, audit }
+    let result = AdmissionResult::Allowed { patch };
+    (ReviewResponse { api_version, uid: uid.to_owned(), result, warnings, audit_annotations }, outcome)
 }

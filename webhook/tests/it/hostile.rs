@@ -1,5 +1,5 @@
-//! Input that nobody meant well: whatever comes, there is an answer, it is a review with the request's uid where that can be read,
-//! and it is not many times as large as what was sent.
+//! Hostile input: any body gets a response, which is a review with the request's uid if that can be read, and not many times as large as
+//! the body.
 //!
 //! `PROPTEST_CASES` makes the runs longer.
 
@@ -9,13 +9,13 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use weir_injector::admission::Address;
-use weir_injector::inject::patch::{diff, to_json};
-use weir_injector::inject::{InjectRequest, Outcome, inject};
+use weir_injector::admission::ReviewId;
+use weir_injector::patch::{diff, to_json};
 use weir_injector::settings::Settings;
-use weir_webhook::server::review::answer;
+use weir_injector::{InjectOutcome, InjectRequest, inject};
+use weir_webhook::server::review::handle;
 
-/// Annotations whose values are read, and some that only look like it.
+/// Annotations whose values are read, and some that are not.
 const ANNOTATIONS: [&str; 25] = [
     "weir.dev/original",
     "inject.istio.io/templates",
@@ -47,7 +47,7 @@ const ANNOTATIONS: [&str; 25] = [
 fn settings() -> Settings {
     let values =
         json!({"global": {"proxy": {"tracer": "datadog"}}, "pilot": {"cni": {"enabled": true, "provider": "multus"}}});
-    Settings::from_documents(Some(&values), None).unwrap()
+    Settings::from_values_and_mesh(Some(&values), None).unwrap()
 }
 
 fn pod() -> Value {
@@ -75,15 +75,15 @@ fn review(pod: &Value) -> String {
     .to_string()
 }
 
-/// The answer to a body, after everything that must hold for every answer.
+/// Answers a body, and checks what must hold for every response.
 fn checked(body: &[u8]) -> Value {
-    let answer = answer(body, BTreeMap::new(), &settings(), inject);
-    assert!(matches!(answer.status, 200 | 400), "{}: {:?}", answer.status, answer.reply);
-    let text = answer.reply.to_json();
+    let result = handle(body, BTreeMap::new(), &settings(), inject);
+    assert!(matches!(result.status, 200 | 400), "{}: {:?}", result.status, result.response);
+    let text = result.response.to_json();
     assert!(text.len() < 8 * body.len() + (2 << 20), "{} bytes for {}", text.len(), body.len());
     let reply: Value = serde_json::from_slice(&text).unwrap();
     assert_eq!(reply["kind"], "AdmissionReview");
-    assert_eq!(reply["response"]["uid"], Address::find(body).uid.as_str());
+    assert_eq!(reply["response"]["uid"], ReviewId::extract(body).uid.as_str());
     assert!(reply["response"]["allowed"].is_boolean());
     if let Some(patch) = reply["response"]["patch"].as_str() {
         let patch: json_patch::Patch = serde_json::from_slice(&STANDARD.decode(patch).unwrap()).unwrap();
@@ -94,7 +94,7 @@ fn checked(body: &[u8]) -> Value {
 }
 
 #[test]
-fn bodies_that_break_are_answered_with_their_uid() {
+fn malformed_bodies_are_denied_with_their_uid() {
     let good = review(&pod());
     let object = pod().to_string();
     let with_object = |object: &str| good.replacen(&pod().to_string(), object, 1).into_bytes();
@@ -124,7 +124,7 @@ fn bodies_that_break_are_answered_with_their_uid() {
 }
 
 #[test]
-fn what_is_large_is_answered_small() {
+fn large_pods_get_small_responses() {
     let with = |change: &dyn Fn(&mut Value)| {
         let mut pod = pod();
         change(&mut pod);
@@ -182,7 +182,7 @@ fn what_is_large_is_answered_small() {
 }
 
 #[test]
-fn a_document_of_aliases_is_refused() {
+fn yaml_bombs_are_denied() {
     let level = |level: usize| format!("a{level}: &a{level} [{}]\n", vec![format!("*a{}", level - 1); 10].join(","));
     let bomb = "a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n".to_owned() + &(1..12).map(level).collect::<String>();
     for config in [bomb, "[".repeat(100_000), "{a: ".repeat(50_000), "- ".repeat(100_000), "&a [*a]".to_owned()] {
@@ -195,7 +195,7 @@ fn a_document_of_aliases_is_refused() {
     }
 }
 
-/// What may replace a part of a body.
+/// Replacements for parts of a body.
 fn splice() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
         prop::collection::vec(any::<u8>(), 0..8),
@@ -237,7 +237,7 @@ fn anything() -> impl Strategy<Value = Value> {
     })
 }
 
-/// Places in the pod.
+/// Pointers into the pod.
 const PLACES: [&str; 24] = [
     "",
     "/metadata",
@@ -266,7 +266,7 @@ const PLACES: [&str; 24] = [
 ];
 
 fn config() -> ProptestConfig {
-    // The default of 256 cases is cut: a case is a whole review.
+    // Fewer than the default of 256 cases: each is a whole review.
     let cases = if std::env::var_os("PROPTEST_CASES").is_some() { ProptestConfig::default().cases } else { 128 };
     ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(cases) }
 }
@@ -275,7 +275,7 @@ proptest! {
     #![proptest_config(config())]
 
     #[test]
-    fn a_body_that_was_tampered_with_is_answered(
+    fn spliced_bodies_are_answered(
         splices in prop::collection::vec((any::<prop::sample::Index>(), 0..12usize, splice()), 1..4)
     ) {
         let mut body = review(&pod()).into_bytes();
@@ -288,7 +288,7 @@ proptest! {
     }
 
     #[test]
-    fn a_pod_of_any_shape_is_answered(changes in prop::collection::vec((prop::sample::select(&PLACES[..]), anything()), 1..4)) {
+    fn pods_of_any_shape_are_answered(changes in prop::collection::vec((prop::sample::select(&PLACES[..]), anything()), 1..4)) {
         let mut pod = pod();
         for (place, value) in changes {
             if let Some(found) = pod.pointer_mut(place) {
@@ -299,7 +299,7 @@ proptest! {
     }
 
     #[test]
-    fn an_annotation_of_any_text_is_followed_or_refused_by_name(
+    fn annotations_of_any_text_are_used_or_denied(
         key in prop::sample::select(&ANNOTATIONS[..]),
         value in prop_oneof![any::<String>(), "[0-9*,./: -]{0,20}", "[{}\\[\\]\":,a-z0-9]{0,30}", anything().prop_map(|value| value.to_string())],
     ) {
@@ -307,15 +307,15 @@ proptest! {
         asked["metadata"]["annotations"] = json!({key: value});
         let request = InjectRequest { pod: asked.clone(), ..InjectRequest::default() };
         match inject(&request, &settings()) {
-            Ok(Outcome::Skipped { .. }) => {}
+            Ok(InjectOutcome::Skipped { .. }) => {}
             Err(error) => prop_assert!(error.to_string().len() < 4000, "{}", error),
-            Ok(Outcome::Injected { pod, .. }) => {
+            Ok(InjectOutcome::Injected { pod, .. }) => {
                 let patch: json_patch::Patch = serde_json::from_slice(&to_json(&diff(&asked, &pod)).unwrap()).unwrap();
                 let mut patched = asked;
                 json_patch::patch(&mut patched, &patch).unwrap();
                 prop_assert_eq!(&patched, &pod);
                 let again = inject(&InjectRequest { pod: pod.clone(), ..InjectRequest::default() }, &settings());
-                let Ok(Outcome::Injected { pod: twice, .. }) = again else { panic!("{again:?}") };
+                let Ok(InjectOutcome::Injected { pod: twice, .. }) = again else { panic!("{again:?}") };
                 prop_assert_eq!(twice, pod);
             }
         }

@@ -1,4 +1,4 @@
-//! Every HTTP status of the router, without a socket. Who decides about pods is a stand-in that does as the pod's annotation says.
+//! Every HTTP status of the router, without a socket. A stand-in for injection does what the pod's annotation says.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -15,19 +15,22 @@ use base64::Engine as _;
 use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
-use weir_injector::inject::{InjectError, InjectRequest, Outcome, SkipReason};
 use weir_injector::settings::Settings;
-use weir_webhook::server::router::{App, BODY_LIMIT};
-use weir_webhook::server::{
-    certs, gate::Gate, health::Health, lines::Lines, metrics::Metrics, router, tls::ServerCert,
-};
+use weir_injector::{InjectError, InjectOutcome, InjectRequest, SkipReason};
+use weir_webhook::certs;
+use weir_webhook::health::ServerHealth;
+use weir_webhook::metrics::Metrics;
+use weir_webhook::server::concurrency::ConcurrencyLimit;
+use weir_webhook::server::log_limit::LogLimiter;
+use weir_webhook::server::router::{self, AppState, BODY_LIMIT};
+use weir_webhook::tls::ServerCert;
 
-fn obey(request: &InjectRequest, _: &Settings) -> Result<Outcome, InjectError> {
+fn obey(request: &InjectRequest, _: &Settings) -> Result<InjectOutcome, InjectError> {
     match request.pod["metadata"]["annotations"]["want"].as_str() {
         Some("deny") => Err(InjectError::Invalid(vec!["a: bad".to_owned(), "b: worse".to_owned()])),
-        Some("off") => Ok(Outcome::Skipped { reason: SkipReason::ExplicitlyOff, warnings: Vec::new() }),
+        Some("off") => Ok(InjectOutcome::Skipped { reason: SkipReason::OptedOut, warnings: Vec::new() }),
         Some("host") => {
-            Ok(Outcome::Skipped { reason: SkipReason::HostNetwork, warnings: vec!["a label is odd".to_owned()] })
+            Ok(InjectOutcome::Skipped { reason: SkipReason::HostNetwork, warnings: vec!["a label is odd".to_owned()] })
         }
         Some("panic") => panic!("asked for"),
         _ => {
@@ -35,25 +38,27 @@ fn obey(request: &InjectRequest, _: &Settings) -> Result<Outcome, InjectError> {
             pod["metadata"]["labels"] = json!({"seen": "yes"});
             let mut warnings: Vec<_> = request.url_env.iter().map(|(name, value)| format!("{name}={value}")).collect();
             warnings.extend(request.namespace.iter().map(|namespace| format!("namespace {namespace}")));
-            Ok(Outcome::Injected { pod, templates: vec!["sidecar".to_owned()], warnings })
+            Ok(InjectOutcome::Injected { pod, templates: vec!["sidecar".to_owned()], warnings })
         }
     }
 }
 
-fn app() -> Arc<App> {
-    app_with(64, Some(Settings::from_documents(None, None).unwrap()))
+fn app() -> Arc<AppState> {
+    app_with(64, Some(Settings::from_values_and_mesh(None, None).unwrap()))
 }
 
-fn app_with(slots: usize, settings: Option<Settings>) -> Arc<App> {
-    let made = certs::make(&["localhost".to_owned()], 1, SystemTime::now()).unwrap();
-    let cert = ServerCert::from_pem(made.cert.as_bytes(), made.key.as_bytes(), SystemTime::now()).unwrap();
-    Arc::new(App {
+fn app_with(slots: usize, settings: Option<Settings>) -> Arc<AppState> {
+    let generated = certs::generate(&["localhost".to_owned()], 1, SystemTime::now()).unwrap();
+    let cert = ServerCert::from_pem(generated.cert.as_bytes(), generated.key.as_bytes(), SystemTime::now()).unwrap();
+    let health = ServerHealth::new(Arc::new(ArcSwap::from_pointee(Some(cert))));
+    health.settings().set_ok("ConfigurationLoaded", "ok");
+    Arc::new(AppState {
         settings: Arc::new(ArcSwapOption::from_pointee(settings)),
         metrics: Arc::new(Metrics::new()),
-        health: Arc::new(Health::new(Arc::new(ArcSwap::from_pointee(Some(cert))))),
-        gate: Gate::new(NonZeroUsize::new(slots).unwrap(), Duration::from_secs(4)),
-        lines: Lines::new(0),
-        decide: obey,
+        health: Arc::new(health),
+        concurrency: ConcurrencyLimit::new(NonZeroUsize::new(slots).unwrap(), Duration::from_secs(4)),
+        log_limiter: LogLimiter::new(0),
+        inject: obey,
     })
 }
 
@@ -68,7 +73,7 @@ fn review(version: &str, want: &str) -> Value {
     })
 }
 
-struct Got {
+struct Received {
     status: StatusCode,
     allow: Option<String>,
     retry_after: Option<String>,
@@ -76,7 +81,7 @@ struct Got {
     text: String,
 }
 
-impl Got {
+impl Received {
     fn json(&self) -> Value {
         serde_json::from_str(&self.text).unwrap()
     }
@@ -91,7 +96,13 @@ impl Got {
     }
 }
 
-async fn send(router: Router, method: Method, path: &str, content_type: Option<&str>, body: impl Into<Body>) -> Got {
+async fn send(
+    router: Router,
+    method: Method,
+    path: &str,
+    content_type: Option<&str>,
+    body: impl Into<Body>,
+) -> Received {
     let mut request = Request::builder().method(method).uri(path);
     if let Some(content_type) = content_type {
         request = request.header(CONTENT_TYPE, content_type);
@@ -102,15 +113,15 @@ async fn send(router: Router, method: Method, path: &str, content_type: Option<&
     let (status, allow, retry_after) = (answer.status(), header(ALLOW), header(RETRY_AFTER));
     let content_type = header(CONTENT_TYPE).unwrap_or_default();
     let text = String::from_utf8(answer.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap();
-    Got { status, allow, retry_after, content_type, text }
+    Received { status, allow, retry_after, content_type, text }
 }
 
-async fn post(app: &Arc<App>, body: impl Into<Body>) -> Got {
+async fn post(app: &Arc<AppState>, body: impl Into<Body>) -> Received {
     send(router::https(Arc::clone(app)), Method::POST, "/inject", Some("application/json"), body).await
 }
 
 #[tokio::test]
-async fn patches_a_pod_in_both_versions() {
+async fn pod_is_patched_in_both_versions() {
     for version in ["v1", "v1beta1"] {
         let review = review(version, "");
         let got = post(&app(), review.to_string()).await;
@@ -130,7 +141,7 @@ async fn patches_a_pod_in_both_versions() {
 }
 
 #[tokio::test]
-async fn denies_with_every_finding() {
+async fn denial_lists_every_error() {
     let app = app();
     let got = post(&app, review("v1", "deny").to_string()).await;
     assert_eq!(got.status, StatusCode::OK);
@@ -139,11 +150,11 @@ async fn denies_with_every_finding() {
     assert_eq!(response["status"]["code"], 422);
     assert_eq!(got.message(), "weir: a: bad; b: worse");
     assert!(app.metrics.render().contains("sidecar_injection_failure_total{reason=\"denied\"} 1"));
-    assert!(app.metrics.render().contains("sidecar_injection_success_total 0"), "a denial is no success");
+    assert!(app.metrics.render().contains("sidecar_injection_success_total 0"), "a denial is not a success");
 }
 
 #[tokio::test]
-async fn tells_why_a_pod_is_skipped_unless_its_author_asked_for_it() {
+async fn skip_warns_unless_the_author_opted_out() {
     let app = app();
     let host = post(&app, review("v1", "host").to_string()).await.json()["response"].clone();
     assert_eq!((&host["allowed"], &host["patch"]), (&json!(true), &Value::Null));
@@ -162,7 +173,7 @@ async fn tells_why_a_pod_is_skipped_unless_its_author_asked_for_it() {
 }
 
 #[tokio::test]
-async fn allows_what_is_not_the_creation_of_a_pod_as_it_is() {
+async fn other_operations_and_kinds_are_allowed_unchanged() {
     let change = |key: &str, value: Value| {
         let mut review = review("v1", "deny");
         review["request"][key] = value;
@@ -181,7 +192,7 @@ async fn allows_what_is_not_the_creation_of_a_pod_as_it_is() {
 }
 
 #[tokio::test]
-async fn denies_a_review_without_its_pod() {
+async fn review_without_a_pod_is_denied() {
     for object in [Value::Null, json!("pod"), json!([])] {
         let mut review = review("v1", "");
         review["request"]["object"] = object;
@@ -193,7 +204,7 @@ async fn denies_a_review_without_its_pod() {
 }
 
 #[tokio::test]
-async fn refuses_bodies_that_are_no_review() {
+async fn body_that_is_not_a_review_gets_400() {
     let cases = [
         ("", "empty"),
         ("{\"apiVersion\":\n nope}", "line 2 column"),
@@ -209,7 +220,7 @@ async fn refuses_bodies_that_are_no_review() {
 }
 
 #[tokio::test]
-async fn repeats_uid_and_version_of_a_review_that_is_ill_typed() {
+async fn malformed_review_gets_its_uid_and_version_back() {
     let mut review = review("v1beta1", "");
     review["request"]["operation"] = json!(7);
     let got = post(&app(), review.to_string()).await;
@@ -220,7 +231,7 @@ async fn repeats_uid_and_version_of_a_review_that_is_ill_typed() {
 }
 
 #[tokio::test]
-async fn wants_json_whatever_its_parameters() {
+async fn other_content_types_get_415() {
     let router = || router::https(app());
     let body = review("v1", "").to_string();
     for good in ["application/json", "application/json; charset=utf-8", "Application/JSON ;charset=UTF-8"] {
@@ -235,7 +246,7 @@ async fn wants_json_whatever_its_parameters() {
 }
 
 #[tokio::test]
-async fn bounds_the_body() {
+async fn body_beyond_the_limit_gets_413() {
     let app = app();
     let padded = |length: usize| {
         let mut text = review("v1", "").to_string();
@@ -249,7 +260,7 @@ async fn bounds_the_body() {
     assert!(app.metrics.render().contains("sidecar_injection_failure_total{reason=\"too_large\"} 1"));
 }
 
-/// A body that never ends, of `chunk` again and again, or of nothing.
+/// A body that never ends: the same chunk again and again, or nothing.
 struct Endless(Option<&'static [u8]>);
 
 impl hyper::body::Body for Endless {
@@ -268,13 +279,13 @@ impl hyper::body::Body for Endless {
 }
 
 #[tokio::test]
-async fn stops_reading_a_body_without_end() {
+async fn endless_body_gets_413() {
     let got = post(&app(), Body::new(Endless(Some(&[b' '; 8192])))).await;
     assert_eq!(got.status, StatusCode::PAYLOAD_TOO_LARGE);
 }
 
 #[tokio::test(start_paused = true)]
-async fn gives_up_on_a_body_that_does_not_come() {
+async fn body_that_does_not_arrive_gets_408() {
     let app = app();
     let got = post(&app, Body::new(Endless(None))).await;
     assert_eq!(got.status, StatusCode::REQUEST_TIMEOUT);
@@ -283,20 +294,20 @@ async fn gives_up_on_a_body_that_does_not_come() {
 }
 
 #[tokio::test]
-async fn who_would_be_answered_too_late_is_refused_and_told_to_come_again() {
-    let app = app_with(1, Some(Settings::from_documents(None, None).unwrap()));
+async fn review_that_would_be_late_gets_429() {
+    let app = app_with(1, Some(Settings::from_values_and_mesh(None, None).unwrap()));
     let ask = |timeout: &str, body: Body| {
         let (path, router) = (format!("/inject?timeout={timeout}"), router::https(Arc::clone(&app)));
         async move { send(router, Method::POST, &path, Some("application/json"), body).await }
     };
-    // Takes the only turn until its own time is over.
+    // Takes the only slot until its own timeout.
     let slow = tokio::spawn(ask("2s", Body::new(Endless(None))));
     while !app.metrics.render().contains("weir_webhook_in_flight 1") {
         tokio::task::yield_now().await;
     }
     let got = ask("100ms", review("v1", "").to_string().into()).await;
     assert_eq!((got.status.as_u16(), got.retry_after.as_deref()), (429, Some("1")), "{}", got.text);
-    // Who has the time gets his turn.
+    // A longer timeout is enough to get the slot.
     let patient = ask("4s", review("v1", "").to_string().into()).await;
     assert_eq!((slow.await.unwrap().status.as_u16(), patient.status.as_u16()), (408, 200));
     let text = app.metrics.render();
@@ -306,14 +317,14 @@ async fn who_would_be_answered_too_late_is_refused_and_told_to_come_again() {
 }
 
 #[tokio::test]
-async fn without_a_configuration_nothing_is_injected_with_defaults() {
+async fn without_configuration_reviews_get_503() {
     let got = post(&app_with(1, None), review("v1", "").to_string()).await;
     assert_eq!(got.status, StatusCode::SERVICE_UNAVAILABLE);
-    assert!(got.message().contains("no configuration yet"), "{}", got.text);
+    assert!(got.message().contains("no injector configuration yet"), "{}", got.text);
 }
 
 #[tokio::test]
-async fn counts_templates_patches_and_dry_runs_with_bounded_labels() {
+async fn templates_patches_and_dry_runs_are_counted() {
     let app = app();
     let mut dry = review("v1", "");
     dry["request"]["dryRun"] = true.into();
@@ -331,19 +342,19 @@ async fn counts_templates_patches_and_dry_runs_with_bounded_labels() {
 }
 
 #[tokio::test]
-async fn survives_a_panic_of_the_decision() {
+async fn panic_in_injection_gets_500() {
     let app = app();
     let got = post(&app, review("v1", "panic").to_string()).await;
     assert_eq!(got.status, StatusCode::INTERNAL_SERVER_ERROR);
     assert_eq!(got.json()["response"]["uid"], "uid-1");
     assert_eq!(got.json()["response"]["allowed"], false);
-    assert!(!got.text.contains("asked for"), "the text of the defect is for the log");
+    assert!(!got.text.contains("asked for"), "the panic message is for the log");
     assert!(app.metrics.render().contains("sidecar_injection_failure_total{reason=\"internal\"} 1"));
     assert_eq!(post(&app, review("v1", "").to_string()).await.status, StatusCode::OK);
 }
 
 #[tokio::test]
-async fn hands_parameters_of_the_path_on() {
+async fn path_parameters_become_environment_variables() {
     let cases: [(&str, &[(&str, &str)]); 7] = [
         ("/inject", &[]),
         ("/inject/", &[]),
@@ -371,7 +382,7 @@ async fn hands_parameters_of_the_path_on() {
 }
 
 #[tokio::test]
-async fn knows_its_methods_and_paths() {
+async fn other_methods_and_paths_get_405_and_404() {
     let router = || router::https(app());
     let got = send(router(), Method::GET, "/inject", None, "").await;
     assert_eq!((got.status, got.allow.as_deref()), (StatusCode::METHOD_NOT_ALLOWED, Some("POST")));
@@ -382,19 +393,25 @@ async fn knows_its_methods_and_paths() {
 }
 
 #[tokio::test]
-async fn probes_answer_on_both_ports() {
+async fn probes_are_served_on_both_ports() {
     let app = app();
     for router in [router::https(Arc::clone(&app)), router::http(Arc::clone(&app))] {
         for path in ["/healthz", "/livez", "/readyz", "/ready"] {
             assert_eq!(send(router.clone(), Method::GET, path, None, "").await.status, StatusCode::OK, "{path}");
         }
     }
-    app.health.stop();
+    app.health.begin_shutdown();
     let router = router::http(Arc::clone(&app));
     let ready = send(router.clone(), Method::GET, "/readyz", None, "").await;
     assert_eq!(ready.status, StatusCode::SERVICE_UNAVAILABLE);
-    assert!(ready.text.contains("[-]stopping"), "{}", ready.text);
-    assert_eq!(send(router, Method::GET, "/livez", None, "").await.status, StatusCode::OK, "alive until the end");
+    assert!(ready.text.contains("[-]shutdown: in progress"), "{}", ready.text);
+    let json = send(router.clone(), Method::GET, "/readyz?format=json", None, "").await.json();
+    assert_eq!((&json["ready"], &json["conditions"][0]["reason"]), (&json!(false), &json!("ShuttingDown")));
+    assert_eq!(
+        send(router, Method::GET, "/livez", None, "").await.status,
+        StatusCode::OK,
+        "alive until the process exits"
+    );
 }
 
 #[tokio::test]

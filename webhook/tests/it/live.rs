@@ -1,11 +1,11 @@
-//! The server on real sockets: TLS, rotation of certificates, bounds, and the end of the process.
+//! The server on real sockets: TLS, certificate rotation, limits and shutdown.
 
 mod certificates;
 mod client;
 mod crowd;
-mod followed;
 mod injection;
 mod process;
+mod watched;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -19,12 +19,14 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use weir_webhook::args::Cli;
-use weir_webhook::server::{Server, certs, config::Config};
+use weir_webhook::certs::{self, GeneratedCerts};
+use weir_webhook::config::Config;
+use weir_webhook::run::Server;
 
 use client::{Client, get};
 
-/// Far longer than anything here takes; a bound, never a measure.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Bound of every wait: far longer than anything here takes.
+const TIMEOUT: Duration = Duration::from_secs(30);
 const H1: &[&str] = &["http/1.1"];
 const H2: &[&str] = &["h2", "http/1.1"];
 
@@ -45,39 +47,39 @@ async fn start(flags: &[&str]) -> Server {
     let fixed =
         ["weir-webhook", "--https-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0", "--reload-interval", "100ms"];
     let cli = Cli::try_parse_from(fixed.iter().chain(flags)).unwrap();
-    Server::start(Config::resolve(&cli.serve).unwrap()).await.unwrap()
+    Server::start(Config::resolve(cli.serve).unwrap()).await.unwrap()
 }
 
 async fn metrics(server: &Server) -> String {
     get(server.http().unwrap(), "/metrics").await.1
 }
 
-/// Until `line` shows up in the metrics.
+/// Waits until the metrics have this line.
 async fn wait_for_metric(server: &Server, line: &str) {
     let shown = async {
         while !metrics(server).await.lines().any(|found| found == line) {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    let in_time = timeout(PATIENCE, shown).await.is_ok();
+    let in_time = timeout(TIMEOUT, shown).await.is_ok();
     assert!(in_time, "{line:?} never shows up in\n{}", metrics(server).await);
 }
 
-fn bundle() -> certs::Bundle {
-    certs::make(&["localhost".to_owned()], 1, SystemTime::now()).unwrap()
+fn generate() -> GeneratedCerts {
+    certs::generate(&["localhost".to_owned()], 1, SystemTime::now()).unwrap()
 }
 
-fn write_pair(dir: &Path, bundle: &certs::Bundle) {
-    bundle.write(dir, true).unwrap();
+fn write_pair(dir: &Path, certs: &GeneratedCerts) {
+    certs.write(dir, true).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rotates_certificates_under_load_without_a_failed_handshake() {
+async fn certificate_rotation_under_load_fails_no_handshake() {
     let dir = tempfile::tempdir().unwrap();
-    let bundles: Vec<_> = (0..4).map(|_| bundle()).collect();
-    write_pair(dir.path(), &bundles[0]);
+    let generated: Vec<_> = (0..4).map(|_| generate()).collect();
+    write_pair(dir.path(), &generated[0]);
     let server = start(&["--cert-dir", dir.path().to_str().unwrap()]).await;
-    let cas: Vec<_> = bundles.iter().map(|bundle| bundle.ca.as_str()).collect();
+    let cas: Vec<_> = generated.iter().map(|certs| certs.ca.as_str()).collect();
     let client = Client::new(server.https(), &cas, H1);
 
     let done = Arc::new(AtomicBool::new(false));
@@ -96,28 +98,28 @@ async fn rotates_certificates_under_load_without_a_failed_handshake() {
         })
         .collect();
     let trusting = |ca: &str| Client::new(server.https(), &[ca], H1);
-    for bundle in &bundles[1..] {
-        write_pair(dir.path(), bundle);
-        let only_new = trusting(&bundle.ca);
+    for certs in &generated[1..] {
+        write_pair(dir.path(), certs);
+        let only_new = trusting(&certs.ca);
         let rotated = async {
             while only_new.connect().await.is_err() {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
-        timeout(PATIENCE, rotated).await.expect("the new certificate is served");
+        timeout(TIMEOUT, rotated).await.expect("the new certificate is served");
     }
     done.store(true, Ordering::Relaxed);
     for worker in load {
         assert!(worker.await.expect("no handshake failed") > 0);
     }
-    assert!(trusting(&bundles[0].ca).connect().await.is_err(), "the first certificate is gone");
+    assert!(trusting(&generated[0].ca).connect().await.is_err(), "the first certificate is gone");
     server.shutdown(std::future::pending()).await;
 }
 
 #[tokio::test]
-async fn keeps_the_old_certificate_when_the_new_pair_does_not_match() {
+async fn mismatched_key_pair_keeps_the_old_certificate() {
     let dir = tempfile::tempdir().unwrap();
-    let (old, new) = (bundle(), bundle());
+    let (old, new) = (generate(), generate());
     write_pair(dir.path(), &old);
     let server = start(&["--cert-dir", dir.path().to_str().unwrap()]).await;
     certs::write_file(&dir.path().join(certs::CERT_FILE), &new.cert, 0o644, true).unwrap();
@@ -125,7 +127,7 @@ async fn keeps_the_old_certificate_when_the_new_pair_does_not_match() {
     Client::new(server.https(), &[&old.ca], H1).connect().await.expect("the old one is served");
     let (status, detail) = get(server.http().unwrap(), "/readyz").await;
     assert_eq!(status, StatusCode::OK);
-    assert!(detail.contains("does not belong") && detail.contains(certs::KEY_FILE), "{detail}");
+    assert!(detail.contains("does not match") && detail.contains(certs::KEY_FILE), "{detail}");
 
     certs::write_file(&dir.path().join(certs::KEY_FILE), &new.key, 0o600, true).unwrap();
     wait_for_metric(&server, "weir_webhook_reloads_total{source=\"certificate\",result=\"replaced\"} 1").await;
@@ -134,14 +136,14 @@ async fn keeps_the_old_certificate_when_the_new_pair_does_not_match() {
     server.shutdown(std::future::pending()).await;
 }
 
-/// The peer closed, or reset: nothing more can come.
+/// Whether the peer closes or resets the connection.
 async fn closed(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> bool {
     let mut rest = Vec::new();
-    timeout(PATIENCE, stream.read_to_end(&mut rest)).await.is_ok()
+    timeout(TIMEOUT, stream.read_to_end(&mut rest)).await.is_ok()
 }
 
 #[tokio::test]
-async fn cuts_clients_that_dawdle() {
+async fn slow_clients_are_disconnected() {
     let dir = tempfile::tempdir().unwrap();
     let ca = dir.path().join("ca.pem");
     // Long enough for a handshake on a busy machine.
@@ -158,7 +160,7 @@ async fn cuts_clients_that_dawdle() {
         let mut idle = connect(alpn).await;
         assert!(closed(&mut idle).await, "no request over {alpn:?}");
     };
-    let endless_head = async {
+    let endless_headers = async {
         let (mut read, mut write) = tokio::io::split(connect(H1).await);
         let dribble = tokio::spawn(async move {
             for byte in b"POST /inject HTTP/1.1\r\n".iter().chain(b"x-pad: 1\r\n".iter().cycle()) {
@@ -168,7 +170,7 @@ async fn cuts_clients_that_dawdle() {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         });
-        assert!(closed(&mut read).await, "a head that never ends");
+        assert!(closed(&mut read).await, "headers that never end");
         dribble.abort();
     };
     let lost_body = async {
@@ -176,16 +178,16 @@ async fn cuts_clients_that_dawdle() {
         let head = "POST /inject HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{";
         body.write_all(head.as_bytes()).await.unwrap();
         let mut answer = vec![0; 12];
-        timeout(PATIENCE, body.read_exact(&mut answer)).await.unwrap().unwrap();
+        timeout(TIMEOUT, body.read_exact(&mut answer)).await.unwrap().unwrap();
         assert_eq!(answer, b"HTTP/1.1 408");
-        assert!(closed(&mut body).await, "a body that does not come");
+        assert!(closed(&mut body).await, "a body that does not arrive");
     };
-    tokio::join!(no_handshake, no_request(H1), no_request(H2), endless_head, lost_body);
+    tokio::join!(no_handshake, no_request(H1), no_request(H2), endless_headers, lost_body);
     server.shutdown(std::future::pending()).await;
 }
 
 #[tokio::test]
-async fn answers_a_body_of_ten_megabytes_with_413() {
+async fn body_of_ten_megabytes_gets_413() {
     let dir = tempfile::tempdir().unwrap();
     let ca = dir.path().join("ca.pem");
     let server = start(&["--ca-out", ca.to_str().unwrap()]).await;
@@ -201,7 +203,7 @@ async fn answers_a_body_of_ten_megabytes_with_413() {
 }
 
 #[tokio::test]
-async fn shrugs_off_garbage_on_the_tls_port() {
+async fn garbage_on_the_tls_port_fails_only_its_handshake() {
     let dir = tempfile::tempdir().unwrap();
     let ca = dir.path().join("ca.pem");
     let server = start(&["--ca-out", ca.to_str().unwrap()]).await;
@@ -217,17 +219,17 @@ async fn shrugs_off_garbage_on_the_tls_port() {
 }
 
 #[tokio::test]
-async fn lets_connections_beyond_the_limit_wait_their_turn() {
+async fn connections_beyond_the_limit_wait() {
     let dir = tempfile::tempdir().unwrap();
     let ca = dir.path().join("ca.pem");
     let server = start(&["--max-connections", "1", "--ca-out", ca.to_str().unwrap()]).await;
     let client = Client::new(server.https(), &[&std::fs::read_to_string(&ca).unwrap()], H1);
     let first = client.connect().await.unwrap();
-    // The kernel takes the connection; the server does not look at it as long as the first is open.
+    // The kernel accepts the connection, but the server does not while the first one is open.
     assert!(timeout(Duration::from_millis(300), client.connect()).await.is_err());
-    assert!(metrics(&server).await.contains("weir_webhook_connections 2"), "the first, and the one that asks");
+    assert!(metrics(&server).await.contains("weir_webhook_connections 2"), "the first, and the one that reads metrics");
     drop(first);
-    let answer = timeout(PATIENCE, client.post("/inject", review("v1").to_string())).await;
-    assert_eq!(answer.expect("its turn came").0, StatusCode::OK);
+    let answer = timeout(TIMEOUT, client.post("/inject", review("v1").to_string())).await;
+    assert_eq!(answer.expect("accepted after the first closed").0, StatusCode::OK);
     server.shutdown(std::future::pending()).await;
 }

@@ -1,4 +1,4 @@
-//! Tests of the admission server.
+//! Integration tests of the webhook.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail here")]
 
 mod hostile;

@@ -1,10 +1,7 @@
-//! Drawing: shapes and text with their extent, as SVG.
+//! Draws shapes and text as SVG, and tracks their extent.
 
 use std::fmt::Write as _;
 
-use crate::xml::escaped;
-
-/// A drawing that grows to the right and down.
 #[derive(Debug, Default)]
 pub(super) struct Canvas {
     body: String,
@@ -12,7 +9,7 @@ pub(super) struct Canvas {
     height: f64,
 }
 
-/// Width of a character of the rules' font, and of an average one of the other, in pixels (both at 12 pixels).
+/// Average width of a character in the monospace and the proportional font, in pixels at 12 pixels.
 pub(super) const MONO: f64 = 7.25;
 pub(super) const SANS: f64 = 6.3;
 
@@ -25,7 +22,6 @@ impl Canvas {
         (self.width, self.height) = (self.width.max(right), self.height.max(bottom));
     }
 
-    /// A rectangle with round corners.
     pub(super) fn rect(&mut self, class: &str, (x, y): (f64, f64), (width, height): (f64, f64), radius: f64) {
         let _ = write!(
             self.body,
@@ -34,25 +30,23 @@ impl Canvas {
         self.reach(x + width, y + height);
     }
 
-    /// A line of text; `y` is its base line.
+    /// Draws a line of text; `y` is its base line.
     pub(super) fn text(&mut self, class: &str, (x, y): (f64, f64), text: &str) {
         let _ = write!(self.body, r#"<text class="{class}" x="{x:.1}" y="{y:.1}">{}</text>"#, escaped(text));
         self.reach(x, y);
     }
 
-    /// What a reader sees who points at what is drawn inside.
+    /// Adds a tooltip to what `draw` draws.
     pub(super) fn hint(&mut self, hint: &str, draw: impl FnOnce(&mut Self)) {
         let _ = write!(self.body, "<g><title>{}</title>", escaped(hint));
         draw(self);
         self.body.push_str("</g>");
     }
 
-    /// A dot.
     pub(super) fn dot(&mut self, class: &str, (x, y): (f64, f64), radius: f64) {
         let _ = write!(self.body, r#"<circle class="{class}" cx="{x:.1}" cy="{y:.1}" r="{radius}"/>"#);
     }
 
-    /// A curve to the right.
     pub(super) fn curve(&mut self, class: &str, (x, y): (f64, f64), (to_x, to_y): (f64, f64)) {
         let middle = f64::midpoint(x, to_x);
         let _ = write!(
@@ -61,18 +55,17 @@ impl Canvas {
         );
     }
 
-    /// A straight line down.
     pub(super) fn down(&mut self, class: &str, x: f64, from: f64, to: f64) {
         let _ = write!(self.body, r#"<path class="{class}" d="M{x:.1} {from:.1}V{to:.1}"/>"#);
     }
 
-    /// Another drawing, moved.
+    /// Draws another canvas at a position.
     pub(super) fn place(&mut self, x: f64, y: f64, other: &Self) {
         let _ = write!(self.body, r#"<g transform="translate({x:.1} {y:.1})">{}</g>"#, other.body);
         self.reach(x + other.width, y + other.height);
     }
 
-    /// The whole as a document.
+    /// Returns the SVG document.
     pub(super) fn document(&self, title: &str, style: &str, margin: f64) -> String {
         let (width, height) = ((self.width + margin).ceil(), (self.height + margin).ceil());
         format!(
@@ -84,19 +77,19 @@ impl Canvas {
     }
 }
 
-/// Breaks a text at spaces into lines of at most `most` characters; a longer word is cut.
-pub(super) fn wrapped(text: &str, most: usize) -> Vec<String> {
+/// Breaks a text at spaces into lines of at most `max` characters; longer words are cut.
+pub(super) fn wrapped(text: &str, max: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in text.split_whitespace() {
         let mut rest: Vec<char> = word.chars().collect();
         while !rest.is_empty() {
             let used = lines.last().map_or(0, |line| line.chars().count());
             let gap = usize::from(used > 0);
-            if used + gap + rest.len().min(most) > most {
+            if used + gap + rest.len().min(max) > max {
                 lines.push(String::new());
                 continue;
             }
-            let piece: String = rest.drain(..rest.len().min(most)).collect();
+            let piece: String = rest.drain(..rest.len().min(max)).collect();
             if let Some(line) = lines.last_mut() {
                 line.extend([if gap == 1 { " " } else { "" }, &piece]);
             }
@@ -105,19 +98,36 @@ pub(super) fn wrapped(text: &str, most: usize) -> Vec<String> {
     lines
 }
 
+/// Escapes text for XML 1.0; characters that XML cannot contain become spaces.
+fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            '\n' | '\t' => out.push(c),
+            c if c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}') => out.push(' '),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn breaks_at_spaces_and_cuts_what_is_too_long() {
+    fn text_wraps_at_spaces_and_long_words_are_cut() {
         assert_eq!(wrapped("a bc d", 4), ["a bc", "d"]);
         assert_eq!(wrapped("abcdefghij k", 4), ["abcd", "efgh", "ij k"]);
         assert_eq!(wrapped("", 4), [""]);
     }
 
     #[test]
-    fn no_text_breaks_the_document() {
+    fn text_is_escaped() {
         assert_eq!(escaped("<a & \"b\">\u{1}"), "&lt;a &amp; &quot;b&quot;&gt; ");
     }
 }

@@ -1,19 +1,19 @@
-//! From an explanation to cards, and from cards to a drawing.
+//! Lays an explanation out as cards, and draws them.
 
-use iptables_rules::ruleset::Reason;
-use iptables_rules::trace::{Chains, Effect, Fate, Stage, Step, Trace, Verdict};
+use iptables_rules::ruleset::RuleReason;
+use iptables_rules::trace::{Chains, Disposition, Effect, RuleResult, RuleVisit, TableVisit, Trace};
 
 use super::canvas::{Canvas, MONO, SANS, wrapped};
-use crate::explain::packet::Question;
-use crate::explain::{Explanation, text, words};
+use crate::explain::explanation::Explanation;
+use crate::explain::packet::PacketQuery;
+use crate::explain::sentences;
+use crate::explain::text::{self, MIN_RUN};
 
 /// Characters of a rule on one line of a card.
 const RULE_LINE: usize = 50;
 /// Characters of other text on one line of a card.
 const NOTE_LINE: usize = 62;
-/// From how many rules on a row one stands for all.
-const ROW: usize = 4;
-/// Measures in pixels.
+// Measures in pixels.
 const CARD: f64 = count(RULE_LINE) * MONO + NUMBER + 2.0 * PAD;
 const NUMBER: f64 = 40.0;
 const GAP: f64 = 56.0;
@@ -25,62 +25,57 @@ const LEFT: f64 = 40.0;
 /// Width of the sentences above and below the cards, in characters.
 const SENTENCE: usize = 150;
 
-/// A hook of a table: its cards.
+/// The cards of a hook in a table.
 struct Band {
     title: String,
     cards: Vec<Card>,
-    /// Why nothing was looked at.
+    /// Why the table was skipped.
     skipped: Option<&'static str>,
 }
 
-/// A chain.
 struct Card {
     name: String,
     depth: usize,
     rows: Vec<Row>,
 }
 
-/// A rule, or many.
+/// A rule, or a run of rules.
 struct Row {
     number: String,
     rule: String,
     note: String,
-    kind: Kind,
+    style: RowStyle,
     /// Chain that it leads to.
     target: Option<String>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    /// Did not match.
+enum RowStyle {
     Miss,
-    /// Matched.
     Hit,
-    /// Matched, and decided.
     Decisive,
-    /// Nobody can tell.
     Unknown,
-    /// No packet was asked about.
+    /// No packet is traced.
     Plain,
 }
 
-/// The picture of one explanation.
+/// Draws one explanation.
 pub(super) fn draw(explained: &Explanation) -> Canvas {
     let mut canvas = Canvas::default();
     canvas.text("name", (0.0, 20.0), &explained.name);
     let mut top = 44.0;
-    let found = explained.found.iter().flat_map(|found| found.verdicts.clone());
-    for sentence in std::iter::once(explained.origin.clone()).chain(found) {
-        top = sentences(&mut canvas, "soft", top, &sentence);
+    let report = explained.netns_report.iter().flat_map(|report| report.sentences.clone());
+    for sentence in std::iter::once(explained.origin.clone()).chain(report) {
+        top = lines(&mut canvas, "soft", top, &sentence);
     }
-    match &explained.journey {
-        Some((question, trace)) => journey(&mut canvas, top + 8.0, question, trace),
+    match &explained.packet_trace {
+        Some((query, trace)) => packet_trace(&mut canvas, top + 8.0, query, trace),
         None => overview(&mut canvas, top + 8.0, explained),
     }
     canvas
 }
 
-fn sentences(canvas: &mut Canvas, class: &str, mut top: f64, sentence: &str) -> f64 {
+fn lines(canvas: &mut Canvas, class: &str, mut top: f64, sentence: &str) -> f64 {
     for line in wrapped(sentence, SENTENCE) {
         canvas.text(class, (0.0, top), &line);
         top += LINE + 2.0;
@@ -88,45 +83,45 @@ fn sentences(canvas: &mut Canvas, class: &str, mut top: f64, sentence: &str) -> 
     top
 }
 
-fn journey(canvas: &mut Canvas, top: f64, question: &Question, trace: &Trace) {
-    let mut y = sentences(canvas, "decisive", top, &words::packet(question));
-    for assumed in &question.assumed {
-        y = sentences(canvas, "soft small", y, &format!("taken for granted: {assumed}"));
+fn packet_trace(canvas: &mut Canvas, top: f64, query: &PacketQuery, trace: &Trace) {
+    let mut y = lines(canvas, "decisive", top, &sentences::describe_packet(query));
+    for assumption in &query.assumptions {
+        y = lines(canvas, "soft small", y, &format!("assumed: {assumption}"));
     }
     let spine_from = y;
     y += 18.0;
-    for (number, stage) in trace.stages.iter().enumerate() {
+    for (number, stage) in trace.tables.iter().enumerate() {
         let decisive = trace.decided_by.filter(|(at, _)| *at == number).map(|(_, step)| step);
         y = band(canvas, y, &of_stage(stage, decisive)) + 26.0;
     }
     canvas.down("spine", SPINE, spine_from, y);
-    verdict(canvas, y, question, trace);
+    outcome(canvas, y, query, trace);
 }
 
-/// The outcome as a coloured field.
-fn verdict(canvas: &mut Canvas, y: f64, question: &Question, trace: &Trace) {
-    let class = match trace.fate {
-        Fate::Redirected { .. } | Fate::Tproxied { .. } => "captured",
-        Fate::Passes { .. } => "passes",
-        Fate::Dropped => "dropped",
+/// Draws the outcome as a coloured field.
+fn outcome(canvas: &mut Canvas, y: f64, query: &PacketQuery, trace: &Trace) {
+    let class = match trace.disposition {
+        Disposition::Redirected { .. } | Disposition::Tproxied { .. } => "captured",
+        Disposition::Passes { .. } => "passes",
+        Disposition::Dropped => "dropped",
     };
-    let lines = wrapped(&words::outcome(question, trace), 104);
-    let height = count(lines.len()) * 22.0 + 22.0;
-    let width = lines.iter().map(|line| count(line.chars().count())).fold(0.0, f64::max) * 9.1 + 40.0;
+    let texts = wrapped(&sentences::describe_fate(query, trace), 104);
+    let height = count(texts.len()) * 22.0 + 22.0;
+    let width = texts.iter().map(|line| count(line.chars().count())).fold(0.0, f64::max) * 9.1 + 40.0;
     canvas.rect(class, (0.0, y), (width.max(420.0), height), 10.0);
-    for (n, line) in lines.iter().enumerate() {
+    for (n, line) in texts.iter().enumerate() {
         canvas.text("onfill", (20.0, y + 27.0 + count(n) * 22.0), line);
     }
     let mut below = y + height + 20.0;
-    for doubt in &trace.doubts {
-        below = sentences(canvas, "soft", below, &format!("not understood: {doubt}"));
+    for doubt in &trace.uncertain_rules {
+        below = lines(canvas, "soft", below, &format!("not fully traced: {doubt}"));
     }
 }
 
 fn overview(canvas: &mut Canvas, top: f64, explained: &Explanation) {
     let mut y = top;
     if explained.chains.bases.is_empty() {
-        sentences(canvas, "decisive", y, "There are no rules.");
+        lines(canvas, "decisive", y, "There are no rules.");
         return;
     }
     for base in &explained.chains.bases {
@@ -136,57 +131,57 @@ fn overview(canvas: &mut Canvas, top: f64, explained: &Explanation) {
         let title = format!("{}  ·  {}", base.hook.name(), chain.table);
         y = band(canvas, y, &Band { title, cards, skipped: None }) + 26.0;
     }
-    sentences(canvas, "soft small", y, "Chains as packets of IPv4 meet them; those of IPv6 differ in addresses.");
+    lines(canvas, "soft small", y, "Chains for IPv4 packets; those for IPv6 differ in addresses.");
 }
 
-fn of_stage(stage: &Stage, decisive: Option<usize>) -> Band {
+fn of_stage(stage: &TableVisit, decisive: Option<usize>) -> Band {
     let mut cards: Vec<Card> = Vec::new();
     let mut at = 0;
-    while let Some(first) = stage.steps.get(at) {
-        let rest = stage.steps.get(at..).unwrap_or_default();
-        let like = rest.iter().take_while(|step| text::is_like(first, step)).count();
-        let row = if like >= ROW {
-            folded(first, rest.get(like - 1).unwrap_or(first), like)
+    while let Some(first) = stage.rules.get(at) {
+        let rest = stage.rules.get(at..).unwrap_or_default();
+        let run = rest.iter().take_while(|step| text::is_same_run(first, step)).count();
+        let row = if run >= MIN_RUN {
+            folded(first, rest.get(run - 1).unwrap_or(first), run)
         } else {
             single(first, decisive == Some(at))
         };
-        at += if like >= ROW { like } else { 1 };
+        at += if run >= MIN_RUN { run } else { 1 };
         match cards.iter_mut().find(|card| card.name == first.chain) {
             Some(card) => card.rows.push(row),
             None => cards.push(Card { name: first.chain.clone(), depth: first.depth, rows: vec![row] }),
         }
     }
-    Band { title: format!("{}  ·  {}", stage.hook.name(), stage.table), cards, skipped: stage.skipped }
+    Band { title: format!("{}  ·  {}", stage.hook.name(), stage.table), cards, skipped: stage.skip_reason }
 }
 
-fn folded(first: &Step, last: &Step, like: usize) -> Row {
+fn folded(first: &RuleVisit, last: &RuleVisit, run: usize) -> Row {
     Row {
         number: format!("{}-{}", first.number, last.number),
-        rule: format!("{like} rules, none matches"),
+        rule: format!("{run} rules, none matches"),
         note: first.reason.map(because).unwrap_or_default(),
-        kind: Kind::Miss,
+        style: RowStyle::Miss,
         target: None,
     }
 }
 
-fn single(step: &Step, decisive: bool) -> Row {
-    let (kind, target) = match &step.verdict {
-        Verdict::NoMatch(_) => (Kind::Miss, None),
-        Verdict::Unknown(_) => (Kind::Unknown, None),
-        Verdict::Match(effects) => (if decisive { Kind::Decisive } else { Kind::Hit }, leads_to(effects)),
+fn single(step: &RuleVisit, decisive: bool) -> Row {
+    let (style, target) = match &step.result {
+        RuleResult::NoMatch(_) => (RowStyle::Miss, None),
+        RuleResult::Unknown(_) => (RowStyle::Unknown, None),
+        RuleResult::Match(effects) => (if decisive { RowStyle::Decisive } else { RowStyle::Hit }, leads_to(effects)),
     };
-    let note = match (&step.verdict, step.reason) {
-        (Verdict::Match(_), Some(reason)) => because(reason),
-        (verdict, _) => text::verdict(verdict),
+    let note = match (&step.result, step.reason) {
+        (RuleResult::Match(_), Some(reason)) => because(reason),
+        (result, _) => text::describe_result(result),
     };
-    Row { number: step.number.to_string(), rule: step.rule.clone(), note, kind, target }
+    Row { number: step.number.to_string(), rule: step.rule.clone(), note, style, target }
 }
 
-/// Why a rule is there, and which setting asks for it.
-fn because(reason: Reason) -> String {
+/// Describes the reason of a rule, and its setting.
+fn because(reason: RuleReason) -> String {
     match reason.setting() {
-        Some(setting) => format!("{} ({setting})", reason.explain()),
-        None => reason.explain().to_owned(),
+        Some(setting) => format!("{} ({setting})", reason.description()),
+        None => reason.description().to_owned(),
     }
 }
 
@@ -197,7 +192,7 @@ fn leads_to(effects: &[Effect]) -> Option<String> {
     })
 }
 
-/// A chain and those that it leads to, each once.
+/// Adds the cards of a chain and of those that it jumps to, each once.
 fn of_chain(chains: &Chains, table: &str, name: &str, depth: usize, cards: &mut Vec<Card>) {
     let Some(chain) = chains.chains.iter().find(|chain| chain.table == table && chain.name == name) else { return };
     let mut rows = Vec::new();
@@ -205,10 +200,10 @@ fn of_chain(chains: &Chains, table: &str, name: &str, depth: usize, cards: &mut 
     let mut number = 1;
     while let Some(first) = rest.first() {
         let like = rest.iter().take_while(|rule| rule.reason == first.reason && rule.effects == first.effects).count();
-        let told = if like > 2 * ROW { like } else { 1 };
+        let shown = if like > 2 * MIN_RUN { like } else { 1 };
         let note = first.reason.map(because).unwrap_or_default();
-        let (label, note) = if told > 1 {
-            (format!("{number}-{}", number + told - 1), format!("and {} more: {note}", told - 1))
+        let (label, note) = if shown > 1 {
+            (format!("{number}-{}", number + shown - 1), format!("and {} more: {note}", shown - 1))
         } else {
             (number.to_string(), note)
         };
@@ -216,11 +211,11 @@ fn of_chain(chains: &Chains, table: &str, name: &str, depth: usize, cards: &mut 
             number: label,
             rule: first.text.clone(),
             note,
-            kind: Kind::Plain,
+            style: RowStyle::Plain,
             target: leads_to(&first.effects),
         });
-        number += told;
-        rest = rest.get(told..).unwrap_or_default();
+        number += shown;
+        rest = rest.get(shown..).unwrap_or_default();
     }
     let targets: Vec<String> = rows.iter().filter_map(|row| row.target.clone()).collect();
     cards.push(Card { name: name.to_owned(), depth, rows });
@@ -231,13 +226,13 @@ fn of_chain(chains: &Chains, table: &str, name: &str, depth: usize, cards: &mut 
     }
 }
 
-/// Draws a band and gives its bottom. Cards of a depth share a column; each starts no higher than the rule that leads to it.
+/// Draws a band and returns its bottom. Cards of one depth share a column; each starts no higher than the rule that jumps to it.
 fn band(canvas: &mut Canvas, top: f64, band: &Band) -> f64 {
     canvas.dot("mark", (SPINE, top + 7.0), 4.5);
     canvas.text("hook", (LEFT, top + 11.0), &band.title);
     let mut y = top + 24.0;
     if let Some(why) = band.skipped {
-        canvas.text("soft", (LEFT, y + 12.0), &format!("not looked at: {why}"));
+        canvas.text("soft", (LEFT, y + 12.0), &format!("skipped: {why}"));
         return y + 16.0;
     }
     if band.cards.is_empty() {
@@ -246,18 +241,18 @@ fn band(canvas: &mut Canvas, top: f64, band: &Band) -> f64 {
     }
     let deepest = band.cards.iter().map(|card| card.depth).max().unwrap_or(0);
     let mut bottoms = vec![y; deepest + 1];
-    // Where the rules are that lead to a chain: right edge of the card, height, and whether the packet went there.
-    let mut doors: Vec<(String, f64, f64, bool)> = Vec::new();
+    // Rules that jump to a chain: right edge of the card, height, and whether the packet took the jump.
+    let mut anchors: Vec<(String, f64, f64, bool)> = Vec::new();
     for card in &band.cards {
         let x = LEFT + count(card.depth) * (CARD + GAP);
-        let door =
-            doors.iter().find(|(name, ..)| *name == card.name).map_or(y, |(_, _, height, _)| *height - HEAD / 2.0);
-        let at = bottoms.get(card.depth).copied().unwrap_or(y).max(door);
-        let height = draw_card(canvas, (x, at), card, &mut doors);
+        let anchor =
+            anchors.iter().find(|(name, ..)| *name == card.name).map_or(y, |(_, _, height, _)| *height - HEAD / 2.0);
+        let at = bottoms.get(card.depth).copied().unwrap_or(y).max(anchor);
+        let height = draw_card(canvas, (x, at), card, &mut anchors);
         if let Some(bottom) = bottoms.get_mut(card.depth) {
             *bottom = at + height + 18.0;
         }
-        for (_, from_x, from_y, taken) in doors.iter().filter(|(name, ..)| *name == card.name) {
+        for (_, from_x, from_y, taken) in anchors.iter().filter(|(name, ..)| *name == card.name) {
             canvas.curve(if *taken { "path" } else { "way" }, (*from_x, *from_y), (x, at + HEAD / 2.0));
         }
         y = y.max(at + height);
@@ -265,7 +260,7 @@ fn band(canvas: &mut Canvas, top: f64, band: &Band) -> f64 {
     y
 }
 
-fn draw_card(canvas: &mut Canvas, (x, y): (f64, f64), card: &Card, doors: &mut Vec<(String, f64, f64, bool)>) -> f64 {
+fn draw_card(canvas: &mut Canvas, (x, y): (f64, f64), card: &Card, anchors: &mut Vec<(String, f64, f64, bool)>) -> f64 {
     let laid: Vec<(Vec<String>, Vec<String>, f64)> = card
         .rows
         .iter()
@@ -280,17 +275,17 @@ fn draw_card(canvas: &mut Canvas, (x, y): (f64, f64), card: &Card, doors: &mut V
     canvas.text("chain", (x + PAD, y + 22.0), &card.name);
     let mut top = y + HEAD;
     for (row, (rule, note, tall)) in card.rows.iter().zip(laid) {
-        let on_path = matches!(row.kind, Kind::Hit | Kind::Decisive);
+        let on_path = matches!(row.style, RowStyle::Hit | RowStyle::Decisive);
         if on_path {
             canvas.rect("hit", (x + 1.0, top), (CARD - 2.0, tall), 4.0);
             canvas.rect("mark", (x + 1.0, top), (3.0, tall), 1.5);
         }
-        let class = match row.kind {
-            Kind::Decisive => "rule decisive",
-            Kind::Hit | Kind::Plain => "rule",
-            Kind::Miss | Kind::Unknown => "rule soft",
+        let class = match row.style {
+            RowStyle::Decisive => "rule decisive",
+            RowStyle::Hit | RowStyle::Plain => "rule",
+            RowStyle::Miss | RowStyle::Unknown => "rule soft",
         };
-        let label = if row.kind == Kind::Unknown { format!("{}?", row.number) } else { row.number.clone() };
+        let label = if row.style == RowStyle::Unknown { format!("{}?", row.number) } else { row.number.clone() };
         canvas.hint(&row.rule, |canvas| {
             canvas.text("soft small", (x + PAD, top + 18.0), &label);
             let start = x + PAD + NUMBER.max(count(label.chars().count()) * SANS + 10.0);
@@ -306,14 +301,14 @@ fn draw_card(canvas: &mut Canvas, (x, y): (f64, f64), card: &Card, doors: &mut V
             }
         });
         if let Some(target) = &row.target {
-            doors.push((target.clone(), x + CARD, top + 14.0, on_path));
+            anchors.push((target.clone(), x + CARD, top + 14.0, on_path));
         }
         top += tall;
     }
     height
 }
 
-/// A number of things as a measure. Pictures are far from 2^52 of anything.
+/// Converts a count to pixels; drawings are far from 2^52 of anything.
 #[expect(clippy::cast_precision_loss, reason = "see above")]
 const fn count(number: usize) -> f64 {
     number as f64

@@ -1,72 +1,69 @@
-//! Which programs of iptables are run: the legacy or the nft variant, found by looking only.
+//! Chooses the programs of iptables: the legacy or the nft variant.
 //!
-//! Adding and deleting a rule to see what works, as others do, creates tables and changes what the next one to look finds. Here only
-//! files are looked at: which programs there are, and whether somebody uses legacy tables in the namespace already.
+//! The choice depends only on which programs are installed and which tables the namespace has. Adding a rule to see what works would create
+//! tables, and so change the choice of the next caller.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use super::process::{self, LIMIT, RestoreError};
+use super::process::{self, IptablesError, TIMEOUT};
 use iptables_rules::restore::RestoreFamily;
 
-/// A variant of iptables. Both print the same text; they use different parts of the kernel, and do not see each other's rules.
+/// A variant of iptables. Both use the same text, but different parts of the kernel, and do not see each other's rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Variant {
+pub enum IptablesVariant {
     /// x_tables.
     Legacy,
     /// nf_tables.
     Nft,
 }
 
-impl Variant {
+impl IptablesVariant {
     /// The names, in the order of the variants.
     pub const NAMES: [&str; 2] = ["legacy", "nft"];
 
-    /// The variant of that name.
+    /// Parses the name of a variant.
     pub fn parse(name: &str) -> Option<Self> {
         [Self::Legacy, Self::Nft].into_iter().find(|variant| Self::NAMES[*variant as usize] == name)
     }
 }
 
-/// Part of the names that tells the variants apart; the empty one is whichever the machine has made the default.
-const INFIXES: [(&str, Option<Variant>); 3] =
-    [("-legacy", Some(Variant::Legacy)), ("-nft", Some(Variant::Nft)), ("", None)];
+/// Infixes of program names, and their variants; the empty infix is the default of the host.
+const INFIXES: [(&str, Option<IptablesVariant>); 3] =
+    [("-legacy", Some(IptablesVariant::Legacy)), ("-nft", Some(IptablesVariant::Nft)), ("", None)];
 
 /// The programs of one variant.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Programs {
+pub(super) struct IptablesPrograms {
     infix: &'static str,
 }
 
-impl Programs {
-    /// The variant asked for; otherwise the one that serves the namespace of the calling thread.
-    ///
-    /// # Errors
-    /// [`RestoreError::NoPrograms`].
-    pub(super) fn find(variant: Option<Variant>) -> Result<Self, RestoreError> {
-        let machine = Machine {
+impl IptablesPrograms {
+    /// Returns the programs of the wanted variant, or of the one that fits the namespace of the calling thread.
+    pub(super) fn find(variant: Option<IptablesVariant>) -> Result<Self, IptablesError> {
+        let machine = Installed {
             exists: &|name| path_of(name).is_some(),
             default: &default_variant,
-            legacy_in_use: crate::backend::legacy_tables(),
-            nf_tables: crate::nft::answers(),
+            legacy_in_use: crate::legacy::has_tables(RestoreFamily::V4),
+            nf_tables: crate::nft::is_available(),
         };
-        choose(variant, &machine).map(|infix| Self { infix })
+        choose_infix(variant, &machine).map(|infix| Self { infix })
     }
 
-    /// The variant that was found.
-    pub(super) fn variant(&self) -> Variant {
+    /// Returns the variant of the programs.
+    pub(super) fn variant(&self) -> IptablesVariant {
         let of_name = INFIXES.iter().find(|(infix, _)| *infix == self.infix).and_then(|(_, variant)| *variant);
-        of_name.or_else(default_variant).unwrap_or(Variant::Legacy)
+        of_name.or_else(default_variant).unwrap_or(IptablesVariant::Legacy)
     }
 
-    /// What the kernel holds.
-    pub(super) fn save(&self, family: RestoreFamily) -> Result<String, RestoreError> {
+    /// Runs the save program.
+    pub(super) fn save(&self, family: RestoreFamily) -> Result<String, IptablesError> {
         self.run(family, "save", &[], String::new())
     }
 
-    /// Sends a text, which adds to what the kernel holds.
-    pub(super) fn restore(&self, family: RestoreFamily, text: String) -> Result<(), RestoreError> {
+    /// Runs the restore program, which adds to the rules in the kernel.
+    pub(super) fn restore(&self, family: RestoreFamily, text: String) -> Result<(), IptablesError> {
         self.run(family, "restore", &["--noflush", LOCK_WAIT], text).map(drop)
     }
 
@@ -76,45 +73,45 @@ impl Programs {
         verb: &str,
         arguments: &[&str],
         input: String,
-    ) -> Result<String, RestoreError> {
+    ) -> Result<String, IptablesError> {
         let name = format!("{}{}-{verb}", family.tool(), self.infix);
         let path = path_of(&name);
-        process::run(&name, path.as_deref().unwrap_or(Path::new(&name)), arguments, input, LIMIT)
+        process::run(&name, path.as_deref().unwrap_or(Path::new(&name)), arguments, input, TIMEOUT)
     }
 }
 
 /// How long the legacy variant waits for its lock, in seconds.
 const LOCK_WAIT: &str = "--wait=5";
 
-/// What the choice depends on.
-struct Machine<'a> {
-    /// Whether there is a program of that name.
+/// What the choice of the variant depends on.
+struct Installed<'a> {
+    /// Whether a program is installed.
     exists: &'a dyn Fn(&str) -> bool,
-    /// The variant of the programs without one in their names.
-    default: &'a dyn Fn() -> Option<Variant>,
-    /// Whether somebody uses legacy tables in the namespace.
+    /// The variant of the programs without infix.
+    default: &'a dyn Fn() -> Option<IptablesVariant>,
+    /// Whether the namespace has legacy tables.
     legacy_in_use: bool,
     /// Whether the kernel has nf_tables.
     nf_tables: bool,
 }
 
-fn choose(wanted: Option<Variant>, machine: &Machine<'_>) -> Result<&'static str, RestoreError> {
-    let there =
+fn choose_infix(wanted: Option<IptablesVariant>, machine: &Installed<'_>) -> Result<&'static str, IptablesError> {
+    let installed =
         |infix: &str| ["save", "restore"].iter().all(|verb| (machine.exists)(&format!("iptables{infix}-{verb}")));
-    // Whose rules are there already is asked first: the rules of the other variant would stand beside them, unseen.
-    let order: &[Variant] = match (wanted, machine.legacy_in_use, machine.nf_tables) {
-        (Some(Variant::Legacy), ..) | (None, _, false) => &[Variant::Legacy],
-        (Some(Variant::Nft), ..) => &[Variant::Nft],
-        (None, true, true) => &[Variant::Legacy, Variant::Nft],
-        (None, false, true) => &[Variant::Nft, Variant::Legacy],
+    // Prefers the variant that is in use: rules of the other one would exist next to its rules, invisible to it.
+    let order: &[IptablesVariant] = match (wanted, machine.legacy_in_use, machine.nf_tables) {
+        (Some(IptablesVariant::Legacy), ..) | (None, _, false) => &[IptablesVariant::Legacy],
+        (Some(IptablesVariant::Nft), ..) => &[IptablesVariant::Nft],
+        (None, true, true) => &[IptablesVariant::Legacy, IptablesVariant::Nft],
+        (None, false, true) => &[IptablesVariant::Nft, IptablesVariant::Legacy],
     };
     for &variant in order {
         for (infix, of) in INFIXES {
             let matches = match of {
                 Some(of) => of == variant,
-                None => there(infix) && (machine.default)().is_none_or(|default| default == variant),
+                None => installed(infix) && (machine.default)().is_none_or(|default| default == variant),
             };
-            if matches && there(infix) {
+            if matches && installed(infix) {
                 return Ok(infix);
             }
         }
@@ -124,73 +121,22 @@ fn choose(wanted: Option<Variant>, machine: &Machine<'_>) -> Result<&'static str
         .filter(|(_, of)| of.is_none_or(|of| order.contains(&of)))
         .map(|(infix, _)| format!("iptables{infix}-restore"))
         .collect();
-    Err(RestoreError::NoPrograms { wanted: names.join(", ") })
+    Err(IptablesError::NoPrograms { wanted: names.join(", ") })
 }
 
-/// The variant of plain `iptables-restore`, which says so itself since 1.8; what does not is legacy.
-fn default_variant() -> Option<Variant> {
+/// Returns the variant of `iptables-restore`, which prints it since 1.8; older versions are legacy.
+fn default_variant() -> Option<IptablesVariant> {
     let name = "iptables-restore";
-    let version = process::run(name, &path_of(name)?, &["--version"], String::new(), LIMIT).ok()?;
-    Some(if version.contains("nf_tables") { Variant::Nft } else { Variant::Legacy })
+    let version = process::run(name, &path_of(name)?, &["--version"], String::new(), TIMEOUT).ok()?;
+    Some(if version.contains("nf_tables") { IptablesVariant::Nft } else { IptablesVariant::Legacy })
 }
 
 fn path_of(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let executable =
         |path: &PathBuf| fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0);
-    std::env::split_paths(&path).map(|folder| folder.join(name)).find(executable)
+    std::env::split_paths(&path).map(|dir| dir.join(name)).find(executable)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn chosen(
-        wanted: Option<Variant>,
-        there: &[&str],
-        default: Option<Variant>,
-        legacy: bool,
-        nf_tables: bool,
-    ) -> Result<&'static str, String> {
-        let exists = |name: &str| {
-            there
-                .iter()
-                .any(|tables| name.strip_prefix(tables).is_some_and(|rest| ["-save", "-restore"].contains(&rest)))
-        };
-        let machine = Machine { exists: &exists, default: &|| default, legacy_in_use: legacy, nf_tables };
-        choose(wanted, &machine).map_err(|error| error.to_string())
-    }
-
-    #[test]
-    fn takes_the_variant_that_serves_the_namespace() {
-        use Variant::{Legacy, Nft};
-        let all = ["iptables-legacy", "iptables-nft", "iptables"];
-        let plain = ["iptables"];
-        for (wanted, there, default, legacy_in_use, nf_tables, expected) in [
-            (None, &all[..], Some(Nft), false, true, "-nft"),
-            (None, &all, Some(Nft), true, true, "-legacy"),
-            (None, &all, Some(Nft), false, false, "-legacy"),
-            (None, &all[1..], Some(Nft), true, true, "-nft"),
-            (Some(Legacy), &all, Some(Nft), false, true, "-legacy"),
-            (Some(Nft), &all, Some(Legacy), true, true, "-nft"),
-            (None, &plain, Some(Nft), false, true, ""),
-            (None, &plain, Some(Legacy), false, true, ""),
-            (None, &plain, None, false, false, ""),
-            (Some(Legacy), &plain, Some(Legacy), false, true, ""),
-        ] {
-            assert_eq!(chosen(wanted, there, default, legacy_in_use, nf_tables), Ok(expected), "{wanted:?} {there:?}");
-        }
-    }
-
-    #[test]
-    fn says_what_it_looked_for() {
-        let error = chosen(None, &[], None, false, true).unwrap_err();
-        assert!(error.contains("iptables-legacy-restore, iptables-nft-restore, iptables-restore"), "{error}");
-        // The nft variant is of no use without nf_tables, nor is the other one to whom it was forbidden.
-        for (wanted, nf_tables, there) in [(None, false, "iptables-nft"), (Some(Variant::Nft), true, "iptables-legacy")]
-        {
-            assert!(chosen(wanted, &[there], Some(Variant::Legacy), false, nf_tables).is_err());
-        }
-        assert!(chosen(None, &["iptables"], Some(Variant::Nft), false, false).is_err());
-    }
-}
+mod tests;

@@ -1,4 +1,4 @@
-//! The fallback against the real kernel, by every variant of iptables that works here.
+//! The backend with the real kernel, with every variant of iptables that works here.
 
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
@@ -8,18 +8,18 @@ use crate::testing::{cases, in_namespace};
 use iptables_rules::CaptureConfig;
 use iptables_rules::config::Ipv6Policy;
 
-/// Rules that are none of ours, in tables and chains that we use too.
+/// Foreign rules in tables and chains that we use, too.
 const FOREIGN: &str = "* nat\n-N KUBE\n-A PREROUTING -i cali0 -j RETURN\n-A PREROUTING -p tcp -m comment --comment \"not weir\" -j KUBE\n\
     -A OUTPUT -j KUBE\nCOMMIT\n* filter\n-A INPUT -p tcp --dport 22 -j ACCEPT\nCOMMIT\n";
 
-/// One variant in a namespace of its own.
+/// A variant in a fresh namespace.
 struct Fixture {
-    variant: Option<Variant>,
-    programs: Programs,
+    variant: Option<IptablesVariant>,
+    programs: IptablesPrograms,
 }
 
 impl Fixture {
-    fn apply(&self, rules: &RuleSet) -> Result<Applied, RestoreError> {
+    fn apply(&self, rules: &RuleSet) -> Result<ApplyOutcome, IptablesError> {
         apply(rules, self.variant, false)
     }
 
@@ -31,7 +31,7 @@ impl Fixture {
         remove(self.variant).unwrap()
     }
 
-    /// What the kernel has, without the lines that change by themselves and the order of chains.
+    /// Returns the rules in the kernel, without counters and sorted, as the order of chains varies.
     fn kernel(&self) -> Vec<String> {
         let mut lines = Vec::new();
         for family in RestoreFamily::ALL {
@@ -44,14 +44,14 @@ impl Fixture {
     }
 }
 
-/// Runs a test once for each variant that works here, and once for the one that is found.
+/// Runs a test with each variant that works here, and with the detected one.
 fn with_every_variant(test: impl Fn(&Fixture) + Sync) {
-    for variant in [None, Some(Variant::Legacy), Some(Variant::Nft)] {
+    for variant in [None, Some(IptablesVariant::Legacy), Some(IptablesVariant::Nft)] {
         in_namespace(|| {
-            let programs = Programs::find(variant).unwrap();
-            // A new kernel may have no x_tables any more.
+            let programs = IptablesPrograms::find(variant).unwrap();
+            // New kernels may lack x_tables.
             match programs.restore(RestoreFamily::V4, "*nat\nCOMMIT\n".to_owned()) {
-                Err(error) if variant == Some(Variant::Legacy) => eprintln!("skipped: {error}"),
+                Err(error) if variant == Some(IptablesVariant::Legacy) => weir_lab::skip_or_fail(error),
                 other => {
                     other.unwrap();
                     test(&Fixture { variant, programs });
@@ -66,7 +66,7 @@ fn planned(config: &CaptureConfig) -> RuleSet {
 }
 
 #[test]
-fn applies_once_replaces_and_removes_without_touching_others() {
+fn applies_replaces_and_removes_only_own_rules() {
     with_every_variant(|on| {
         for family in RestoreFamily::ALL {
             on.programs.restore(family, FOREIGN.to_owned()).unwrap();
@@ -76,14 +76,11 @@ fn applies_once_replaces_and_removes_without_touching_others() {
         let left = planned(&CaptureConfig { ipv6: Ipv6Policy::Leave, drop_invalid: true, ..CaptureConfig::default() });
         assert!(!on.verify(&first).is_empty());
         assert!(!on.remove());
-        assert_eq!(on.apply(&first).unwrap(), Applied::Created);
+        assert_eq!(on.apply(&first).unwrap(), ApplyOutcome::Created);
         assert_eq!(on.verify(&first), Vec::<String>::new());
-        assert_eq!(on.apply(&first).unwrap(), Applied::Unchanged);
-        assert_eq!(
-            on.verify(&left).first().map(String::as_str),
-            Some("iptables mangle PREROUTING: rule 1 is not the planned one")
-        );
-        assert_eq!(on.apply(&left).unwrap(), Applied::Replaced);
+        assert_eq!(on.apply(&first).unwrap(), ApplyOutcome::Unchanged);
+        assert_eq!(on.verify(&left).first().map(String::as_str), Some("iptables mangle PREROUTING: rule 1 differs"));
+        assert_eq!(on.apply(&left).unwrap(), ApplyOutcome::Replaced);
         assert_eq!(on.verify(&left), Vec::<String>::new());
         assert!(!on.kernel().iter().any(|line| line.starts_with("ip6") && line.contains("ISTIO")));
         assert!(on.remove());
@@ -92,7 +89,7 @@ fn applies_once_replaces_and_removes_without_touching_others() {
 }
 
 #[test]
-fn replaces_what_istios_own_container_left() {
+fn replaces_rules_of_istio_init() {
     with_every_variant(|on| {
         let rules = planned(&CaptureConfig::default());
         on.programs
@@ -101,7 +98,7 @@ fn replaces_what_istios_own_container_left() {
         on.programs
             .restore(RestoreFamily::V4, "* nat\n-A ISTIO_OUTPUT -p icmp -j RETURN\nCOMMIT\n".to_owned())
             .unwrap();
-        assert_eq!(on.apply(&rules).unwrap(), Applied::Replaced);
+        assert_eq!(on.apply(&rules).unwrap(), ApplyOutcome::Replaced);
         assert_eq!(on.verify(&rules), Vec::<String>::new());
         assert!(on.remove());
         assert_eq!(on.kernel(), Vec::<String>::new());
@@ -109,8 +106,8 @@ fn replaces_what_istios_own_container_left() {
 }
 
 #[test]
-fn a_family_that_fails_leaves_neither_halves_nor_a_pod_without_rules() {
-    use iptables_rules::ruleset::{Family, Position, Reason};
+fn failed_family_leaves_all_or_no_rules() {
+    use iptables_rules::ruleset::{Family, Position, RuleReason};
     with_every_variant(|on| {
         let good = planned(&CaptureConfig::default());
         let mut bad = good.clone();
@@ -121,7 +118,7 @@ fn a_family_that_fails_leaves_neither_halves_nor_a_pod_without_rules() {
             family: Family::V6,
             matches: Vec::new(),
             action: Action::Jump("NOWHERE"),
-            reason: Reason::Hook,
+            reason: RuleReason::Hook,
         });
         assert!(on.apply(&bad).is_err());
         assert_eq!(on.kernel(), Vec::<String>::new());
@@ -134,17 +131,17 @@ fn a_family_that_fails_leaves_neither_halves_nor_a_pod_without_rules() {
 }
 
 #[test]
-fn a_family_that_joins_the_other_replaces() {
+fn adding_a_family_is_a_replacement() {
     with_every_variant(|on| {
         let v4 = planned(&CaptureConfig { ipv6: Ipv6Policy::Leave, ..CaptureConfig::default() });
-        assert_eq!(on.apply(&v4).unwrap(), Applied::Created);
-        // Not `Created`, which would let a caller who fails later remove everything.
-        assert_eq!(on.apply(&planned(&CaptureConfig::default())).unwrap(), Applied::Replaced);
+        assert_eq!(on.apply(&v4).unwrap(), ApplyOutcome::Created);
+        // Not `Created`: a caller that fails later would remove everything.
+        assert_eq!(on.apply(&planned(&CaptureConfig::default())).unwrap(), ApplyOutcome::Replaced);
     });
 }
 
 #[test]
-fn a_refused_text_names_the_program_and_its_words() {
+fn error_names_the_program_and_its_output() {
     with_every_variant(|on| {
         let error = on
             .programs
@@ -156,7 +153,6 @@ fn a_refused_text_names_the_program_and_its_words() {
     });
 }
 
-/// For any two configurations: the kernel takes each, has exactly it afterwards, and has nothing of either at the end.
 #[test]
 fn any_configuration_can_be_applied_replaced_and_removed() {
     with_every_variant(|on| {
@@ -171,7 +167,7 @@ fn any_configuration_can_be_applied_replaced_and_removed() {
                     let rules = planned(config);
                     on.apply(&rules).map_err(|error| TestCaseError::fail(error.to_string()))?;
                     prop_assert_eq!(on.verify(&rules), Vec::<String>::new());
-                    prop_assert_eq!(on.apply(&rules).unwrap(), Applied::Unchanged);
+                    prop_assert_eq!(on.apply(&rules).unwrap(), ApplyOutcome::Unchanged);
                 }
                 on.remove();
                 prop_assert_eq!(&on.kernel(), &foreign);
@@ -182,7 +178,7 @@ fn any_configuration_can_be_applied_replaced_and_removed() {
 }
 
 #[test]
-fn any_text_is_taken_by_the_kernel() {
+fn kernel_accepts_the_text_of_any_configuration() {
     with_every_variant(|on| {
         let config = cases(24);
         TestRunner::new(config)

@@ -1,9 +1,12 @@
-//! Netlink attributes, written one behind the other into one buffer.
+//! Netlink attributes in one buffer.
 //!
-//! The library's own nested types ask every value for its length again on each level above it: five levels deep, in a rule, that was four
-//! fifths of all instructions of an ADD. Here a level knows its length once what is in it has been written.
+//! The library's nested types compute the length of every value again on each level above it. In a rule, five levels deep, that was four
+//! fifths of all instructions of an ADD. Here the length of a level is set once its content has been written.
 
 use netlink_packet_core::{DefaultNla, Emitable as _, NLA_F_NESTED, NLA_HEADER_SIZE, Nla};
+
+/// `NFTA_LIST_ELEM`, linux/netfilter/nf_tables.h: an element of a list of expressions or set elements.
+pub(super) const LIST_ELEMENT: u16 = 1;
 
 /// Attributes in wire format.
 #[derive(Debug, Clone, Default)]
@@ -16,28 +19,28 @@ impl Attributes {
         Self { bytes: Vec::with_capacity(bytes) }
     }
 
-    /// Appends an attribute of the library.
+    /// Appends an attribute of a library type.
     pub(super) fn put(&mut self, attribute: &impl Nla) {
         let start = self.bytes.len();
         self.bytes.resize(start + attribute.buffer_len(), 0);
         attribute.emit(&mut self.bytes[start..]);
     }
 
-    /// Appends an attribute with these bytes as value.
+    /// Appends an attribute with bytes as value.
     pub(super) fn value(&mut self, kind: u16, value: &[u8]) {
         self.bytes.extend_from_slice(&header(NLA_HEADER_SIZE + value.len(), kind));
         self.bytes.extend_from_slice(value);
         self.bytes.resize(self.bytes.len().next_multiple_of(ALIGNMENT), 0);
     }
 
-    /// Appends an attribute with a text as value, which ends with a zero byte.
+    /// Appends an attribute with a zero-terminated text as value.
     pub(super) fn text(&mut self, kind: u16, text: &str) {
         self.bytes.extend_from_slice(&header(NLA_HEADER_SIZE + text.len() + 1, kind));
         self.bytes.extend_from_slice(text.as_bytes());
         self.bytes.resize((self.bytes.len() + 1).next_multiple_of(ALIGNMENT), 0);
     }
 
-    /// Appends an attribute that holds attributes.
+    /// Appends an attribute that contains attributes.
     pub(super) fn nest(&mut self, kind: u16, inner: impl FnOnce(&mut Self)) {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(&[0; NLA_HEADER_SIZE]);
@@ -46,12 +49,12 @@ impl Attributes {
         self.bytes[start..start + NLA_HEADER_SIZE].copy_from_slice(&header);
     }
 
-    /// All of them in wire format.
+    /// Returns the attributes in wire format.
     pub(super) fn as_bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// All of them as the value of one attribute.
+    /// Returns the attributes as value of one attribute.
     pub(super) fn into_nested(self, kind: u16) -> DefaultNla {
         DefaultNla::new(kind | NLA_F_NESTED, self.bytes)
     }
@@ -60,8 +63,8 @@ impl Attributes {
 /// Attributes start at multiples of this (`NLA_ALIGNTO`, linux/netlink.h).
 const ALIGNMENT: usize = 4;
 
-/// Length with header, and kind (`struct nlattr`, linux/netlink.h). What is too long for the field is too long for the kernel, too, and
-/// refused there; lists are cut to size before.
+/// Builds a header from the length including it, and the kind (`struct nlattr`, linux/netlink.h). The kernel rejects attributes that are too
+/// long for the field; long lists are split before.
 fn header(length: usize, kind: u16) -> [u8; NLA_HEADER_SIZE] {
     let ([a, b], [c, d]) = (u16::try_from(length).unwrap_or(u16::MAX).to_ne_bytes(), kind.to_ne_bytes());
     [a, b, c, d]
@@ -74,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn writes_what_the_library_would_write() {
+    fn encodes_as_the_library_does() {
         let library = [
             Cmp::SourceRegister(Register::Reg1),
             Cmp::Op(Operator::NotEqual),

@@ -1,14 +1,14 @@
-//! Chains of nf_tables as the kernel has them.
+//! Converts rules that were read from nf_tables to [`Chains`] for the tracer.
 
 use std::net::IpAddr;
 
-use crate::nft::{Elements, Expr, IpFamily, Program, RuleDef, TABLE, TableDef, TableFamily, Test};
+use super::program::{Elements, Expr, IpFamily, Program, RuleDef, TABLE, TableDef, TableFamily, Test};
 use iptables_rules::config::{Group, InterfaceName};
 use iptables_rules::names::LOOPBACK_INTERFACE;
 use iptables_rules::ruleset::{Match, Protocol};
-use iptables_rules::trace::{Base, Chains, Condition, Effect, Hook, Rule, States};
+use iptables_rules::trace::{Base, Chains, ConntrackStates, Effect, Hook, Predicate, Rule};
 
-/// `NFT_TABLE_F_DORMANT`: chains of such a table are not entered.
+/// `NFT_TABLE_F_DORMANT`: the kernel does not evaluate chains of such a table.
 const DORMANT: u32 = 1;
 
 /// Returns the chains of `program` as a packet of the address family of `packet` meets them.
@@ -23,11 +23,11 @@ pub fn chains(program: &Program, packet: IpAddr) -> Chains {
     for table in seen {
         let name = format!("{} {TABLE}", table.family.name());
         for chain in &table.chains {
-            let place = chains.add(&name, &chain.name);
+            let index = chains.chain_index(&name, &chain.name);
             let rules = chain.rules.iter().filter_map(|rule| rule_for(table, rule, family)).collect();
-            if let Some(held) = chains.chains.get_mut(place) {
-                held.rules = rules;
-                held.accepts = chain.hook.as_ref().is_none_or(|hook| hook.accepts);
+            if let Some(found) = chains.chains.get_mut(index) {
+                found.rules = rules;
+                found.accepts = chain.hook.as_ref().is_none_or(|hook| hook.accepts);
             }
             let Some(point) = chain.hook.as_ref().filter(|_| table.flags & DORMANT == 0) else { continue };
             let hook = match point.number {
@@ -35,13 +35,13 @@ pub fn chains(program: &Program, packet: IpAddr) -> Chains {
                 3 => Hook::Output,
                 _ => continue,
             };
-            chains.enter(Base { hook, priority: point.priority, nat: point.kind == "nat", chain: place });
+            chains.add_base(Base { hook, priority: point.priority, nat: point.kind == "nat", chain: index });
         }
     }
-    chains.with_reasons()
+    chains.infer_reasons()
 }
 
-/// A rule as packets of a family meet it; `None` where they never can.
+/// Converts a rule for packets of one family; `None` if it cannot match them.
 fn rule_for(table: &TableDef, rule: &RuleDef, family: IpFamily) -> Option<Rule> {
     let (mut conditions, mut effects) = (Vec::new(), Vec::new());
     for expr in &rule.exprs {
@@ -51,7 +51,7 @@ fn rule_for(table: &TableDef, rule: &RuleDef, family: IpFamily) -> Option<Rule> 
                     return None;
                 }
             }
-            // What a rule does ends its conditions; nothing we write tests after that.
+            // Effects end the conditions; we never write a test after an effect.
             Expr::Test { test, .. } if !effects.is_empty() => effects.push(Effect::Unknown(format!("{test:?}"))),
             Expr::Test { test, negated } => conditions.extend(condition(table, test, *negated)),
             Expr::Jump(chain) => effects.push(Effect::Jump(chain.to_string())),
@@ -70,19 +70,19 @@ fn rule_for(table: &TableDef, rule: &RuleDef, family: IpFamily) -> Option<Rule> 
             Expr::SaveMark => effects.push(Effect::SaveMark),
             Expr::RestoreMark => effects.push(Effect::RestoreMark),
             Expr::SetZone(zone) => effects.push(Effect::Zone(*zone)),
-            // Counters and the like may stand anywhere; what cannot be read may also be a condition.
+            // Counters and logs are no conditions; anything else that is unknown may be one.
             Expr::Other(what) if what == "counter" || what == "log" => {}
-            Expr::Other(what) => conditions.push(Condition::Unknown(what.clone())),
+            Expr::Other(what) => conditions.push(Predicate::Unknown(what.clone())),
         }
     }
     Some(Rule { conditions, effects, text: rule.to_string(), reason: None })
 }
 
-fn condition(table: &TableDef, test: &Test, negated: bool) -> Vec<Condition> {
-    let planned = |condition: Match| vec![invert(Condition::Planned(condition), negated)];
-    let unknown = || vec![Condition::Unknown(format!("{test:?}"))];
-    // The owner is compared only where there is one, straight or inverted.
-    let owner = |condition: Match| vec![Condition::HasOwner, invert(Condition::Planned(condition), negated)];
+fn condition(table: &TableDef, test: &Test, negated: bool) -> Vec<Predicate> {
+    let planned = |condition: Match| vec![invert(Predicate::Planned(condition), negated)];
+    let unknown = || vec![Predicate::Unknown(format!("{test:?}"))];
+    // Owners are compared only if there is one, even if the test is negated.
+    let owner = |condition: Match| vec![Predicate::HasOwner, invert(Predicate::Planned(condition), negated)];
     match test {
         Test::Family(_) => Vec::new(),
         Test::InIndex(1) => planned(Match::InLoopback),
@@ -92,10 +92,10 @@ fn condition(table: &TableDef, test: &Test, negated: bool) -> Vec<Condition> {
         Test::InName(name) => InterfaceName::new(name).map_or_else(|_| unknown(), |n| planned(Match::InInterface(n))),
         Test::OutName(name) => InterfaceName::new(name).map_or_else(|_| unknown(), |n| planned(Match::OutInterface(n))),
         Test::InIndex(_) | Test::OutIndex(_) => unknown(),
-        Test::Source(net) => vec![Condition::Planned(Match::Source { net: *net, negated })],
-        Test::Destination(net) => vec![Condition::Planned(Match::Destination { net: *net, negated })],
+        Test::Source(net) => vec![Predicate::Planned(Match::Source { net: *net, negated })],
+        Test::Destination(net) => vec![Predicate::Planned(Match::Destination { net: *net, negated })],
         Test::DestinationIn(_, set) | Test::DestinationPortIn(set) => {
-            let elements = table.sets.iter().find(|held| held.name == *set).map(|held| &held.elements);
+            let elements = table.sets.iter().find(|set_def| set_def.name == *set).map(|set_def| &set_def.elements);
             match elements.and_then(listed) {
                 Some(condition) => vec![invert(condition, negated)],
                 None => unknown(),
@@ -103,36 +103,36 @@ fn condition(table: &TableDef, test: &Test, negated: bool) -> Vec<Condition> {
         }
         Test::Protocol(6) => planned(Match::Protocol(Protocol::Tcp)),
         Test::Protocol(17) => planned(Match::Protocol(Protocol::Udp)),
-        Test::Protocol(number) => vec![invert(Condition::Transport(*number), negated)],
+        Test::Protocol(number) => vec![invert(Predicate::Transport(*number), negated)],
         Test::SourcePort(port) => planned(Match::SourcePort(*port)),
         Test::DestinationPort(port) => {
-            vec![Condition::Planned(Match::DestinationPorts { ports: vec![*port], negated })]
+            vec![Predicate::Planned(Match::DestinationPorts { ports: vec![*port], negated })]
         }
         Test::ConnectionState(1) => planned(Match::StateInvalid),
         Test::ConnectionState(6) => planned(Match::StateRelatedEstablished),
-        Test::ConnectionState(bits) => vec![invert(Condition::States(States(*bits)), negated)],
-        Test::Mark(mark) => vec![Condition::Planned(Match::Mark { mark: *mark, negated })],
+        Test::ConnectionState(bits) => vec![invert(Predicate::States(ConntrackStates(*bits)), negated)],
+        Test::Mark(mark) => vec![Predicate::Planned(Match::Mark { mark: *mark, negated })],
         Test::ConnectionMark(mark) => planned(Match::ConnMark(*mark)),
         Test::Uid(id) => owner(Match::Uid { id: *id, negated: false }),
         Test::Gid(id) => owner(Match::Gid { group: Group::Id(*id), negated: false }),
     }
 }
 
-fn listed(elements: &Elements) -> Option<Condition> {
+fn listed(elements: &Elements) -> Option<Predicate> {
     Some(match elements {
         Elements::V4(ranges) => {
-            Condition::DestinationIn(ranges.iter().map(|&(a, b)| (IpAddr::V4(a), IpAddr::V4(b))).collect())
+            Predicate::DestinationIn(ranges.iter().map(|&(a, b)| (IpAddr::V4(a), IpAddr::V4(b))).collect())
         }
         Elements::V6(ranges) => {
-            Condition::DestinationIn(ranges.iter().map(|&(a, b)| (IpAddr::V6(a), IpAddr::V6(b))).collect())
+            Predicate::DestinationIn(ranges.iter().map(|&(a, b)| (IpAddr::V6(a), IpAddr::V6(b))).collect())
         }
-        Elements::Ports(ports) => Condition::Planned(Match::DestinationPorts { ports: ports.clone(), negated: false }),
+        Elements::Ports(ports) => Predicate::Planned(Match::DestinationPorts { ports: ports.clone(), negated: false }),
         Elements::Other(_) => return None,
     })
 }
 
-fn invert(condition: Condition, negated: bool) -> Condition {
-    if negated { Condition::Not(Box::new(condition)) } else { condition }
+fn invert(condition: Predicate, negated: bool) -> Predicate {
+    if negated { Predicate::Not(Box::new(condition)) } else { condition }
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! From the kernel's messages to the parts of a [`Program`](super::Program).
+//! Decodes messages of the kernel into the parts of a [`Program`](super::program::Program).
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -8,10 +8,9 @@ use netlink_packet_netfilter::nftables::{
     SetFlags, SetMessage, TableAttribute, TableMessage,
 };
 
-use super::TABLE;
 use super::encode::{ELEMENTS, FLAGS, INTERVAL_END, KEY, VALUE};
 use super::expr;
-use super::program::{ChainDef, Elements, Hook, RuleDef, SetDef};
+use super::program::{ChainDef, Elements, Hook, RuleDef, SetDef, TABLE};
 
 pub(super) fn table_flags(table: &TableMessage) -> u32 {
     let flags = table.attributes.iter().find_map(|attribute| match attribute {
@@ -21,7 +20,7 @@ pub(super) fn table_flags(table: &TableMessage) -> u32 {
     flags.unwrap_or(0)
 }
 
-/// A chain of our table.
+/// Decodes a chain of our table.
 pub(super) fn chain(message: &ChainMessage) -> Option<ChainDef> {
     let (mut ours, mut name, mut kind, mut accepts, mut point) = (false, None, None, true, None);
     for attribute in &message.attributes {
@@ -49,7 +48,7 @@ pub(super) fn chain(message: &ChainMessage) -> Option<ChainDef> {
     Some(ChainDef { name: name.filter(|_| ours)?.into(), hook, rules: Vec::new() })
 }
 
-/// A named set of our table, still empty. Anonymous sets belong to the rule that uses them.
+/// Decodes a named set of our table, without elements. Anonymous sets belong to the rule that uses them.
 pub(super) fn set(message: &SetMessage) -> Option<SetDef> {
     let (mut ours, mut name, mut flags, mut key) = (false, None, SetFlags::empty(), (0, 0));
     for attribute in &message.attributes {
@@ -74,7 +73,7 @@ pub(super) fn set(message: &SetMessage) -> Option<SetDef> {
     Some(SetDef { name: name.filter(|_| ours)?.into(), elements })
 }
 
-/// A rule of our table, and its chain.
+/// Decodes a rule of our table, and the name of its chain.
 pub(super) fn rule(message: &RuleMessage) -> Option<(String, RuleDef)> {
     let (mut ours, mut chain, mut rule) = (false, None, RuleDef { exprs: Vec::new() });
     for attribute in &message.attributes {
@@ -88,11 +87,11 @@ pub(super) fn rule(message: &RuleMessage) -> Option<(String, RuleDef)> {
     Some((chain.filter(|_| ours)?, rule))
 }
 
-/// Key of a set element, and whether it ends a range.
+/// Key of a set element, and whether it is the end of a range.
 pub(super) type Key = (Vec<u8>, bool);
 
-/// A message as bytes, for what the library has no types for. For elements of a set it has, but its parser formats, for each element, a
-/// text about the whole list, which makes thousands of them take seconds.
+/// A message as bytes, for messages without types in the library. It has a type for set elements, but its parser formats a text about the
+/// whole list for each element, so that thousands of them take seconds.
 pub(super) struct RawMessage(Vec<u8>);
 
 impl NetlinkDeserializable for RawMessage {
@@ -104,7 +103,7 @@ impl NetlinkDeserializable for RawMessage {
 }
 
 impl RawMessage {
-    /// The attributes of the message.
+    /// Returns the attributes of the message.
     pub(super) fn attributes(&self) -> &[u8] {
         self.0.get(NETFILTER_HEADER..).unwrap_or_default()
     }
@@ -113,7 +112,7 @@ impl RawMessage {
 /// Bytes before the attributes (`struct nfgenmsg`, linux/netfilter/nfnetlink.h).
 const NETFILTER_HEADER: usize = 4;
 
-/// The keys in one message of a listing.
+/// Decodes the keys in one message of a listing.
 pub(super) fn keys(message: &RawMessage) -> Vec<Key> {
     let mut keys = Vec::new();
     for (_, list) in nested(message.attributes()).filter(|&(kind, _)| kind == ELEMENTS) {
@@ -135,7 +134,7 @@ pub(super) fn keys(message: &RawMessage) -> Vec<Key> {
     keys
 }
 
-/// Kinds and values of the attributes in `bytes`, up to the first one that is cut off.
+/// Returns kinds and values of the attributes in `bytes`, up to the first truncated one.
 pub(super) fn nested(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     NlasIterator::new(bytes).map_while(Result::ok).filter_map(|attribute: NlaBuffer<&[u8]>| {
         let (kind, length) = (attribute.kind(), attribute.value_length());
@@ -143,12 +142,12 @@ pub(super) fn nested(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     })
 }
 
-/// The value of the first attribute of a kind.
+/// Returns the value of the first attribute of a kind.
 pub(super) fn attribute(attributes: &[u8], kind: u16) -> Option<&[u8]> {
     nested(attributes).find(|&(found, _)| found == kind).map(|(_, value)| value)
 }
 
-/// Puts the keys of a listing, which has no order, into a set.
+/// Sets the elements of a set from the keys of a listing, which has no order.
 pub(super) fn fill(set: &mut SetDef, keys: impl Iterator<Item = Key>) {
     match &mut set.elements {
         Elements::V4(ranges) => {
@@ -169,7 +168,7 @@ pub(super) fn fill(set: &mut SetDef, keys: impl Iterator<Item = Key>) {
     }
 }
 
-/// Ranges from starts and ends. An end without a start, which nft writes at the bottom of a set, says nothing; a start without an end
+/// Pairs starts and ends of ranges. An end without a start, which nft writes at the bottom of a set, is ignored; a start without an end
 /// reaches to the last address.
 fn pair<K: Ord + Copy, A>(
     mut keys: Vec<(K, bool)>,

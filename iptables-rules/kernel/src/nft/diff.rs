@@ -1,9 +1,8 @@
-//! Two [`Program`]s compared, in words.
+//! Compares two [`Program`]s.
 
-use super::TABLE;
-use super::program::{ChainDef, Elements, Program, TableDef};
+use super::program::{ChainDef, Elements, Program, TABLE, TableDef};
 
-/// One line per difference between what is expected and what was found.
+/// Returns one line for each difference.
 pub(super) fn differences(expected: &Program, found: &Program) -> Vec<String> {
     let mut lines = Vec::new();
     for table in &expected.tables {
@@ -13,7 +12,7 @@ pub(super) fn differences(expected: &Program, found: &Program) -> Vec<String> {
         }
     }
     for other in found.tables.iter().filter(|other| expected.tables.iter().all(|table| table.family != other.family)) {
-        lines.push(format!("table {} {TABLE} should not be there", other.family.name()));
+        lines.push(format!("table {} {TABLE} is unexpected", other.family.name()));
     }
     lines
 }
@@ -33,7 +32,7 @@ fn tables(expected: &TableDef, found: &TableDef, lines: &mut Vec<String>) {
         }
     }
     for other in found.sets.iter().filter(|other| expected.sets.iter().all(|set| set.name != other.name)) {
-        lines.push(format!("set {} should not be there", other.name));
+        lines.push(format!("set {} is unexpected", other.name));
     }
     for chain in &expected.chains {
         match found.chains.iter().find(|other| other.name == chain.name) {
@@ -42,7 +41,7 @@ fn tables(expected: &TableDef, found: &TableDef, lines: &mut Vec<String>) {
         }
     }
     for other in found.chains.iter().filter(|other| expected.chains.iter().all(|chain| chain.name != other.name)) {
-        lines.push(format!("chain {} should not be there", other.name));
+        lines.push(format!("chain {} is unexpected", other.name));
     }
 }
 
@@ -53,7 +52,7 @@ fn chains(expected: &ChainDef, found: &ChainDef, lines: &mut Vec<String>) {
             |chain: &ChainDef| chain.hook.as_ref().map_or_else(|| "no hook".to_owned(), |hook| format!("\"{hook}\""));
         lines.push(format!("chain {name} has {} instead of {}", words(found), words(expected)));
     }
-    // Equal heads and tails are skipped, so that one rule too many does not make all behind it differ.
+    // Skips equal heads and tails, so that an additional rule does not make all following rules differ.
     let head = expected.rules.iter().zip(&found.rules).take_while(|(a, b)| a == b).count();
     let (expected, found) = (&expected.rules[head..], &found.rules[head..]);
     let tail = expected.iter().rev().zip(found.iter().rev()).take_while(|(a, b)| a == b).count();
@@ -63,14 +62,14 @@ fn chains(expected: &ChainDef, found: &ChainDef, lines: &mut Vec<String>) {
         lines.push(match (expected.get(n), found.get(n)) {
             (Some(a), Some(b)) => format!("rule {number} of chain {name} differs: expected \"{a}\", found \"{b}\""),
             (Some(a), None) => format!("rule {number} of chain {name} is missing: \"{a}\""),
-            (None, Some(b)) => format!("rule {number} of chain {name} should not be there: \"{b}\""),
+            (None, Some(b)) => format!("rule {number} of chain {name} is unexpected: \"{b}\""),
             (None, None) => continue,
         });
     }
 }
 
 fn elements(name: &str, expected: &Elements, found: &Elements) -> String {
-    /// Lists may have thousands of elements; a message has room for a few.
+    /// Returns up to five elements that are only in `a`, and their number.
     fn some<T: Ord + Clone>(a: &[T], b: &[T], wrap: fn(Vec<T>) -> Elements) -> (String, usize) {
         let only: Vec<T> = a.iter().filter(|item| b.binary_search(item).is_err()).cloned().collect();
         let count = only.len();
@@ -80,10 +79,10 @@ fn elements(name: &str, expected: &Elements, found: &Elements) -> String {
         (Elements::V4(a), Elements::V4(b)) => (some(a, b, Elements::V4), some(b, a, Elements::V4)),
         (Elements::V6(a), Elements::V6(b)) => (some(a, b, Elements::V6), some(b, a, Elements::V6)),
         (Elements::Ports(a), Elements::Ports(b)) => (some(a, b, Elements::Ports), some(b, a, Elements::Ports)),
-        (_, other) => return format!("set {name} holds {other} instead of what was expected"),
+        (_, other) => return format!("set {name} holds {other} instead of the expected elements"),
     };
     let mut line = format!("set {name} differs");
-    for (word, (text, count)) in [("missing", missing), ("should not be there", extra)] {
+    for (word, (text, count)) in [("missing", missing), ("unexpected", extra)] {
         if count > 0 {
             let more = if count > 5 { ", ..." } else { "" };
             line.extend(["; ", &count.to_string(), " ", word, ": ", &text, more]);

@@ -1,6 +1,5 @@
-//! From a [`Program`] to one netlink batch: the messages, and what each of them is about, for errors.
+//! Encodes a [`Program`] as one netlink batch, and remembers the subject of each message for errors.
 
-use ipnet::IpNet;
 use netlink_packet_core::{DefaultNla, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_netfilter::nftables::{
     ChainAttribute, ChainMessage, Hook as HookAttribute, HookNumber, InetHookNumber, NfTablesMessage, RuleAttribute,
@@ -10,26 +9,24 @@ use netlink_packet_netfilter::nftables::{
 use netlink_packet_netfilter::none::ControlMessage;
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily};
 
-use super::TABLE;
-use super::attributes::Attributes;
+use super::attributes::{Attributes, LIST_ELEMENT};
 use super::expr;
-use super::program::{ChainDef, Elements, Hook, Name, Program, SetDef, TableDef, TableFamily};
+use super::program::{ChainDef, Elements, Hook, Name, Program, SetDef, TABLE, TableDef, TableFamily};
 use crate::netlink::append;
 
-/// Data types of set keys, as nft numbers them (nft's datatype.h); the kernel only stores them.
+/// Data types of set keys (nft's datatype.h); the kernel only stores them.
 const TYPE_IPV4_ADDR: u32 = 7;
 const TYPE_IPV6_ADDR: u32 = 8;
 const TYPE_INET_SERVICE: u32 = 13;
 /// `NFNL_SUBSYS_NFTABLES`, linux/netfilter/nfnetlink.h.
 pub(super) const SUBSYSTEM: u16 = 10;
-/// `NFNL_BATCH_GENID`, linux/netfilter/nfnetlink.h: commit only if nothing was committed since.
+/// `NFNL_BATCH_GENID`, linux/netfilter/nfnetlink.h: commit only in this generation.
 pub(super) const BATCH_GENID: u16 = 1;
 /// `NFNL_MSG_BATCH_BEGIN`, linux/netfilter/nfnetlink.h.
 pub(super) const BATCH_BEGIN: u8 = 16;
 /// `enum nft_rule_attributes`, `nft_list_attributes`, `nft_set_elem_list_attributes`, `nft_set_elem_attributes`,
 /// `nft_data_attributes` and `nft_set_elem_flags`, linux/netfilter/nf_tables.h.
 pub(super) const RULE_EXPRESSIONS: u16 = 4;
-pub(super) const LIST_ELEMENT: u16 = 1;
 pub(super) const ELEMENTS: u16 = 3;
 pub(super) const KEY: u16 = 1;
 pub(super) const FLAGS: u16 = 3;
@@ -38,18 +35,18 @@ pub(super) const INTERVAL_END: u32 = 1;
 /// Elements per message: an attribute is shorter than 64 KiB, and a range of IPv6 addresses takes 64 bytes.
 const ELEMENTS_PER_MESSAGE: usize = 800;
 /// Prefix of the empty chain whose name carries the fingerprint of the rules.
-pub(super) const STAMP_PREFIX: &str = "rules-";
+pub(super) const FINGERPRINT_PREFIX: &str = "rules-";
 
-/// One transaction, ready to be sent.
+/// A transaction that is ready to be sent.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
-    /// The messages, one behind the other.
+    /// The messages in wire format.
     pub(super) bytes: Vec<u8>,
-    /// What the message with the sequence number index + 1 is about.
+    /// Subject of the message with the sequence number index + 1.
     origins: Vec<Origin>,
 }
 
-/// What a message is about. Indices into the program; turned into words only when the kernel refuses something.
+/// Subject of a message, with indices into the program; formatted only when the kernel rejects it.
 #[derive(Debug, Clone, Copy)]
 enum Origin {
     Begin,
@@ -61,24 +58,24 @@ enum Origin {
     Chain(usize, usize),
     Set(usize, usize),
     Rule(usize, usize, usize),
-    Stamp(usize),
+    Fingerprint(usize),
     End,
 }
 
-/// Tables, chains and sets that are there before a transaction.
+/// A table of ours that exists before a transaction.
 #[derive(Debug)]
-pub(super) struct Existing {
+pub(super) struct OwnTable {
     pub(super) table: TableDef,
-    /// Name of the chain that carries the fingerprint; a table without is not one of ours.
-    pub(super) stamp: Option<String>,
+    /// Name of the fingerprint chain; a table without one is not ours.
+    pub(super) fingerprint: Option<String>,
 }
 
 impl Batch {
-    /// A transaction that creates the tables of a program, and fails if there is one already; with the name of the chain that
-    /// carries the fingerprint: 64 bits over the messages.
+    /// Builds a transaction that creates the tables of a program, and fails if one exists. Also returns the name of the fingerprint chain,
+    /// a 64-bit hash of the messages.
     ///
-    /// The obvious place for it, userdata of the table, cannot follow a replacement: the kernel keeps the userdata of a table that
-    /// exists already, and knows none before 5.10.
+    /// Userdata of the table would be the obvious place for the fingerprint, but the kernel does not update it in existing tables, and has
+    /// none before 5.10.
     pub(super) fn create(program: &Program) -> (Self, String) {
         let mut batch = Self::begin(None);
         for (t, table) in program.tables.iter().enumerate() {
@@ -86,19 +83,19 @@ impl Batch {
             batch.chains(t, table, |_| true);
             batch.content(t, table);
         }
-        let stamp = format!("{STAMP_PREFIX}{:016x}", fingerprint(&batch.bytes));
-        batch.stamps(program, &stamp);
-        (batch.end(), stamp)
+        let fingerprint = format!("{FINGERPRINT_PREFIX}{:016x}", hash(&batch.bytes));
+        batch.push_fingerprints(program, &fingerprint);
+        (batch.end(), fingerprint)
     }
 
-    /// A transaction that turns what exists into the program. Chains that stay keep their place in the packet path: only their rules
-    /// change, so a packet meets either all the old rules or all the new ones.
-    pub(super) fn replace(program: &Program, stamp: &str, existing: &[Existing], generation: u32) -> Self {
+    /// Builds a transaction that turns the existing tables into the program. Base chains that stay are not recreated, only their rules
+    /// change, so every packet meets either all old rules or all new ones.
+    pub(super) fn replace(program: &Program, fingerprint: &str, existing: &[OwnTable], generation: u32) -> Self {
         let mut batch = Self::begin(Some(generation));
-        // What is not ours, or catches nothing anyway because it is dormant, goes as a whole: the kernel does not take new base chains
-        // for a table in the transaction that wakes it.
+        // Tables that are not ours or are dormant are dropped as a whole: the kernel does not accept new base chains for a table in the
+        // transaction that activates it.
         let kept = |family| {
-            existing.iter().find(|old| old.table.family == family && old.stamp.is_some() && old.table.flags == 0)
+            existing.iter().find(|old| old.table.family == family && old.fingerprint.is_some() && old.table.flags == 0)
         };
         for old in existing {
             let family = old.table.family;
@@ -108,7 +105,7 @@ impl Batch {
         }
         for (t, table) in program.tables.iter().enumerate() {
             let family = table.family;
-            let Some(Existing { table: old, stamp: old_stamp }) = kept(family) else {
+            let Some(OwnTable { table: old, fingerprint: old_fingerprint }) = kept(family) else {
                 batch.new_table(t, table, NLM_F_CREATE | NLM_F_EXCL);
                 batch.chains(t, table, |_| true);
                 batch.content(t, table);
@@ -128,17 +125,17 @@ impl Batch {
             for chain in old.chains.iter().filter(goes) {
                 batch.drop_chain(family, &chain.name);
             }
-            if let Some(old_stamp) = old_stamp {
-                batch.drop_chain(family, old_stamp);
+            if let Some(old_fingerprint) = old_fingerprint {
+                batch.drop_chain(family, old_fingerprint);
             }
             batch.chains(t, table, |chain| !stays(chain));
             batch.content(t, table);
         }
-        batch.stamps(program, stamp);
+        batch.push_fingerprints(program, fingerprint);
         batch.end()
     }
 
-    /// A transaction that removes our tables of these families.
+    /// Builds a transaction that removes our tables of these families.
     pub(super) fn remove(families: &[TableFamily]) -> Self {
         let mut batch = Self::begin(None);
         for &family in families {
@@ -147,7 +144,7 @@ impl Batch {
         batch.end()
     }
 
-    /// What the message with this sequence number was about.
+    /// Describes the subject of the message with this sequence number.
     pub(super) fn describe(&self, sequence: u32, program: &Program) -> String {
         let origin = self.origin(sequence);
         let table = |t: usize| program.tables.get(t);
@@ -161,7 +158,7 @@ impl Batch {
                 Origin::DropSet(family) => format!("the removal of a set of table {}", name(family)),
                 Origin::DropChain(family) => format!("the removal of a chain of table {}", name(family)),
                 Origin::Table(t) => format!("table {}", name(table(t)?.family)),
-                Origin::Stamp(t) => format!("the fingerprint of table {}", name(table(t)?.family)),
+                Origin::Fingerprint(t) => format!("the fingerprint of table {}", name(table(t)?.family)),
                 Origin::Chain(t, c) => {
                     format!("chain {} of table {}", table(t)?.chains.get(c)?.name, name(table(t)?.family))
                 }
@@ -181,12 +178,12 @@ impl Batch {
         described.unwrap_or_else(|| format!("message {sequence}"))
     }
 
-    /// Whether the message creates a table.
+    /// Returns whether the message creates a table.
     pub(super) fn is_table(&self, sequence: u32) -> bool {
         matches!(self.origin(sequence), Some(Origin::Table(_)))
     }
 
-    /// Whether the message removes something.
+    /// Returns whether the message removes something.
     pub(super) fn is_removal(&self, sequence: u32) -> bool {
         matches!(
             self.origin(sequence),
@@ -198,7 +195,7 @@ impl Batch {
         (sequence as usize).checked_sub(1).and_then(|n| self.origins.get(n))
     }
 
-    /// Sequence number of the last message.
+    /// Returns the sequence number of the last message.
     pub(super) fn last(&self) -> u32 {
         u32::try_from(self.origins.len()).unwrap_or(u32::MAX)
     }
@@ -213,7 +210,7 @@ impl Batch {
         batch
     }
 
-    /// Only the end asks for an acknowledgement: one per message overflows the socket of a long batch (google/nftables #103).
+    /// Ends the batch. Only the last message requests an acknowledgement: one per message overflows the socket (google/nftables #103).
     fn end(mut self) -> Self {
         self.push_control(Origin::End, ControlMessage::BatchEnd, NLM_F_ACK);
         self
@@ -231,7 +228,7 @@ impl Batch {
         }
     }
 
-    /// Sets and rules.
+    /// Adds the sets and rules of a table.
     fn content(&mut self, t: usize, table: &TableDef) {
         for (s, set) in table.sets.iter().enumerate() {
             let number = u32::try_from(s + 1).unwrap_or(u32::MAX);
@@ -254,11 +251,11 @@ impl Batch {
         }
     }
 
-    fn stamps(&mut self, program: &Program, stamp: &str) {
+    fn push_fingerprints(&mut self, program: &Program, fingerprint: &str) {
         for (t, table) in program.tables.iter().enumerate() {
-            let attributes = vec![ChainAttribute::Table(TABLE.into()), ChainAttribute::Name(stamp.to_owned())];
+            let attributes = vec![ChainAttribute::Table(TABLE.into()), ChainAttribute::Name(fingerprint.to_owned())];
             self.push(
-                Origin::Stamp(t),
+                Origin::Fingerprint(t),
                 table.family,
                 NfTablesMessage::NewChain(ChainMessage { attributes }),
                 NLM_F_CREATE,
@@ -301,8 +298,8 @@ impl Batch {
     }
 }
 
-/// A hash that stays the same from release to release, unlike the standard library's: eight bytes at a time, multiply and fold.
-fn fingerprint(bytes: &[u8]) -> u64 {
+/// Hashes bytes. Unlike the hash of the standard library, the result is the same in every release.
+fn hash(bytes: &[u8]) -> u64 {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
     for chunk in bytes.chunks(8) {
         let mut word = [0; 8];
@@ -327,7 +324,7 @@ fn new_chain(chain: &ChainDef) -> ChainMessage {
     new_chain_in(TABLE, &chain.name, chain.hook.as_ref())
 }
 
-/// The message that creates a chain.
+/// Builds the message that creates a chain.
 pub(super) fn new_chain_in(table: &str, name: &str, hook: Option<&Hook>) -> ChainMessage {
     let mut attributes = vec![ChainAttribute::Table(table.to_owned()), ChainAttribute::Name(name.to_owned())];
     if let Some(hook) = hook {
@@ -361,7 +358,7 @@ fn new_set(set: &SetDef, number: u32) -> SetMessage {
     }
 }
 
-/// The elements, in pieces of one message each. A range is its first address, and the address behind its last one marked as end.
+/// Encodes the elements of a set, one list per message. A range is its first address, and the address after its last one, marked as end.
 fn elements(set: &SetDef, number: u32) -> Vec<Vec<SetElementList>> {
     fn range<const N: usize>(list: &mut Attributes, first: [u8; N], after: Option<[u8; N]>) {
         element(list, &first, false);
@@ -412,18 +409,4 @@ fn element(list: &mut Attributes, key: &[u8], ends_range: bool) {
         }
         element.nest(KEY, |data| data.value(VALUE, key));
     });
-}
-
-/// The address of a network, cut to whole bytes, where its prefix is whole bytes: such a comparison needs no mask.
-pub(super) fn whole_bytes(net: &IpNet) -> Option<Vec<u8>> {
-    let length = net.prefix_len();
-    (length > 0 && length.is_multiple_of(8)).then(|| address(net)[..usize::from(length / 8)].to_vec())
-}
-
-/// The bytes of a network's address.
-pub(super) fn address(net: &IpNet) -> Vec<u8> {
-    match net {
-        IpNet::V4(net) => net.network().octets().to_vec(),
-        IpNet::V6(net) => net.network().octets().to_vec(),
-    }
 }

@@ -1,8 +1,7 @@
-//! A rule's tests and effects as kernel expressions, and back.
+//! Encodes the tests and effects of a rule as kernel expressions, and decodes them.
 //!
-//! Every test loads a field into register 1 and compares it there, so a decoder has to look at two or three expressions at a time.
-//! Numbers that travel on the wire are big endian; what the kernel loads from its own variables (ids, marks, interface indices,
-//! states, zones) is in the byte order of the machine.
+//! Every test loads a field into register 1 and compares it there, so a test is two or three expressions. Values from packets are big
+//! endian; values of kernel variables (ids, marks, interface indices, states, zones) are in host byte order.
 
 mod decode;
 
@@ -14,8 +13,7 @@ use netlink_packet_netfilter::nftables::{
 };
 
 pub(super) use self::decode::decode;
-use super::attributes::Attributes;
-use super::encode::{LIST_ELEMENT, address, whole_bytes};
+use super::attributes::{Attributes, LIST_ELEMENT};
 use super::program::{Expr, IpFamily, RuleDef, Test};
 
 /// `enum nft_expr_attributes`, linux/netfilter/nf_tables.h.
@@ -46,10 +44,10 @@ const LOOKUP_INVERTED: u32 = 1;
 /// `IFNAMSIZ`, linux/if.h.
 const NAME_LENGTH: usize = 16;
 
-/// Most rules take less than this as kernel expressions.
+/// Initial capacity; most rules are shorter.
 const USUAL_BYTES: usize = 768;
 
-/// The kernel expressions of a rule.
+/// Encodes a rule.
 pub(super) fn encode(rule: &RuleDef) -> Attributes {
     let mut encoder = Encoder::new();
     for expr in &rule.exprs {
@@ -58,7 +56,7 @@ pub(super) fn encode(rule: &RuleDef) -> Attributes {
     encoder.out
 }
 
-/// Writes kernel expressions one behind the other.
+/// Encoder of kernel expressions.
 pub(super) struct Encoder {
     pub(super) out: Attributes,
 }
@@ -101,7 +99,7 @@ impl Encoder {
                 self.immediate(zone.to_ne_bytes().to_vec());
                 self.push("ct", &[number(CT_KEY, CT_ZONE), number(CT_SREG, 1)]);
             }
-            // Only what was read back has such an expression, and that is never written.
+            // Only rules that were read have such an expression, and they are never written.
             Expr::Other(name) => self.push::<DefaultNla>(name, &[]),
         }
     }
@@ -141,7 +139,7 @@ impl Encoder {
             Test::ConnectionState(bits) => {
                 self.ct(CT_STATE);
                 self.mask(bits.to_ne_bytes().to_vec());
-                self.compare(!negated, vec![0; 4]); // "one of these bits" is "not none of them"
+                self.compare(!negated, vec![0; 4]); // any of these bits: not none of them
             }
             Test::Mark(mark) => self.meta_is(MetaKey::Mark, negated, *mark),
             Test::ConnectionMark(mark) => {
@@ -153,7 +151,7 @@ impl Encoder {
         }
     }
 
-    /// One kernel expression.
+    /// Appends a kernel expression.
     pub(super) fn push<T: Nla>(&mut self, name: &str, attributes: &[T]) {
         self.out.nest(LIST_ELEMENT, |expression| {
             expression.text(EXPR_NAME, name);
@@ -170,7 +168,7 @@ impl Encoder {
         self.compare(negated, value.to_ne_bytes().to_vec());
     }
 
-    /// The whole name with its padding, so that `eth1` is not taken for `eth10`.
+    /// Compares the whole name with its padding, so that `eth1` does not match `eth10`.
     fn name_is(&mut self, key: MetaKey, negated: bool, name: &str) {
         let mut bytes = name.as_bytes().to_vec();
         bytes.resize(NAME_LENGTH, 0);
@@ -296,5 +294,19 @@ const fn length(family: IpFamily) -> u32 {
     match family {
         IpFamily::V4 => 4,
         IpFamily::V6 => 16,
+    }
+}
+
+/// Returns the prefix of a network if it consists of whole bytes: such a comparison needs no mask.
+fn whole_bytes(net: &IpNet) -> Option<Vec<u8>> {
+    let length = net.prefix_len();
+    (length > 0 && length.is_multiple_of(8)).then(|| address(net)[..usize::from(length / 8)].to_vec())
+}
+
+/// Returns the bytes of the address of a network.
+fn address(net: &IpNet) -> Vec<u8> {
+    match net {
+        IpNet::V4(net) => net.network().octets().to_vec(),
+        IpNet::V6(net) => net.network().octets().to_vec(),
     }
 }

@@ -1,32 +1,30 @@
-//! A look at a namespace that may be anybody's. Nothing is changed.
+//! Reads everything that nf_tables contains in a namespace, ours and foreign. Changes nothing.
 
 use netlink_packet_netfilter::nftables::{NfTablesMessage, TableAttribute, TableMessage};
 
 use super::encode::Batch;
-use super::kernel::Kernel;
-use super::program::{Program, TableFamily};
-use super::{NftError, TABLE, program};
+use super::error::NftError;
+use super::lower::{TableLayout, lower};
+use super::program::{Program, TABLE, TableFamily};
+use super::socket::NftSocket;
 use iptables_rules::RuleSet;
 
-/// What nf_tables holds.
+/// Content of nf_tables in a namespace.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Inspected {
+pub struct NftState {
     /// Our tables.
     pub program: Program,
-    /// The fingerprint they carry.
-    pub stamp: Option<String>,
-    /// Other tables.
+    /// Fingerprint of the rules that were installed.
+    pub fingerprint: Option<String>,
+    /// Foreign tables.
     pub others: Vec<(TableFamily, String)>,
 }
 
-/// Reads everything.
-///
-/// # Errors
-/// See [`NftError`].
-pub fn inspect() -> Result<Inspected, NftError> {
-    let kernel = Kernel::open()?;
-    let program = kernel.read()?;
-    let stamp = kernel.existing()?.into_iter().find_map(|table| table.stamp);
+/// Reads the state of nf_tables.
+pub fn inspect() -> Result<NftState, NftError> {
+    let kernel = NftSocket::open()?;
+    let program = kernel.read_program()?;
+    let fingerprint = kernel.own_tables()?.into_iter().find_map(|table| table.fingerprint);
     let mut others = Vec::new();
     for family in TableFamily::ALL {
         let request = NfTablesMessage::GetTable(TableMessage { attributes: Vec::new() });
@@ -39,18 +37,18 @@ pub fn inspect() -> Result<Inspected, NftError> {
         })?;
         others.extend(names.into_iter().filter(|name| name != TABLE).map(|name| (family, name)));
     }
-    Ok(Inspected { program, stamp, others })
+    Ok(NftState { program, fingerprint, others })
 }
 
-impl Inspected {
-    /// Whether the rules are still those that were installed; `None` where no fingerprint says which they were.
-    pub fn intact(&self) -> Option<bool> {
-        self.stamp.as_ref().map(|stamp| Batch::create(&self.program).1 == *stamp)
+impl NftState {
+    /// Returns whether the rules are those that were installed; `None` without a fingerprint.
+    pub fn is_intact(&self) -> Option<bool> {
+        self.fingerprint.as_ref().map(|fingerprint| Batch::create(&self.program).1 == *fingerprint)
     }
 
-    /// Whether these are the rules that were installed, whatever has become of them since.
-    pub fn was(&self, rules: &RuleSet) -> bool {
-        let planned = program(rules).map(|program| Batch::create(&program).1);
-        self.stamp.is_some() && planned.ok() == self.stamp
+    /// Returns whether these rules were installed, whether or not they have been changed since.
+    pub fn was_installed_from(&self, rules: &RuleSet) -> bool {
+        let planned = lower(rules, TableLayout::of_running_kernel()).map(|program| Batch::create(&program).1);
+        self.fingerprint.is_some() && planned.ok() == self.fingerprint
     }
 }

@@ -1,39 +1,44 @@
-//! From a [`RuleSet`] to a [`Program`]: which tables, chains and sets there are, and what each rule tests.
+//! Lowers a [`RuleSet`] to a [`Program`].
 //!
-//! Chain names are Istio's. One `inet` table holds what iptables keeps in three tables, so chains of `mangle` and `raw` carry the
-//! table as a prefix (`mangle-ISTIO_INBOUND`, `raw-ISTIO_OUTPUT_DNS`); those of `nat` are bare. Base chains are called after table
-//! and hook (`nat-output`), and exist only where they have rules.
+//! Chain names are Istio's. One `inet` table contains the rules of three tables of iptables, so chains of `mangle` and `raw` have the table
+//! as prefix (`mangle-ISTIO_INBOUND`, `raw-ISTIO_OUTPUT_DNS`). Base chains are named after table and hook (`nat-output`), and exist only
+//! where they have rules.
 //!
-//! Two differences to iptables remain. `! --uid-owner` holds for packets that have no socket file, `meta skuid !=` does not; only
-//! packets that the kernel itself sends over `lo` can tell. And TPROXY drops a packet for which nobody listens, while nft's `tproxy`
-//! lets it pass; a second rule with the same tests drops it here too.
+//! There are two differences to iptables. `! --uid-owner` matches packets without a socket, `meta skuid !=` does not; this affects only
+//! packets that the kernel itself sends over `lo`. And TPROXY drops a packet without a listener, nft's `tproxy` lets it pass; here a second
+//! rule with the same tests drops it.
 
 use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-use super::NftError;
-use super::lists::{self, Slot};
+use super::error::NftError;
+use super::lists::{self, ListMatch};
 use super::program::{ChainDef, Expr, Hook, IpFamily, Name, Program, RuleDef, SetDef, TableDef, TableFamily, Test};
 use iptables_rules::RuleSet;
 use iptables_rules::config::Group;
-use iptables_rules::ruleset::{Action, Families, Family, Match, Protocol, Reason, Rule, Table};
+use iptables_rules::ruleset::{Action, Families, Family, Match, Protocol, Rule, RuleReason, Table};
 
 /// `lo` is the first interface of every network namespace.
 const LO_INDEX: u32 = 1;
 
 /// How the rules are spread over tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Layout {
-    /// One table `inet weir`.
+pub(super) enum TableLayout {
+    /// One table `inet weir`, for Linux 5.2 and newer.
     Inet,
-    /// `ip weir` and `ip6 weir`: NAT chains in `inet` tables came with Linux 5.2.
+    /// Tables `ip weir` and `ip6 weir`, for kernels without NAT chains in `inet` tables.
     PerFamily,
 }
 
-impl Layout {
-    /// The layout for a kernel release as `uname` gives it.
+impl TableLayout {
+    /// Returns the layout for the running kernel; that of a recent one where its release is unknown.
+    pub(super) fn of_running_kernel() -> Self {
+        nix::sys::utsname::uname().map_or(Self::Inet, |names| Self::of_release(&names.release().to_string_lossy()))
+    }
+
+    /// Returns the layout for a kernel release as `uname` gives it.
     pub(super) fn of_release(release: &str) -> Self {
         let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse::<u32>().unwrap_or(0));
         let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
@@ -41,40 +46,36 @@ impl Layout {
     }
 }
 
-/// Lowers a rule set; an empty one gives a program without tables.
+/// Lowers a rule set; an empty one gives an empty program.
 ///
 /// # Errors
-/// [`NftError::Unsupported`] with everything that cannot be expressed.
-pub(super) fn lower(rules: &RuleSet, layout: Layout) -> Result<Program, NftError> {
+/// Returns [`NftError::Unsupported`], which names everything that nf_tables cannot express.
+pub(super) fn lower(rules: &RuleSet, layout: TableLayout) -> Result<Program, NftError> {
     if rules.is_empty() {
         return Ok(Program::default());
     }
     let both = rules.families == Families::V4AndV6;
-    let views: &[(TableFamily, View)] = match (layout, both) {
-        (Layout::Inet, true) => &[(TableFamily::Inet, View::Both)],
-        (Layout::Inet, false) => &[(TableFamily::Inet, View::One(IpFamily::V4))],
-        (Layout::PerFamily, true) => {
-            &[(TableFamily::Ip, View::One(IpFamily::V4)), (TableFamily::Ip6, View::One(IpFamily::V6))]
+    let scopes: &[(TableFamily, FamilyScope)] = match (layout, both) {
+        (TableLayout::Inet, true) => &[(TableFamily::Inet, FamilyScope::Both)],
+        (TableLayout::Inet, false) => &[(TableFamily::Inet, FamilyScope::One(IpFamily::V4))],
+        (TableLayout::PerFamily, true) => {
+            &[(TableFamily::Ip, FamilyScope::One(IpFamily::V4)), (TableFamily::Ip6, FamilyScope::One(IpFamily::V6))]
         }
-        (Layout::PerFamily, false) => &[(TableFamily::Ip, View::One(IpFamily::V4))],
+        (TableLayout::PerFamily, false) => &[(TableFamily::Ip, FamilyScope::One(IpFamily::V4))],
     };
     let mut problems = Vec::new();
-    let tables = views
+    let tables = scopes
         .iter()
-        .map(|&(family, view)| Lowering { rules, family, view, sets: Vec::new(), problems: &mut problems }.table())
+        .map(|&(family, scope)| Lowering { rules, family, scope, sets: Vec::new(), problems: &mut problems }.table())
         .collect();
     problems.sort();
     problems.dedup();
-    if problems.is_empty() {
-        Ok(Program { tables }.in_order())
-    } else {
-        Err(NftError::Unsupported(problems.join("; ")))
-    }
+    if problems.is_empty() { Ok(Program { tables }.sorted()) } else { Err(NftError::Unsupported(problems.join("; "))) }
 }
 
-/// Which packets a table sees rules for.
+/// Families that have rules in a table.
 #[derive(Debug, Clone, Copy)]
-enum View {
+enum FamilyScope {
     Both,
     One(IpFamily),
 }
@@ -82,26 +83,26 @@ enum View {
 struct Lowering<'a> {
     rules: &'a RuleSet,
     family: TableFamily,
-    view: View,
+    scope: FamilyScope,
     sets: Vec<SetDef>,
     problems: &'a mut Vec<String>,
 }
 
-/// Packets by family.
+/// Families of the packets that can match a rule.
 #[derive(Debug, Clone, Copy)]
-enum Packets {
+enum PacketFamilies {
     All,
     Of(IpFamily),
     None,
 }
 
-/// Rules of one run that differ in their list element only.
-struct Bundle {
-    /// Family of the packets, where it matters.
+/// Rules of one run that differ in one element only, which may become a set.
+struct RuleGroup {
+    /// Family of the packets, if it matters.
     family: Option<IpFamily>,
     tests: Vec<Expr>,
-    slot: Slot,
-    reason: Reason,
+    list: ListMatch,
+    reason: RuleReason,
 }
 
 impl Lowering<'_> {
@@ -123,7 +124,7 @@ impl Lowering<'_> {
         TableDef { family: self.family, flags: 0, sets: self.sets, chains }
     }
 
-    /// Chains of an iptables table: those that have rules, and those that are only jumped to.
+    /// Returns the chains of an iptables table: those that have rules, and those that are only jumped to.
     fn chains(&self, table: Table) -> Vec<&'static str> {
         let of_table = || self.rules.rules.iter().filter(|rule| rule.table == table);
         let mut names = Vec::new();
@@ -144,22 +145,22 @@ impl Lowering<'_> {
     fn chain(&mut self, table: Table, chain: &'static str) -> Vec<RuleDef> {
         let gated = self.family == TableFamily::Inet && !is_custom(chain);
         let mut lowered = Vec::new();
-        // Neighbours with the same action give the same verdict in any order, so a run of them may be sorted into bundles.
-        let mut run: (Option<Action>, Vec<Bundle>) = (None, Vec::new());
-        for (scope, rule) in ordered(self.rules, self.view, table, chain) {
+        // Neighbours with the same action give the same verdict in any order, so a run of them can be grouped.
+        let mut run: (Option<Action>, Vec<RuleGroup>) = (None, Vec::new());
+        for (scope, rule) in ordered(self.rules, self.scope, table, chain) {
             if run.0 != Some(rule.action) {
                 self.finish_run(table, &mut run, &mut lowered);
                 run.0 = Some(rule.action);
             }
-            let family = match (self.view, packets(scope, rule)) {
-                (_, Packets::None) => continue,
-                (View::One(seen), Packets::Of(family)) if seen != family => continue,
-                (View::One(seen), Packets::All) if gated => Some(seen),
-                (_, Packets::All) => None,
-                (_, Packets::Of(family)) => Some(family),
+            let family = match (self.scope, packets(scope, rule)) {
+                (_, PacketFamilies::None) => continue,
+                (FamilyScope::One(seen), PacketFamilies::Of(family)) if seen != family => continue,
+                (FamilyScope::One(seen), PacketFamilies::All) if gated => Some(seen),
+                (_, PacketFamilies::All) => None,
+                (_, PacketFamilies::Of(family)) => Some(family),
             };
-            match self.bundle(rule, family) {
-                Ok(bundle) => add_to_run(&mut run.1, bundle),
+            match self.rule_group(rule, family) {
+                Ok(group) => add_to_run(&mut run.1, group),
                 Err(problem) => self.problems.push(problem),
             }
         }
@@ -167,26 +168,28 @@ impl Lowering<'_> {
         lowered
     }
 
-    fn bundle(&self, rule: &Rule, family: Option<IpFamily>) -> Result<Bundle, String> {
+    fn rule_group(&self, rule: &Rule, family: Option<IpFamily>) -> Result<RuleGroup, String> {
         let mut tests: Vec<Expr> = Vec::with_capacity(rule.matches.len() + 3);
         if let (TableFamily::Inet, Some(family)) = (self.family, family) {
             tests.push(Test::Family(family).into());
         }
-        let mut slot = Slot::None;
+        let mut list = ListMatch::None;
         for condition in &rule.matches {
             match condition {
-                Match::Destination { net, negated: false } if slot.is_none() => slot = Slot::Nets(vec![net.trunc()]),
+                Match::Destination { net, negated: false } if list.is_none() => {
+                    list = ListMatch::Nets(vec![net.trunc()]);
+                }
                 _ => lower_match(condition, &mut tests).map_err(|problem| in_rule(rule, &problem))?,
             }
         }
-        // One dimension at most becomes a list; with a network as list, a list of ports has to be a single port.
+        // Only one dimension becomes a list: next to a list of networks only a single port is possible.
         for condition in &rule.matches {
             if let Match::DestinationPorts { ports, negated: false } = condition {
-                match (&slot, ports.as_slice()) {
-                    (_, []) => return Err(in_rule(rule, "an empty list of ports")),
-                    (Slot::None, ports) => slot = Slot::Ports(ports.to_vec()),
+                match (&list, ports.as_slice()) {
+                    (_, []) => return Err(in_rule(rule, "empty list of ports")),
+                    (ListMatch::None, ports) => list = ListMatch::Ports(ports.to_vec()),
                     (_, &[port]) => tests.push(Test::DestinationPort(port).into()),
-                    _ => return Err(in_rule(rule, "a list of ports together with a network")),
+                    _ => return Err(in_rule(rule, "list of ports together with a network")),
                 }
             }
         }
@@ -201,23 +204,23 @@ impl Lowering<'_> {
             TableFamily::Ip => Some(IpFamily::V4),
             TableFamily::Ip6 => Some(IpFamily::V6),
         };
-        Ok(Bundle { family, tests, slot, reason: rule.reason })
+        Ok(RuleGroup { family, tests, list, reason: rule.reason })
     }
 
-    fn finish_run(&mut self, table: Table, run: &mut (Option<Action>, Vec<Bundle>), lowered: &mut Vec<RuleDef>) {
+    fn finish_run(&mut self, table: Table, run: &mut (Option<Action>, Vec<RuleGroup>), lowered: &mut Vec<RuleDef>) {
         let Some(action) = run.0.take() else { return };
-        for Bundle { family, tests, slot, reason } in run.1.drain(..) {
-            if lists::is_list(&slot) {
-                let stem = lists::stem(reason, &slot, transport(&tests));
-                let (set, test) = lists::set(&self.sets, &stem, slot);
+        for RuleGroup { family, tests, list, reason } in run.1.drain(..) {
+            if lists::needs_set(&list) {
+                let stem = lists::set_name(reason, &list, transport(&tests));
+                let (set, test) = lists::build_set(&self.sets, &stem, list);
                 self.sets.push(set);
                 push_rules(lowered, table, &tests, family, Some(test), action);
                 continue;
             }
-            let each: Vec<Option<Test>> = match slot {
-                Slot::None => vec![None],
-                Slot::Nets(nets) => nets.into_iter().map(|net| Some(Test::Destination(net))).collect(),
-                Slot::Ports(ports) => ports.into_iter().map(|port| Some(Test::DestinationPort(port))).collect(),
+            let each: Vec<Option<Test>> = match list {
+                ListMatch::None => vec![None],
+                ListMatch::Nets(nets) => nets.into_iter().map(|net| Some(Test::Destination(net))).collect(),
+                ListMatch::Ports(ports) => ports.into_iter().map(|port| Some(Test::DestinationPort(port))).collect(),
             };
             for test in each {
                 push_rules(lowered, table, &tests, family, test, action);
@@ -226,8 +229,8 @@ impl Lowering<'_> {
     }
 }
 
-/// The rules of a chain in one order that agrees with what either family meets.
-fn ordered<'a>(rules: &'a RuleSet, view: View, table: Table, chain: &str) -> Vec<(Option<IpFamily>, &'a Rule)> {
+/// Returns the rules of a chain in an order that is correct for both families.
+fn ordered<'a>(rules: &'a RuleSet, scope: FamilyScope, table: Table, chain: &str) -> Vec<(Option<IpFamily>, &'a Rule)> {
     let of = |family| {
         let packet = match family {
             IpFamily::V4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
@@ -235,21 +238,21 @@ fn ordered<'a>(rules: &'a RuleSet, view: View, table: Table, chain: &str) -> Vec
         };
         rules.chain_rules(table, chain, packet)
     };
-    match view {
-        View::One(family) => of(family).into_iter().map(|rule| (None, rule)).collect(),
-        View::Both => merge(&of(IpFamily::V4), &of(IpFamily::V6)),
+    match scope {
+        FamilyScope::One(family) => of(family).into_iter().map(|rule| (None, rule)).collect(),
+        FamilyScope::Both => merge(&of(IpFamily::V4), &of(IpFamily::V6)),
     }
 }
 
-/// Adds a rule to the bundle it belongs to, or opens a new one. The newest bundles are tried first: lists come in one piece.
-fn add_to_run(run: &mut Vec<Bundle>, bundle: Bundle) {
-    let same = run.iter_mut().rev().find(|other| other.tests == bundle.tests && other.slot.is_like(&bundle.slot));
+/// Adds rules to a group with the same tests, or as a new group. Searches the newest groups first, as elements of a list are neighbours.
+fn add_to_run(run: &mut Vec<RuleGroup>, group: RuleGroup) {
+    let same = run.iter_mut().rev().find(|other| other.tests == group.tests && other.list.same_kind(&group.list));
     match same {
         Some(other) => {
-            other.slot.append(bundle.slot);
-            other.reason = bundle.reason;
+            other.list.append(group.list);
+            other.reason = group.reason;
         }
-        None => run.push(bundle),
+        None => run.push(group),
     }
 }
 
@@ -265,10 +268,10 @@ fn push_rules(
     exprs.extend_from_slice(tests);
     exprs.extend(listed.map(Expr::from));
     exprs.sort_by_key(|expr| match expr {
-        Expr::Test { test, .. } => test.rank(),
+        Expr::Test { test, .. } => test.order(),
         _ => u8::MAX,
     });
-    let unserved = matches!(action, Action::Tproxy { .. }).then(|| {
+    let without_listener = matches!(action, Action::Tproxy { .. }).then(|| {
         let mut exprs = exprs.clone();
         exprs.push(Expr::Drop);
         RuleDef { exprs }
@@ -288,7 +291,7 @@ fn push_rules(
         Action::Zone(zone) => exprs.push(Expr::SetZone(zone)),
     }
     lowered.push(RuleDef { exprs });
-    lowered.extend(unserved);
+    lowered.extend(without_listener);
 }
 
 fn lower_match(condition: &Match, tests: &mut Vec<Expr>) -> Result<(), String> {
@@ -304,7 +307,7 @@ fn lower_match(condition: &Match, tests: &mut Vec<Expr>) -> Result<(), String> {
         Match::DestinationPorts { negated: false, .. } => return Ok(()), // a list, see the caller
         Match::DestinationPorts { ports, negated: true } => {
             if ports.is_empty() {
-                return Err("an empty list of ports".to_owned());
+                return Err("empty list of ports".to_owned());
             }
             tests.extend(ports.iter().map(|&port| Expr::Test { test: Test::DestinationPort(port), negated: true }));
             return Ok(());
@@ -313,7 +316,7 @@ fn lower_match(condition: &Match, tests: &mut Vec<Expr>) -> Result<(), String> {
         Match::Uid { id, negated } => (Test::Uid(*id), *negated),
         Match::Gid { group: Group::Id(id), negated } => (Test::Gid(*id), *negated),
         Match::Gid { group: Group::Name(name), .. } => {
-            return Err(format!("group {name} is given by name; nf_tables knows numbers only"));
+            return Err(format!("group {name} is given by name; nf_tables supports ids only"));
         }
         Match::StateInvalid => (Test::ConnectionState(1), false),
         Match::StateRelatedEstablished => (Test::ConnectionState(2 | 4), false),
@@ -325,10 +328,10 @@ fn lower_match(condition: &Match, tests: &mut Vec<Expr>) -> Result<(), String> {
 }
 
 fn in_rule(rule: &Rule, problem: &str) -> String {
-    format!("a rule of chain {} in table {}: {problem}", rule.chain, rule.table.name())
+    format!("rule of chain {} in table {}: {problem}", rule.chain, rule.table.name())
 }
 
-/// The transport protocol that the tests ask for.
+/// Returns the transport protocol that the tests require.
 fn transport(tests: &[Expr]) -> Option<u8> {
     tests.iter().find_map(|expr| match expr {
         Expr::Test { test: Test::Protocol(number), negated: false } => Some(*number),
@@ -336,8 +339,8 @@ fn transport(tests: &[Expr]) -> Option<u8> {
     })
 }
 
-/// The packets that can match a rule in this place.
-fn packets(scope: Option<IpFamily>, rule: &Rule) -> Packets {
+/// Returns the families of the packets that can match a rule in this scope.
+fn packets(scope: Option<IpFamily>, rule: &Rule) -> PacketFamilies {
     let of_rule = match rule.family {
         Family::Any => None,
         Family::V4 => Some(IpFamily::V4),
@@ -350,15 +353,15 @@ fn packets(scope: Option<IpFamily>, rule: &Rule) -> Packets {
         }),
         _ => None,
     });
-    scope.into_iter().chain(of_rule).chain(of_addresses).fold(Packets::All, |seen, family| match seen {
-        Packets::All => Packets::Of(family),
-        Packets::Of(other) if other == family => seen,
-        _ => Packets::None,
+    scope.into_iter().chain(of_rule).chain(of_addresses).fold(PacketFamilies::All, |seen, family| match seen {
+        PacketFamilies::All => PacketFamilies::Of(family),
+        PacketFamilies::Of(other) if other == family => seen,
+        _ => PacketFamilies::None,
     })
 }
 
-/// One sequence from what each family meets. Inserts count positions per family, so rules of both may stand in another order there;
-/// such a rule is split in two.
+/// Merges the rules of both families into one sequence. Inserts count per family, so rules for both families can be in a different order in
+/// each; such a rule becomes two.
 fn merge<'a>(v4: &[&'a Rule], v6: &[&'a Rule]) -> Vec<(Option<IpFamily>, &'a Rule)> {
     let (mut v4, mut v6) = (v4.iter().copied().peekable(), v6.iter().copied().peekable());
     let mut merged = Vec::new();
@@ -384,7 +387,7 @@ fn is_custom(chain: &str) -> bool {
     !matches!(chain, "PREROUTING" | "INPUT" | "FORWARD" | "OUTPUT" | "POSTROUTING")
 }
 
-/// Where packets enter a built-in chain: the priorities of iptables (`NF_IP_PRI_*`, linux/netfilter_ipv4.h).
+/// Returns the hook of a built-in chain, with the priority of iptables (`NF_IP_PRI_*`, linux/netfilter_ipv4.h).
 pub(super) fn hook(table: Table, chain: &str) -> Option<Hook> {
     let number = match chain {
         "PREROUTING" => 0,
@@ -393,7 +396,7 @@ pub(super) fn hook(table: Table, chain: &str) -> Option<Hook> {
     };
     let (kind, priority) = match (table, number) {
         (Table::Raw, _) => ("filter", -300),
-        (Table::Mangle, 3) => ("route", -150), // a new mark asks for a new route, as in iptables
+        (Table::Mangle, 3) => ("route", -150), // routes again after a change of the mark
         (Table::Mangle, _) => ("filter", -150),
         (Table::Nat, _) => ("nat", -100),
     };

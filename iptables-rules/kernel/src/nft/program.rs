@@ -1,24 +1,27 @@
-//! The rules in the shape in which nf_tables holds them: tables, chains, sets, rules made of tests and one effect.
+//! The rules as nf_tables stores them: tables, chains, sets, and rules that consist of tests and effects.
 //!
-//! Lowering writes such a value, encoding turns it into messages, reading back decodes the kernel's answer into the same type.
-//! So "the kernel holds what was planned" is `==`, and what a person reads (`Display`, in nft's own syntax) is what was sent.
+//! Lowering creates such a value, encoding turns it into messages, and reading back decodes the kernel's answer into the same type. So
+//! plan and kernel are compared with `==`, and `Display` shows in nft's syntax what was sent.
 
 use std::borrow::Cow;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
+/// Name of our tables.
+pub const TABLE: &str = "weir";
+
 /// Name of a chain, a set or an interface; borrowed where the name is a constant.
 pub type Name = Cow<'static, str>;
 
-/// Everything that nf_tables holds for us in one network namespace.
+/// Our tables in one network namespace.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Program {
     /// The tables: one `inet` table, or one per family on kernels without NAT in `inet` tables.
     pub tables: Vec<TableDef>,
 }
 
-/// One table called [`super::TABLE`].
+/// One table called [`TABLE`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TableDef {
     /// Family of the table.
@@ -54,37 +57,37 @@ pub enum IpFamily {
 /// A named set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SetDef {
-    /// Its name.
+    /// Name of the set.
     pub name: Name,
-    /// What it holds.
+    /// Elements of the set.
     pub elements: Elements,
 }
 
 /// Elements of a set, in ascending order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Elements {
-    /// IPv4 ranges, both ends included, neither overlapping nor adjacent.
+    /// Inclusive IPv4 ranges, neither overlapping nor adjacent.
     V4(Vec<(Ipv4Addr, Ipv4Addr)>),
-    /// IPv6 ranges, both ends included, neither overlapping nor adjacent.
+    /// Inclusive IPv6 ranges, neither overlapping nor adjacent.
     V6(Vec<(Ipv6Addr, Ipv6Addr)>),
     /// Ports.
     Ports(Vec<u16>),
-    /// Something we never write, in words.
+    /// Elements that we never write, as text.
     Other(String),
 }
 
 /// A chain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChainDef {
-    /// Its name, unique in the table.
+    /// Name of the chain, unique in its table.
     pub name: Name,
-    /// Where packets enter it, for base chains.
+    /// Hook of a base chain.
     pub hook: Option<Hook>,
-    /// Its rules, in the order in which packets meet them.
+    /// Rules, in order of evaluation.
     pub rules: Vec<RuleDef>,
 }
 
-/// Where packets enter a base chain.
+/// Type, hook, priority and policy of a base chain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hook {
     /// `nat`, `filter` or `route`.
@@ -93,42 +96,42 @@ pub struct Hook {
     pub number: u32,
     /// Priority among the chains of a hook; lower runs first.
     pub priority: i32,
-    /// Whether packets that reach the end of the chain go on. Always so in chains of ours.
+    /// Whether the policy is accept, as in all our chains.
     pub accepts: bool,
 }
 
-/// A rule: tests that must all hold, then effects.
+/// A rule: tests, all of which must hold, then effects.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RuleDef {
     /// Tests first, effects last.
     pub exprs: Vec<Expr>,
 }
 
-/// Part of a rule. Each is a fixed short sequence of kernel expressions.
+/// Part of a rule; a fixed short sequence of kernel expressions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Expr {
-    /// A condition; where it does not hold, the rule ends.
+    /// Ends the rule if the condition does not hold.
     Test {
         /// The condition.
         test: Test,
         /// Whether it is inverted.
         negated: bool,
     },
-    /// Go on in another chain, then come back.
+    /// Continue in another chain, then return.
     Jump(Name),
-    /// Go on in another chain. We never write it.
+    /// Continue in another chain. We never write it.
     Goto(Name),
     /// Leave the chain.
     Return,
-    /// Leave the base chain; the packet goes on.
+    /// Leave the base chain.
     Accept,
     /// Drop the packet.
     Drop,
-    /// NAT to a local port.
+    /// Redirect to a local port by NAT.
     Redirect(u16),
     /// Assign the packet to the transparent socket on a local port; without such a socket the rule ends here.
     Tproxy {
-        /// Family of the packets; `None` is both, in an `inet` table.
+        /// Family of the packets; `None` means both, in an `inet` table.
         family: Option<IpFamily>,
         /// Port of the socket.
         port: u16,
@@ -141,7 +144,7 @@ pub enum Expr {
     RestoreMark,
     /// Put the connection into a conntrack zone.
     SetZone(u16),
-    /// Something we never write: the names of its kernel expressions.
+    /// Anything that we never write, by the name of its kernel expression.
     Other(String),
 }
 
@@ -150,13 +153,13 @@ pub enum Expr {
 pub enum Test {
     /// Family of the packet.
     Family(IpFamily),
-    /// Index of the interface it came in by.
+    /// Index of the input interface.
     InIndex(u32),
-    /// Index of the interface it goes out by.
+    /// Index of the output interface.
     OutIndex(u32),
-    /// Name of the interface it came in by.
+    /// Name of the input interface.
     InName(Name),
-    /// Name of the interface it goes out by.
+    /// Name of the output interface.
     OutName(Name),
     /// Source network; only after [`Test::Family`] in an `inet` table.
     Source(IpNet),
@@ -172,41 +175,40 @@ pub enum Test {
     DestinationPort(u16),
     /// Destination port is in a set; only after [`Test::Protocol`].
     DestinationPortIn(Name),
-    /// State of the connection is one of these bits: 1 invalid, 2 established, 4 related, 8 new, 64 untracked
+    /// Conntrack state is one of these bits: 1 invalid, 2 established, 4 related, 8 new, 64 untracked
     /// (`NF_CT_STATE_BIT`, linux/netfilter/nf_conntrack_common.h).
     ConnectionState(u32),
     /// Packet mark.
     Mark(u32),
     /// Connection mark.
     ConnectionMark(u32),
-    /// User of the sending socket, in numbers of the namespace's own user namespace. Does not hold for packets without a socket,
-    /// neither straight nor inverted.
+    /// User of the sending socket, as seen in the user namespace of the network namespace. Never holds for packets without a socket, not
+    /// even negated.
     Uid(u32),
     /// Group of the sending socket; see [`Test::Uid`].
     Gid(u32),
 }
 
 impl Program {
-    /// With chains and sets in the order that every program has: base chains as packets meet them, then the others by name.
-    /// The kernel lists them by age.
-    pub(super) fn in_order(mut self) -> Self {
+    /// Sorts chains and sets: base chains in order of evaluation, then the others by name. The kernel lists them by age.
+    pub(super) fn sorted(mut self) -> Self {
         for table in &mut self.tables {
             table.sets.sort_by(|a, b| a.name.cmp(&b.name));
-            let place = |chain: &ChainDef| {
+            let order = |chain: &ChainDef| {
                 let hook = chain.hook.as_ref();
                 (hook.is_none(), hook.map(|hook| (hook.priority, hook.number)))
             };
-            table.chains.sort_by(|a, b| place(a).cmp(&place(b)).then_with(|| a.name.cmp(&b.name)));
+            table.chains.sort_by(|a, b| order(a).cmp(&order(b)).then_with(|| a.name.cmp(&b.name)));
         }
         self
     }
 }
 
 impl TableFamily {
-    /// All families in which a table of ours may be found.
+    /// All families that can contain a table of ours.
     pub(super) const ALL: [Self; 3] = [Self::Inet, Self::Ip, Self::Ip6];
 
-    /// Name in nft.
+    /// Returns the name in nft.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Inet => "inet",
@@ -217,9 +219,9 @@ impl TableFamily {
 }
 
 impl Test {
-    /// Place among the tests of a rule: cheap and selective first, and what a test relies on before it. nft puts the conditions that
-    /// an address or a port implies directly before it, so text that leaves them out loads as the same rule.
-    pub(super) const fn rank(&self) -> u8 {
+    /// Returns the position among the tests of a rule: cheap and selective tests first, prerequisites before the tests that need them.
+    /// nft adds implied tests directly before an address or a port, so text without them loads as the same rule.
+    pub(super) const fn order(&self) -> u8 {
         match self {
             Self::InIndex(_) | Self::OutIndex(_) | Self::InName(_) | Self::OutName(_) => 0,
             Self::Family(_) => 1,
@@ -238,7 +240,7 @@ impl Test {
 }
 
 impl Elements {
-    /// How many there are.
+    /// Returns the number of elements.
     pub fn len(&self) -> usize {
         match self {
             Self::V4(ranges) => ranges.len(),
@@ -248,7 +250,7 @@ impl Elements {
         }
     }
 
-    /// Whether there are none.
+    /// Returns whether there are no elements.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

@@ -1,12 +1,11 @@
-//! A [`Program`] as text in the syntax of `nft -f`.
+//! Formats a [`Program`] in the syntax of `nft -f`.
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
 
-use super::TABLE;
-use super::program::{ChainDef, Elements, Expr, Hook, IpFamily, Program, RuleDef, SetDef, TableDef, Test};
+use super::program::{ChainDef, Elements, Expr, Hook, IpFamily, Program, RuleDef, SetDef, TABLE, TableDef, Test};
 
 /// `NFT_TABLE_F_DORMANT`, linux/netfilter/nf_tables.h.
 const DORMANT: u32 = 1;
@@ -106,7 +105,7 @@ impl fmt::Display for Hook {
 
 impl fmt::Display for RuleDef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // What an address or a port implies is left out: nft adds it, and leaves it out of its own listings.
+        // Leaves out tests that an address or a port implies: nft adds them, and leaves them out of its listings, too.
         let tests =
             |wanted: fn(&Test) -> bool| self.exprs.iter().any(|e| matches!(e, Expr::Test { test, .. } if wanted(test)));
         let has_address = tests(|t| matches!(t, Test::Source(_) | Test::Destination(_) | Test::DestinationIn(..)));

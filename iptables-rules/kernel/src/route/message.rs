@@ -1,8 +1,7 @@
-//! The rtnetlink messages that are spoken here: addresses, rules, routes.
+//! The rtnetlink messages that we use: addresses, rules, routes.
 //!
-//! The enum of `netlink-packet-route` would do as well, but whoever parses it links every message of rtnetlink: links and traffic
-//! control alone are half a megabyte of the plugin. Routes are read by hand for the same reason: of their forty attributes, tunnels
-//! and all, two are asked for.
+//! Parsing the enum of `netlink-packet-route` would link all messages of rtnetlink: links and traffic control alone would add half a megabyte
+//! to the plugin. Routes are parsed by hand for the same reason: only two of their forty attributes are needed.
 
 use netlink_packet_core::{
     DecodeError, Emitable as _, NetlinkDeserializable, NetlinkHeader, NetlinkPayload, NetlinkSerializable,
@@ -20,7 +19,7 @@ const RTM_GETROUTE: u16 = 26;
 const RTM_NEWRULE: u16 = 32;
 const RTM_GETRULE: u16 = 34;
 
-/// One message.
+/// An rtnetlink message.
 #[derive(Debug)]
 pub(super) enum Message {
     NewAddress(AddressMessage),
@@ -31,21 +30,21 @@ pub(super) enum Message {
     GetRule(RuleMessage),
 }
 
-/// What is asked of a route that the kernel lists.
+/// Properties of a listed route that we use.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ListedRoute {
     /// `RTN_*`.
     pub(super) kind: u8,
-    /// Length of the destination's prefix; 0 is the default route.
+    /// Prefix length of the destination; 0 for the default route.
     pub(super) prefix: u8,
     /// Routing table.
     pub(super) table: u32,
-    /// Index of the interface it leads to.
+    /// Index of the output interface.
     pub(super) interface: Option<u32>,
 }
 
 impl ListedRoute {
-    /// Reads `struct rtmsg` and the attributes behind it (linux/rtnetlink.h).
+    /// Parses `struct rtmsg` and its attributes (linux/rtnetlink.h).
     fn parse(payload: &[u8]) -> Option<Self> {
         const HEADER: usize = 12;
         const RTA_OIF: u16 = 4;
@@ -101,7 +100,7 @@ impl NetlinkDeserializable for Message {
         match header.message_type {
             RTM_NEWADDR => Ok(Self::NewAddress(AddressMessage::parse(payload)?)),
             RTM_NEWRULE => Ok(Self::NewRule(RuleMessage::parse(payload)?)),
-            other => Err(format!("message type {other} was not asked for").into()),
+            other => Err(format!("unexpected message type {other}").into()),
         }
     }
 }
@@ -111,8 +110,8 @@ impl NetlinkDeserializable for ListedRoute {
 
     fn deserialize(header: &NetlinkHeader, payload: &[u8]) -> Result<Self, DecodeError> {
         match header.message_type {
-            RTM_NEWROUTE => Self::parse(payload).ok_or_else(|| "a route is cut off".into()),
-            other => Err(format!("message type {other} was not asked for").into()),
+            RTM_NEWROUTE => Self::parse(payload).ok_or_else(|| "truncated route".into()),
+            other => Err(format!("unexpected message type {other}").into()),
         }
     }
 }

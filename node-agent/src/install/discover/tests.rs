@@ -7,14 +7,14 @@ fn host(files: &[(&str, &str)]) -> BTreeMap<String, Vec<u8>> {
     files.iter().map(|(path, text)| ((*path).to_owned(), text.as_bytes().to_vec())).collect()
 }
 
-fn find(flags: &[&str], files: &[(&str, &str)]) -> Places {
+fn find(flags: &[&str], files: &[(&str, &str)]) -> NodeDirs {
     let args = Cli::try_parse_from(["weir-agent"].iter().chain(flags)).unwrap().run.install;
     discover(&args, &host(files))
 }
 
-fn folders(places: &Places) -> (String, Vec<String>) {
-    let bins = places.bins.iter().map(|bin| bin.here.display().to_string()).collect();
-    (places.conf.here.display().to_string(), bins)
+fn dirs(node_dirs: &NodeDirs) -> (String, Vec<String>) {
+    let bins = node_dirs.bins.iter().map(|bin| bin.mounted.display().to_string()).collect();
+    (node_dirs.conf.mounted.display().to_string(), bins)
 }
 
 fn pair(conf: &str, bin: &str) -> (String, Vec<String>) {
@@ -22,18 +22,18 @@ fn pair(conf: &str, bin: &str) -> (String, Vec<String>) {
 }
 
 #[test]
-fn without_any_hint_the_folders_are_the_usual_ones() {
-    let places = find(&[], &[]);
-    assert_eq!(folders(&places), pair("/host/etc/cni/net.d", "/host/opt/cni/bin"));
-    assert_eq!(places.findings, []);
+fn defaults_apply_without_configuration() {
+    let node_dirs = find(&[], &[]);
+    assert_eq!(dirs(&node_dirs), pair("/host/etc/cni/net.d", "/host/opt/cni/bin"));
+    assert_eq!(node_dirs.findings, []);
 }
 
 #[test]
-fn reads_every_version_of_containerds_file() {
+fn every_version_of_containerds_file_is_read() {
     let v1 = "[plugins.cri.cni]\nbin_dir = '/b1'\nconf_dir = '/c1/'\n";
     let v2 = "version = 2\n[plugins.'io.containerd.grpc.v1.cri'.cni]\nbin_dir = '/b2'\nconf_dir = '/c2'\n";
     let v3 = "version = 3\n[plugins.'io.containerd.cri.v1.runtime'.cni]\nbin_dir = ''\nbin_dirs = ['/b3', '/b4']\nconf_dir = '/c3'\n";
-    let read = |text| folders(&find(&["--host-root=/h"], &[("/etc/containerd/config.toml", text)]));
+    let read = |text| dirs(&find(&["--host-root=/h"], &[("/etc/containerd/config.toml", text)]));
     assert_eq!(read(v1), pair("/h/c1", "/h/b1"));
     assert_eq!(read(v2), pair("/h/c2", "/h/b2"));
     assert_eq!(read(v3), ("/h/c3".into(), vec!["/h/b3".into(), "/h/b4".into()]));
@@ -41,8 +41,8 @@ fn reads_every_version_of_containerds_file() {
 }
 
 #[test]
-fn follows_imports() {
-    let places = find(
+fn imports_are_followed() {
+    let node_dirs = find(
         &[],
         &[
             (
@@ -60,25 +60,25 @@ fn follows_imports() {
             ("/etc/containerd/own.toml", "[plugins.'io.containerd.grpc.v1.cri'.cni]\nbin_dir = '/from-own'\n"),
         ],
     );
-    assert_eq!(folders(&places), pair("/host/from-import", "/host/from-own"));
+    assert_eq!(dirs(&node_dirs), pair("/host/from-import", "/host/from-own"));
 }
 
 #[test]
-fn reads_crio() {
-    let places = find(
+fn crio_drop_ins_are_read() {
+    let node_dirs = find(
         &[],
         &[
             ("/etc/crio/crio.conf", "[crio.network]\nnetwork_dir = '/c'\nplugin_dirs = ['/b/', '/opt/cni/bin']\n"),
             ("/etc/crio/crio.conf.d/10.conf", "[crio.network]\nnetwork_dir = '/later'\n"),
         ],
     );
-    assert_eq!(folders(&places), ("/host/later".into(), vec!["/host/b".into(), "/host/opt/cni/bin".into()]));
-    assert_eq!(places.source, "/etc/crio");
+    assert_eq!(dirs(&node_dirs), ("/host/later".into(), vec!["/host/b".into(), "/host/opt/cni/bin".into()]));
+    assert_eq!(node_dirs.source, "/etc/crio");
 }
 
 #[test]
-fn knows_the_usual_platforms_by_name_and_by_what_is_on_them() {
-    for (platform, mark, conf, bin) in [
+fn platforms_are_set_by_flag_or_detected() {
+    for (platform, marker, conf, bin) in [
         ("gke", Some("/home/kubernetes/bin/x"), "/etc/cni/net.d", "/home/kubernetes/bin"),
         (
             "k3s",
@@ -99,39 +99,39 @@ fn knows_the_usual_platforms_by_name_and_by_what_is_on_them() {
         ("talos", None, "/etc/cni/net.d", "/opt/cni/bin"),
     ] {
         let expected = pair(&format!("/host{conf}"), &format!("/host{bin}"));
-        assert_eq!(folders(&find(&[&format!("--platform={platform}")], &[])), expected, "{platform}");
-        if let Some(mark) = mark {
-            assert_eq!(folders(&find(&[], &[(mark, "")])), expected, "{platform}");
+        assert_eq!(dirs(&find(&[&format!("--platform={platform}")], &[])), expected, "{platform}");
+        if let Some(marker) = marker {
+            assert_eq!(dirs(&find(&[], &[(marker, "")])), expected, "{platform}");
         }
     }
 }
 
 #[test]
-fn a_path_with_a_variable_says_nothing() {
+fn paths_with_variables_are_ignored() {
     let file = "[plugins.'io.containerd.grpc.v1.cri'.cni]\nbin_dir = '${SNAP_DATA}/opt/cni/bin'\nconf_dir = '${SNAP_DATA}/args/cni-network'\n";
-    let places = find(&["--platform=microk8s"], &[("/var/snap/microk8s/current/args/containerd.toml", file)]);
-    assert_eq!(places.conf.host, "/var/snap/microk8s/current/args/cni-network");
+    let node_dirs = find(&["--platform=microk8s"], &[("/var/snap/microk8s/current/args/containerd.toml", file)]);
+    assert_eq!(node_dirs.conf.host, "/var/snap/microk8s/current/args/cni-network");
 }
 
 #[test]
-fn flags_win_and_what_they_miss_is_told() {
+fn flags_take_precedence_and_contradictions_are_reported() {
     let file = "[plugins.'io.containerd.grpc.v1.cri'.cni]\nbin_dir = '/b'\nconf_dir = '/c'\n";
     let files = [("/etc/containerd/config.toml", file)];
-    let places =
+    let node_dirs =
         find(&["--mounted-cni-net-dir=/host/etc/cni/net.d", "--mounted-cni-bin-dir=/host/opt/cni/bin"], &files);
-    assert_eq!(folders(&places), pair("/host/etc/cni/net.d", "/host/opt/cni/bin"));
-    let told: Vec<String> = places.findings.iter().map(ToString::to_string).collect();
-    assert_eq!(told.len(), 2, "{told:?}");
-    assert!(told[0].contains("--mounted-cni-net-dir is /etc/cni/net.d, but the runtime reads /c"), "{told:?}");
-    // Mounted elsewhere, but the right folder of the host.
-    let places = find(&["--mounted-cni-net-dir=/conf", "--cni-net-dir=/c", "--mounted-cni-bin-dir=/host/b"], &files);
-    assert_eq!(places.findings, []);
-    assert_eq!(places.conf, Folder { here: "/conf".into(), host: "/c".into() });
+    assert_eq!(dirs(&node_dirs), pair("/host/etc/cni/net.d", "/host/opt/cni/bin"));
+    let findings: Vec<String> = node_dirs.findings.iter().map(ToString::to_string).collect();
+    assert_eq!(findings.len(), 2, "{findings:?}");
+    assert!(findings[0].contains("--mounted-cni-net-dir is /etc/cni/net.d, but the runtime reads /c"), "{findings:?}");
+    // Mounted elsewhere, but the runtime's directory.
+    let node_dirs = find(&["--mounted-cni-net-dir=/conf", "--cni-net-dir=/c", "--mounted-cni-bin-dir=/host/b"], &files);
+    assert_eq!(node_dirs.findings, []);
+    assert_eq!(node_dirs.conf, HostDir { mounted: "/conf".into(), host: "/c".into() });
 }
 
 #[test]
-fn a_file_that_cannot_be_understood_is_told() {
-    let places = find(&[], &[("/etc/containerd/config.toml", "version = \n")]);
-    assert_eq!(places.findings.iter().map(Finding::name).collect::<Vec<_>>(), ["runtime-configuration"]);
-    assert_eq!(places.conf.host, "/etc/cni/net.d");
+fn a_malformed_file_is_reported() {
+    let node_dirs = find(&[], &[("/etc/containerd/config.toml", "version = \n")]);
+    assert_eq!(node_dirs.findings.iter().map(Finding::name).collect::<Vec<_>>(), ["runtime-configuration"]);
+    assert_eq!(node_dirs.conf.host, "/etc/cni/net.d");
 }

@@ -1,30 +1,30 @@
-//! What a plan is made of.
+//! Steps of a plan.
 
 /// Why a file is written or removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Change {
-    /// The copy of a file as it was without us.
+pub enum ChangeReason {
+    /// A backup of the file without our entry.
     Backup,
-    /// Our entry was not there.
+    /// Our entry was missing.
     Missing,
     /// Our entry was not the last one.
     NotLast,
-    /// There were several entries of ours.
+    /// There were several entries.
     Duplicate,
-    /// Our entry said something else.
+    /// Our entry was another one.
     Different,
-    /// A single plugin became a list.
+    /// A single plugin was converted to a list.
     Converted,
-    /// Our list followed the primary.
+    /// The primary of our own list changed.
     Followed,
-    /// What we left behind in another placement.
+    /// A leftover of another placement.
     LeftOver,
-    /// Back to what it was without us.
+    /// Restored without our entry.
     Restored,
 }
 
-impl Change {
-    /// Name for logs and labels.
+impl ChangeReason {
+    /// Returns the name used in logs and metrics.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Backup => "backup",
@@ -42,35 +42,35 @@ impl Change {
 
 /// One atomic step.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Step {
-    /// Replace or make a file, whole.
+pub enum FileStep {
+    /// Replaces or creates a file.
     Write {
         /// Its name.
         file: String,
-        /// What will be in it.
+        /// Its content.
         bytes: Vec<u8>,
-        /// Whose mode and owner it gets; a new file's own defaults otherwise.
+        /// File whose mode and owner it gets; `None` gives the defaults of a new file.
         like: Option<String>,
-        /// Why.
-        change: Change,
+        /// Why it is changed.
+        reason: ChangeReason,
     },
-    /// Remove a file.
+    /// Removes a file.
     Remove {
         /// Its name.
         file: String,
-        /// Why.
-        change: Change,
+        /// Why it is changed.
+        reason: ChangeReason,
     },
 }
 
-impl Step {
-    /// Why.
-    pub const fn change(&self) -> Change {
-        let (Self::Write { change, .. } | Self::Remove { change, .. }) = self;
-        *change
+impl FileStep {
+    /// Returns why the file is changed.
+    pub const fn reason(&self) -> ChangeReason {
+        let (Self::Write { reason, .. } | Self::Remove { reason, .. }) = self;
+        *reason
     }
 
-    /// On which file.
+    /// Returns the name of the file.
     pub fn file(&self) -> &str {
         let (Self::Write { file, .. } | Self::Remove { file, .. }) = self;
         file

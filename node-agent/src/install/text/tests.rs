@@ -15,9 +15,9 @@ fn value(text: &str) -> Value {
 }
 
 #[test]
-fn writes_the_entry_the_way_the_others_are_written() {
+fn entry_is_formatted_like_the_others() {
     let text = "{\n\t\"name\": \"n\",\n\t\"mtu\": 1.50e3,\n\t\"plugins\": [\n\t\t{\n\t\t\t\"type\": \"a\"\n\t\t},\n\t\t{\n\t\t\t\"type\": \"b\"\n\t\t}\n\t]\n}";
-    let edited = append(text, &entry()).unwrap();
+    let edited = append_entry(text, &entry()).unwrap();
     let expected = text.replace(
         "\"b\"\n\t\t}",
         "\"b\"\n\t\t},\n\t\t{\n\t\t\t\"type\": \"weir-cni\",\n\t\t\t\"capabilities\": {\n\t\t\t\t\"a\": true\n\t\t\t},\n\
@@ -27,45 +27,46 @@ fn writes_the_entry_the_way_the_others_are_written() {
 }
 
 #[test]
-fn keeps_one_line_files_in_one_line_and_line_ends_as_they_are() {
-    let edited = append(r#"{"name":"n","plugins":[{"type":"a"}],"x":1}"#, &entry()).unwrap();
+fn single_lines_and_line_ends_are_kept() {
+    let edited = append_entry(r#"{"name":"n","plugins":[{"type":"a"}],"x":1}"#, &entry()).unwrap();
     assert!(edited.starts_with(r#"{"name":"n","plugins":[{"type":"a"},{"type":"weir-cni","#), "{edited}");
     assert!(edited.ends_with(r#"}],"x":1}"#), "{edited}");
-    let edited = append("{\"plugins\": [\r\n {\r\n  \"type\": \"a\"\r\n }\r\n]}", &entry()).unwrap();
+    let edited = append_entry("{\"plugins\": [\r\n {\r\n  \"type\": \"a\"\r\n }\r\n]}", &entry()).unwrap();
     assert!(!edited.replace("\r\n", "").contains('\n'), "{edited:?}");
-    let same_line = append("{\"plugins\": [{\n  \"type\": \"a\"\n}, {\n  \"type\": \"b\"\n}]}", &entry()).unwrap();
+    let same_line =
+        append_entry("{\"plugins\": [{\n  \"type\": \"a\"\n}, {\n  \"type\": \"b\"\n}]}", &entry()).unwrap();
     assert!(same_line.contains("}, {\n  \"type\": \"weir-cni\""), "{same_line}");
 }
 
 #[test]
-fn takes_every_entry_of_ours_out() {
+fn every_own_entry_is_removed() {
     let text = r#"{"plugins":[{"type":"weir-cni"}, {"type":"a"},{"type":"weir-cni","x":[1]},{"type":"b"} , {"type":"weir-cni"}]}"#;
-    assert_eq!(strip(text).unwrap(), r#"{"plugins":[{"type":"a"},{"type":"b"}]}"#);
-    assert_eq!(strip(r#"{"plugins":[ {"type":"weir-cni"} ]}"#).unwrap(), r#"{"plugins":[  ]}"#);
-    assert_eq!(strip(r#"{"plugins":[{"type":"a"}]}"#), None);
+    assert_eq!(remove_entry(text).unwrap(), r#"{"plugins":[{"type":"a"},{"type":"b"}]}"#);
+    assert_eq!(remove_entry(r#"{"plugins":[ {"type":"weir-cni"} ]}"#).unwrap(), r#"{"plugins":[  ]}"#);
+    assert_eq!(remove_entry(r#"{"plugins":[{"type":"a"}]}"#), None);
 }
 
 #[test]
-fn there_has_to_be_somebody_to_stand_behind() {
+fn an_empty_list_gets_no_entry() {
     for text in [r#"{"plugins":[]}"#, r#"{"plugins":{}}"#, r#"{"name":"n"}"#, "[]", "", "\"x\""] {
-        assert_eq!(append(text, &entry()), None, "{text}");
-        assert_eq!(strip(text), None, "{text}");
+        assert_eq!(append_entry(text, &entry()), None, "{text}");
+        assert_eq!(remove_entry(text), None, "{text}");
     }
 }
 
 #[test]
-fn wraps_a_single_plugin_without_renaming_its_network() {
+fn a_single_plugin_is_converted_with_its_name() {
     let text = "{\n  \"cniVersion\": \"0.4.0\",\n  \"name\": \"dbnet\",\n  \"type\": \"bridge\",\n  \"big\": 12345678901234567890123\n}\n";
-    let list = wrap(text).unwrap();
+    let list = to_conflist(text).unwrap();
     assert_eq!(value(&list)["name"], "dbnet");
     assert_eq!(value(&list)["cniVersion"], "0.4.0");
     assert!(list.contains("12345678901234567890123"), "{list}");
     assert_eq!(value(&list)["plugins"][0]["type"], "bridge");
-    assert!(wrap(r#"{"name":"n","type":"t"}"#).unwrap().starts_with("{\n  \"name\": \"n\",\n  \"plugins\""));
+    assert!(to_conflist(r#"{"name":"n","type":"t"}"#).unwrap().starts_with("{\n  \"name\": \"n\",\n  \"plugins\""));
 }
 
 #[test]
-fn sets_the_version_in_place_or_first() {
+fn version_is_replaced_or_added_first() {
     assert_eq!(
         with_version(r#"{"name":"n","cniVersion":"0.2.0","plugins":[]}"#, "0.3.1").unwrap(),
         r#"{"name":"n","cniVersion":"0.3.1","plugins":[]}"#
@@ -75,12 +76,14 @@ fn sets_the_version_in_place_or_first() {
 }
 
 #[test]
-fn the_last_of_two_lists_counts() {
+fn the_last_of_repeated_keys_counts() {
     let text = r#"{"plugins":[{"type":"old"}],"plugins":[{"type":"new"}]}"#;
-    assert!(append(text, &entry()).unwrap().starts_with(r#"{"plugins":[{"type":"old"}],"plugins":[{"type":"new"},"#));
+    assert!(
+        append_entry(text, &entry()).unwrap().starts_with(r#"{"plugins":[{"type":"old"}],"plugins":[{"type":"new"},"#)
+    );
 }
 
-/// Any JSON value without our own entry in it.
+/// Any JSON value without our entry.
 fn any_json() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),
@@ -96,7 +99,7 @@ fn any_json() -> impl Strategy<Value = Value> {
     })
 }
 
-/// A list with one plugin or more, written in one of several styles.
+/// A list with one or more plugins, in one of several formats.
 fn any_list() -> impl Strategy<Value = String> {
     let plugin = ("[a-z]{1,8}", any_json()).prop_map(|(kind, extra)| json!({"type": kind, "extra": extra}));
     (prop::collection::vec(plugin, 1..4), any_json(), 0..5usize, "[ \n\t]{0,3}").prop_map(
@@ -116,16 +119,16 @@ fn any_list() -> impl Strategy<Value = String> {
 
 proptest! {
     #[test]
-    fn in_and_out_again_is_no_change(text in any_list()) {
-        let edited = append(&text, &entry()).unwrap();
+    fn adding_and_removing_the_entry_changes_nothing(text in any_list()) {
+        let edited = append_entry(&text, &entry()).unwrap();
         let mut expected = value(&text);
         expected["plugins"].as_array_mut().unwrap().push(Value::Object(entry()));
         prop_assert_eq!(value(&edited), expected);
-        prop_assert_eq!(strip(&edited).unwrap(), text);
+        prop_assert_eq!(remove_entry(&edited).unwrap(), text);
     }
 
     #[test]
     fn never_panics(text in r#"[\[\]{}":,a-z0-9 \\.eE+-]{0,60}"#) {
-        let _ = (append(&text, &entry()), strip(&text), wrap(&text), with_version(&text, "1.0.0"));
+        let _ = (append_entry(&text, &entry()), remove_entry(&text), to_conflist(&text), with_version(&text, "1.0.0"));
     }
 }

@@ -1,5 +1,5 @@
-//! The way to a webhook, as kube-apiserver goes it: HTTP/1.1 over TLS with connections that are kept, one client for each configuration
-//! of it, a new connection to whichever replica is next, and a bound over everything.
+//! Calls of webhooks as kube-apiserver makes them: HTTP/1.1 over TLS, one connection pool per address and CA bundle, new connections to
+//! the next replica in turn, and a timeout over the whole call.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -19,67 +19,67 @@ use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::Hook;
+use super::WebhookEntry;
 use crate::tls::{self, Pair};
 use crate::{Shared, lock};
 
-/// Connections kept for later, for each client, and how long (client-go and Go's own default).
-const IDLE: usize = 25;
-const IDLE_TIME: Duration = Duration::from_secs(90);
-/// An answer 429 or 5xx with `Retry-After` is asked for again so often.
+/// Idle connections per pool, and how long they are kept (client-go's and Go's defaults).
+const MAX_IDLE: usize = 25;
+const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
+/// How often a call is repeated after a response 429 or 5xx with `Retry-After`.
 const RETRIES: usize = 10;
 
-/// Connections to webhooks, and where their replicas are.
+/// Connections to webhooks, and the addresses of their replicas.
 #[derive(Debug, Default)]
-pub(in super::super) struct Caller {
+pub(in super::super) struct WebhookClient {
     /// By namespace, Service and port.
-    routes: Mutex<HashMap<(String, String, u16), Vec<SocketAddr>>>,
-    clients: Mutex<HashMap<(String, String), Arc<Client>>>,
+    endpoints: Mutex<HashMap<(String, String, u16), Vec<SocketAddr>>>,
+    pools: Mutex<HashMap<(String, String), Arc<Pool>>>,
     identity: Mutex<Option<Pair>>,
     turn: AtomicUsize,
 }
 
-/// Connections to one place that trust one bundle.
+/// Connections to one address that trust one CA bundle.
 #[derive(Debug)]
-struct Client {
+struct Pool {
     tls: Arc<ClientConfig>,
     idle: Mutex<Vec<(Sender, Instant)>>,
 }
 
 type Sender = SendRequest<Full<Bytes>>;
 
-/// Where a webhook is.
+/// The address of a webhook, from its `clientConfig`.
 #[derive(Debug)]
-enum Place {
+enum WebhookAddress {
     Service { namespace: String, name: String, port: u16 },
     Address { host: String, port: u16 },
 }
 
-impl Caller {
-    pub(super) fn route(&self, namespace: &str, service: &str, port: u16, replicas: &[SocketAddr]) {
-        lock(&self.routes).insert((namespace.to_owned(), service.to_owned(), port), replicas.to_vec());
+impl WebhookClient {
+    pub(super) fn set_endpoints(&self, namespace: &str, service: &str, port: u16, replicas: &[SocketAddr]) {
+        lock(&self.endpoints).insert((namespace.to_owned(), service.to_owned(), port), replicas.to_vec());
     }
 
-    pub(super) fn identify(&self, pair: Option<Pair>) {
+    pub(super) fn set_client_certificate(&self, pair: Option<Pair>) {
         *lock(&self.identity) = pair;
-        lock(&self.clients).clear();
+        lock(&self.pools).clear();
     }
 
-    /// An address behind a Service: that of the next replica in turn.
+    /// Returns the address of the next replica behind a Service.
     pub(in super::super) fn resolve(&self, namespace: &str, name: &str, port: u16) -> Option<SocketAddr> {
-        let routes = lock(&self.routes);
-        let replicas = routes.get(&(namespace.to_owned(), name.to_owned(), port))?;
+        let endpoints = lock(&self.endpoints);
+        let replicas = endpoints.get(&(namespace.to_owned(), name.to_owned(), port))?;
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         replicas.get(turn.checked_rem(replicas.len())?).copied()
     }
 
-    fn client(&self, place: &str, bundle: &str) -> Result<Arc<Client>, String> {
-        let mut clients = lock(&self.clients);
-        let key = (place.to_owned(), bundle.to_owned());
-        if let Some(found) = clients.get(&key) {
+    fn pool(&self, address: &str, bundle: &str) -> Result<Arc<Pool>, String> {
+        let mut pools = lock(&self.pools);
+        let key = (address.to_owned(), bundle.to_owned());
+        if let Some(found) = pools.get(&key) {
             return Ok(Arc::clone(found));
         }
-        let roots = if bundle.is_empty() { Some(RootCertStore::empty()) } else { tls::bundle(bundle) };
+        let roots = if bundle.is_empty() { Some(RootCertStore::empty()) } else { tls::parse_bundle(bundle) };
         let roots = roots.ok_or("unable to load root certificates: unable to parse bytes as PEM block")?;
         let config = ClientConfig::builder_with_provider(tls::provider())
             .with_safe_default_protocol_versions()
@@ -94,33 +94,33 @@ impl Caller {
         };
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         config.resumption = Resumption::disabled();
-        let client = Arc::new(Client { tls: Arc::new(config), idle: Mutex::default() });
-        // A bundle that came and went would leave its connections behind.
-        if clients.len() > 64 {
-            clients.clear();
+        let pool = Arc::new(Pool { tls: Arc::new(config), idle: Mutex::default() });
+        // Bundles that are rotated away would leave their connections behind.
+        if pools.len() > 64 {
+            pools.clear();
         }
-        clients.insert(key, Arc::clone(&client));
-        Ok(client)
+        pools.insert(key, Arc::clone(&pool));
+        Ok(pool)
     }
 }
 
-/// Posts a review; the error is what kube-apiserver says after `failed calling webhook "NAME": `.
-pub(super) async fn ask(shared: &Arc<Shared>, hook: &Hook, review: &Value) -> Result<Value, String> {
+/// Posts a review. The error is what kube-apiserver says after `failed calling webhook "NAME": `.
+pub(super) async fn post_review(shared: &Arc<Shared>, hook: &WebhookEntry, review: &Value) -> Result<Value, String> {
     let config = &hook.entry["clientConfig"];
     let timeout = hook.timeout();
-    let (place, path) = place_of(config)?;
-    let host = match &place {
-        Place::Service { namespace, name, port } => format!("{name}.{namespace}.svc:{port}"),
-        Place::Address { host, port } => format!("{host}:{port}"),
+    let (address, path) = address_of(config)?;
+    let host = match &address {
+        WebhookAddress::Service { namespace, name, port } => format!("{name}.{namespace}.svc:{port}"),
+        WebhookAddress::Address { host, port } => format!("{host}:{port}"),
     };
     let url = format!("https://{host}{path}?timeout={}s", timeout.as_secs());
     let failed = |why: String| format!("failed to call webhook: Post \"{url}\": {why}");
-    let client = shared.caller.client(&host, config["caBundle"].as_str().unwrap_or_default()).map_err(failed)?;
+    let pool = shared.webhooks.pool(&host, config["caBundle"].as_str().unwrap_or_default()).map_err(failed)?;
     let body = Bytes::from(review.to_string());
     let asking = async {
         let mut left = RETRIES;
         loop {
-            let (status, wait, body) = exchange(shared, &client, &place, &host, &url, &body).await.map_err(failed)?;
+            let (status, wait, body) = exchange(shared, &pool, &address, &host, &url, &body).await.map_err(failed)?;
             match wait {
                 Some(wait) if left > 0 && (status.as_u16() == 429 || status.is_server_error()) => {
                     left -= 1;
@@ -134,12 +134,12 @@ pub(super) async fn ask(shared: &Arc<Shared>, hook: &Hook, review: &Value) -> Re
         .await
         .unwrap_or_else(|_| Err(failed("context deadline exceeded".to_owned())))?;
     if !status.is_success() {
-        return Err(format!("failed to call webhook: {}", refused(status, &answer)));
+        return Err(format!("failed to call webhook: {}", status_text(status, &answer)));
     }
     serde_json::from_slice(&answer).map_err(|error| format!("failed to call webhook: {error}"))
 }
 
-fn place_of(config: &Value) -> Result<(Place, String), String> {
+fn address_of(config: &Value) -> Result<(WebhookAddress, String), String> {
     if let Some(url) = config["url"].as_str() {
         let rest = url.strip_prefix("https://").unwrap_or(url);
         let (host, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
@@ -149,31 +149,31 @@ fn place_of(config: &Value) -> Result<(Place, String), String> {
             }
             None => (host, 443),
         };
-        return Ok((Place::Address { host: host.to_owned(), port }, path.to_owned()));
+        return Ok((WebhookAddress::Address { host: host.to_owned(), port }, path.to_owned()));
     }
     let service = &config["service"];
     let text = |key: &str| service[key].as_str().unwrap_or_default().to_owned();
     let port = service["port"].as_u64().and_then(|port| u16::try_from(port).ok()).unwrap_or(443);
     let path = Some(text("path")).filter(|path| !path.is_empty()).unwrap_or_else(|| "/".to_owned());
-    Ok((Place::Service { namespace: text("namespace"), name: text("name"), port }, path))
+    Ok((WebhookAddress::Service { namespace: text("namespace"), name: text("name"), port }, path))
 }
 
-/// One request and its answer: status, `Retry-After`, body.
+/// Sends one request and returns the status, `Retry-After` and body of the response.
 async fn exchange(
     shared: &Shared,
-    client: &Client,
-    place: &Place,
+    pool: &Pool,
+    address: &WebhookAddress,
     host: &str,
     url: &str,
     body: &Bytes,
 ) -> Result<(StatusCode, Option<Duration>, Bytes), String> {
     let target = url.strip_prefix("https://").and_then(|rest| rest.strip_prefix(host)).unwrap_or("/");
     loop {
-        let kept = kept(client);
+        let kept = take_idle(pool);
         let reused = kept.is_some();
         let mut sender = match kept {
             Some(sender) => sender,
-            None => dial(shared, client, place).await?,
+            None => dial(shared, pool, address).await?,
         };
         let request = Request::post(target)
             .header(header::HOST, host)
@@ -189,38 +189,38 @@ async fn exchange(
                     answer.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
                 let body = answer.into_body().collect().await.map_err(|_| "unexpected EOF".to_owned())?.to_bytes();
                 if sender.ready().await.is_ok() {
-                    let mut idle = lock(&client.idle);
-                    if idle.len() < IDLE {
+                    let mut idle = lock(&pool.idle);
+                    if idle.len() < MAX_IDLE {
                         idle.push((sender, Instant::now()));
                     }
                 }
                 return Ok((status, wait.map(Duration::from_secs), body));
             }
-            // Nothing was sent: as if the connection had not been there.
+            // Nothing was sent on the idle connection: use another one.
             Err(error) if reused && error.message().is_some() => {}
             Err(_) => return Err("EOF".to_owned()),
         }
     }
 }
 
-fn kept(client: &Client) -> Option<Sender> {
-    let mut idle = lock(&client.idle);
+fn take_idle(pool: &Pool) -> Option<Sender> {
+    let mut idle = lock(&pool.idle);
     while let Some((sender, since)) = idle.pop() {
-        if sender.is_ready() && since.elapsed() < IDLE_TIME {
+        if sender.is_ready() && since.elapsed() < IDLE_TIMEOUT {
             return Some(sender);
         }
     }
     None
 }
 
-async fn dial(shared: &Shared, client: &Client, place: &Place) -> Result<Sender, String> {
-    let (addr, name) = match place {
-        Place::Address { host, port } => {
+async fn dial(shared: &Shared, pool: &Pool, address: &WebhookAddress) -> Result<Sender, String> {
+    let (addr, name) = match address {
+        WebhookAddress::Address { host, port } => {
             let addr = tokio::net::lookup_host((host.as_str(), *port)).await.ok().and_then(|mut found| found.next());
             (addr.ok_or_else(|| format!("dial tcp: lookup {host}: no such host"))?, host.clone())
         }
-        Place::Service { namespace, name, port } => {
-            let addr = shared.caller.resolve(namespace, name, *port).ok_or_else(|| {
+        WebhookAddress::Service { namespace, name, port } => {
+            let addr = shared.webhooks.resolve(namespace, name, *port).ok_or_else(|| {
                 let there = shared.state().store.get("services", namespace, name).is_some();
                 if there {
                     format!("no endpoints available for service \"{name}\"")
@@ -237,17 +237,17 @@ async fn dial(shared: &Shared, client: &Client, place: &Place) -> Result<Sender,
     })?;
     let _ = tcp.set_nodelay(true);
     let server = ServerName::try_from(name.clone()).map_err(|error| error.to_string())?;
-    let stream = TlsConnector::from(Arc::clone(&client.tls))
+    let stream = TlsConnector::from(Arc::clone(&pool.tls))
         .connect(server, tcp)
         .await
-        .map_err(|error| handshake(&error, &name))?;
+        .map_err(|error| handshake_error(&error, &name))?;
     let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
     tokio::spawn(connection);
     Ok(sender)
 }
 
-/// What Go says of a handshake that failed.
-fn handshake(error: &std::io::Error, name: &str) -> String {
+/// Words a failed handshake as Go does.
+fn handshake_error(error: &std::io::Error, name: &str) -> String {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     let why = match inner {
         Some(rustls::Error::InvalidCertificate(error)) => match error {
@@ -275,8 +275,8 @@ fn handshake(error: &std::io::Error, name: &str) -> String {
     format!("tls: failed to verify certificate: x509: {why}")
 }
 
-/// What client-go makes of an answer that is none.
-fn refused(status: StatusCode, body: &[u8]) -> String {
+/// Words an error status as client-go does.
+fn status_text(status: StatusCode, body: &[u8]) -> String {
     let text = String::from_utf8_lossy(body);
     match status.as_u16() {
         400 => "the server rejected our request for an unknown reason".to_owned(),

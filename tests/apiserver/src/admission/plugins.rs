@@ -1,5 +1,5 @@
-//! The plugins of the server itself that every cluster has and that a pod's way through admission shows: `NamespaceLifecycle` and
-//! `ServiceAccount`. In a server that keeps objects only they do nothing.
+//! The admission plugins `NamespaceLifecycle` and `ServiceAccount`, as far as they concern creations. They are active in
+//! [`ApiServer::cluster`](crate::ApiServer::cluster) only.
 
 use std::hash::{BuildHasher as _, RandomState};
 
@@ -7,20 +7,20 @@ use serde_json::{Value, json};
 
 use super::{Create, forbidden};
 use crate::Shared;
-use crate::store::Refusal;
+use crate::store::StatusError;
 
-/// Where the token of the service account is in every container.
+/// Where the service account token is mounted in every container.
 const MOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
-/// Runs them; a second time it does what is still to be done.
-pub(super) fn admit(shared: &Shared, create: &Create<'_>, object: &mut Value) -> Result<(), Refusal> {
+/// Runs the plugins. Idempotent: a second run completes what webhooks have added.
+pub(super) fn admit(shared: &Shared, create: &Create<'_>, object: &mut Value) -> Result<(), StatusError> {
     let target = create.target;
     if !shared.cluster || target.namespace.is_empty() {
         return Ok(());
     }
     let state = shared.state();
     if state.store.get("namespaces", "", &target.namespace).is_none() {
-        return Err(Refusal::new(404, "NotFound", format!("namespaces \"{}\" not found", target.namespace)));
+        return Err(StatusError::new(404, "NotFound", format!("namespaces \"{}\" not found", target.namespace)));
     }
     if target.resource != "pods" || !target.subresource.is_empty() {
         return Ok(());
@@ -37,17 +37,17 @@ pub(super) fn admit(shared: &Shared, create: &Create<'_>, object: &mut Value) ->
     }
     spec["serviceAccountName"] = account.as_str().into();
     spec["serviceAccount"] = account.as_str().into();
-    let asked = &spec["automountServiceAccountToken"];
+    let requested = &spec["automountServiceAccountToken"];
     let of_account = stored.map(|account| account["automountServiceAccountToken"].clone()).unwrap_or_default();
-    if *asked == false || (asked.is_null() && of_account == false) {
+    if *requested == false || (requested.is_null() && of_account == false) {
         return Ok(());
     }
-    mount(spec);
+    mount_token(spec);
     Ok(())
 }
 
-/// The projected token, in every container that mounts nothing there.
-fn mount(spec: &mut Value) {
+/// Mounts the projected token into every container that mounts nothing there.
+fn mount_token(spec: &mut Value) {
     let volumes = spec["volumes"].as_array().into_iter().flatten();
     let mut names = volumes.filter_map(|volume| volume["name"].as_str());
     let there = names.find(|name| name.starts_with("kube-api-access-")).map(str::to_owned);

@@ -1,4 +1,4 @@
-//! The AdmissionReview that goes out, and the one that comes back.
+//! The AdmissionReview sent to a webhook, and the one it returns.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,9 +8,9 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use super::Create;
-use crate::store::Refusal;
+use crate::store::StatusError;
 
-/// What webhooks and conditions see of a create, but for the object.
+/// Returns the `request` of a review without the object, as conditions see it.
 pub(super) fn attributes(create: &Create<'_>, object: &Value) -> Value {
     let target = create.target;
     let (group, version) = target.api_version.split_once('/').unwrap_or(("", &target.api_version));
@@ -29,7 +29,7 @@ pub(super) fn attributes(create: &Create<'_>, object: &Value) -> Value {
     request
 }
 
-/// A review with its `uid`.
+/// Returns a review and its `uid`.
 pub(super) fn request(create: &Create<'_>, object: &Value) -> (String, Value) {
     let uid = uid();
     let mut request = attributes(create, object);
@@ -55,8 +55,8 @@ fn uid() -> String {
     )
 }
 
-/// The response of an answer that is one.
-pub(super) fn check(mut answer: Value, uid: &str) -> Result<Value, String> {
+/// Validates the AdmissionReview of a webhook and returns its `response`.
+pub(super) fn parse_response(mut answer: Value, uid: &str) -> Result<Value, String> {
     let invalid = |why: String| Err(format!("received invalid webhook response: {why}"));
     let (version, kind) = (&answer["apiVersion"], &answer["kind"]);
     if version != "admission.k8s.io/v1" || kind != "AdmissionReview" {
@@ -83,24 +83,24 @@ pub(super) fn check(mut answer: Value, uid: &str) -> Result<Value, String> {
     }
 }
 
-/// What the client hears of a denial.
-pub(super) fn denial(webhook: &str, status: &Value) -> Refusal {
+/// Returns the error that the client gets for a denial.
+pub(super) fn denial(webhook: &str, status: &Value) -> StatusError {
     let code = status["code"].as_u64().and_then(|code| u16::try_from(code).ok()).filter(|code| *code >= 400);
     let by = format!("admission webhook \"{webhook}\" denied the request");
     let text = |key: &str| status[key].as_str().filter(|text| !text.is_empty());
     let message = text("message")
         .or(text("reason"))
         .map_or_else(|| format!("{by} without explanation"), |why| format!("{by}: {why}"));
-    let mut refusal = Refusal::new(code.unwrap_or(400), "", message);
-    refusal.details = status.get("details").cloned().map(Box::new);
+    let mut error = StatusError::new(code.unwrap_or(400), "", message);
+    error.details = status.get("details").cloned().map(Box::new);
     if let Some(reason) = text("reason") {
-        refusal.reason = reason.to_owned().into();
+        error.reason = reason.to_owned().into();
     }
-    refusal
+    error
 }
 
-/// The object with the patch of a response; `None` where there is no patch.
-pub(super) fn patched(response: &Value, object: &Value) -> Result<Option<Value>, String> {
+/// Applies the patch of a response to the object; `None` without a patch.
+pub(super) fn apply_patch(response: &Value, object: &Value) -> Result<Option<Value>, String> {
     let Some(patch) = response["patch"].as_str() else { return Ok(None) };
     let patch = STANDARD.decode(patch).map_err(|error| error.to_string())?;
     let patch: json_patch::Patch = serde_json::from_slice(&patch).map_err(|error| error.to_string())?;

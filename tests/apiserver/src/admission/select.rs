@@ -1,15 +1,15 @@
-//! Which webhooks are asked: rules, selectors, conditions.
+//! Which webhooks are called: rules, selectors, conditions.
 
 use serde_json::{Map, Value, json};
 
-use super::{Create, Hook, cel, forbidden, review};
-use crate::store::{Refusal, Store};
+use super::{Create, WebhookEntry, cel, forbidden, review};
+use crate::store::{StatusError, Store};
 use crate::target::Target;
 
-/// The label that every namespace has.
+/// Label of every namespace with its name.
 const NAME_LABEL: &str = "kubernetes.io/metadata.name";
 
-/// Labels that `namespaceSelector` looks at; `None` for what is in no namespace.
+/// Returns the labels that `namespaceSelector` selects by; `None` for cluster-scoped objects.
 pub(super) fn namespace_labels(store: &Store, target: &Target, object: &Value) -> Option<Map<String, Value>> {
     if target.resource == "namespaces" {
         return Some(labels(object));
@@ -26,30 +26,30 @@ fn labels(object: &Value) -> Map<String, Value> {
     object["metadata"]["labels"].as_object().cloned().unwrap_or_default()
 }
 
-/// Whether a webhook is asked about an object.
-pub(super) fn meant(
-    hook: &Hook,
+/// Whether a webhook is called for an object.
+pub(super) fn matches(
+    hook: &WebhookEntry,
     create: &Create<'_>,
     object: &Value,
     namespace: Option<&Map<String, Value>>,
-) -> Result<bool, Refusal> {
-    // Webhooks are never asked about webhooks: a bad one could not be mended.
+) -> Result<bool, StatusError> {
+    // Webhooks are never called for webhook configurations: a broken one could not be fixed.
     if create.target.api_version.starts_with("admissionregistration.k8s.io/") {
         return Ok(false);
     }
     let rules = hook.entry["rules"].as_array().into_iter().flatten();
-    let selected = rules.into_iter().any(|rule| rule_fits(rule, create.target))
-        && namespace.is_none_or(|labels| fits(&hook.entry["namespaceSelector"], labels))
-        && fits(&hook.entry["objectSelector"], &labels(object));
+    let selected = rules.into_iter().any(|rule| rule_matches(rule, create.target))
+        && namespace.is_none_or(|labels| selector_matches(&hook.entry["namespaceSelector"], labels))
+        && selector_matches(&hook.entry["objectSelector"], &labels(object));
     if !selected {
         return Ok(false);
     }
-    conditions(hook, create, object)
+    conditions_hold(hook, create, object)
         .or_else(|error| if hook.ignores_failure() { Ok(false) } else { Err(forbidden(create, object, &error)) })
 }
 
-/// Any that does not hold decides, else any that has no value.
-fn conditions(hook: &Hook, create: &Create<'_>, object: &Value) -> Result<bool, String> {
+/// Whether all conditions hold. One that does not hold takes precedence over one with an error.
+fn conditions_hold(hook: &WebhookEntry, create: &Create<'_>, object: &Value) -> Result<bool, String> {
     let Some(conditions) = hook.entry["matchConditions"].as_array().filter(|conditions| !conditions.is_empty()) else {
         return Ok(true);
     };
@@ -71,7 +71,7 @@ fn conditions(hook: &Hook, create: &Create<'_>, object: &Value) -> Result<bool, 
     results.into_iter().try_fold(true, |all, result| result.map(|holds| all && holds))
 }
 
-fn rule_fits(rule: &Value, target: &Target) -> bool {
+fn rule_matches(rule: &Value, target: &Target) -> bool {
     let (group, version) = target.api_version.split_once('/').unwrap_or(("", &target.api_version));
     let lists = |field: &str, value: &str| {
         rule[field].as_array().into_iter().flatten().any(|item| item == "*" || item == value)
@@ -93,8 +93,8 @@ fn rule_fits(rule: &Value, target: &Target) -> bool {
     lists("operations", "CREATE") && lists("apiGroups", group) && lists("apiVersions", version) && resource && scope
 }
 
-/// A LabelSelector; an empty one, or none, is for everything.
-fn fits(selector: &Value, labels: &Map<String, Value>) -> bool {
+/// Whether a LabelSelector matches; an empty or missing one matches everything.
+fn selector_matches(selector: &Value, labels: &Map<String, Value>) -> bool {
     let equal = selector["matchLabels"].as_object().into_iter().flatten();
     let terms = selector["matchExpressions"].as_array().into_iter().flatten();
     equal.into_iter().all(|(key, value)| labels.get(key) == Some(value))

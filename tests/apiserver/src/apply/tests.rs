@@ -1,5 +1,3 @@
-//! What applying does to values and owners.
-
 use super::*;
 
 fn by(manager: &str) -> Writer {
@@ -15,20 +13,20 @@ fn bundle_only(name: &str, bundle: &str) -> Value {
 }
 
 #[test]
-fn an_apply_of_one_field_leaves_the_rest() {
+fn apply_of_one_field_leaves_the_rest() {
     let object = json!({"webhooks": [hook("a", "old"), hook("b", "old")]});
     let live = updated(&Value::Null, object.clone(), &by("kubectl-create"));
-    let refusal = applied(&live, &bundle_only("b", "new"), &by("weir-webhook"), false).unwrap_err();
-    assert_eq!(refusal.code, 409);
+    let error = applied(&live, &bundle_only("b", "new"), &by("weir-webhook"), false).unwrap_err();
+    assert_eq!(error.code, 409);
     assert_eq!(
-        refusal.message,
+        error.message,
         "Apply failed with 1 conflict: conflict with \"kubectl-create\" using v1: .webhooks[name=\"b\"].clientConfig.caBundle"
     );
     let done = applied(&live, &bundle_only("b", "new"), &by("weir-webhook"), true).unwrap();
     let mut expected = object;
     expected["webhooks"][1]["clientConfig"]["caBundle"] = "new".into();
     assert_eq!(done["webhooks"], expected["webhooks"]);
-    // The same again is nobody's conflict any more, and the creator's next change of it takes it back.
+    // Applied again there is no conflict, and a change by another manager takes the field over.
     let again = applied(&done, &bundle_only("b", "new"), &by("weir-webhook"), false).unwrap();
     assert_eq!(again, done);
     let taken = updated(&done, json!({"webhooks": [hook("a", "old"), hook("b", "theirs")]}), &by("argocd"));
@@ -36,7 +34,7 @@ fn an_apply_of_one_field_leaves_the_rest() {
 }
 
 #[test]
-fn an_equal_value_is_shared_without_a_conflict() {
+fn equal_value_is_shared_without_conflict() {
     let live = updated(&Value::Null, json!({"data": {"a": "1"}}), &by("one"));
     let shared = applied(&live, &json!({"data": {"a": "1"}}), &by("two"), false).unwrap();
     let gone = applied(&shared, &json!({}), &by("two"), false).unwrap();
@@ -44,7 +42,7 @@ fn an_equal_value_is_shared_without_a_conflict() {
 }
 
 #[test]
-fn what_a_manager_applies_no_more_goes_unless_another_has_it() {
+fn field_no_longer_applied_is_removed_unless_shared() {
     let mine =
         json!({"data": {"a": "1", "b": "2"}, "spec": {"containers": [{"name": "x", "image": "i"}, {"name": "y"}]}});
     let live = applied(&Value::Null, &mine, &by("one"), false).unwrap();
@@ -58,7 +56,7 @@ fn what_a_manager_applies_no_more_goes_unless_another_has_it() {
 }
 
 #[test]
-fn lists_merge_by_their_keys_and_others_are_replaced() {
+fn keyed_lists_merge_and_others_are_replaced() {
     let port = |number: u16, name: &str| json!({"containerPort": number, "name": name});
     let live = updated(&Value::Null, json!({"ports": [port(80, "http")], "args": ["a", "b"]}), &by("one"));
     let more = json!({"ports": [port(443, "https")], "metadata": {"finalizers": ["x"]}});
@@ -70,7 +68,7 @@ fn lists_merge_by_their_keys_and_others_are_replaced() {
 }
 
 #[test]
-fn owners_are_written_as_kubernetes_writes_them() {
+fn managed_fields_are_encoded_as_in_kubernetes() {
     let config = json!({"metadata": {"name": "x", "finalizers": ["f"]}, "webhooks": [{"name": "a", "clientConfig": {"caBundle": "c"}}]});
     let done = applied(&Value::Null, &config, &by("weir-webhook"), false).unwrap();
     assert_eq!(

@@ -1,16 +1,66 @@
-//! The `mesh` document (istio/api `MeshConfig`), reduced to what the injector reads.
+//! The document `mesh` (istio/api `MeshConfig`), as far as the injector reads it.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use super::proxy_config::ProxyConfig;
-use super::reader::Node;
+use crate::fields::FieldReader;
+use crate::proxy_config::ProxyConfig;
 
-/// What the injector reads of the mesh configuration.
+/// Keys of `MeshConfig` (istio/api `mesh/v1alpha1/config.proto`) that the injector does not read.
+pub(super) const UNREAD_KEYS: [&str; 46] = [
+    "accessLogEncoding",
+    "accessLogFile",
+    "accessLogFormat",
+    "ca",
+    "caCertificates",
+    "certificates",
+    "configSources",
+    "connectTimeout",
+    "defaultDestinationRuleExportTo",
+    "defaultHttpRetryPolicy",
+    "defaultProviders",
+    "defaultServiceExportTo",
+    "defaultVirtualServiceExportTo",
+    "disableEnvoyListenerLog",
+    "discoverySelectors",
+    "dnsRefreshRate",
+    "enableAutoMtls",
+    "enableEnvoyAccessLogService",
+    "enableTracing",
+    "h2UpgradePolicy",
+    "hboneIdleTimeout",
+    "inboundClusterStatName",
+    "ingressClass",
+    "ingressControllerMode",
+    "ingressSelector",
+    "ingressService",
+    "localityLbSetting",
+    "meshMTLS",
+    "mixerCheckServer",
+    "mixerReportServer",
+    "outboundClusterStatName",
+    "outboundTrafficPolicy",
+    "pathNormalization",
+    "policyCheckFailOpen",
+    "protocolDetectionTimeout",
+    "proxyHttpPort",
+    "reportBatchMaxEntries",
+    "reportBatchMaxTime",
+    "sdsUdsPath",
+    "serviceScopeConfigs",
+    "serviceSettings",
+    "tcpKeepalive",
+    "thriftConfig",
+    "tlsDefaults",
+    "trustDomainAliases",
+    "verifyCertificateAtClient",
+];
+
+/// The fields of `MeshConfig` that the injector reads.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Mesh {
     /// `trustDomain`; empty for none.
     pub trust_domain: String,
-    /// `rootNamespace`: where configuration for the whole mesh lives.
+    /// `rootNamespace`: namespace of configuration for the whole mesh.
     pub root_namespace: String,
     /// `enablePrometheusMerge`: whether the agent merges the application's metrics into its own.
     pub prometheus_merge: bool,
@@ -18,36 +68,52 @@ pub struct Mesh {
     pub proxy_port: u16,
     /// `proxyInboundListenPort`: port for captured inbound traffic.
     pub inbound_port: u16,
-    /// `inboundTrafficPolicy.mode` is `LOCALHOST`: the proxy reaches the application at 127.0.0.1.
+    /// Whether `inboundTrafficPolicy.mode` is `LOCALHOST`: the proxy connects to the application at 127.0.0.1.
     pub inbound_localhost: bool,
-    /// Some OpenTelemetry provider wants the semantic conventions' service attributes.
+    /// Whether an OpenTelemetry provider sets `serviceAttributeEnrichment: OTEL_SEMANTIC_CONVENTIONS`.
     pub otel_semantic_conventions: bool,
-    /// `defaultConfig` over the built-in defaults.
+    /// `defaultConfig` over Istio's defaults.
     pub default_config: ProxyConfig,
 }
 
 impl Mesh {
-    pub(super) fn read(root: &Node<'_>) -> Self {
-        let default_config = ProxyConfig::read(&root.at("defaultConfig"));
-        default_config.check(root.findings());
+    pub(super) fn read(root: &FieldReader<'_>) -> Self {
+        let default_config = ProxyConfig::read(&root.field("defaultConfig"));
+        default_config.validate(root.errors());
+        let root_namespace = root.field("rootNamespace").string().filter(|namespace| !namespace.is_empty());
         Self {
-            trust_domain: root.at("trustDomain").text().unwrap_or_else(|| "cluster.local".to_owned()),
-            root_namespace: (root.at("rootNamespace").text().filter(|namespace| !namespace.is_empty()))
-                .unwrap_or_else(|| "istio-system".to_owned()),
-            prometheus_merge: root.at("enablePrometheusMerge").flag().unwrap_or(true),
-            proxy_port: nonzero(&root.at("proxyListenPort"), 15001),
-            inbound_port: nonzero(&root.at("proxyInboundListenPort"), 15006),
-            inbound_localhost: root.at("inboundTrafficPolicy").at("mode").text().as_deref() == Some("LOCALHOST"),
-            otel_semantic_conventions: root.at("extensionProviders").list().iter().any(|provider| {
+            trust_domain: root.field("trustDomain").string().unwrap_or_else(|| "cluster.local".to_owned()),
+            root_namespace: root_namespace.unwrap_or_else(|| "istio-system".to_owned()),
+            prometheus_merge: root.field("enablePrometheusMerge").bool().unwrap_or(true),
+            proxy_port: port_or(&root.field("proxyListenPort"), 15001),
+            inbound_port: port_or(&root.field("proxyInboundListenPort"), 15006),
+            inbound_localhost: root.field("inboundTrafficPolicy").field("mode").string().as_deref()
+                == Some("LOCALHOST"),
+            otel_semantic_conventions: root.field("extensionProviders").list().iter().any(|provider| {
                 let enrichment = provider.get("opentelemetry").and_then(|otel| otel.get("serviceAttributeEnrichment"));
                 enrichment.and_then(Value::as_str) == Some("OTEL_SEMANTIC_CONVENTIONS")
             }),
             default_config,
         }
     }
+
+    /// Returns the fields of the document other than `defaultConfig`, with the injector's defaults for those that it reads.
+    pub(super) fn effective_fields(&self, document: Option<&Value>) -> Map<String, Value> {
+        let mut fields = document.and_then(Value::as_object).cloned().unwrap_or_default();
+        for (name, value) in [
+            ("proxyListenPort", Value::from(self.proxy_port)),
+            ("proxyInboundListenPort", self.inbound_port.into()),
+            ("trustDomain", self.trust_domain.as_str().into()),
+            ("enablePrometheusMerge", self.prometheus_merge.into()),
+        ] {
+            fields.insert(name.to_owned(), value);
+        }
+        fields.remove("defaultConfig");
+        fields
+    }
 }
 
-/// A port; 0 cannot be told from absent in this document.
-fn nonzero(node: &Node<'_>, default: u16) -> u16 {
-    node.port().filter(|port| *port != 0).unwrap_or(default)
+/// Reads a port; proto3 cannot tell 0 from absent.
+fn port_or(field: &FieldReader<'_>, default: u16) -> u16 {
+    field.port().filter(|port| *port != 0).unwrap_or(default)
 }

@@ -1,26 +1,24 @@
-//! What is known of the cluster's nodes: whether their kubelets run native sidecars.
+//! Which of the cluster's nodes support native sidecars.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// First minor version of Kubernetes 1 on whose kubelets Istio makes sidecars native by itself.
+/// First Kubernetes 1.x release on which Istio makes sidecars native by default.
 const FIRST_MINOR: u32 = 33;
 
-/// Nodes by name, made of the versions of their kubelets (`v1.33.1`, as in `status.nodeInfo.kubeletVersion`). Clones share them.
+/// Nodes by name, collected from `status.nodeInfo.kubeletVersion` (`v1.33.1`). Clones share them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Nodes {
-    /// Whether each runs native sidecars.
+    /// Whether each node supports native sidecars.
     capable: Arc<BTreeMap<String, bool>>,
-    /// How many do not; thousands of nodes are not gone through for each pod.
+    /// Number of nodes that do not, counted once so that a pod does not cost a walk over thousands of nodes.
     too_old: usize,
 }
 
 impl Nodes {
-    /// Whether a pod gets a native sidecar: its own node decides where it names one that is known, else all nodes have to
-    /// be able to run it. A cluster without nodes has none that could not.
-    ///
-    /// A version that cannot be read counts as too old. Only the minor number is looked at.
-    pub fn run_native_sidecars(&self, node: Option<&str>) -> bool {
+    /// Whether a native sidecar can run on `node`, or, if that node is not known, on every node of the cluster; true for a
+    /// cluster without nodes. A node whose version cannot be parsed does not support it.
+    pub fn can_run_native_sidecars(&self, node: Option<&str>) -> bool {
         node.and_then(|name| self.capable.get(name)).copied().unwrap_or(self.too_old == 0)
     }
 }
@@ -37,7 +35,7 @@ fn is_new_enough(version: &str) -> bool {
     minor(version).is_some_and(|minor| minor >= FIRST_MINOR)
 }
 
-/// The second number of `v1.33.0-eks-1a2b`; some distributions write `1.33+`.
+/// Parses the minor version of `v1.33.0-eks-1a2b`, or of `1.33+` as some distributions write it.
 fn minor(version: &str) -> Option<u32> {
     let (major, rest) = version.strip_prefix('v').unwrap_or(version).split_once('.')?;
     major.parse::<u32>().ok()?;
@@ -54,24 +52,24 @@ mod tests {
     }
 
     #[test]
-    fn all_nodes_have_to_be_able_where_the_pod_names_none() {
-        assert!(nodes(&["v1.33.0", "v1.34.2-gke.100", "1.40+"]).run_native_sidecars(None));
-        assert!(!nodes(&["v1.33.0", "v1.28.0"]).run_native_sidecars(None));
-        assert!(!nodes(&["v1.33.0", "v1.32.9"]).run_native_sidecars(Some("unknown")));
-        assert!(nodes(&[]).run_native_sidecars(None));
+    fn every_node_must_be_capable_if_the_pod_has_no_node_name() {
+        assert!(nodes(&["v1.33.0", "v1.34.2-gke.100", "1.40+"]).can_run_native_sidecars(None));
+        assert!(!nodes(&["v1.33.0", "v1.28.0"]).can_run_native_sidecars(None));
+        assert!(!nodes(&["v1.33.0", "v1.32.9"]).can_run_native_sidecars(Some("unknown")));
+        assert!(nodes(&[]).can_run_native_sidecars(None));
     }
 
     #[test]
-    fn the_node_that_the_pod_names_decides_alone() {
+    fn a_known_node_decides_alone() {
         let nodes = nodes(&["v1.33.0", "v1.28.0"]);
-        assert!(nodes.run_native_sidecars(Some("node-0")));
-        assert!(!nodes.run_native_sidecars(Some("node-1")));
+        assert!(nodes.can_run_native_sidecars(Some("node-0")));
+        assert!(!nodes.can_run_native_sidecars(Some("node-1")));
     }
 
     #[test]
-    fn a_version_that_cannot_be_read_is_too_old() {
+    fn an_unparsable_version_is_too_old() {
         for version in ["", "v1", "latest", "v1.x", "v.33", "one.33"] {
-            assert!(!nodes(&["v1.33.0", version]).run_native_sidecars(None), "{version:?}");
+            assert!(!nodes(&["v1.33.0", version]).can_run_native_sidecars(None), "{version:?}");
         }
     }
 }

@@ -1,46 +1,45 @@
-//! The templates by name: those that are built in, and those that the configuration brings along.
+//! The injection templates of the documents, by name.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::reader::Node;
-use crate::inject::template::data::Installation;
-use crate::inject::template::{UserTemplate, shipped};
+use crate::fields::FieldReader;
+use crate::template::{CustomTemplate, SharedTemplateData, istio_templates};
 
-/// Where a template comes from.
+/// Origin of a template.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Source {
-    /// A built-in one of the same name.
+pub(crate) enum TemplateSource {
+    /// Istio's own text; the built-in template of that name is equivalent.
     BuiltIn,
-    /// The gateway controller's; not for pods.
-    Controller,
+    /// Rendered by Istio's gateway controller; not for pods.
+    GatewayController,
     /// The administrator's.
-    User(Arc<UserTemplate>),
+    Custom(Arc<CustomTemplate>),
 }
 
-/// What the documents say about templates; built-in ones that they do not mention are there all the same.
+/// Templates that the documents contain. Built-in templates exist without being mentioned.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Templates {
-    named: BTreeMap<String, Source>,
-    installation: Option<Arc<Installation>>,
+    named: BTreeMap<String, TemplateSource>,
+    shared_data: Option<Arc<SharedTemplateData>>,
 }
 
 impl Templates {
-    /// Reads maps of names and texts; later ones replace the earlier.
-    pub(super) fn read(maps: &[Node<'_>]) -> Self {
+    /// Reads maps from name to text; a later map overrides an earlier one.
+    pub(super) fn read(maps: &[FieldReader<'_>]) -> Self {
         let mut named = BTreeMap::new();
         for map in maps {
-            for (name, text) in map.text_map() {
-                let source = if shipped::is_of_the_controller(&name) {
-                    Source::Controller
-                } else if shipped::is_shipped(&name, &text) {
-                    Source::BuiltIn
+            for (name, text) in map.string_map() {
+                let source = if istio_templates::is_gateway_controller_template(&name) {
+                    TemplateSource::GatewayController
+                } else if istio_templates::is_istio_template(&name, &text) {
+                    TemplateSource::BuiltIn
                 } else {
-                    match UserTemplate::parse(&name, &text) {
-                        Ok(template) => Source::User(Arc::new(template)),
+                    match CustomTemplate::parse(&name, &text) {
+                        Ok(template) => TemplateSource::Custom(Arc::new(template)),
                         Err(reasons) => {
                             for reason in reasons {
-                                map.at(&name).refuse(reason);
+                                map.field(&name).add_error(reason);
                             }
                             continue;
                         }
@@ -49,28 +48,27 @@ impl Templates {
                 named.insert(name, source);
             }
         }
-        Self { named, installation: None }
+        Self { named, shared_data: None }
     }
 
-    /// Notes the documents, where some template can ask for them.
-    pub(super) fn set_installation(&mut self, installation: impl FnOnce() -> Installation) {
-        if self.named.values().any(|source| matches!(source, Source::User(_))) {
-            self.installation = Some(Arc::new(installation()));
+    /// Sets the data that is the same for every pod, if a template needs it.
+    pub(super) fn set_shared_data(&mut self, shared_data: impl FnOnce() -> SharedTemplateData) {
+        if self.custom_names().next().is_some() {
+            self.shared_data = Some(Arc::new(shared_data()));
         }
     }
 
-    /// The template of that name, where the documents have one.
-    pub(crate) fn get(&self, name: &str) -> Option<&Source> {
+    pub(crate) fn get(&self, name: &str) -> Option<&TemplateSource> {
         self.named.get(name)
     }
 
-    /// Names of those that only the documents have.
-    pub(crate) fn own_names(&self) -> impl Iterator<Item = &str> {
-        self.named.iter().filter(|(_, source)| matches!(source, Source::User(_))).map(|(name, _)| name.as_str())
+    /// Returns the names of the administrator's templates.
+    pub(crate) fn custom_names(&self) -> impl Iterator<Item = &str> {
+        let is_custom = |source: &TemplateSource| matches!(source, TemplateSource::Custom(_));
+        self.named.iter().filter(move |(_, source)| is_custom(source)).map(|(name, _)| name.as_str())
     }
 
-    /// What templates are given of the installation.
-    pub(crate) fn installation(&self) -> Option<&Installation> {
-        self.installation.as_deref()
+    pub(crate) fn shared_data(&self) -> Option<&SharedTemplateData> {
+        self.shared_data.as_deref()
     }
 }

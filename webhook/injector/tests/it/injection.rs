@@ -1,17 +1,17 @@
-//! What comes out of the injector, told pod by pod.
+//! The injected pod for typical pods and settings.
 
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
-use weir_injector::inject::{InjectRequest, Outcome, SkipReason, inject};
 use weir_injector::settings::{NativeSidecars, ProxyConfigResources, Settings};
+use weir_injector::{InjectOutcome, InjectRequest, SkipReason, inject};
 
 fn settings(cni: bool, native: NativeSidecars) -> Settings {
     let values = json!({
         "global": {"hub": "h", "tag": "t", "proxy": {"startupProbe": {"enabled": true}, "resources": {"requests": {"cpu": "100m"}}}},
         "pilot": {"cni": {"enabled": cni}},
     });
-    let mut settings = Settings::from_documents(Some(&values), None).unwrap();
+    let mut settings = Settings::from_values_and_mesh(Some(&values), None).unwrap();
     settings.native_sidecars = native;
     settings
 }
@@ -35,8 +35,8 @@ fn request(pod: Value) -> InjectRequest {
 
 fn injected(pod: Value, settings: &Settings) -> (Value, Vec<String>) {
     match inject(&request(pod), settings).unwrap() {
-        Outcome::Injected { pod, warnings, .. } => (pod, warnings),
-        Outcome::Skipped { reason, .. } => panic!("skipped: {reason:?}"),
+        InjectOutcome::Injected { pod, warnings, .. } => (pod, warnings),
+        InjectOutcome::Skipped { reason, .. } => panic!("skipped: {reason:?}"),
     }
 }
 
@@ -54,7 +54,7 @@ fn args(container: &Value) -> Vec<&str> {
 }
 
 #[test]
-fn a_native_sidecar_starts_before_everything_else() {
+fn native_sidecar_starts_before_everything_else() {
     let spec = json!({"initContainers": [{"name": "migrate", "image": "m:1"}]});
     let (pod, warnings) = injected(pod(json!({}), spec), &settings(false, NativeSidecars::On));
     assert_eq!(names(&pod, "initContainers"), ["istio-init", "istio-proxy", "migrate"]);
@@ -64,7 +64,7 @@ fn a_native_sidecar_starts_before_everything_else() {
 }
 
 #[test]
-fn an_ordinary_sidecar_comes_with_warnings_where_it_is_known_to_hurt() {
+fn classic_sidecar_warns_about_jobs_and_init_containers() {
     let spec = json!({"initContainers": [{"name": "migrate", "image": "m:1"}], "dnsPolicy": "Default"});
     let annotations = json!({"sidecar.istio.io/proxyImage": "mine", "sidecar.istio.io/nativeSidecar": "maybe"});
     let mut pod = pod(annotations, spec);
@@ -74,13 +74,13 @@ fn an_ordinary_sidecar_comes_with_warnings_where_it_is_known_to_hurt() {
     let (pod, warnings) = injected(pod, &settings(false, NativeSidecars::Off));
     assert_eq!(names(&pod, "containers"), ["app", "istio-proxy"]);
     assert_eq!(container(&pod, "containers", "istio-proxy")["image"], "h/proxyv2:t");
-    for word in ["proxyImage", "nativeSidecar", "dnsPolicy", "Job will not finish", "migrate"] {
-        assert!(warnings.iter().any(|warning| warning.contains(word)), "{word}: {warnings:?}");
+    for part in ["proxyImage", "nativeSidecar", "dnsPolicy", "Job cannot complete", "migrate"] {
+        assert!(warnings.iter().any(|warning| warning.contains(part)), "{part}: {warnings:?}");
     }
 }
 
 #[test]
-fn in_cni_mode_nothing_is_privileged_and_the_plugin_is_told_what_to_do() {
+fn cni_mode_needs_no_privileges_and_configures_the_plugin() {
     let annotations = json!({
         "weir.dev/capture": "written by the author",
         "traffic.sidecar.istio.io/excludeOutboundPorts": "3306",
@@ -105,7 +105,7 @@ fn in_cni_mode_nothing_is_privileged_and_the_plugin_is_told_what_to_do() {
 }
 
 #[test]
-fn the_mode_decides_about_rules_and_rights() {
+fn interception_mode_decides_about_rules_and_capabilities() {
     let mode = |mode: &str| json!({"sidecar.istio.io/interceptionMode": mode});
     let (tproxy, _) = injected(pod(mode("TPROXY"), json!({})), &settings(true, NativeSidecars::On));
     let security = &container(&tproxy, "initContainers", "istio-proxy")["securityContext"];
@@ -116,7 +116,7 @@ fn the_mode_decides_about_rules_and_rights() {
 }
 
 #[test]
-fn what_the_user_wrote_about_the_proxy_wins_now_and_later() {
+fn user_overrides_of_the_proxy_survive_reinjection() {
     let own = json!({
         "name": "istio-proxy", "image": "auto", "args": ["proxy", "sidecar", "--own"],
         "resources": {"limits": {"cpu": "3"}}, "env": [{"name": "OWN", "value": "1"}, {"name": "CA_ADDR", "value": "mine:1"}],
@@ -152,7 +152,7 @@ fn what_the_user_wrote_about_the_proxy_wins_now_and_later() {
 }
 
 #[test]
-fn a_pod_that_changes_its_mode_keeps_nothing_of_the_old_one() {
+fn changing_the_mode_leaves_nothing_of_the_old_one() {
     let kinds = [NativeSidecars::On, NativeSidecars::Off].into_iter();
     let all: Vec<Settings> = kinds.flat_map(|native| [settings(false, native), settings(true, native)]).collect();
     let probe = json!({"httpGet": {"path": "/ready", "port": 8080}});
@@ -170,7 +170,7 @@ fn a_pod_that_changes_its_mode_keeps_nothing_of_the_old_one() {
 }
 
 #[test]
-fn variables_of_the_url_reach_the_proxy_and_the_label_wins_over_them() {
+fn url_variables_reach_the_proxy_and_the_label_overrides_them() {
     let mut request = request(pod(json!({}), json!({})));
     request.url_env = BTreeMap::from([
         ("ISTIO_META_CLUSTER_ID".to_owned(), "east".to_owned()),
@@ -179,35 +179,35 @@ fn variables_of_the_url_reach_the_proxy_and_the_label_wins_over_them() {
     ]);
     request.pod["metadata"]["labels"]["topology.istio.io/network"] = "net-2".into();
     let settings = settings(false, NativeSidecars::On);
-    let Outcome::Injected { pod, .. } = inject(&request, &settings).unwrap() else { panic!("skipped") };
+    let InjectOutcome::Injected { pod, .. } = inject(&request, &settings).unwrap() else { panic!("skipped") };
     let proxy = container(&pod, "initContainers", "istio-proxy");
     let env = |name: &str| proxy["env"].as_array().unwrap().iter().find(|variable| variable["name"] == name).unwrap();
     assert_eq!(env("ISTIO_META_CLUSTER_ID")["value"], "east");
     assert_eq!(env("ISTIO_META_NETWORK")["value"], "net-2");
     assert_eq!(env("OTHER")["value"], "x");
     request.pod = pod.clone();
-    let Outcome::Injected { pod: twice, .. } = inject(&request, &settings).unwrap() else { panic!("skipped") };
+    let InjectOutcome::Injected { pod: twice, .. } = inject(&request, &settings).unwrap() else { panic!("skipped") };
     assert_eq!(twice, pod);
 }
 
 #[test]
-fn pods_are_left_alone_with_a_reason() {
+fn skipped_pods_have_a_reason() {
     let settings = settings(true, NativeSidecars::On);
     let skipped = |pod: Value| match inject(&request(pod), &settings).unwrap() {
-        Outcome::Skipped { reason, .. } => reason,
-        Outcome::Injected { .. } => panic!("injected"),
+        InjectOutcome::Skipped { reason, .. } => reason,
+        InjectOutcome::Injected { .. } => panic!("injected"),
     };
     assert_eq!(skipped(pod(json!({}), json!({"hostNetwork": true}))), SkipReason::HostNetwork);
     let mut off = pod(json!({}), json!({}));
     off["metadata"]["labels"]["sidecar.istio.io/inject"] = "false".into();
-    assert_eq!(skipped(off), SkipReason::ExplicitlyOff);
+    assert_eq!(skipped(off), SkipReason::OptedOut);
     let mut system = pod(json!({}), json!({}));
     system["metadata"]["namespace"] = "kube-system".into();
     assert_eq!(skipped(system), SkipReason::SystemNamespace);
 }
 
 #[test]
-fn everything_wrong_with_a_pod_is_told_at_once() {
+fn all_findings_are_reported_at_once() {
     let annotations = json!({
         "traffic.sidecar.istio.io/includeOutboundIPRanges": "10.0.0.0",
         "status.sidecar.istio.io/port": "http",
@@ -222,7 +222,7 @@ fn everything_wrong_with_a_pod_is_told_at_once() {
 }
 
 #[test]
-fn fields_that_nobody_knows_survive() {
+fn unknown_fields_survive() {
     let spec = json!({"containers": [{"name": "app", "image": "app:1", "ofTheFuture": {"a": [1]}}], "alsoNew": "x"});
     let (pod, _) = injected(pod(json!({}), spec), &settings(true, NativeSidecars::Off));
     assert_eq!(container(&pod, "containers", "app")["ofTheFuture"], json!({"a": [1]}));
@@ -230,7 +230,7 @@ fn fields_that_nobody_knows_survive() {
 }
 
 #[test]
-fn a_pod_may_ask_for_other_templates() {
+fn pod_selects_other_templates() {
     let settings = settings(true, NativeSidecars::On);
     let (gateway, _) = injected(
         pod(
@@ -251,7 +251,7 @@ fn a_pod_may_ask_for_other_templates() {
 }
 
 #[test]
-fn handlers_of_a_container_that_a_template_shares_with_the_user_are_sent_through_the_agent_once() {
+fn handlers_of_an_overridden_container_are_rewritten_once() {
     let own = json!({"name": "istio-init", "image": "mine", "lifecycle": {"preStop": {"tcpSocket": {"port": 80}}}});
     let settings = settings(false, NativeSidecars::Off);
     let (once, _) = injected(pod(json!({}), json!({"initContainers": [own]})), &settings);
@@ -262,7 +262,7 @@ fn handlers_of_a_container_that_a_template_shares_with_the_user_are_sent_through
 }
 
 #[test]
-fn a_capture_that_the_plugin_would_refuse_is_denied_in_cni_mode() {
+fn capture_that_the_plugin_would_reject_is_denied_in_cni_mode() {
     let with_proxy = |security: Value| json!({"containers": [{"name": "app", "image": "a"}, {"name": "istio-proxy", "securityContext": security}]});
     let groups = |list: &str| json!({"proxy.istio.io/config": format!("proxyMetadata: {{ISTIO_OUTBOUND_OWNER_GROUPS: \"{list}\"}}")});
     let ports: Vec<String> = (1..30_000).map(|port: u16| port.to_string()).collect();
@@ -270,23 +270,23 @@ fn a_capture_that_the_plugin_would_refuse_is_denied_in_cni_mode() {
     for (pod, reason) in [
         (pod(json!({}), with_proxy(json!({"runAsUser": -1}))), "securityContext.runAsUser must be an id"),
         (pod(json!({}), with_proxy(json!({"runAsGroup": "7"}))), "securityContext.runAsGroup must be an id"),
-        (pod(json!({}), with_proxy(json!({"runAsUser": u32::MAX}))), "proxy uid: 4294967295 is no user"),
-        (pod(groups("202,java"), json!({})), "'ISTIO_OUTBOUND_OWNER_GROUPS': group 'java' is given by name"),
+        (pod(json!({}), with_proxy(json!({"runAsUser": u32::MAX}))), "proxy uid: 4294967295 is not a valid uid"),
+        (pod(groups("202,java"), json!({})), "'ISTIO_OUTBOUND_OWNER_GROUPS': group 'java' is a name"),
         (pod(many, json!({})), "the lists of ports and addresses are too long: annotation 'weir.dev/capture'"),
     ] {
         let error = inject(&request(pod), &settings(true, NativeSidecars::On)).unwrap_err().to_string();
         assert!(error.contains(reason), "{reason}: {error}");
     }
-    // Where the pod programs its rules itself, the names are those of its own image.
+    // A pod that installs its own rules resolves the names in its own image.
     let own = pod(groups("202,java"), json!({}));
-    assert!(matches!(inject(&request(own), &settings(false, NativeSidecars::On)), Ok(Outcome::Injected { .. })));
+    assert!(matches!(inject(&request(own), &settings(false, NativeSidecars::On)), Ok(InjectOutcome::Injected { .. })));
 }
 
 #[test]
-fn the_plugin_is_told_the_ports_of_the_mesh() {
+fn capture_annotation_has_the_ports_of_the_mesh() {
     let mesh = json!({"proxyListenPort": 15101, "proxyInboundListenPort": 15106});
     let values = json!({"pilot": {"cni": {"enabled": true}}});
-    let settings = Settings::from_documents(Some(&values), Some(&mesh)).unwrap();
+    let settings = Settings::from_values_and_mesh(Some(&values), Some(&mesh)).unwrap();
     let (pod, _) = injected(pod(json!({}), json!({})), &settings);
     let capture: Value =
         serde_json::from_str(pod["metadata"]["annotations"]["weir.dev/capture"].as_str().unwrap()).unwrap();
@@ -295,7 +295,7 @@ fn the_plugin_is_told_the_ports_of_the_mesh() {
 }
 
 #[test]
-fn stored_containers_count_where_the_record_of_the_injection_is_lost() {
+fn recorded_overrides_apply_without_an_injection_record() {
     let stored = json!({"proxy.istio.io/overrides": r#"{"containers":[{"name":"istio-proxy","securityContext":{"runAsUser":5000}}]}"#});
     for cni in [true, false] {
         let settings = settings(cni, NativeSidecars::On);
@@ -307,7 +307,7 @@ fn stored_containers_count_where_the_record_of_the_injection_is_lost() {
 }
 
 #[test]
-fn an_application_that_speaks_xds_itself_gets_its_bootstrap_file_and_no_proxy() {
+fn grpc_simple_adds_a_bootstrap_file_and_no_proxy() {
     let settings = settings(true, NativeSidecars::On);
     let asking = pod(
         json!({"inject.istio.io/templates": "grpc-simple"}),
@@ -331,7 +331,7 @@ fn an_application_that_speaks_xds_itself_gets_its_bootstrap_file_and_no_proxy() 
 }
 
 #[test]
-fn nodes_decide_about_native_sidecars_where_the_pod_does_not() {
+fn nodes_decide_about_native_sidecars_unless_the_pod_does() {
     let mut settings = settings(true, NativeSidecars::ByNodes);
     settings.nodes = [("old", "v1.28.3"), ("new", "v1.33.0")].into_iter().collect();
     let of = |annotations: Value, spec: Value| {
@@ -345,7 +345,7 @@ fn nodes_decide_about_native_sidecars_where_the_pod_does_not() {
 }
 
 #[test]
-fn proxy_config_resources_configure_the_proxies_of_their_place() {
+fn proxy_config_resources_apply_to_matching_pods() {
     let mut settings = settings(false, NativeSidecars::Off);
     let resource = |namespace: &str, spec: Value| {
         json!({"apiVersion": "networking.istio.io/v1beta1", "kind": "ProxyConfig",

@@ -9,3 +9,4 @@ mod options;
 mod properties;
 mod safety;
 mod uninject;
+mod yaml;

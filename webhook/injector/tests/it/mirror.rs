@@ -1,9 +1,9 @@
-//! A sidecar written in the language of templates gives the same pod as the built-in one: both ways to an overlay mean the same.
+//! A sidecar written as a custom template gives the same pod as the built-in one.
 
 use serde_json::{Value, json};
-use weir_injector::inject::{InjectRequest, Outcome, inject};
 use weir_injector::settings::{Documents, NativeSidecars, Settings};
-use weir_tests::conformance::{difference, normalised};
+use weir_injector::{InjectOutcome, InjectRequest, inject};
+use weir_tests::conformance::{difference, normalized};
 
 const MIRROR: &str = include_str!("mirror.gotmpl");
 
@@ -22,28 +22,28 @@ fn injected(pod: &Value, cni: bool, native: NativeSidecars, config: &Value) -> V
     let values = values(cni);
     let mesh = json!({"defaultConfig": {"proxyMetadata": {"B": "2", "A": "one \"quoted\": #1"}, "concurrency": 2}});
     let documents = Documents { values: Some(&values), mesh: Some(&mesh), config: Some(config) };
-    let mut settings = Settings::from_all(documents).expect("good documents");
+    let mut settings = Settings::from_documents(documents).expect("the documents are valid");
     settings.native_sidecars = native;
     let request = InjectRequest { pod: pod.clone(), ..InjectRequest::default() };
     match inject(&request, &settings) {
-        Ok(Outcome::Injected { pod, .. }) => with_ports_as_values(pod),
+        Ok(InjectOutcome::Injected { pod, .. }) => with_ports_as_values(pod),
         other => panic!("{other:?}"),
     }
 }
 
-/// The text of the ports is free in its spaces.
+/// Parses the JSON in `ISTIO_META_POD_PORTS`, whose white space differs.
 fn with_ports_as_values(mut pod: Value) -> Value {
     for list in ["initContainers", "containers"] {
         for container in pod["spec"][list].as_array_mut().into_iter().flatten() {
             for variable in container["env"].as_array_mut().into_iter().flatten() {
                 if variable["name"] == "ISTIO_META_POD_PORTS" {
-                    let text = variable["value"].as_str().expect("a text");
+                    let text = variable["value"].as_str().expect("a string");
                     variable["value"] = serde_json::from_str(text).expect("JSON");
                 }
             }
         }
     }
-    normalised(pod)
+    normalized(pod)
 }
 
 fn pods() -> Vec<Value> {
@@ -80,7 +80,7 @@ fn pods() -> Vec<Value> {
 }
 
 #[test]
-fn a_sidecar_in_the_language_of_templates_is_the_built_in_one() {
+fn templated_sidecar_equals_the_built_in_one() {
     let mirror = json!({"templates": {"sidecar": MIRROR}});
     for (number, pod) in pods().iter().enumerate() {
         for native in [NativeSidecars::On, NativeSidecars::Off] {
@@ -95,14 +95,14 @@ fn a_sidecar_in_the_language_of_templates_is_the_built_in_one() {
 }
 
 #[test]
-fn it_is_injected_twice_as_once() {
+fn templated_sidecar_is_injected_idempotently() {
     let mirror = json!({"templates": {"sidecar": MIRROR}});
     for pod in pods() {
         let values = values(true);
         let documents = Documents { values: Some(&values), config: Some(&mirror), mesh: None };
-        let settings = Settings::from_all(documents).expect("good documents");
+        let settings = Settings::from_documents(documents).expect("the documents are valid");
         let once = |pod: Value| match inject(&InjectRequest { pod, ..InjectRequest::default() }, &settings) {
-            Ok(Outcome::Injected { pod, .. }) => pod,
+            Ok(InjectOutcome::Injected { pod, .. }) => pod,
             other => panic!("{other:?}"),
         };
         let injected = once(pod);

@@ -1,11 +1,11 @@
-//! Options of the installation and of the pod that no recorded case has: each does what Istio's documentation says of it.
+//! Options of the installation and of the pod that no conformance case covers, as Istio documents them.
 
 use serde_json::{Value, json};
-use weir_injector::inject::{InjectRequest, Outcome, Workload, inject};
 use weir_injector::settings::{NativeSidecars, Settings};
+use weir_injector::{InjectOutcome, InjectRequest, Workload, inject};
 
-/// An installation and a pod in it.
-struct Given {
+/// The settings and the pod of a test.
+struct Setup {
     values: Value,
     mesh: Value,
     native: NativeSidecars,
@@ -14,7 +14,7 @@ struct Given {
     spec: Value,
 }
 
-impl Default for Given {
+impl Default for Setup {
     fn default() -> Self {
         Self {
             values: json!({}),
@@ -27,13 +27,13 @@ impl Default for Given {
     }
 }
 
-impl Given {
+impl Setup {
     fn pod(&self) -> Value {
         json!({"metadata": {"name": "web", "namespace": "shop", "annotations": self.annotations, "labels": self.labels}, "spec": self.spec})
     }
 
     fn settings(&self) -> Settings {
-        let mut settings = Settings::from_documents(Some(&self.values), Some(&self.mesh)).unwrap();
+        let mut settings = Settings::from_values_and_mesh(Some(&self.values), Some(&self.mesh)).unwrap();
         settings.native_sidecars = self.native;
         settings
     }
@@ -47,18 +47,18 @@ impl Given {
         };
         let request = InjectRequest { pod: self.pod(), workload: Some(workload), ..InjectRequest::default() };
         match inject(&request, &self.settings()).unwrap() {
-            Outcome::Injected { pod, .. } => pod,
-            Outcome::Skipped { reason, .. } => panic!("skipped: {reason:?}"),
+            InjectOutcome::Injected { pod, .. } => pod,
+            InjectOutcome::Skipped { reason, .. } => panic!("skipped: {reason:?}"),
         }
     }
 }
 
 fn values(values: Value) -> Value {
-    Given { values, ..Given::default() }.injected()
+    Setup { values, ..Setup::default() }.injected()
 }
 
 fn annotated(annotations: Value) -> Value {
-    Given { annotations, ..Given::default() }.injected()
+    Setup { annotations, ..Setup::default() }.injected()
 }
 
 fn item<'a>(list: &'a Value, key: &str, value: &str) -> Option<&'a Value> {
@@ -95,7 +95,7 @@ fn args(container: &Value) -> Vec<&str> {
 }
 
 #[test]
-fn logs_can_be_json_and_every_program_of_the_mesh_is_told() {
+fn json_logs_apply_to_every_mesh_container() {
     let pod = values(
         json!({"global": {"logAsJson": true, "sts": {"servicePort": 15463}, "proxy": {"outlierLogPath": "/dev/stdout"}}}),
     );
@@ -104,7 +104,7 @@ fn logs_can_be_json_and_every_program_of_the_mesh_is_told() {
 }
 
 #[test]
-fn levels_of_logs_are_the_pods_or_the_installations() {
+fn log_levels_come_from_the_pod_or_the_settings() {
     let pod =
         annotated(json!({"sidecar.istio.io/logLevel": "debug", "sidecar.istio.io/componentLogLevel": "http:trace",
         "sidecar.istio.io/agentLogLevel": "all:debug"}));
@@ -119,7 +119,7 @@ fn levels_of_logs_are_the_pods_or_the_installations() {
 }
 
 #[test]
-fn rules_can_be_forced_and_be_those_of_nftables() {
+fn rules_can_be_forced_and_native_nftables() {
     let pod = values(json!({"global": {"nativeNftables": true, "proxy_init": {"forceApplyIptables": true}}}));
     assert!(args(container(&pod, "istio-init")).ends_with(&["--force-apply", "--native-nftables"]));
     let cni = json!({"global": {"proxy_init": {"forceApplyIptables": true}}, "pilot": {"cni": {"enabled": true}}});
@@ -127,7 +127,7 @@ fn rules_can_be_forced_and_be_those_of_nftables() {
 }
 
 #[test]
-fn rights_of_the_proxy_grow_with_what_it_has_to_do() {
+fn proxy_capabilities_follow_its_features() {
     let security = |pod: &Value| proxy(pod)["securityContext"].clone();
     let low_ports = security(&annotated(json!({"sidecar.istio.io/capNetBindService": "true"})));
     assert_eq!(low_ports["capabilities"], json!({"add": ["NET_BIND_SERVICE"], "drop": ["ALL"]}));
@@ -152,7 +152,7 @@ fn rights_of_the_proxy_grow_with_what_it_has_to_do() {
 }
 
 #[test]
-fn a_seccomp_profile_of_the_installation_is_on_every_container_of_the_mesh() {
+fn seccomp_profile_applies_to_every_mesh_container() {
     let pod = values(json!({"global": {"proxy": {"seccompProfile": {"type": "RuntimeDefault"}, "privileged": true}}}));
     for name in ["istio-proxy", "istio-init"] {
         let security = &container(&pod, name)["securityContext"];
@@ -166,7 +166,7 @@ fn a_seccomp_profile_of_the_installation_is_on_every_container_of_the_mesh() {
 }
 
 #[test]
-fn a_bootstrap_of_the_user_is_mounted_and_named() {
+fn custom_bootstrap_is_mounted_and_referenced() {
     let pod = annotated(json!({"sidecar.istio.io/bootstrapOverride": "mine"}));
     assert_eq!(volume(&pod, "custom-bootstrap-volume")["configMap"], json!({"name": "mine"}));
     assert_eq!(mount(&pod, "/etc/istio/custom-bootstrap")["name"], "custom-bootstrap-volume");
@@ -176,7 +176,7 @@ fn a_bootstrap_of_the_user_is_mounted_and_named() {
 }
 
 #[test]
-fn volumes_and_mounts_of_the_user_come_sorted_after_those_of_the_mesh() {
+fn user_volumes_and_mounts_follow_those_of_the_mesh_sorted() {
     let pod = annotated(json!({
         "sidecar.istio.io/userVolume": r#"{"z":{"emptyDir":{}},"a":{"secret":{"secretName":"s: {x"}}}"#,
         "sidecar.istio.io/userVolumeMount": r#"{"z":{"mountPath":"/z","readOnly":true},"a":{"mountPath":"/a"}}"#,
@@ -190,7 +190,7 @@ fn volumes_and_mounts_of_the_user_come_sorted_after_those_of_the_mesh() {
 }
 
 #[test]
-fn certificates_come_from_where_the_installation_has_them() {
+fn certificates_come_from_the_configured_provider() {
     let gke = values(json!({"global": {"caName": "GkeWorkloadCertificate"}}));
     let driver = json!({"driver": "workloadcertificates.security.cloud.google.com"});
     assert_eq!(volume(&gke, "gke-workload-certificate")["csi"], driver);
@@ -220,18 +220,18 @@ fn certificates_come_from_where_the_installation_has_them() {
 }
 
 #[test]
-fn the_authority_of_a_revision_is_its_own() {
+fn ca_address_includes_the_revision() {
     let pod = values(json!({"revision": "canary", "global": {"istioNamespace": "mesh"}}));
     assert_eq!(env(&pod, "CA_ADDR"), Some("istiod-canary.mesh.svc:15012"));
     assert_eq!(pod["metadata"]["annotations"]["istio.io/rev"], "canary");
 }
 
 #[test]
-fn tracers_have_settings_of_their_own() {
-    let datadog = Given {
+fn tracers_add_their_own_settings() {
+    let datadog = Setup {
         values: json!({"global": {"proxy": {"tracer": "datadog"}}}),
         annotations: json!({"apm.datadoghq.com/env": r#"{"DD_B":"2","DD_A":"{{x}}: 'y'"}"#}),
-        ..Given::default()
+        ..Setup::default()
     }
     .injected();
     assert_eq!((env(&datadog, "DD_A"), env(&datadog, "DD_B")), (Some("{{x}}: 'y'"), Some("2")));
@@ -243,10 +243,10 @@ fn tracers_have_settings_of_their_own() {
     assert_eq!(env(&ignored, "DD_A"), None, "only where the tracer is datadog");
 
     let tls = "tracing: {lightstep: {address: 'l:1', accessToken: t}, tlsSettings: {mode: SIMPLE, caCertificates: /etc/lightstep/ca.pem}}";
-    let lightstep = Given {
+    let lightstep = Setup {
         values: json!({"global": {"proxy": {"tracer": "lightstep"}}}),
         annotations: json!({"proxy.istio.io/config": tls}),
-        ..Given::default()
+        ..Setup::default()
     }
     .injected();
     assert_eq!(
@@ -257,10 +257,10 @@ fn tracers_have_settings_of_their_own() {
 }
 
 #[test]
-fn the_tunnel_has_a_label_that_the_pod_may_set_itself() {
+fn hbone_label_can_be_set_by_the_pod() {
     let config = json!({"proxy.istio.io/config": "proxyMetadata: {ISTIO_META_ENABLE_HBONE: 'true'}"});
     let label = |labels: Value| {
-        let pod = Given { annotations: config.clone(), labels, ..Given::default() }.injected();
+        let pod = Setup { annotations: config.clone(), labels, ..Setup::default() }.injected();
         pod["metadata"]["labels"]["networking.istio.io/tunnel"].clone()
     };
     assert_eq!(label(json!({})), "http");
@@ -269,15 +269,15 @@ fn the_tunnel_has_a_label_that_the_pod_may_set_itself() {
 }
 
 #[test]
-fn a_lifecycle_of_the_installation_beats_every_other() {
+fn configured_lifecycle_overrides_all_others() {
     let own = json!({"preStop": {"exec": {"command": ["sleep", "9"]}}});
     let holding = json!({"global": {"proxy": {"lifecycle": own, "holdApplicationUntilProxyStarts": true}}});
     for native in [NativeSidecars::On, NativeSidecars::Off] {
-        let pod = Given { values: holding.clone(), native, ..Given::default() }.injected();
+        let pod = Setup { values: holding.clone(), native, ..Setup::default() }.injected();
         assert_eq!(proxy(&pod)["lifecycle"], own);
     }
     let hold = json!({"global": {"proxy": {"holdApplicationUntilProxyStarts": true}}});
-    let classic = Given { values: hold, native: NativeSidecars::Off, ..Given::default() }.injected();
+    let classic = Setup { values: hold, native: NativeSidecars::Off, ..Setup::default() }.injected();
     assert_eq!(classic["spec"]["containers"][0]["name"], "istio-proxy", "it starts first");
     assert_eq!(proxy(&classic)["lifecycle"], json!({"postStart": {"exec": {"command": ["pilot-agent", "wait"]}}}));
     let native = annotated(json!({"status.sidecar.istio.io/port": " 16000 "}));
@@ -286,12 +286,12 @@ fn a_lifecycle_of_the_installation_beats_every_other() {
 }
 
 #[test]
-fn aliases_stand_for_templates_and_templates_may_repeat() {
+fn aliases_are_expanded_and_templates_may_repeat() {
     let webhook = json!({"aliases": {"mine": ["gateway"], "self": ["self"]}, "defaultTemplates": ["mine"], "injectedAnnotations": {"a": "b", "istio.io/rev": "x"}});
-    let given = |annotations: Value| Given {
+    let given = |annotations: Value| Setup {
         values: json!({"sidecarInjectorWebhook": webhook.clone()}),
         annotations,
-        ..Given::default()
+        ..Setup::default()
     };
     let pod = given(json!({})).injected();
     assert_eq!(args(proxy(&pod))[1], "router");
@@ -312,10 +312,10 @@ fn aliases_stand_for_templates_and_templates_may_repeat() {
 }
 
 #[test]
-fn opentelemetry_learns_of_the_service() {
+fn opentelemetry_attributes_describe_the_service() {
     let mesh = json!({"extensionProviders": [{"name": "x"}, {"name": "o", "opentelemetry": {"serviceAttributeEnrichment": "OTEL_SEMANTIC_CONVENTIONS"}}]});
     let of = |annotations: Value, labels: Value| {
-        let pod = Given { mesh: mesh.clone(), annotations, labels, ..Given::default() }.injected();
+        let pod = Setup { mesh: mesh.clone(), annotations, labels, ..Setup::default() }.injected();
         env(&pod, "OTEL_RESOURCE_ATTRIBUTES").map(str::to_owned)
     };
     assert_eq!(
@@ -331,12 +331,12 @@ fn opentelemetry_learns_of_the_service() {
 }
 
 #[test]
-fn probes_of_the_proxy_follow_its_port_and_numbers() {
+fn proxy_probes_follow_the_annotations() {
     let probe = json!({"global": {"proxy": {"startupProbe": {"enabled": true, "failureThreshold": 7}}}});
-    let pod = Given {
+    let pod = Setup {
         values: probe,
         annotations: json!({"readiness.status.sidecar.istio.io/periodSeconds": "3", "readiness.status.sidecar.istio.io/failureThreshold": "5"}),
-        ..Given::default()
+        ..Setup::default()
     }
     .injected();
     let get = json!({"path": "/healthz/ready", "port": 15021});
@@ -356,24 +356,24 @@ fn probes_of_the_proxy_follow_its_port_and_numbers() {
 #[test]
 fn grpc_probes_go_through_the_agent_with_their_service() {
     let spec = json!({"containers": [{"name": "app", "image": "a", "readinessProbe": {"grpc": {"port": 9000}, "timeoutSeconds": 4}, "livenessProbe": {"grpc": {"port": 9000, "service": "s"}}}]});
-    let pod = Given { spec, ..Given::default() }.injected();
+    let pod = Setup { spec, ..Setup::default() }.injected();
     let app = container(&pod, "app");
     assert_eq!(
         app["readinessProbe"],
         json!({"timeoutSeconds": 4, "httpGet": {"path": "/app-health/app/readyz", "port": 15020}})
     );
-    let told = r#"{"/app-health/app/livez":{"grpc":{"port":9000,"service":"s"}},"/app-health/app/readyz":{"grpc":{"port":9000,"service":null},"timeoutSeconds":4}}"#;
-    assert_eq!(env(&pod, "ISTIO_KUBE_APP_PROBERS"), Some(told));
+    let recorded = r#"{"/app-health/app/livez":{"grpc":{"port":9000,"service":"s"}},"/app-health/app/readyz":{"grpc":{"port":9000,"service":null},"timeoutSeconds":4}}"#;
+    assert_eq!(env(&pod, "ISTIO_KUBE_APP_PROBERS"), Some(recorded));
 }
 
 #[test]
-fn the_secure_port_for_metrics_is_announced() {
+fn secure_metrics_port_is_announced() {
     let pod = annotated(json!({"proxy.istio.io/config": "proxyMetadata: {ENVOY_SECURE_MERGED_METRICS_PORT: '15091'}"}));
     assert_eq!(pod["metadata"]["annotations"]["prometheus.istio.io/secure-port"], "15091");
 }
 
 #[test]
-fn an_agent_of_a_grpc_application_keeps_its_mounts_without_a_status_port() {
+fn grpc_agent_keeps_its_mounts_without_a_status_port() {
     let pod = annotated(json!({
         "inject.istio.io/templates": "grpc-agent", "status.sidecar.istio.io/port": "0",
         "sidecar.istio.io/userVolume": r#"{"a":{"emptyDir":{}}}"#, "sidecar.istio.io/userVolumeMount": r#"{"a":{"mountPath":"/a"}}"#,
@@ -388,14 +388,14 @@ fn an_agent_of_a_grpc_application_keeps_its_mounts_without_a_status_port() {
 }
 
 #[test]
-fn a_gateway_has_what_a_gateway_needs_and_no_more() {
+fn gateway_has_only_what_a_gateway_needs() {
     let values = json!({"global": {"proxy": {"resources": {"limits": {"cpu": "2"}}, "outlierLogPath": "/x"}}, "gateways": {"securityContext": {"runAsUser": 5}}});
-    let pod = Given {
+    let pod = Setup {
         values,
         annotations: json!({"inject.istio.io/templates": "gateway", "status.sidecar.istio.io/port": "0"}),
         labels: json!({"app": "a".repeat(63), "service.istio.io/workload-name": "other"}),
         spec: json!({"containers": [{"name": "istio-proxy", "image": "auto"}]}),
-        ..Given::default()
+        ..Setup::default()
     }
     .injected();
     assert_eq!(pod["spec"]["securityContext"], json!({"runAsUser": 5}));

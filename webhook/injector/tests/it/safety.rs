@@ -1,10 +1,9 @@
-//! What is refused or warned about because a pod would not work, or not be in the mesh as it seems; and that nobody is warned
-//! without cause.
+//! Denials and warnings about pods that would not work or would bypass the mesh; and no warnings without a cause.
 
 use serde_json::{Value, json};
-use weir_injector::inject::{InjectRequest, Outcome, Workload, inject};
 use weir_injector::settings::{NativeSidecars, Platform, Settings};
 use weir_injector::yaml;
+use weir_injector::{InjectOutcome, InjectRequest, Workload, inject};
 use weir_tests::conformance::{Suite, documents};
 
 fn settings(cni: bool, native: NativeSidecars) -> Settings {
@@ -15,7 +14,7 @@ fn with_values(mut values: Value, native: NativeSidecars) -> Settings {
     let resources =
         json!({"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"cpu": "2000m", "memory": "1024Mi"}});
     values["global"]["proxy"]["resources"] = resources;
-    let mut settings = Settings::from_documents(Some(&values), None).unwrap();
+    let mut settings = Settings::from_values_and_mesh(Some(&values), None).unwrap();
     settings.native_sidecars = native;
     settings
 }
@@ -39,24 +38,24 @@ fn with_containers(containers: Value) -> Value {
     pod
 }
 
-/// The injected pod and what was said about it, or the denial.
+/// Returns the injected pod with its warnings, or the denial.
 fn outcome(pod: &Value, settings: &Settings) -> Result<(Value, Vec<String>), String> {
     let request = InjectRequest { pod: pod.clone(), ..InjectRequest::default() };
     match inject(&request, settings) {
-        Ok(Outcome::Injected { pod, warnings, .. }) => Ok((pod, warnings)),
-        Ok(Outcome::Skipped { reason, .. }) => panic!("skipped: {reason:?}"),
+        Ok(InjectOutcome::Injected { pod, warnings, .. }) => Ok((pod, warnings)),
+        Ok(InjectOutcome::Skipped { reason, .. }) => panic!("skipped: {reason:?}"),
         Err(error) => Err(error.to_string()),
     }
 }
 
 fn assert_denied(pod: &Value, settings: &Settings, parts: &[&str]) {
-    let text = outcome(pod, settings).expect_err("this is refused");
+    let text = outcome(pod, settings).expect_err("the pod is denied");
     for part in parts {
         assert!(text.contains(part), "{part}: {text}");
     }
 }
 
-/// The pod is injected, and each warning has one of the parts.
+/// Asserts that the pod is injected, and that each warning has one of the parts.
 fn assert_warned(pod: &Value, settings: &Settings, parts: &[&str]) {
     let (_, warnings) = outcome(pod, settings).unwrap();
     assert_eq!(warnings.len(), parts.len(), "{warnings:#?}");
@@ -70,7 +69,7 @@ fn user(id: u32) -> Value {
 }
 
 #[test]
-fn a_pod_whose_application_passes_for_the_proxy_is_refused() {
+fn pod_whose_application_runs_as_the_proxys_user_is_denied() {
     let app = |security: Value| json!([{"name": "app", "image": "a", "securityContext": security}]);
     for settings in [settings(true, NativeSidecars::On), settings(false, NativeSidecars::Off)] {
         for (pod, reason) in [
@@ -95,7 +94,7 @@ fn a_pod_whose_application_passes_for_the_proxy_is_refused() {
 }
 
 #[test]
-fn the_user_that_counts_is_the_one_that_the_proxy_really_has() {
+fn effective_user_of_the_proxy_is_compared() {
     let both = |proxy: u32, app: u32| {
         with_containers(json!([
             {"name": "app", "image": "a", "securityContext": user(app)},
@@ -108,7 +107,7 @@ fn the_user_that_counts_is_the_one_that_the_proxy_really_has() {
 }
 
 #[test]
-fn one_container_beside_others_that_passes_for_the_proxy_is_told() {
+fn one_of_several_containers_with_the_proxys_user_is_a_warning() {
     let containers =
         json!([{"name": "app", "image": "a"}, {"name": "vault", "image": "v", "securityContext": user(1337)}]);
     assert_warned(
@@ -119,26 +118,26 @@ fn one_container_beside_others_that_passes_for_the_proxy_is_told() {
 }
 
 #[test]
-fn init_containers_may_pass_for_the_proxy_which_is_how_they_get_a_network() {
+fn init_containers_may_run_as_the_proxys_user() {
     let init =
         |security: Value| json!({"initContainers": [{"name": "fetch", "image": "f", "securityContext": security}]});
     let classic = settings(true, NativeSidecars::Off);
     assert_warned(&pod(json!({}), init(user(1337))), &classic, &[]);
-    assert_warned(&pod(json!({}), init(user(1))), &classic, &["no network before the proxy runs"]);
+    assert_warned(&pod(json!({}), init(user(1))), &classic, &["no network until the proxy runs"]);
     let own_rules = settings(false, NativeSidecars::Off);
-    assert_warned(&pod(json!({}), init(user(1))), &own_rules, &["their connections are not in the mesh: fetch"]);
+    assert_warned(&pod(json!({}), init(user(1))), &own_rules, &["their connections bypass the mesh: fetch"]);
     assert_warned(&pod(json!({}), init(user(1))), &settings(true, NativeSidecars::On), &[]);
 }
 
 #[test]
-fn ports_that_the_sidecar_needs_are_told() {
+fn container_ports_of_the_sidecar_are_a_warning() {
     let app = |ports: Value| with_containers(json!([{"name": "app", "image": "a", "ports": ports}]));
     let settings = settings(true, NativeSidecars::On);
     for (port, purpose) in [
-        (15000, "Envoy's administration"),
-        (15001, "captured outgoing traffic"),
-        (15004, "the agent's debugging"),
-        (15006, "captured incoming traffic"),
+        (15000, "Envoy's admin interface"),
+        (15001, "captured outbound traffic"),
+        (15004, "the agent's debug server"),
+        (15006, "captured inbound traffic"),
         (15020, "the agent's status"),
         (15021, "health"),
         (15090, "Envoy's metrics"),
@@ -150,7 +149,7 @@ fn ports_that_the_sidecar_needs_are_told() {
         );
     }
     assert_warned(&app(json!([{"containerPort": 15020, "protocol": "UDP"}, {"containerPort": 8080}])), &settings, &[]);
-    // The tunnel and DNS are only there where they are switched on.
+    // HBONE and DNS capture listen only if they are enabled.
     let ports = json!([{"containerPort": 15008}, {"containerPort": 15053, "protocol": "UDP"}]);
     assert_warned(&app(ports.clone()), &settings, &[]);
     let config =
@@ -158,7 +157,7 @@ fn ports_that_the_sidecar_needs_are_told() {
     let mut asked = app(ports);
     asked["metadata"]["annotations"]["proxy.istio.io/config"] = config.into();
     assert_warned(&asked, &settings, &["port 15008", "port 15053"]);
-    // A proxy that the user wrote is no application.
+    // A proxy that the user declared is not an application.
     let own = with_containers(
         json!([{"name": "app", "image": "a"}, {"name": "istio-proxy", "ports": [{"containerPort": 15021}]}]),
     );
@@ -166,7 +165,7 @@ fn ports_that_the_sidecar_needs_are_told() {
 }
 
 #[test]
-fn a_port_of_the_node_that_the_proxy_wants_too_is_refused() {
+fn host_port_of_the_proxy_is_denied() {
     let containers = |ip: &str| {
         with_containers(json!([
             {"name": "app", "image": "a", "ports": [{"containerPort": 80, "hostPort": 8080}]},
@@ -174,12 +173,12 @@ fn a_port_of_the_node_that_the_proxy_wants_too_is_refused() {
         ]))
     };
     let settings = settings(true, NativeSidecars::On);
-    assert_denied(&containers(""), &settings, &["'app' and the proxy both want host port 8080/TCP at 0.0.0.0"]);
+    assert_denied(&containers(""), &settings, &["'app' and the proxy both request host port 8080/TCP on 0.0.0.0"]);
     assert_warned(&containers("10.0.0.1"), &settings, &[]);
 }
 
 #[test]
-fn what_the_api_server_would_refuse_is_refused_with_the_way_out() {
+fn pod_that_the_api_server_would_reject_is_denied_with_a_fix() {
     let named = |annotation: &str, value: &str| pod(json!({annotation: value}), json!({}));
     let proxy = |fields: Value| {
         let mut container = json!({"name": "istio-proxy", "image": "auto"});
@@ -191,13 +190,13 @@ fn what_the_api_server_would_refuse_is_refused_with_the_way_out() {
     for (pod, reason) in [
         (
             with_containers(json!([{"name": "app"}, {"name": "app"}])),
-            "two containers are called 'app' (twice in spec.containers)",
+            "two containers are named 'app' (twice in spec.containers)",
         ),
         (
             with_containers(json!([{"name": "app"}, {"name": "istio-init"}])),
-            "two containers are called 'istio-init' (in spec.containers and in spec.initContainers)",
+            "two containers are named 'istio-init' (in spec.containers and in spec.initContainers)",
         ),
-        (pod(json!({}), json!({"volumes": [{"name": "v"}, {"name": "v"}]})), "two volumes are called 'v'"),
+        (pod(json!({}), json!({"volumes": [{"name": "v"}, {"name": "v"}]})), "two volumes are named 'v'"),
         (
             pod(json!({}), json!({"volumes": [{"name": "istio-token", "secret": {"secretName": "s"}}]})),
             "volume 'istio-token' of the sidecar would have several sources",
@@ -205,27 +204,27 @@ fn what_the_api_server_would_refuse_is_refused_with_the_way_out() {
         (proxy(json!({"volumeMounts": [{"name": "absent", "mountPath": "/x"}]})), "mounts volume 'absent' at '/x'"),
         (
             proxy(json!({"ports": [{"name": "http-envoy-prom", "containerPort": 1}]})),
-            "two ports called 'http-envoy-prom'",
+            "two ports named 'http-envoy-prom'",
         ),
         (proxy(json!({"resources": {"limits": {"cpu": "lots"}}})), "resources.limits.cpu is \"lots\", not a quantity"),
-        (named("sidecar.istio.io/proxyCPU", "-1"), "is less than nothing"),
+        (named("sidecar.istio.io/proxyCPU", "-1"), "must not be negative"),
         (
             pod(json!({"sidecar.istio.io/proxyCPU": "3", "sidecar.istio.io/proxyCPULimit": "2000m"}), json!({})),
             "container 'istio-proxy' requests more cpu (3) than its limit (2000m)",
         ),
-        (named("proxy.istio.io/config", "proxyMetadata: {'A=B': x}"), "\"A=B\" is no name for a variable"),
-        (named("apm.datadoghq.com/env", "{\"\": \"x\"}"), "\"\" is not a name for a variable"),
-        (named("sidecar.istio.io/bootstrapOverride", ""), "is no name of a ConfigMap"),
-        (named("sidecar.istio.io/userVolume", "{\"A\": {\"emptyDir\": {}}}"), "\"A\" is not the name of a volume"),
         (
-            named("sidecar.istio.io/userVolumeMount", "{\"a\": {\"mountPath\": \"\"}}"),
-            "\"a\" is not the name of a volume with a JSON object that has a mountPath",
+            named("proxy.istio.io/config", "proxyMetadata: {'A=B': x}"),
+            "\"A=B\" is not a valid environment variable name",
         ),
+        (named("apm.datadoghq.com/env", "{\"\": \"x\"}"), "\"\" is not a valid environment variable name"),
+        (named("sidecar.istio.io/bootstrapOverride", ""), "is not a valid ConfigMap name"),
+        (named("sidecar.istio.io/userVolume", "{\"A\": {\"emptyDir\": {}}}"), "\"A\" is not a valid volume"),
+        (named("sidecar.istio.io/userVolumeMount", "{\"a\": {\"mountPath\": \"\"}}"), "\"a\" is not a valid mount"),
         (
             named("sidecar.istio.io/userVolumeMount", "{\"a\": {\"mountPath\": \"/a\"}}"),
             "mounts volume 'a' at '/a', but the pod has no such volume",
         ),
-        (named("mine", &many), "at most 262144 are allowed; the largest is 'mine' with 250004"),
+        (named("mine", &many), "the limit is 262144; the largest is 'mine' with 250004"),
     ] {
         let mut pod = pod;
         if reason.contains("262144") {
@@ -239,7 +238,7 @@ fn what_the_api_server_would_refuse_is_refused_with_the_way_out() {
 }
 
 #[test]
-fn volumes_of_a_stateful_set_need_not_stand_in_its_manifest() {
+fn stateful_set_volumes_need_not_be_in_its_manifest() {
     let mut request = InjectRequest {
         pod: pod(json!({"sidecar.istio.io/userVolumeMount": r#"{"claimed": {"mountPath": "/data"}}"#}), json!({})),
         ..InjectRequest::default()
@@ -247,33 +246,33 @@ fn volumes_of_a_stateful_set_need_not_stand_in_its_manifest() {
     let settings = settings(true, NativeSidecars::On);
     assert!(inject(&request, &settings).is_err());
     request.workload = Some(Workload { kind: "StatefulSet".to_owned(), ..Workload::default() });
-    assert!(matches!(inject(&request, &settings), Ok(Outcome::Injected { .. })));
+    assert!(matches!(inject(&request, &settings), Ok(InjectOutcome::Injected { .. })));
 }
 
 #[test]
-fn labels_and_annotations_of_the_installation_that_no_pod_can_carry_are_refused() {
+fn invalid_labels_and_annotations_from_settings_are_denied() {
     let network = with_values(json!({"global": {"network": "my network"}}), NativeSidecars::On);
     assert_denied(
         &pod(json!({}), json!({})),
         &network,
-        &["'my network' cannot be the value of label 'topology.istio.io/network'"],
+        &["'my network' is not a valid value of label 'topology.istio.io/network'"],
     );
     let annotated =
         with_values(json!({"sidecarInjectorWebhook": {"injectedAnnotations": {"a b": "x"}}}), NativeSidecars::On);
-    assert_denied(&pod(json!({}), json!({})), &annotated, &["'a b' is no key of an annotation"]);
+    assert_denied(&pod(json!({}), json!({})), &annotated, &["'a b' is not a valid annotation key"]);
 }
 
 #[test]
-fn all_that_is_wrong_with_a_result_is_told_at_once() {
+fn all_findings_about_the_result_are_reported_at_once() {
     let spec = json!({"securityContext": user(1337), "volumes": [{"name": "v"}, {"name": "v"}],
         "containers": [{"name": "app"}, {"name": "app"}]});
     let annotations = json!({"sidecar.istio.io/proxyMemory": "2Gi", "sidecar.istio.io/proxyMemoryLimit": "1Gi"});
-    let parts = ["called 'app'", "called 'v'", "runs as user 1337", "requests more memory"];
+    let parts = ["named 'app'", "named 'v'", "runs as user 1337", "requests more memory"];
     assert_denied(&pod(annotations, spec), &settings(true, NativeSidecars::On), &parts);
 }
 
 #[test]
-fn ports_of_metrics_are_refused_together_with_everything_else() {
+fn invalid_metrics_ports_are_reported_with_other_findings() {
     let mut annotations = json!({"prometheus.io/port": "0", "prometheus.istio.io/scrape-targets": "15090"});
     let settings = settings(true, NativeSidecars::On);
     let spec = json!({"securityContext": user(1337)});
@@ -285,14 +284,13 @@ fn ports_of_metrics_are_refused_together_with_everything_else() {
 }
 
 #[test]
-fn the_sidecar_lives_from_the_budget_of_the_whole_pod() {
-    let budget = json!({"resources": {"requests": {"cpu": "1"}, "limits": {"cpu": "1500m", "memory": "4Gi"}},
+fn sidecar_shares_the_resources_of_the_pod() {
+    let spec = json!({"resources": {"requests": {"cpu": "1"}, "limits": {"cpu": "1500m", "memory": "4Gi"}},
         "containers": [{"name": "app", "image": "a", "resources": {"requests": {"cpu": "1"}}}]});
     for native in [NativeSidecars::On, NativeSidecars::Off] {
         let settings = settings(true, native);
-        let asked = pod(json!({}), budget.clone());
-        let (injected, warnings) = outcome(&asked, &settings).unwrap();
-        assert_eq!(injected["spec"]["resources"], budget["resources"], "the budget is the user's");
+        let (injected, warnings) = outcome(&pod(json!({}), spec.clone()), &settings).unwrap();
+        assert_eq!(injected["spec"]["resources"], spec["resources"], "spec.resources stays the user's");
         let all =
             ["containers", "initContainers"].map(|list| injected["spec"][list].as_array().unwrap().clone()).concat();
         let proxy = all.iter().find(|container| container["name"] == "istio-proxy").unwrap();
@@ -300,34 +298,34 @@ fn the_sidecar_lives_from_the_budget_of_the_whole_pod() {
             json!({"requests": {"cpu": "0", "memory": "128Mi"}, "limits": {"cpu": "1500m", "memory": "1024Mi"}});
         assert_eq!(proxy["resources"], expected);
         assert_eq!(warnings.len(), 1, "{warnings:?}");
-        assert!(warnings[0].contains("plan 100m cpu for it"), "{warnings:?}");
+        assert!(warnings[0].contains("reserve 100m cpu for it"), "{warnings:?}");
 
-        let more = json!({"sidecar.istio.io/proxyCPU": "100m"});
+        let more_requested = json!({"sidecar.istio.io/proxyCPU": "100m"});
         assert_denied(
-            &pod(more, budget.clone()),
+            &pod(more_requested, spec.clone()),
             &settings,
-            &["request more cpu with the sidecar than the pod's spec.resources.requests (1)"],
+            &["request more cpu than the pod's spec.resources.requests (1)"],
         );
-        let higher = json!({"sidecar.istio.io/proxyMemoryLimit": "5Gi"});
+        let higher_limit = json!({"sidecar.istio.io/proxyMemoryLimit": "5Gi"});
         assert_denied(
-            &pod(higher, budget.clone()),
+            &pod(higher_limit, spec.clone()),
             &settings,
-            &["'istio-proxy' has a higher limit of memory (5Gi) than the pod's spec.resources.limits (4Gi)"],
+            &["'istio-proxy' has a higher memory limit (5Gi) than the pod's spec.resources.limits (4Gi)"],
         );
     }
 }
 
 #[test]
-fn pods_that_end_are_told_about_an_ordinary_sidecar() {
+fn jobs_with_a_classic_sidecar_are_a_warning() {
     let never = pod(json!({}), json!({"restartPolicy": "Never"}));
-    assert_warned(&never, &settings(true, NativeSidecars::Off), &["pod with restartPolicy Never will not finish"]);
+    assert_warned(&never, &settings(true, NativeSidecars::Off), &["pod with restartPolicy Never cannot complete"]);
     assert_warned(&never, &settings(true, NativeSidecars::On), &[]);
     let agent = pod(json!({"inject.istio.io/templates": "grpc-agent"}), json!({"restartPolicy": "OnFailure"}));
     assert_warned(&agent, &settings(true, NativeSidecars::On), &["quitquitquit"]);
 }
 
 #[test]
-fn the_token_is_projected_without_the_automatic_mount_and_missed_where_the_user_took_its_place() {
+fn missing_control_plane_token_is_a_warning() {
     let settings = settings(true, NativeSidecars::On);
     assert_warned(&pod(json!({}), json!({"automountServiceAccountToken": false})), &settings, &[]);
     let own = json!({"volumes": [{"name": "mine", "emptyDir": {}}], "containers": [
@@ -336,19 +334,19 @@ fn the_token_is_projected_without_the_automatic_mount_and_missed_where_the_user_
     assert_warned(
         &pod(json!({}), own),
         &settings,
-        &["volume 'mine' at /var/run/secrets/tokens of the proxy holds no service account token"],
+        &["volume 'mine', which the proxy mounts at /var/run/secrets/tokens, has no service account token"],
     );
 }
 
 #[test]
-fn a_gateway_is_warned_about_nothing() {
+fn gateway_has_no_warnings() {
     let gateway = json!({"inject.istio.io/templates": "gateway"});
     let spec = json!({"containers": [{"name": "istio-proxy", "image": "auto", "ports": [{"containerPort": 15021}]}]});
     assert_warned(&pod(gateway, spec), &settings(true, NativeSidecars::On), &[]);
 }
 
 #[test]
-fn words_that_mean_nothing_are_told() {
+fn ignored_annotations_are_a_warning() {
     let annotations =
         json!({"sidecar.istio.io/capNetBindService": "yes", "sidecar.istio.io/rewriteAppHTTPProbers": "on"});
     assert_warned(
@@ -358,12 +356,11 @@ fn words_that_mean_nothing_are_told() {
     );
 }
 
-/// Every pod of the recorded cases and of the samples, with what is said about it.
 #[test]
-fn nobody_is_warned_without_cause() {
+fn conformance_cases_and_samples_have_no_false_warnings() {
     let Some(suite) = Suite::load() else { return };
     let mut seen = 0;
-    let mut alarms = Vec::new();
+    let mut unexpected = Vec::new();
     let mut check = |name: &str, text: &str, settings: &Settings| {
         for document in documents(text) {
             let document = yaml::from_str(&document).unwrap();
@@ -373,19 +370,20 @@ fn nobody_is_warned_without_cause() {
                 let Some(pod) = pod.into_iter().find(|pod| pod["spec"]["containers"].is_array()) else { continue };
                 let request = InjectRequest { pod: pod.clone(), ..InjectRequest::default() };
                 match inject(&request, settings) {
-                    Ok(Outcome::Injected { warnings, .. }) => {
+                    Ok(InjectOutcome::Injected { warnings, .. }) => {
                         seen += 1;
-                        alarms.extend(warnings.into_iter().map(|warning| format!("{name}: {warning}")));
+                        unexpected.extend(warnings.into_iter().map(|warning| format!("{name}: {warning}")));
                     }
-                    Ok(Outcome::Skipped { .. }) => {}
-                    Err(error) => alarms.push(format!("{name}: denied: {error}")),
+                    Ok(InjectOutcome::Skipped { .. }) => {}
+                    Err(error) => unexpected.push(format!("{name}: denied: {error}")),
                 }
             }
         }
     };
     for case in suite.cases.iter().filter(|case| case.expected_error.is_none() && case.extra_templates.is_empty()) {
         for native in [NativeSidecars::On, NativeSidecars::Off] {
-            let mut settings = Settings::from_documents(Some(&suite.values(case)), Some(&suite.mesh(case))).unwrap();
+            let mut settings =
+                Settings::from_values_and_mesh(Some(&suite.values(case)), Some(&suite.mesh(case))).unwrap();
             settings.native_sidecars = native;
             if case.platform == "openshift" {
                 settings.platform = Platform::OpenShift;
@@ -401,16 +399,16 @@ fn nobody_is_warned_without_cause() {
             check(&path.display().to_string(), &text, &settings(true, native));
         }
     }
-    // These have a cause: each is about what its file asks for.
-    alarms.retain(|alarm| {
-        let with_cause = [
+    // These warnings are right about their files.
+    unexpected.retain(|warning| {
+        let expected = [
             ("only-proxy-container", "no container but the proxy"),
-            ("job", "will not finish by itself"),
-            ("", "no network before the proxy runs"),
+            ("job", "cannot complete"),
+            ("", "no network until the proxy runs"),
             ("", "run before the proxy, so their connections"),
         ];
-        !with_cause.iter().any(|(file, text)| alarm.contains(file) && alarm.contains(text))
+        !expected.iter().any(|(file, text)| warning.contains(file) && warning.contains(text))
     });
-    assert!(alarms.is_empty(), "{alarms:#?}");
+    assert!(unexpected.is_empty(), "{unexpected:#?}");
     assert!(seen > 200, "only {seen} pods");
 }

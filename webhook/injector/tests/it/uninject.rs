@@ -1,23 +1,23 @@
-//! Taking injections back, and injecting again, told case by case. What holds for all pods is in `properties.rs`.
+//! Undoing injections, and injecting again, case by case. Properties of all pods are in `properties.rs`.
 
 use serde_json::{Value, json};
-use weir_injector::inject::uninject::{RECORD_MAX_BYTES, UninjectError, uninject};
-use weir_injector::inject::{InjectRequest, Outcome, SkipReason, inject};
 use weir_injector::settings::{NativeSidecars, Settings};
+use weir_injector::uninject::{RECORD_MAX_BYTES, UninjectError, uninject};
+use weir_injector::{InjectOutcome, InjectRequest, SkipReason, inject};
 
 fn settings(cni: bool) -> Settings {
     let values = json!({"global": {"hub": "h", "tag": "t"}, "pilot": {"cni": {"enabled": cni}}});
-    Settings::from_documents(Some(&values), None).unwrap()
+    Settings::from_values_and_mesh(Some(&values), None).unwrap()
 }
 
-fn outcome(pod: &Value, settings: &Settings) -> Outcome {
+fn outcome(pod: &Value, settings: &Settings) -> InjectOutcome {
     inject(&InjectRequest { pod: pod.clone(), ..InjectRequest::default() }, settings).unwrap()
 }
 
 fn injected(pod: &Value, settings: &Settings) -> Value {
     match outcome(pod, settings) {
-        Outcome::Injected { pod, .. } => pod,
-        Outcome::Skipped { reason, .. } => panic!("skipped: {reason:?}"),
+        InjectOutcome::Injected { pod, .. } => pod,
+        InjectOutcome::Skipped { reason, .. } => panic!("skipped: {reason:?}"),
     }
 }
 
@@ -35,7 +35,7 @@ fn web() -> Value {
 const RECORD: &str = "weir.dev/original";
 
 #[test]
-fn the_record_of_a_pod_that_tells_all_is_nothing_but_a_version() {
+fn record_of_a_typical_pod_has_only_a_version() {
     for cni in [false, true] {
         for native in [NativeSidecars::On, NativeSidecars::Off] {
             let mut settings = settings(cni);
@@ -48,7 +48,7 @@ fn the_record_of_a_pod_that_tells_all_is_nothing_but_a_version() {
 }
 
 #[test]
-fn only_what_the_pod_does_not_tell_is_recorded() {
+fn only_what_cannot_be_derived_is_recorded() {
     let mut pod = web();
     pod["spec"]["containers"][0]["readinessProbe"]["httpGet"]["port"] = "http".into();
     pod["metadata"]["labels"]["security.istio.io/tlsMode"] = "istio".into();
@@ -63,7 +63,7 @@ fn only_what_the_pod_does_not_tell_is_recorded() {
 }
 
 #[test]
-fn an_edit_of_the_application_after_the_injection_stays() {
+fn edits_of_the_application_after_injection_are_kept() {
     let mut edited = injected(&web(), &settings(true));
     edited["spec"]["containers"][0]["image"] = "i:2".into();
     edited["metadata"]["labels"]["team"] = "a".into();
@@ -74,7 +74,7 @@ fn an_edit_of_the_application_after_the_injection_stays() {
 }
 
 #[test]
-fn what_others_add_to_a_list_that_the_user_left_empty_stays() {
+fn additions_to_an_empty_list_are_kept() {
     let mut pod = web();
     pod["metadata"]["annotations"]["inject.istio.io/templates"] = "grpc-agent".into();
     pod["spec"]["containers"][0]["env"] = json!([]);
@@ -88,7 +88,7 @@ fn what_others_add_to_a_list_that_the_user_left_empty_stays() {
 }
 
 #[test]
-fn the_token_that_the_api_server_mounts_into_the_proxy_survives_a_second_injection() {
+fn service_account_mount_of_the_proxy_survives_reinjection() {
     let mut once = injected(&web(), &settings(true));
     let mount = json!({"name": "kube-api-access-x", "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount"});
     for list in ["containers", "initContainers"] {
@@ -105,44 +105,49 @@ fn the_token_that_the_api_server_mounts_into_the_proxy_survives_a_second_injecti
 }
 
 #[test]
-fn a_variable_of_the_webhooks_url_does_not_outlive_the_url() {
+fn url_variable_is_removed_with_the_url() {
     let mut request = InjectRequest { pod: web(), ..InjectRequest::default() };
     request.url_env.insert("ASKED_FOR".to_owned(), "x".to_owned());
-    let Outcome::Injected { pod: once, .. } = inject(&request, &settings(true)).unwrap() else { panic!("skipped") };
+    let InjectOutcome::Injected { pod: once, .. } = inject(&request, &settings(true)).unwrap() else {
+        panic!("skipped")
+    };
     assert!(once.to_string().contains("ASKED_FOR"));
     assert_eq!(injected(&once, &settings(true)).to_string(), injected(&web(), &settings(true)).to_string());
 }
 
 #[test]
-fn records_that_cannot_be_read_are_refused_by_name() {
+fn invalid_records_are_rejected_by_name() {
     let mut pod = injected(&web(), &settings(true));
     pod["metadata"]["annotations"][RECORD] = r#"{"v":2}"#.into();
     let error = uninject(&pod).unwrap_err();
     assert!(matches!(error, UninjectError::Record { .. }));
     assert_eq!(
         error.to_string(),
-        "invalid value '{\"v\":2}' for annotation 'weir.dev/original': this version reads records of version 1"
+        "invalid value '{\"v\":2}' for annotation 'weir.dev/original': only version 1 is supported"
     );
     let denial = inject(&InjectRequest { pod: pod.clone(), ..InjectRequest::default() }, &settings(true)).unwrap_err();
     assert_eq!(denial.to_string(), error.to_string());
     pod["metadata"]["annotations"]["sidecar.istio.io/status"] = "injected".into();
     assert!(matches!(uninject(&pod), Err(UninjectError::Status(_))));
-    assert!(matches!(outcome(&pod, &settings(true)), Outcome::Skipped { reason: SkipReason::UnrecordedSidecar, .. }));
+    assert!(matches!(
+        outcome(&pod, &settings(true)),
+        InjectOutcome::Skipped { reason: SkipReason::UnrecordedSidecar, .. }
+    ));
 }
 
 #[test]
-fn a_record_that_would_be_too_long_says_that_it_is_not_all() {
+fn record_that_is_too_long_is_marked_partial() {
     let mut pod = web();
     pod["metadata"]["annotations"]["weir.dev/capture"] = "x".repeat(RECORD_MAX_BYTES).into();
     let injected = injected(&pod, &settings(true));
     assert_eq!(injected["metadata"]["annotations"][RECORD], r#"{"v":1,"partial":true}"#);
     let back = uninject(&injected).unwrap().unwrap();
-    assert_eq!(back.unknown, ["what was rewritten beyond the size of the record"]);
+    assert_eq!(back.unrecoverable, ["changes beyond the size limit of annotation 'weir.dev/original'"]);
     assert_eq!(back.pod, web());
 }
 
 #[test]
-fn what_an_author_wrote_into_the_record_is_not_believed() {
+fn record_written_by_the_author_is_ignored() {
     let mut pod = web();
     pod["metadata"]["annotations"][RECORD] = r#"{"v":1,".spec":{"-":["containers"]}}"#.into();
     let injected = injected(&pod, &settings(true));
@@ -151,7 +156,7 @@ fn what_an_author_wrote_into_the_record_is_not_believed() {
 }
 
 #[test]
-fn a_proxy_of_another_mesh_is_a_container_of_the_application() {
+fn proxy_of_another_mesh_is_an_application_container() {
     let mut pod = web();
     let linkerd =
         json!({"name": "linkerd-proxy", "image": "l", "env": [{"name": "LINKERD2_PROXY_LOG", "value": "warn"}]});
@@ -162,11 +167,11 @@ fn a_proxy_of_another_mesh_is_a_container_of_the_application() {
 }
 
 #[test]
-fn a_sidecar_without_its_status_is_not_joined_by_a_second_one() {
+fn sidecar_without_status_is_not_injected_again() {
     for cni in [false, true] {
         let mut copied = injected(&web(), &settings(cni));
         copied["metadata"]["annotations"].as_object_mut().unwrap().shift_remove("sidecar.istio.io/status");
-        let Outcome::Skipped { reason, .. } = outcome(&copied, &settings(cni)) else { panic!("injected") };
+        let InjectOutcome::Skipped { reason, .. } = outcome(&copied, &settings(cni)) else { panic!("injected") };
         assert_eq!(reason, SkipReason::UnrecordedSidecar);
     }
 }

@@ -1,4 +1,4 @@
-//! Certificates and CA bundles, with an API server and real connections.
+//! Certificates and caBundle, with an API server and real connections.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,19 +17,19 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use weir_apiserver::real_or_skip;
-use weir_apiserver::{ApiServer, Trouble, When};
-use weir_webhook::server::Server;
+use weir_apiserver::kube_apiserver_or_skip;
+use weir_apiserver::{ApiServer, FaultTarget, ServerFault};
+use weir_webhook::run::Server;
 
 use super::client::get;
-use super::{PATIENCE, start};
+use super::{TIMEOUT, start};
 
 const CONFIGURATIONS: &str = "mutatingwebhookconfigurations";
 const NAMESPACE: &str = "weir-system";
 const CA: &str = "weir-webhook-ca";
 const HOST: &str = "weir-webhook.weir-system.svc";
 
-/// An API server with the webhook's namespace, and a way to it.
+/// An API server with the webhook's namespace, and a kubeconfig for it.
 struct Cluster {
     api: ApiServer,
     dir: tempfile::TempDir,
@@ -50,11 +50,11 @@ impl Cluster {
         replica(&self.api.kubeconfig(self.dir.path()).unwrap(), name, flags).await
     }
 
-    async fn own(&self, name: &str) -> Server {
+    async fn replica_with_ca(&self, name: &str) -> Server {
         self.replica(name, &["--ca-secret", CA, "--ca-settle", "500ms"]).await
     }
 
-    /// The bundles of a configuration, one for each entry.
+    /// Returns the bundles of a configuration, one per entry.
     fn bundles(&self, name: &str) -> Vec<String> {
         let object = self.api.get(CONFIGURATIONS, "", name).unwrap_or_default();
         let entries = object["webhooks"].as_array().cloned().unwrap_or_default();
@@ -76,7 +76,7 @@ impl Cluster {
     }
 }
 
-/// A configuration as the manifests have it, without a bundle.
+/// Returns a configuration as in the manifests, without a bundle.
 fn configuration(name: &str, revision: &str) -> Value {
     let entry = |prefix: &str| {
         json!({
@@ -99,14 +99,14 @@ async fn replica(kubeconfig: &Path, name: &str, flags: &[&str]) -> Server {
     start(&[&fixed, flags].concat()).await
 }
 
-/// Polls until it holds.
+/// Waits until a condition holds.
 #[track_caller]
 fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) -> impl Future<Output = ()> {
     let place = std::panic::Location::caller();
     async move {
         let begun = Instant::now();
         while !holds().await {
-            assert!(begun.elapsed() < 2 * PATIENCE, "{place}: not in time: {what}");
+            assert!(begun.elapsed() < 2 * TIMEOUT, "{place}: not in time: {what}");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
@@ -139,7 +139,7 @@ async fn connect(server: &Server, connector: &TlsConnector) -> std::io::Result<T
     connector.connect(ServerName::try_from(HOST).unwrap(), tcp).await
 }
 
-/// A handshake as the API server does it, trusting that bundle; returns the leaf.
+/// Does a handshake as the API server does, trusting a bundle; returns the leaf.
 async fn handshake(server: &Server, bundle: &str) -> std::io::Result<CertificateDer<'static>> {
     let stream = connect(server, &connector(bundle)).await?;
     Ok(stream.get_ref().1.peer_certificates().unwrap()[0].clone().into_owned())
@@ -152,12 +152,12 @@ async fn stop(servers: impl IntoIterator<Item = Server>) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_replicas_share_one_ca_and_fill_in_every_bundle_of_their_revision() {
+async fn replicas_share_one_ca_and_write_every_bundle_of_their_revision() {
     let cluster = Cluster::start();
     cluster.configure("weir-sidecar-injector", "default");
     cluster.configure("weir-revision-tag-prod", "default");
     cluster.configure("weir-sidecar-injector-canary", "canary");
-    let replicas = [cluster.own("w-1").await, cluster.own("w-2").await];
+    let replicas = [cluster.replica_with_ca("w-1").await, cluster.replica_with_ca("w-2").await];
     for replica in &replicas {
         ready(replica).await;
         for name in ["weir-sidecar-injector", "weir-revision-tag-prod"] {
@@ -166,7 +166,7 @@ async fn two_replicas_share_one_ca_and_fill_in_every_bundle_of_their_revision() 
             handshake(replica, &bundles[0]).await.expect("the bundle verifies the leaf of each replica");
         }
     }
-    assert_eq!(cluster.bundles("weir-sidecar-injector-canary"), ["", ""], "another revision's object is left alone");
+    assert_eq!(cluster.bundles("weir-sidecar-injector-canary"), ["", ""], "another revision's object is unchanged");
     let data = cluster.secret().unwrap();
     let keys: Vec<&String> = data.as_object().unwrap().keys().collect();
     assert_eq!(keys, ["ca.crt", "current.crt", "current.key", "state"]);
@@ -174,31 +174,31 @@ async fn two_replicas_share_one_ca_and_fill_in_every_bundle_of_their_revision() 
     assert!(["w-1", "w-2"].contains(&lease["spec"]["holderIdentity"].as_str().unwrap()), "{lease}");
     stop(replicas).await;
     let lease = cluster.api.get("leases", NAMESPACE, CA).unwrap();
-    assert_eq!(lease["spec"]["holderIdentity"], "", "given back at the end");
+    assert_eq!(lease["spec"]["holderIdentity"], "", "released at shutdown");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn is_not_ready_before_its_bundle_is_right_and_stays_ready_when_somebody_overwrites_it() {
+async fn unready_until_the_bundle_was_right_once() {
     let cluster = Cluster::start();
     cluster.configure("weir-sidecar-injector", "default");
-    cluster.api.misbehave(When::Method("PATCH"), Trouble::Status(403), usize::MAX);
-    let replica = cluster.own("w-1").await;
-    until("the refusal is named", || async {
+    cluster.api.inject_fault(FaultTarget::Method("PATCH"), ServerFault::Status(403), usize::MAX);
+    let replica = cluster.replica_with_ca("w-1").await;
+    until("the rejection is reported", || async {
         let (ready, detail) = readiness(&replica).await;
         assert!(!ready, "{detail}");
         detail.contains(
-            "[-]ca-bundle: weir-sidecar-injector, namespace.sidecar-injector.weir.dev: the caBundle does not verify",
-        ) && detail.contains("it cannot be written:")
+            "[-]ca-bundle: caBundle of weir-sidecar-injector, webhook namespace.sidecar-injector.weir.dev, does not verify",
+        ) && detail.contains("cannot write it:")
             && detail.contains("(403)")
     })
     .await;
-    cluster.api.behave();
+    cluster.api.clear_faults();
     ready(&replica).await;
 
     let right = cluster.bundles("weir-sidecar-injector");
     cluster.overwrite("weir-sidecar-injector");
-    until("it is put right", || async {
-        assert!(readiness(&replica).await.0, "whatever happens to the bundle");
+    until("it is restored", || async {
+        assert!(readiness(&replica).await.0, "ready with any bundle");
         cluster.bundles("weir-sidecar-injector") == right
     })
     .await;
@@ -206,13 +206,13 @@ async fn is_not_ready_before_its_bundle_is_right_and_stays_ready_when_somebody_o
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn recreates_nothing_that_was_deleted_and_says_that_nobody_calls() {
+async fn deleted_configuration_is_reported_and_not_recreated() {
     let cluster = Cluster::start();
     cluster.configure("weir-sidecar-injector", "default");
-    let replica = cluster.own("w-1").await;
+    let replica = cluster.replica_with_ca("w-1").await;
     ready(&replica).await;
     cluster.api.remove(CONFIGURATIONS, "", "weir-sidecar-injector").unwrap();
-    until("it is said", || async {
+    until("it is reported", || async {
         let (ready, detail) = readiness(&replica).await;
         ready && detail.contains("no MutatingWebhookConfiguration is labelled weir.dev/rev=default")
     })
@@ -222,47 +222,47 @@ async fn recreates_nothing_that_was_deleted_and_says_that_nobody_calls() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn writes_a_removed_or_damaged_ca_back_from_memory() {
+async fn deleted_or_corrupted_ca_is_restored_from_memory() {
     let cluster = Cluster::start();
     cluster.configure("weir-sidecar-injector", "default");
-    let replicas = [cluster.own("w-1").await, cluster.own("w-2").await];
+    let replicas = [cluster.replica_with_ca("w-1").await, cluster.replica_with_ca("w-2").await];
     for replica in &replicas {
         ready(replica).await;
     }
     let first = cluster.secret().unwrap();
     cluster.api.remove("secrets", NAMESPACE, CA).unwrap();
-    until("it is written back", || async { cluster.secret().as_ref() == Some(&first) }).await;
+    until("it is restored", || async { cluster.secret().as_ref() == Some(&first) }).await;
 
-    let mut damaged = cluster.api.get("secrets", NAMESPACE, CA).unwrap();
-    damaged["data"]["current.key"] = json!(STANDARD.encode("garbage"));
-    cluster.api.put("secrets", damaged);
-    until("it is mended", || async { cluster.secret().as_ref() == Some(&first) }).await;
+    let mut corrupted = cluster.api.get("secrets", NAMESPACE, CA).unwrap();
+    corrupted["data"]["current.key"] = json!(STANDARD.encode("garbage"));
+    cluster.api.put("secrets", corrupted);
+    until("it is restored", || async { cluster.secret().as_ref() == Some(&first) }).await;
     stop(replicas).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn refuses_a_damaged_ca_that_nobody_remembers_until_it_is_removed() {
+async fn corrupted_ca_without_memory_blocks_until_deleted() {
     let cluster = Cluster::start();
     let data = json!({"current.crt": STANDARD.encode("garbage"), "current.key": STANDARD.encode("garbage")});
     let metadata = json!({"name": CA, "namespace": NAMESPACE});
     let secret = json!({"apiVersion": "v1", "kind": "Secret", "type": "Opaque", "metadata": metadata, "data": data});
     cluster.api.put("secrets", secret);
-    let replica = cluster.own("w-1").await;
-    until("the reason is named", || async {
+    let replica = cluster.replica_with_ca("w-1").await;
+    until("the reason is reported", || async {
         let (ready, detail) = readiness(&replica).await;
         !ready
-            && detail.contains("current.crt, current.key: the certificate cannot be used")
-            && detail.contains("remove it")
+            && detail.contains("current.crt, current.key: unusable certificate")
+            && detail.contains("delete the Secret")
     })
     .await;
-    assert_eq!(cluster.secret(), Some(data), "nothing was written over it");
+    assert_eq!(cluster.secret(), Some(data), "unchanged");
     cluster.api.remove("secrets", NAMESPACE, CA).unwrap();
     ready(&replica).await;
     stop([replica]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rotates_leaf_and_ca_under_load_without_a_failed_handshake() {
+async fn ca_rotation_under_load_fails_no_handshake() {
     let cluster = Arc::new(Cluster::start());
     cluster.configure("weir-sidecar-injector", "default");
     let flags = ["--ca-secret", CA, "--ca-settle", "1s", "--leaf-lifetime", "4s", "--ca-lifetime", "8760h"];
@@ -279,7 +279,7 @@ async fn rotates_leaf_and_ca_under_load_without_a_failed_handshake() {
             tokio::spawn(async move {
                 let mut leaves = std::collections::BTreeSet::new();
                 while !done.load(Ordering::Relaxed) {
-                    // As the API server does: with the bundle of the moment, a replica by chance.
+                    // As the API server does: with the current bundle, and any replica.
                     let bundle = cluster.bundles("weir-sidecar-injector").remove(0);
                     let replica = &replicas[number % 2];
                     let leaf = handshake(replica, &bundle).await.unwrap_or_else(|error| {
@@ -323,7 +323,7 @@ async fn rotates_leaf_and_ca_under_load_without_a_failed_handshake() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn replaces_a_ca_by_itself_before_it_ends() {
+async fn ca_is_rotated_before_it_expires() {
     let cluster = Cluster::start();
     cluster.configure("weir-sidecar-injector", "default");
     let flags = ["--ca-secret", CA, "--ca-settle", "200ms", "--leaf-lifetime", "2s", "--ca-lifetime", "20s"];
@@ -341,23 +341,23 @@ async fn replaces_a_ca_by_itself_before_it_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn serves_and_renews_while_the_api_server_is_away() {
+async fn leaf_is_renewed_while_the_api_server_is_away() {
     let cluster = Cluster::start();
     cluster.configure("weir-sidecar-injector", "default");
     let replica = cluster.replica("w-1", &["--ca-secret", CA, "--leaf-lifetime", "3s"]).await;
     ready(&replica).await;
     let bundle = cluster.bundles("weir-sidecar-injector").remove(0);
-    cluster.api.disappear();
+    cluster.api.stop_listening();
     let first = handshake(&replica, &bundle).await.unwrap();
     until("another leaf", || async { handshake(&replica, &bundle).await.unwrap() != first }).await;
     let (ready, detail) = readiness(&replica).await;
-    assert!(ready && detail.contains("[!]ca: ") && detail.contains("goes on to be served"), "{detail}");
-    cluster.api.appear().unwrap();
+    assert!(ready && detail.contains("[!]ca: ") && detail.contains("still serving"), "{detail}");
+    cluster.api.start_listening().unwrap();
     until("all is well", || async { readiness(&replica).await.1.contains("[+]ca: ") }).await;
     stop([replica]).await;
 }
 
-/// A request in its own connection; the answer, or nothing where the server ended the connection.
+/// Sends a request on a connection of its own; an error if the server closes the connection.
 async fn ask(server: &Server, connector: &TlsConnector) -> std::io::Result<(HandshakeKind, String)> {
     let mut stream = connect(server, connector).await?;
     stream.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await?;
@@ -367,7 +367,7 @@ async fn ask(server: &Server, connector: &TlsConnector) -> std::io::Result<(Hand
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sessions_are_resumed_across_a_new_leaf() {
+async fn sessions_survive_a_new_leaf() {
     let cluster = Cluster::start();
     cluster.configure("weir-sidecar-injector", "default");
     let replica = cluster.replica("w-1", &["--ca-secret", CA, "--leaf-lifetime", "6s"]).await;
@@ -376,7 +376,7 @@ async fn sessions_are_resumed_across_a_new_leaf() {
     let client = connector(&bundle);
     assert_eq!(ask(&replica, &client).await.unwrap().0, HandshakeKind::Full);
     assert_eq!(ask(&replica, &client).await.unwrap().0, HandshakeKind::Resumed);
-    // By the metric: handshakes would push the session out of the server's memory.
+    // By the metric: handshakes would evict the session from the server's cache.
     let expiry = async || {
         let text = super::metrics(&replica).await;
         text.lines().find(|line| line.starts_with("weir_webhook_certificate_expiry")).map(str::to_owned).unwrap()
@@ -389,7 +389,7 @@ async fn sessions_are_resumed_across_a_new_leaf() {
     stop([replica]).await;
 }
 
-/// A CA of clients, and a client of it that trusts `bundle`.
+/// Returns a client with a certificate of `ca`, which trusts `bundle`.
 fn client_of(ca: &CertifiedIssuer<'_, KeyPair>, name: &str, bundle: &str) -> TlsConnector {
     let mut params = CertificateParams::default();
     params.distinguished_name.push(rcgen::DnType::CommonName, name);
@@ -411,7 +411,7 @@ fn ca_of_clients() -> CertifiedIssuer<'static, KeyPair> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn answers_only_clients_of_the_ca_and_of_the_name_and_follows_another_ca() {
+async fn clients_are_authenticated_by_ca_and_name() {
     let dir = tempfile::tempdir().unwrap();
     let (own, file) = (dir.path().join("own.pem"), dir.path().join("clients.pem"));
     let (old, new) = (ca_of_clients(), ca_of_clients());
@@ -430,27 +430,27 @@ async fn answers_only_clients_of_the_ca_and_of_the_name_and_follows_another_ca()
 
     std::fs::write(&file, new.pem()).unwrap();
     let after = client_of(&new, "kube-apiserver", &bundle);
-    until("the new CA is followed", || answered(&after)).await;
+    until("the new CA is used", || answered(&after)).await;
     assert!(!answered(&api).await, "not even by resuming a session");
     std::fs::write(&file, "garbage").unwrap();
-    until("the bad file is told of", || async {
-        readiness(&server).await.1.contains("[!]client-ca: the last good one")
+    until("the bad file is reported", || async {
+        readiness(&server).await.1.contains("[!]client-ca: using the last good version")
     })
     .await;
     assert!(answered(&after).await);
     stop([server]).await;
 }
 
-/// What only a real API server knows for certain: who owns which field, and what it refuses.
+/// Field ownership and validation are certain only with a real API server.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_real_api_server_lets_us_own_the_bundle_and_nothing_else() {
+async fn real_api_server_shows_ca_bundle_as_the_only_owned_field() {
     use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
     use k8s_openapi::api::core::v1::{Namespace, Secret};
     use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
     use kube::config::{KubeConfigOptions, Kubeconfig};
     use kube::{Api, Client, Config};
 
-    let Some(real) = real_or_skip() else { return };
+    let Some(real) = kube_apiserver_or_skip() else { return };
     let config = Kubeconfig::read_from(real.kubeconfig()).unwrap();
     let client =
         Client::try_from(Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await.unwrap()).unwrap();
@@ -460,7 +460,7 @@ async fn a_real_api_server_lets_us_own_the_bundle_and_nothing_else() {
     let configurations: Api<MutatingWebhookConfiguration> = Api::all(client.clone());
     let secrets: Api<Secret> = Api::namespaced(client.clone(), NAMESPACE);
     let name = "weir-sidecar-injector";
-    // As a tool does that keeps a cluster as a repository has it.
+    // As a GitOps tool does.
     let apply = async |object: Value| {
         configurations.patch(name, &PatchParams::apply("gitops").force(), &Patch::Apply(object)).await.unwrap()
     };
@@ -482,13 +482,13 @@ async fn a_real_api_server_lets_us_own_the_bundle_and_nothing_else() {
     let first = bundle().await;
     handshake(&replicas[0], &first).await.expect("the bundle verifies the leaf");
 
-    // Applied again without a bundle, it stays; with another one, it is put right.
+    // Applied again without a bundle, it stays; with another one, it is restored.
     apply(configuration(name, "default")).await;
     assert_eq!(bundle().await, first);
     let mut wrong = configuration(name, "default");
     wrong["webhooks"][0]["clientConfig"]["caBundle"] = json!("Cg==");
     apply(wrong).await;
-    until("it is put right", || async { bundle().await == first }).await;
+    until("it is restored", || async { bundle().await == first }).await;
     let object = configurations.get(name).await.unwrap();
     let ours = object
         .metadata
@@ -506,7 +506,7 @@ async fn a_real_api_server_lets_us_own_the_bundle_and_nothing_else() {
 
     let before = secrets.get(CA).await.unwrap().data;
     secrets.delete(CA, &DeleteParams::default()).await.unwrap();
-    until("it is written back", || async {
+    until("it is restored", || async {
         secrets.get_opt(CA).await.unwrap().is_some_and(|secret| secret.data == before)
     })
     .await;
@@ -522,7 +522,7 @@ async fn a_real_api_server_lets_us_own_the_bundle_and_nothing_else() {
     }
 
     configurations.delete(name, &DeleteParams::default()).await.unwrap();
-    until("it is said", || async { readiness(&replicas[0]).await.1.contains("no API server calls this webhook") })
+    until("it is reported", || async { readiness(&replicas[0]).await.1.contains("no API server calls this webhook") })
         .await;
     assert!(configurations.get_opt(name).await.unwrap().is_none());
     stop(replicas).await;

@@ -1,4 +1,4 @@
-//! A client that trusts exactly the CAs it is given, as the API server does.
+//! A client that trusts exactly the given CAs, as the API server does.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,7 +16,6 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-/// See the module.
 #[derive(Clone)]
 pub(crate) struct Client {
     connector: TlsConnector,
@@ -24,7 +23,7 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// `alpn` in order of preference.
+    /// Offers `alpn` in order of preference.
     pub(crate) fn new(addr: SocketAddr, cas: &[&str], alpn: &[&str]) -> Self {
         let mut roots = RootCertStore::empty();
         for ca in cas {
@@ -36,18 +35,18 @@ impl Client {
             .with_root_certificates(roots)
             .with_no_client_auth();
         config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
-        // A resumed session would not show the certificate of the moment.
+        // A resumed session would not show the current certificate.
         config.resumption = rustls::client::Resumption::disabled();
         Self { connector: TlsConnector::from(Arc::new(config)), addr }
     }
 
-    /// A handshake.
+    /// Connects and does the TLS handshake.
     pub(crate) async fn connect(&self) -> std::io::Result<TlsStream<TcpStream>> {
         let tcp = TcpStream::connect(self.addr).await?;
         self.connector.connect(ServerName::try_from("localhost").unwrap(), tcp).await
     }
 
-    /// A request in a connection of its own; HTTP/2 where that was agreed on.
+    /// Sends a request on a connection of its own, by HTTP/2 if that was negotiated.
     pub(crate) async fn post(&self, path: &str, body: impl Into<Body>) -> (StatusCode, Value) {
         let stream = self.connect().await.unwrap();
         let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
@@ -73,7 +72,7 @@ impl Client {
     }
 }
 
-/// A plain request; status and text.
+/// Sends a plain request; returns status and body.
 pub(crate) async fn get(addr: SocketAddr, path: &str) -> (StatusCode, String) {
     let (mut send, connection) = http1::handshake(TokioIo::new(TcpStream::connect(addr).await.unwrap())).await.unwrap();
     tokio::spawn(connection);

@@ -1,4 +1,4 @@
-//! Many reviews at once, as when a cluster's pods are all created anew. `WEIR_CROWD` says how many (300).
+//! Many concurrent reviews, as when all pods of a cluster are recreated. `WEIR_CROWD` sets how many (300).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +9,7 @@ use super::client::{Client, get};
 use super::{H2, metrics, review, start};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_crowd_is_answered_to_the_last_review_and_probes_meanwhile() {
+async fn many_concurrent_reviews_are_all_answered() {
     let crowd: usize = std::env::var("WEIR_CROWD").map_or(300, |text| text.parse().expect("WEIR_CROWD is a number"));
     let dir = tempfile::tempdir().unwrap();
     let ca = dir.path().join("ca.pem");

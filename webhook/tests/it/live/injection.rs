@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::client::Client;
 use super::{H1, H2, metrics, review, start, wait_for_metric};
 
-/// The pod of a review as the API server stores it after the answer.
+/// Applies the patch of a response to the pod of its review.
 fn patched(review: &Value, answer: &Value) -> Value {
     let mut pod = review["request"]["object"].clone();
     if let Some(patch) = answer["response"]["patch"].as_str() {
@@ -19,7 +19,7 @@ fn patched(review: &Value, answer: &Value) -> Value {
 }
 
 #[tokio::test]
-async fn injects_over_tls_in_both_versions_and_protocols() {
+async fn injection_works_in_both_versions_and_protocols() {
     let dir = tempfile::tempdir().unwrap();
     let ca_file = dir.path().join("ca.pem");
     let server = start(&["--ca-out", ca_file.to_str().unwrap()]).await;
@@ -54,7 +54,7 @@ async fn injects_over_tls_in_both_versions_and_protocols() {
 }
 
 #[tokio::test]
-async fn changes_nothing_when_it_is_asked_again() {
+async fn second_injection_has_no_patch() {
     let dir = tempfile::tempdir().unwrap();
     let ca = dir.path().join("ca.pem");
     let server = start(&["--ca-out", ca.to_str().unwrap()]).await;
@@ -70,7 +70,7 @@ async fn changes_nothing_when_it_is_asked_again() {
 }
 
 #[tokio::test]
-async fn refuses_a_pod_with_every_bad_annotation_and_warns_of_a_skip() {
+async fn denial_names_every_bad_annotation_and_skip_warns() {
     let dir = tempfile::tempdir().unwrap();
     let ca = dir.path().join("ca.pem");
     let server = start(&["--ca-out", ca.to_str().unwrap()]).await;
@@ -100,7 +100,7 @@ async fn refuses_a_pod_with_every_bad_annotation_and_warns_of_a_skip() {
 }
 
 #[tokio::test]
-async fn follows_changed_values_and_keeps_the_last_good_ones() {
+async fn changed_values_are_used_and_bad_ones_rejected() {
     let dir = tempfile::tempdir().unwrap();
     let (values, ca) = (dir.path().join("values"), dir.path().join("ca.pem"));
     let write = |text: &str| std::fs::write(&values, text).unwrap();

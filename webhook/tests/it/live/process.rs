@@ -11,7 +11,7 @@ use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
 use super::client::{Client, get};
-use super::{H1, PATIENCE, review};
+use super::{H1, TIMEOUT, review};
 
 fn webhook(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_weir-webhook"));
@@ -20,7 +20,7 @@ fn webhook(args: &[&str]) -> Command {
 }
 
 async fn output(args: &[&str]) -> Output {
-    timeout(PATIENCE, webhook(args).output()).await.expect("it ends").unwrap()
+    timeout(TIMEOUT, webhook(args).output()).await.expect("it ends").unwrap()
 }
 
 struct Running {
@@ -44,7 +44,7 @@ async fn start(args: &[&str]) -> Running {
             }
         }
     };
-    let event = timeout(PATIENCE, listening).await.expect("it listens");
+    let event = timeout(TIMEOUT, listening).await.expect("it listens");
     let addr = |key: &str| event[key].as_str().unwrap().parse().unwrap();
     let (https, http) = (addr("https"), addr("http"));
     let log = tokio::spawn(async move {
@@ -65,7 +65,7 @@ impl Running {
 }
 
 #[tokio::test]
-async fn drains_on_sigterm() {
+async fn sigterm_drains_and_a_second_one_skips_the_delay() {
     let dir = tempfile::tempdir().unwrap();
     let ca = dir.path().join("ca.pem");
     let mut running = start(&["--ca-out", ca.to_str().unwrap(), "--shutdown-delay", "10m"]).await;
@@ -85,27 +85,28 @@ async fn drains_on_sigterm() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    timeout(PATIENCE, unready).await.expect("unready first");
+    timeout(TIMEOUT, unready).await.expect("unready first");
     assert_eq!(client.post("/inject", body.clone()).await.0, StatusCode::OK, "still served during the delay");
 
-    // Again: no more waiting. What is under way is finished all the same.
+    // A second signal skips the delay; requests in flight are finished all the same.
     running.signal("TERM").await;
     let refused = async { while client.connect().await.is_ok() {} };
-    timeout(PATIENCE, refused).await.expect("no new connections");
+    timeout(TIMEOUT, refused).await.expect("no new connections");
     under_way.write_all(second_half.as_bytes()).await.unwrap();
     let mut answer = String::new();
-    timeout(PATIENCE, under_way.read_to_string(&mut answer)).await.unwrap().unwrap();
+    timeout(TIMEOUT, under_way.read_to_string(&mut answer)).await.unwrap().unwrap();
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     assert!(answer.contains("\"allowed\":true"), "{answer}");
-    let status = timeout(PATIENCE, running.child.wait()).await.expect("it ends").unwrap();
+    let status = timeout(TIMEOUT, running.child.wait()).await.expect("it ends").unwrap();
     assert_eq!(status.code(), Some(0));
     let log = running.log.await.unwrap();
-    assert_eq!(log.last().unwrap()["message"], "stopped");
-    assert_eq!(log.last().unwrap()["cut"], 0);
+    assert_eq!(log.last().unwrap()["message"], "shut down");
+    assert_eq!(log.last().unwrap()["aborted_connections"], 0);
+    assert!(log.iter().any(|event| event["message"] == "second termination signal; skipping the shutdown delay"));
 }
 
 #[tokio::test]
-async fn gives_up_on_draining_in_the_end() {
+async fn drain_timeout_aborts_stuck_connections() {
     let dir = tempfile::tempdir().unwrap();
     let ca = dir.path().join("ca.pem");
     let flags = ["--ca-out", ca.to_str().unwrap(), "--drain-timeout", "1s", "--request-timeout", "10m"];
@@ -120,15 +121,15 @@ async fn gives_up_on_draining_in_the_end() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    timeout(PATIENCE, seen).await.expect("the request is under way");
+    timeout(TIMEOUT, seen).await.expect("the request is under way");
     running.signal("INT").await;
-    let status = timeout(PATIENCE, running.child.wait()).await.expect("it ends").unwrap();
+    let status = timeout(TIMEOUT, running.child.wait()).await.expect("it ends").unwrap();
     assert_eq!(status.code(), Some(0));
-    assert_eq!(running.log.await.unwrap().last().unwrap()["cut"], 1);
+    assert_eq!(running.log.await.unwrap().last().unwrap()["aborted_connections"], 1);
 }
 
 #[tokio::test]
-async fn logs_a_decision_with_its_fields() {
+async fn reviews_are_logged_with_their_fields() {
     let dir = tempfile::tempdir().unwrap();
     let ca = dir.path().join("ca.pem");
     let mut running = start(&["--ca-out", ca.to_str().unwrap()]).await;
@@ -136,7 +137,7 @@ async fn logs_a_decision_with_its_fields() {
     client.post("/inject", review("v1").to_string()).await;
     client.post("/inject", "{").await;
     running.signal("TERM").await;
-    timeout(PATIENCE, running.child.wait()).await.expect("it ends").unwrap();
+    timeout(TIMEOUT, running.child.wait()).await.expect("it ends").unwrap();
     let log = running.log.await.unwrap();
     let reviews: Vec<_> = log.iter().filter(|event| event["message"] == "review").collect();
     let [injected, failed] = reviews[..] else { panic!("{log:?}") };
@@ -148,7 +149,7 @@ async fn logs_a_decision_with_its_fields() {
 }
 
 #[tokio::test]
-async fn refuses_bad_configuration_before_it_binds() {
+async fn bad_configuration_is_rejected_before_binding() {
     let dir = tempfile::tempdir().unwrap();
     let values = dir.path().join("values");
     std::fs::write(&values, "global: 7\n").unwrap();
@@ -175,7 +176,7 @@ async fn refuses_bad_configuration_before_it_binds() {
 }
 
 #[tokio::test]
-async fn makes_certificates_that_serve() {
+async fn generated_certificates_serve() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("certs");
     let out_text = out.to_str().unwrap();

@@ -4,24 +4,22 @@ use iptables_rules::config::{DnsCapture, OwnerGroups};
 use super::*;
 
 proptest::proptest! {
-    /// The plan and its nf_tables program send every packet the same way.
+    /// The plan and its nf_tables program have the same disposition for every packet.
     #[test]
     fn plan_and_program_agree(
-        mut config in iptables_rules::arbitrary::config(),
+        config in iptables_rules::arbitrary::config_by_id(),
         packets in proptest::collection::vec(iptables_rules::arbitrary::packet(), 16),
     ) {
-        let (OwnerGroups::AllBut(groups) | OwnerGroups::Only(groups)) = &mut config.owner_groups;
-        groups.retain(|group| matches!(group, Group::Id(_))); // nf_tables knows groups by number only
         let rules = iptables_rules::plan(&config).unwrap();
         let program = crate::nft::program(&rules).unwrap();
         for packet in packets.iter().map(|packet| packet.towards(&config)) {
             let planned = rules.trace(&packet);
             let routing = Chains { local_delivery: rules.routing.local_delivery, ..Chains::default() };
-            let found = chains(&program, packet.destination).with(routing).trace(&packet);
-            proptest::prop_assert_eq!(&found.doubts, &Vec::<String>::new());
+            let found = chains(&program, packet.destination).merge(routing).trace(&packet);
+            proptest::prop_assert_eq!(&found.uncertain_rules, &Vec::<String>::new());
             proptest::prop_assert_eq!(
-                (&found.fate, found.mark, found.connection_mark, found.zone),
-                (&planned.fate, planned.mark, planned.connection_mark, planned.zone)
+                (&found.disposition, found.mark, found.connection_mark, found.zone),
+                (&planned.disposition, planned.mark, planned.connection_mark, planned.zone)
             );
         }
     }

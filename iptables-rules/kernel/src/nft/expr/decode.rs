@@ -1,4 +1,4 @@
-//! From kernel expressions back to tests and effects: the other direction of [`super::encode`].
+//! Decodes kernel expressions into tests and effects; the inverse of [`super::encode`].
 
 use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::nft::program::{Expr, IpFamily, Name, RuleDef, Test};
 
-/// The tests and effects that a list of kernel expressions stands for.
+/// Decodes a list of kernel expressions.
 pub(in crate::nft) fn decode(attributes: &[ListAttribute<ExpressionAttribute>]) -> RuleDef {
     let steps: Vec<Step<'_>> = attributes.iter().map(step).collect();
     let mut exprs = Vec::new();
@@ -30,7 +30,7 @@ pub(in crate::nft) fn decode(attributes: &[ListAttribute<ExpressionAttribute>]) 
     RuleDef { exprs }
 }
 
-/// One kernel expression, as far as we understand it.
+/// A kernel expression, as far as we use it.
 #[derive(Debug, Clone, Copy)]
 enum Step<'a> {
     LoadMeta(MetaKey),
@@ -163,7 +163,7 @@ fn network_test(offset: u32, loaded: u32, mask: Option<&[u8]>, value: &[u8]) -> 
     Some(if source { Test::Source(net) } else { Test::Destination(net) })
 }
 
-/// Length of the prefix a mask stands for; `None` where it is none.
+/// Returns the prefix length of a mask; `None` if it is not a prefix.
 fn prefix_of(mask: &[u8]) -> Option<u32> {
     let ones = mask.iter().map(|byte| byte.count_ones()).sum();
     let leading = mask.iter().take_while(|&&byte| byte == 0xff).count();
@@ -181,7 +181,7 @@ fn step(attribute: &ListAttribute<ExpressionAttribute>) -> Step<'_> {
         ExpressionAttribute::Data(data) => Some(data),
         _ => None,
     });
-    let understood = match data {
+    let known = match data {
         Some(Expressions::Meta(attributes)) => meta_step(attributes),
         Some(Expressions::Payload(attributes)) => payload_step(attributes),
         Some(Expressions::Bitwise(attributes)) => mask_step(attributes),
@@ -191,7 +191,7 @@ fn step(attribute: &ListAttribute<ExpressionAttribute>) -> Step<'_> {
         Some(Expressions::Other { expression_type, attributes }) => other_step(expression_type, attributes),
         _ => None,
     };
-    understood.unwrap_or(Step::Other(name.unwrap_or("?")))
+    known.unwrap_or(Step::Other(name.unwrap_or("?")))
 }
 
 fn meta_step(attributes: &[Meta]) -> Option<Step<'_>> {

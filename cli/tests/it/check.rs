@@ -1,0 +1,182 @@
+//! `weir check` against a fake cluster: output formats and exit codes.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::PathBuf;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::Value;
+use weir_apiserver::fake_webhook::{FakeReply, FakeWebhook};
+use weir_apiserver::tls::Authority;
+use weir_apiserver::{ApiServer, ServerFault, FaultTarget};
+
+use crate::fixture::{Fixture, plain_pod};
+use crate::run::{Run, weir};
+
+/// A cluster behind an API server, with a webhook that injects. It stops when it is dropped.
+struct Cluster {
+    server: ApiServer,
+    kubeconfig: PathBuf,
+    _hook: FakeWebhook,
+    _dir: tempfile::TempDir,
+}
+
+impl Cluster {
+    /// Starts the healthy cluster with a change.
+    fn with(change: impl FnOnce(&mut Fixture)) -> Self {
+        let mut fixture = Fixture::healthy();
+        let authority = Authority::new("webhook").unwrap();
+        let ca = STANDARD.encode(authority.cert());
+        fixture.get("secrets", "weir-system", "weir-webhook-ca")["data"]["current.crt"] = ca.clone().into();
+        for entry in fixture.entries() {
+            entry["clientConfig"]["caBundle"] = ca.clone().into();
+        }
+        change(&mut fixture);
+        let pair = authority.issue("webhook", &["weir-webhook.weir-system.svc"]).unwrap();
+        let injector = Fixture::healthy();
+        let reply = move |review: &Value| {
+            let pod = &review["request"]["object"];
+            FakeReply::patch(&serde_json::to_value(json_patch::diff(pod, &injector.injected(pod))).unwrap())
+        };
+        let hook = FakeWebhook::start(Ipv4Addr::LOCALHOST.into(), &pair, reply).unwrap();
+        let server = ApiServer::start().unwrap();
+        for (resource, object) in &fixture.objects {
+            server.put(resource, object.clone());
+        }
+        server.set_endpoints("weir-system", "weir-webhook", 443, &[hook.addr()]);
+        let addr = serve_reports(fixture.reports.clone());
+        for target in fixture.reports.keys() {
+            let (namespace, rest) = target.split_once('/').unwrap();
+            let (pod, rest) = rest.split_once(':').unwrap();
+            let (port, _) = rest.split_once('/').unwrap();
+            server.set_pod_address(namespace, pod, port.parse().unwrap(), addr);
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let kubeconfig = server.kubeconfig(dir.path()).unwrap();
+        Self { server, kubeconfig, _hook: hook, _dir: dir }
+    }
+
+    fn check(&self, args: &[&str]) -> Run {
+        let kubeconfig = self.kubeconfig.to_str().unwrap();
+        weir(&[&["check", "--kubeconfig", kubeconfig], args].concat(), "")
+    }
+}
+
+/// Serves the reports of all pods on one address. The header `Host` names the pod.
+fn serve_reports(reports: BTreeMap<String, (u16, String)>) -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let addr = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let mut head = BufReader::new(&stream).lines().map_while(Result::ok).take_while(|line| !line.is_empty());
+            let path = head.next().and_then(|line| line.split(' ').nth(1).map(str::to_owned)).unwrap_or_default();
+            let host = head.find_map(|line| line.to_lowercase().strip_prefix("host: ").map(str::to_owned));
+            let host = host.unwrap_or_default();
+            let path = path.split('?').next().unwrap_or_default();
+            let is_target = |target: &str| target.contains(&format!("/{host}:")) && target.ends_with(path);
+            let found = reports.iter().find(|(target, _)| is_target(target)).map(|(_, report)| report.clone());
+            let (code, body) = found.unwrap_or((404, String::new()));
+            let head = format!("HTTP/1.1 {code} Status\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+            let _ = stream.write_all((head + &body).as_bytes());
+        }
+    });
+    addr
+}
+
+#[test]
+fn a_healthy_cluster_has_no_findings_in_any_format() {
+    let cluster = Cluster::with(|_| {});
+    let run = cluster.check(&[]);
+    assert_eq!((run.code, run.stdout.as_str(), run.stderr.as_str()), (0, "no problems found\n", ""));
+    assert_eq!(cluster.check(&["-o", "json"]).stdout, "{\n  \"findings\": []\n}\n");
+    let junit = cluster.check(&["-o", "junit"]).stdout;
+    assert!(junit.contains("failures=\"0\"") && !junit.contains("<failure"), "{junit}");
+    for args in [&["--pre"][..], &["precheck"], &["-n", "shop"], &["--no-probe"], &["--probe-namespace", "shop"]] {
+        let args = if args == ["precheck"] {
+            let kubeconfig = cluster.kubeconfig.to_str().unwrap();
+            weir(&["check", "precheck", "--kubeconfig", kubeconfig], "")
+        } else {
+            cluster.check(args)
+        };
+        assert_eq!((args.code, args.stdout.as_str()), (0, "no problems found\n"), "{}", args.stderr);
+    }
+    assert!(cluster.server.list("pods").iter().all(|pod| pod["metadata"]["generateName"] != "weir-check-"));
+}
+
+#[test]
+fn failure_threshold_decides_the_exit_status() {
+    let cluster = Cluster::with(|fixture| {
+        fixture.add(plain_pod("shop", "old-1", "old-1-a"));
+        fixture.remove("poddisruptionbudgets", "weir-system", "weir-webhook");
+    });
+    let run = cluster.check(&[]);
+    assert_eq!(run.code, 0, "warnings alone: {}", run.stderr);
+    assert!(run.stdout.ends_with("\n2 warnings\n"), "{}", run.stdout);
+    assert!(run.stdout.contains("warning WEIR801 pod-without-sidecar\n  Pod shop/old-1-a: "), "{}", run.stdout);
+    assert_eq!(cluster.check(&["--failure-threshold", "warning"]).code, 1);
+    let rules = ["-S", "WEIR801=Pod shop/*", "-S", "disruption-budget-missing"];
+    let run = cluster.check(&[&["--failure-threshold", "Info"][..], &rules].concat());
+    assert_eq!((run.code, run.stdout.as_str()), (0, "no problems found\n"));
+    assert_eq!(cluster.check(&["-n", "plain", "-S", "WEIR5*", "--failure-threshold", "info"]).code, 0);
+}
+
+#[test]
+fn call_errors_quote_the_api_server() {
+    let cluster = Cluster::with(|_| {});
+    cluster.server.set_endpoints("weir-system", "weir-webhook", 443, &["127.0.0.1:9".parse().unwrap()]);
+    let run = cluster.check(&[]);
+    assert_eq!(run.code, 1, "{}", run.stderr);
+    assert!(
+        run.stdout.starts_with("error WEIR208 connection-refused\n  Service weir-system/weir-webhook: "),
+        "{}",
+        run.stdout
+    );
+    assert!(run.stdout.contains("127.0.0.1:9: connect: connection refused"), "{}", run.stdout);
+    assert!(run.stdout.ends_with("\n1 error\n"), "{}", run.stdout);
+}
+
+#[test]
+fn an_unreachable_cluster_exits_with_2() {
+    let cluster = Cluster::with(|_| {});
+    cluster.server.require_token(Some("another"));
+    let run = cluster.check(&[]);
+    assert_eq!((run.code, run.stdout.as_str()), (2, ""), "{}", run.stderr);
+    assert!(run.stderr.contains("unauthorized (401"), "{}", run.stderr);
+    cluster.server.require_token(None);
+    cluster.server.inject_fault(FaultTarget::Always, ServerFault::Hang, usize::MAX);
+    let run = cluster.check(&["--timeout", "1s"]);
+    assert_eq!(run.code, 2);
+    assert!(run.stderr.contains("within 1 s"), "{}", run.stderr);
+    cluster.server.stop_listening();
+    let run = cluster.check(&[]);
+    assert_eq!(run.code, 2);
+    assert!(run.stderr.contains("cannot reach the cluster"), "{}", run.stderr);
+    for wrong in [&["--timeout", "0"][..], &["-S", "nosuch"], &["-o", "yaml"], &["--failure-threshold", "bad"]] {
+        assert_eq!(cluster.check(wrong).code, 2, "{wrong:?}");
+    }
+}
+
+#[test]
+fn unreadable_objects_are_reported_and_the_rest_is_checked() {
+    let cluster = Cluster::with(|fixture| fixture.remove("poddisruptionbudgets", "weir-system", "weir-webhook"));
+    cluster.server.authorize(|access| access.resource != "nodes");
+    let run = cluster.check(&[]);
+    assert!(run.stdout.contains("info WEIR101 not-read\n  nodes: not read: 403: "), "{}", run.stdout);
+    assert!(run.stdout.contains("warning WEIR502 disruption-budget-missing"), "{}", run.stdout);
+}
+
+#[test]
+fn docs_list_every_option() {
+    let text = std::fs::read_to_string(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../docs/check.md")).unwrap();
+    let help = weir(&["check", "--help"], "").stdout;
+    let options = help.lines().map(str::trim_start).filter(|line| line.starts_with('-'));
+    let words: Vec<&str> =
+        options.filter_map(|line| line.split_whitespace().find(|word| word.starts_with("--"))).collect();
+    assert!(words.len() > 12, "{words:?}");
+    for option in words.into_iter().filter(|word| !["--help", "--version"].contains(word)) {
+        assert!(text.contains(option), "{option} is not in docs/check.md");
+    }
+}

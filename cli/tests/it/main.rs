@@ -1,0 +1,20 @@
+//! The binary `weir` as its users run it.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail like tests")]
+
+mod check;
+mod conformance;
+mod docs;
+mod explain;
+mod explain_inject;
+#[path = "../../check/src/tests/fixture.rs"]
+#[allow(dead_code, reason = "the table of planted faults uses more of it")]
+mod fixture;
+mod inject;
+mod install;
+mod iptables;
+mod manifest;
+mod rules;
+mod run;
+mod samples;
+mod sources;
+mod uninject;

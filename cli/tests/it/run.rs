@@ -1,0 +1,69 @@
+//! Runs the binary and parses its output.
+
+use std::path::Path;
+
+use serde_json::Value;
+use weir_injector::yaml;
+
+/// Result of a run.
+#[derive(Debug)]
+pub(crate) struct Run {
+    pub(crate) code: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+/// Runs `weir` with these arguments and this text on standard input.
+pub(crate) fn weir(args: &[&str], stdin: &str) -> Run {
+    let output = assert_cmd::cargo::cargo_bin_cmd!("weir")
+        .env_remove("COMPLIANCE_POLICY")
+        .args(args)
+        .write_stdin(stdin)
+        .output()
+        .expect("the binary runs");
+    Run {
+        code: output.status.code().expect("no signal"),
+        stdout: String::from_utf8(output.stdout).expect("UTF-8"),
+        stderr: String::from_utf8(output.stderr).expect("UTF-8"),
+    }
+}
+
+/// Runs `weir inject` on a text, successfully.
+pub(crate) fn inject(args: &[&str], manifest: &str) -> Run {
+    let args = [&["inject", "-f", "-"], args].concat();
+    let run = weir(&args, manifest);
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    run
+}
+
+/// Parses the documents of an output, each of which has to be followed by a separator.
+pub(crate) fn documents(output: &str) -> Vec<Value> {
+    assert!(output.is_empty() || output.ends_with("\n---\n"), "{output}");
+    let texts = output.split("\n---\n").filter(|text| !text.is_empty());
+    texts.map(|text| yaml::from_str(text).unwrap_or_else(|error| panic!("{error}:\n{text}"))).collect()
+}
+
+/// Parses documents with a YAML 1.1 parser; `None` if there is none.
+pub(crate) fn documents_of_yaml_1_1(text: &str) -> Option<Vec<Value>> {
+    let script = "import json, sys, yaml; json.dump([d for d in yaml.safe_load_all(sys.stdin.buffer) if d is not None], sys.stdout)";
+    let output = assert_cmd::Command::new("python3").args(["-c", script]).write_stdin(text).output().ok()?;
+    if String::from_utf8_lossy(&output.stderr).contains("No module named 'yaml'") {
+        weir_lab::skip_or_fail("python3 with PyYAML is not installed");
+        return None;
+    }
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Some(serde_json::from_slice(&output.stdout).expect("JSON"))
+}
+
+/// Writes a file of a test.
+pub(crate) fn file(directory: &Path, name: &str, text: &str) -> String {
+    let path = directory.join(name);
+    std::fs::write(&path, text).expect("a file can be written");
+    path.to_str().expect("UTF-8").to_owned()
+}
+
+/// Returns the names of the containers at a path of an object.
+pub(crate) fn containers<'a>(object: &'a Value, pointer: &str) -> Vec<&'a str> {
+    let list = object.pointer(pointer).and_then(Value::as_array);
+    list.into_iter().flatten().filter_map(|container| container["name"].as_str()).collect()
+}

@@ -1,0 +1,58 @@
+//! Metrics of repairs.
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+
+use super::states::{PodStates, RuleState};
+use crate::metrics::MetricsRegistry;
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RepairLabels {
+    r#type: &'static str,
+    result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StateLabels {
+    state: &'static str,
+}
+
+/// Counters of repairs and gauges of the pods' states.
+#[derive(Debug, Clone, Default)]
+pub struct RepairMetrics {
+    repaired: Family<RepairLabels, Counter>,
+    states: Family<StateLabels, Gauge>,
+    drift: Family<StateLabels, Counter>,
+}
+
+impl RepairMetrics {
+    /// Registers the metrics; the first has Istio's name and labels.
+    pub fn register(metrics: &MetricsRegistry) -> Self {
+        let this = Self::default();
+        metrics.register(|registry| {
+            let Self { repaired, states, drift } = this.clone();
+            registry.register("istio_cni_repair_pods_repaired", "Repairs, by type and result", repaired);
+            let help = "Meshed pods on this node, by state of their capture rules";
+            registry.register("weir_agent_meshed_pods", help, states);
+            registry.register("weir_agent_drift", "Pods found with missing or changed capture rules", drift);
+        });
+        this
+    }
+
+    pub(super) fn record_repair(&self, kind: &'static str, result: &'static str) {
+        self.repaired.get_or_create(&RepairLabels { r#type: kind, result }).inc();
+    }
+
+    pub(super) fn record_drift(&self, state: RuleState) {
+        self.drift.get_or_create(&StateLabels { state: state.name() }).inc();
+    }
+
+    pub(super) fn set_pod_states(&self, states: &PodStates) {
+        for (state, count) in states.counts() {
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            self.states.get_or_create(&StateLabels { state: state.name() }).set(count);
+        }
+    }
+}

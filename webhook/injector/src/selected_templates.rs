@@ -1,0 +1,108 @@
+//! Selects the templates of one pod and renders them.
+
+use serde_json::Value;
+
+use crate::annotations::{self, StringMap};
+use crate::containers::{self, PROXY_CONTAINER};
+use crate::context::InjectContext;
+use crate::overlay::BuiltinTemplate;
+use crate::settings::{Settings, TemplateSource};
+use crate::template::{CustomTemplate, RenderError, SharedTemplateData};
+use crate::template_data;
+
+/// Maximum number of templates of one pod: each may add to every container, and one pod must not use up time and memory.
+const MAX_TEMPLATES: usize = 10;
+
+/// A template that is applied to a pod.
+#[derive(Debug)]
+pub(crate) struct SelectedTemplate<'a> {
+    name: String,
+    body: TemplateBody<'a>,
+}
+
+#[derive(Debug)]
+enum TemplateBody<'a> {
+    BuiltIn(BuiltinTemplate),
+    /// A custom template, with its data about the installation.
+    Custom(&'a CustomTemplate, &'a SharedTemplateData),
+}
+
+/// Selects the templates that the pod asks for, else the default ones, with aliases expanded.
+///
+/// # Errors
+/// Returns every requested template that cannot be used.
+pub(crate) fn select<'a>(
+    annotations: StringMap<'_>,
+    settings: &'a Settings,
+) -> Result<Vec<SelectedTemplate<'a>>, Vec<String>> {
+    let requested: Vec<&str> = match annotations.get(annotations::TEMPLATES) {
+        Some(names) => names.split(',').map(str::trim).collect(),
+        None => settings.injection.default_templates.iter().map(String::as_str).collect(),
+    };
+    let expanded = requested.into_iter().flat_map(|name| match settings.injection.aliases.get(name) {
+        Some(names) => names.iter().map(String::as_str).collect(),
+        None => vec![name],
+    });
+    let expanded: Vec<&str> = expanded.collect();
+    if expanded.len() > MAX_TEMPLATES {
+        return Err(vec![format!("{} templates requested; the limit is {MAX_TEMPLATES}", expanded.len())]);
+    }
+    let (mut templates, mut errors) = (Vec::new(), Vec::new());
+    for name in expanded {
+        let known = &settings.injection.templates;
+        let body = match known.get(name) {
+            Some(TemplateSource::Custom(template)) => {
+                known.shared_data().map(|shared| TemplateBody::Custom(template, shared))
+            }
+            Some(TemplateSource::GatewayController) => {
+                errors.push(format!("template {name:?} is for the gateway controller, not for pods"));
+                continue;
+            }
+            Some(TemplateSource::BuiltIn) | None => BuiltinTemplate::from_name(name).map(TemplateBody::BuiltIn),
+        };
+        if let Some(body) = body {
+            templates.push(SelectedTemplate { name: name.to_owned(), body });
+        } else {
+            let custom = known.custom_names().filter(|own| BuiltinTemplate::from_name(own).is_none());
+            let names: Vec<&str> = BuiltinTemplate::names().into_iter().chain(custom).collect();
+            errors.push(format!("requested template {name:?} not found; have {}", names.join(", ")));
+        }
+    }
+    if errors.is_empty() { Ok(templates) } else { Err(errors) }
+}
+
+/// Renders the templates in their order; each result is the partial pod to merge.
+pub(crate) fn render_all(
+    templates: &[SelectedTemplate<'_>],
+    pod: &Value,
+    context: &InjectContext<'_>,
+) -> Result<Vec<Value>, RenderError> {
+    let mut data = None;
+    let render = |template: &SelectedTemplate<'_>| match template.body {
+        TemplateBody::BuiltIn(template) => Ok(template.render(context)),
+        TemplateBody::Custom(template, shared) => {
+            template.render(data.get_or_insert_with(|| template_data::for_pod(context, pod, shared)))
+        }
+    };
+    templates.iter().map(render).collect()
+}
+
+pub(crate) fn names(templates: &[SelectedTemplate<'_>]) -> Vec<String> {
+    templates.iter().map(|template| template.name.clone()).collect()
+}
+
+/// Maps the templates to the built-in ones that they amount to: a custom template whose proxy runs as a sidecar counts
+/// as [`BuiltinTemplate::Sidecar`].
+pub(crate) fn builtin_equivalents(templates: &[SelectedTemplate<'_>], injected: &Value) -> Vec<BuiltinTemplate> {
+    let equivalent = |template: &SelectedTemplate<'_>| match template.body {
+        TemplateBody::BuiltIn(template) => Some(template),
+        TemplateBody::Custom(..) => has_sidecar(injected).then_some(BuiltinTemplate::Sidecar),
+    };
+    templates.iter().filter_map(equivalent).collect()
+}
+
+/// Returns whether the pod's proxy runs as a sidecar.
+fn has_sidecar(pod: &Value) -> bool {
+    let args = containers::find(pod, PROXY_CONTAINER).and_then(|proxy| proxy["args"].as_array());
+    args.is_some_and(|args| args.len() >= 2 && args[0] == "proxy" && args[1] == "sidecar")
+}

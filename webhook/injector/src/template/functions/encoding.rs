@@ -1,0 +1,108 @@
+//! Functions that convert values to JSON and YAML and back.
+
+use std::sync::Arc;
+
+use gotmpl::{TemplateError, Value as Data};
+use serde_json::{Map, Number, Value};
+
+use super::super::data::{PROTO_OBJECT, TYPED_OBJECT_KEY, untyped};
+use super::super::go_names::json_name;
+use super::{Args, Function, FunctionResult, owned, text};
+use crate::yaml;
+
+pub(super) const ALL: [Function; 12] = [
+    ("toYaml", 1, 1, |args| {
+        yaml::to_string(&json(&args.values[0])).map(owned).map_err(|error| args.error(error.to_string()))
+    }),
+    ("fromYaml", 1, 1, |args| {
+        yaml::from_str(args.text(0)?).map(|value| untyped(&value)).map_err(|error| args.error(error.to_string()))
+    }),
+    ("toJson", 1, 1, to_json),
+    ("toRawJson", 1, 1, to_json),
+    ("mustToJson", 1, 1, to_json),
+    ("toPrettyJson", 1, 1, |args| {
+        serde_json::to_string_pretty(&json(&args.values[0])).map(owned).map_err(|error| args.error(error.to_string()))
+    }),
+    ("fromJson", 1, 1, |args| Ok(serde_json::from_str(args.text(0)?).map_or(Data::Nil, |value| untyped(&value)))),
+    ("mustFromJson", 1, 1, |args| {
+        serde_json::from_str(args.text(0)?).map(|value| untyped(&value)).map_err(|error| args.error(error.to_string()))
+    }),
+    // Istio's: for invalid JSON it returns the string `{}`.
+    ("fromJSON", 1, 1, |args| {
+        Ok(serde_json::from_str(args.text(0)?).map_or_else(|_| text("{}"), |value| untyped(&value)))
+    }),
+    ("structToJSON", 1, 1, to_json),
+    ("toJSON", 1, 1, |args| if let Data::Map(_) = &args.values[0] { to_json(args) } else { Ok(text("{}")) }),
+    ("omitNil", 1, 1, |args| Ok(without_nil(&args.values[0]).unwrap_or(Data::Nil))),
+];
+
+fn to_json(args: &Args<'_>) -> Result<Data, TemplateError> {
+    FunctionResult::Ok(owned(json(&args.values[0]).to_string()))
+}
+
+/// Converts a value to JSON; fields of typed objects have their JSON names, and unset ones are left out.
+pub(super) fn json(value: &Data) -> Value {
+    match value {
+        Data::Nil | Data::Function(_) => Value::Null,
+        Data::Bool(flag) => Value::Bool(*flag),
+        Data::Int(number) => Value::from(*number),
+        Data::Uint(number) => Value::from(*number),
+        Data::Float(number) => float(*number),
+        Data::String(text) => Value::from(&**text),
+        Data::List(items) => items.iter().map(json).collect(),
+        Data::Map(fields) => {
+            let mut out = Map::new();
+            let marker = fields.get(TYPED_OBJECT_KEY);
+            for (name, field) in fields.iter().filter(|(name, _)| &***name != TYPED_OBJECT_KEY) {
+                match marker {
+                    None => drop(out.insert(name.to_string(), json(field))),
+                    Some(marker) if *marker == PROTO_OBJECT => {
+                        if !matches!(field, Data::Nil) {
+                            out.insert(lower_first(name), json(field));
+                        }
+                    }
+                    Some(marker) => {
+                        let unset =
+                            matches!(marker, Data::List(names) if names.contains(&Data::String(Arc::clone(name))));
+                        if !unset {
+                            out.insert(json_name(name), json(field));
+                        }
+                    }
+                }
+            }
+            out.sort_keys();
+            Value::Object(out)
+        }
+    }
+}
+
+/// Converts a number as Go's encoder does: an integral one has no fraction.
+fn float(number: f64) -> Value {
+    #[expect(clippy::cast_possible_truncation, reason = "the range is checked")]
+    if number.fract() == 0.0 && number.abs() < 9e15 {
+        return Value::from(number as i64);
+    }
+    Number::from_f64(number).map_or(Value::Null, Value::Number)
+}
+
+fn lower_first(name: &str) -> String {
+    let mut chars = name.chars();
+    chars.next().map_or_else(String::new, |first| first.to_lowercase().chain(chars).collect())
+}
+
+/// Removes nil values, and lists and maps that become empty by that.
+fn without_nil(value: &Data) -> Option<Data> {
+    match value {
+        Data::Nil => None,
+        Data::List(items) => {
+            let items: Vec<Data> = items.iter().filter_map(without_nil).collect();
+            (!items.is_empty()).then(|| Data::List(items.into()))
+        }
+        Data::Map(fields) => {
+            let fields: std::collections::BTreeMap<_, _> =
+                fields.iter().filter_map(|(name, field)| Some((Arc::clone(name), without_nil(field)?))).collect();
+            (!fields.is_empty()).then(|| Data::Map(Arc::new(fields)))
+        }
+        other => Some(other.clone()),
+    }
+}

@@ -1,0 +1,128 @@
+//! Restores the pod as its user wrote it from an injected pod.
+//!
+//! ```text
+//! inject:    reconstruct(injected) ──difference to the original pod──▶ annotation weir.dev/original
+//! uninject:  reconstruct(injected) ──that difference applied──▶ exactly the original pod
+//! ```
+//!
+//! Most of the original can be reconstructed: `sidecar.istio.io/status` lists what was added, variables of the proxy hold the
+//! application's probes and metrics, and `proxy.istio.io/overrides` holds what the user declared for the proxy. The annotation
+//! records only the rest, so that of a typical pod is `{"v":1}`. A pod of Istio's own injector has no such annotation; what
+//! cannot be restored is reported.
+//!
+//! Everything is addressed by name, so changes of the pod after its injection are kept.
+
+mod delta;
+mod reconstruct;
+pub(crate) mod third_party;
+
+use iptables_rules::text::truncate;
+use serde_json::{Map, Value, json};
+
+use crate::annotations::{ORIGINAL, STATUS, StringMap};
+use crate::finish::status::InjectionStatus;
+use crate::overrides::StoredOverrides;
+use delta::Delta;
+use reconstruct::reconstruct;
+
+/// Limit on the annotation `weir.dev/original` in bytes; Kubernetes limits all annotations of an object to 256 KiB. Only custom
+/// templates that rewrite much of the application exceed it.
+pub const RECORD_MAX_BYTES: usize = 32 * 1024;
+
+/// Version of the record, and of the reconstruction that it is based on.
+const VERSION: u64 = 1;
+
+/// A pod without its injection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Uninjected {
+    /// The restored pod.
+    pub pod: Value,
+    /// What could not be restored, one clause each; empty if the injection recorded everything.
+    pub unrecoverable: Vec<String>,
+}
+
+/// Error returned when the records of an injection are invalid.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum UninjectError {
+    /// Annotation `sidecar.istio.io/status` is invalid.
+    #[error("invalid value '{}' for annotation '{STATUS}': is not a JSON object", truncate(.0))]
+    Status(String),
+    /// Annotation `proxy.istio.io/overrides` is invalid.
+    #[error("{0}")]
+    Overrides(String),
+    /// Annotation `weir.dev/original` is invalid.
+    #[error("invalid value '{}' for annotation '{ORIGINAL}': {reason}", truncate(.text))]
+    Record {
+        /// Value of the annotation.
+        text: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+/// The records that an injection left in a pod.
+pub(crate) struct InjectionRecord {
+    status: InjectionStatus,
+    stored: StoredOverrides,
+}
+
+impl InjectionRecord {
+    /// Reads the records of a pod; `None` if it is not injected.
+    pub(crate) fn of(pod: &Value) -> Result<Option<Self>, UninjectError> {
+        let annotations = StringMap::of(pod, "annotations");
+        let Some(status) = annotations.get(STATUS) else { return Ok(None) };
+        let status = InjectionStatus::parse(status).ok_or_else(|| UninjectError::Status(status.to_owned()))?;
+        let stored = StoredOverrides::read(annotations).map_err(UninjectError::Overrides)?;
+        Ok(Some(Self { status, stored }))
+    }
+}
+
+/// Returns the pod without its injection; `None` if it is not injected.
+///
+/// # Errors
+/// The records of the injection are invalid.
+pub fn uninject(pod: &Value) -> Result<Option<Uninjected>, UninjectError> {
+    let Some(injection) = InjectionRecord::of(pod)? else { return Ok(None) };
+    let original = StringMap::of(pod, "annotations").get(ORIGINAL).map(parse_original_record).transpose()?;
+    let (mut pod, mut unrecoverable) = reconstruct(pod, &injection);
+    if let Some(original) = original {
+        unrecoverable = match original.get("partial") {
+            Some(_) => vec![format!("changes beyond the size limit of annotation '{ORIGINAL}'")],
+            None => Vec::new(),
+        };
+        delta::apply(&original, &mut pod);
+    }
+    Ok(Some(Uninjected { pod, unrecoverable }))
+}
+
+fn parse_original_record(text: &str) -> Result<Delta, UninjectError> {
+    let invalid = |reason: String| UninjectError::Record { text: text.to_owned(), reason };
+    let record: Map<String, Value> = serde_json::from_str(text).map_err(|error| invalid(error.to_string()))?;
+    match record.get("v").and_then(Value::as_u64) {
+        Some(VERSION) => Ok(record),
+        _ => Err(invalid(format!("only version {VERSION} is supported"))),
+    }
+}
+
+/// Returns the value of annotation `weir.dev/original`: the difference between the reconstruction of `injected` and `original`,
+/// and the variables that a second injection needs, see [`third_party`].
+///
+/// If it exceeds [`RECORD_MAX_BYTES`], the difference is left out and the record is marked `partial`.
+pub(crate) fn build_original_record(
+    injected: &Value,
+    injection: Option<&InjectionRecord>,
+    original: &Value,
+    variables: &[String],
+) -> String {
+    let mut record = Map::new();
+    record.insert("v".to_owned(), VERSION.into());
+    if !variables.is_empty() {
+        record.insert(third_party::VARIABLES.to_owned(), json!(variables));
+    }
+    if let Some(injection) = injection {
+        let (reconstructed, _) = reconstruct(injected, injection);
+        record.append(&mut delta::diff(&reconstructed, original));
+    }
+    let text = Value::Object(record).to_string();
+    if text.len() > RECORD_MAX_BYTES { json!({"v": VERSION, "partial": true}).to_string() } else { text }
+}
