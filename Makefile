@@ -14,6 +14,7 @@ STATIC_DIR := $(TARGET_DIR)/$(STATIC_TARGET)
 # Absolute, so that benches and tests find it from any directory.
 DIST := $(CURDIR)/dist
 export WEIR_ENVOY ?= $(CURDIR)/target/tools/envoy
+export WEIR_GOTEMPLATE ?= $(CURDIR)/target/tools/gotemplate/gotemplate
 export KUBEBUILDER_ASSETS ?= $(CURDIR)/target/tools/apiserver
 
 .PHONY: help

@@ -43,7 +43,7 @@ def kustomize(root, pair):
     folder = pair.get("overlay")
     if folder is None or "components" in pair:
         resources = [folder] if folder else pair.get("resources", ["base"])
-        components = pair["components"] if folder or "resources" in pair else ["image"] + pair["components"]
+        components = pair["components"] if folder or "resources" in pair else ["image", "components/admission-policies"] + pair["components"]
         folder = tempfile.mkdtemp(dir=os.path.join(root, "overlays"))
         up = lambda paths: [os.path.relpath(os.path.join(root, path), folder) for path in paths]
         with open(os.path.join(folder, "kustomization.yaml"), "w") as file:

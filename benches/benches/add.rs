@@ -1,8 +1,8 @@
-//! `weir-cni` ADD as a process, beside what it replaces: one table per question, every method in the same run, interleaved, each in a
-//! fresh network namespace. Needs root; `make bench` builds the static binaries it is given.
+//! `weir-cni` ADD as a process, and the alternatives: interleaved in one run, each time in a new network namespace. Needs root; `make bench`
+//! builds the static binaries.
 //!
-//! Wall time is from spawning the process to having waited for it. The alternatives start inside the namespace already (no `nsenter`),
-//! and get both families, as `weir-cni` does.
+//! Wall time is from spawn to wait. The alternatives are started inside the namespace (no `nsenter`) and install both families, as
+//! `weir-cni` does.
 
 #![allow(clippy::print_stdout, reason = "a bench prints its table")]
 
@@ -20,10 +20,10 @@ use weir_benches::{Samples, add_command, binary, plugin_conf, ratio, run};
 use weir_kernel::netns;
 
 const ROUNDS: usize = 100;
-const STORM: usize = 200;
+const CONCURRENT: usize = 200;
 const WORKERS: usize = 8;
 
-/// A namespace that goes away with the value.
+/// A named namespace, removed when dropped.
 struct Namespace(String);
 
 impl Namespace {
@@ -41,12 +41,12 @@ impl Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        // A namespace that cannot be removed is named by the tool itself; the bench goes on.
+        // The tool reports a failure itself.
         let _ = Command::new("ip").args(["netns", "del", &self.0]).status();
     }
 }
 
-/// Inputs and binaries, prepared once.
+/// Inputs and binaries.
 struct Bench {
     plugin: PathBuf,
     floor: PathBuf,
@@ -102,7 +102,7 @@ impl Bench {
         })
     }
 
-    /// Installs the rules in a fresh namespace by one method.
+    /// Installs the rules in a namespace and returns the time.
     fn install(&self, method: Method, namespace: &Path) -> anyhow::Result<Duration> {
         let restore = |binary: &str, input: &Path| -> anyhow::Result<()> {
             run(Command::new(binary).args(["--noflush", "--wait"]).stdin(File::open(input)?))
@@ -137,13 +137,13 @@ impl Bench {
         }
     }
 
-    fn one_by_one(&self) -> anyhow::Result<()> {
+    fn sequential(&self) -> anyhow::Result<()> {
         let mut samples: Vec<Samples> = vec![Samples::default(); Method::ALL.len()];
         for round in 0..=ROUNDS {
             for (method, samples) in Method::ALL.iter().zip(&mut samples) {
                 let namespace = Namespace::create()?;
                 let took = self.install(*method, &namespace.path())?;
-                // The first round loads code and modules.
+                // The first round loads code and kernel modules.
                 if round > 0 {
                     samples.push(took);
                 }
@@ -168,13 +168,13 @@ impl Bench {
         Ok(())
     }
 
-    fn storm(&self) -> anyhow::Result<()> {
+    fn concurrent(&self) -> anyhow::Result<()> {
         println!(
-            "\n{STORM} namespaces, {WORKERS} at once\n\n| method | total ms | p50 us | p99 us | against weir-cni |\n|---|---:|---:|---:|---:|"
+            "\n{CONCURRENT} namespaces, {WORKERS} at once\n\n| method | total ms | p50 us | p99 us | against weir-cni |\n|---|---:|---:|---:|---:|"
         );
         let mut weir_total = 0;
         for method in [Method::Weir, Method::LegacyRestore, Method::NftRestore, Method::NftFile] {
-            let namespaces = (0..STORM).map(|_| Namespace::create()).collect::<anyhow::Result<Vec<_>>>()?;
+            let namespaces = (0..CONCURRENT).map(|_| Namespace::create()).collect::<anyhow::Result<Vec<_>>>()?;
             let next = AtomicUsize::new(0);
             let start = Instant::now();
             let per_worker: Vec<anyhow::Result<Vec<Duration>>> = std::thread::scope(|scope| {
@@ -235,12 +235,12 @@ impl Bench {
 }
 
 fn main() -> anyhow::Result<()> {
-    // `cargo test --benches` starts benches with --test: nothing to check here without the static binaries.
+    // `cargo test` runs benches with --test. Without the static binaries there is nothing to check.
     if std::env::args().any(|arg| arg == "--test") {
         return Ok(());
     }
     let bench = Bench::prepare()?;
-    bench.one_by_one()?;
-    bench.storm()?;
+    bench.sequential()?;
+    bench.concurrent()?;
     bench.footprint()
 }

@@ -1,8 +1,8 @@
-//! The node agent: its memory by the number of pods, the time until an overwritten CNI configuration is restored, the repair of a full
-//! node, and what asking it adds to an ADD. Needs root.
+//! The node agent: its memory by the number of pods, the time to restore an overwritten CNI configuration, the repair of a full node, and
+//! the cost of a query in an ADD. Needs root.
 //!
-//! The agent runs as a process against an API server of this one; pods are as large as those of a cluster (12 KiB and more of JSON).
-//! A repair is measured in process: one pass over 110 namespaces, first without any rules, then with all of them in place.
+//! The agent runs as a process with a fake API server; pods are as large as in a cluster (12 KiB of JSON and more). The repair is measured
+//! in process: one pass over 110 namespaces, first without rules, then with all rules in place.
 
 #![allow(clippy::print_stdout, reason = "a bench prints its table")]
 
@@ -27,12 +27,13 @@ use weir_lab::Netns;
 use weir_protocol::agent::CallReport;
 
 const ROUNDS: usize = 200;
+/// Pods of a full node.
 const FULL: usize = 110;
-const BOUND: Duration = Duration::from_mins(1);
+const TIMEOUT: Duration = Duration::from_mins(1);
 const CAPTURE: &str = r#"{"v":1,"proxyUids":[1337]}"#;
 const STATUS: &str = r#"{"initContainers":["istio-validation"],"containers":["istio-proxy"],"revision":"default"}"#;
 
-/// A pod of the mesh with everything a cluster adds.
+/// Returns a meshed pod with all fields that a cluster adds.
 fn pod(number: usize) -> Value {
     let ip = format!("10.1.{}.{}", number / 250, number % 250 + 1);
     let env: Vec<Value> = (0..40).map(|n| json!({"name": format!("SETTING_{n}"), "value": "x".repeat(60)})).collect();
@@ -70,7 +71,7 @@ impl Drop for Agent {
 }
 
 impl Agent {
-    /// One that knows its node's pods.
+    /// Starts an agent and waits until it has listed the pods of its node.
     fn start(binary: &Path, plugin: &Path, server: &ApiServer, pods: usize) -> anyhow::Result<Self> {
         let agent = Self::spawn(binary, plugin, |command, root| {
             command.env("KUBECONFIG", server.kubeconfig(root)?).env("NODE_NAME", "n1");
@@ -78,13 +79,13 @@ impl Agent {
         })?;
         let begun = Instant::now();
         while agent.listed() != Some(pods) {
-            ensure!(begun.elapsed() < BOUND, "the agent knows {:?} of {pods} pods", agent.listed());
+            ensure!(begun.elapsed() < TIMEOUT, "the agent has listed {:?} of {pods} pods", agent.listed());
             thread::sleep(Duration::from_millis(20));
         }
         Ok(agent)
     }
 
-    /// One on a node of its own, which is a folder.
+    /// Starts an agent on a node that is a directory.
     fn spawn(
         binary: &Path,
         plugin: &Path,
@@ -92,8 +93,8 @@ impl Agent {
     ) -> anyhow::Result<Self> {
         let dir = tempfile::tempdir()?;
         let root = dir.path();
-        for folder in ["etc/cni/net.d", "opt/cni/bin"] {
-            fs::create_dir_all(root.join(folder))?;
+        for dir in ["etc/cni/net.d", "opt/cni/bin"] {
+            fs::create_dir_all(root.join(dir))?;
         }
         let monitoring = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let mut command = Command::new(binary);
@@ -113,14 +114,14 @@ impl Agent {
         Ok(Self { child, dir, monitoring })
     }
 
-    /// How many pods it knows, once it has heard of them.
+    /// Returns the number of pods that it has listed.
     fn listed(&self) -> Option<usize> {
         let answer = weir_lab::http::get(([127, 0, 0, 1], self.monitoring).into(), "/pods").ok()?;
         let listing: Value = serde_json::from_str(&answer.body).ok()?;
         listing["pods"].as_array().filter(|_| listing["synced"] == true).map(Vec::len)
     }
 
-    /// `VmRSS` and `VmHWM`, in KiB.
+    /// Returns `VmRSS` and `VmHWM`, in KiB.
     fn memory(&self) -> anyhow::Result<[u64; 2]> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
         let field = |name: &str| {
@@ -154,7 +155,7 @@ fn memory(agent: &Path, plugin: &Path) -> anyhow::Result<()> {
         }
         let agent = Agent::start(agent, plugin, &server, pods)?;
         let [listed, _] = agent.memory()?;
-        // Ten more rounds of changes, as a rollout makes them.
+        // Ten rounds of changes, as rollouts make them.
         for _ in 0..10 {
             for number in 0..pods {
                 server.put("pods", pod(number));
@@ -167,8 +168,8 @@ fn memory(agent: &Path, plugin: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A network's installer writes its file anew, without the entry; how long until the entry is there again. The first five times in a
-/// row are answered at once, later ones are damped: so it is an agent of its own for every five.
+/// Measures the time until the entry is back after the installer of the network has rewritten its file. Each agent restores the first five
+/// at once and backs off after that, so there is a new agent for every five.
 fn restore(agent: &Path, plugin: &Path) -> anyhow::Result<()> {
     const AGENTS: usize = 20;
     const TIMES: usize = 5;
@@ -180,14 +181,14 @@ fn restore(agent: &Path, plugin: &Path) -> anyhow::Result<()> {
         let file = agent.dir.path().join("etc/cni/net.d/10-net.conflist");
         let restored = |begun: Instant| -> anyhow::Result<Duration> {
             while !fs::read_to_string(&file)?.contains("weir-cni") {
-                ensure!(begun.elapsed() < BOUND, "the entry does not come back");
+                ensure!(begun.elapsed() < TIMEOUT, "the entry was not restored within {TIMEOUT:?}");
                 thread::sleep(Duration::from_micros(50));
             }
             Ok(begun.elapsed())
         };
         restored(Instant::now())?;
         for _ in 0..TIMES {
-            // At rest, as a node is when this happens: what the agent has just written is looked at once more.
+            // Let the agent finish: it checks what it has just written once more.
             thread::sleep(Duration::from_millis(100));
             let new = agent.dir.path().join("etc/cni/net.d/.new");
             fs::write(&new, network)?;
@@ -195,9 +196,9 @@ fn restore(agent: &Path, plugin: &Path) -> anyhow::Result<()> {
             times.push(restored(Instant::now())?);
         }
     }
-    let [p10, median, p90, most] = [10, 50, 90, 100].map(|percent| times.percentile_us(percent));
-    println!("configuration overwritten to restored, {} times (us): p10, median, p90, most", AGENTS * TIMES);
-    println!("  {p10:6} {median:6} {p90:6} {most:6}");
+    let [p10, median, p90, maximum] = [10, 50, 90, 100].map(|percent| times.percentile_us(percent));
+    println!("configuration overwritten to restored, {} times (us): p10, median, p90, maximum", AGENTS * TIMES);
+    println!("  {p10:6} {median:6} {p90:6} {maximum:6}");
     Ok(())
 }
 
@@ -225,7 +226,7 @@ fn repair() -> anyhow::Result<()> {
         netns_dirs: vec!["/netns".into()],
         runtime_dirs: Vec::new(),
     };
-    let options = RepairOptions { in_place: true, interval: BOUND, backend: Backend::Auto, netns_paths };
+    let options = RepairOptions { in_place: true, interval: TIMEOUT, backend: Backend::Auto, netns_paths };
     let (events, _publisher) = events::channel(&MetricsRegistry::default());
     let metrics = RepairMetrics::default();
     let mut repairer = Repairer { pods, attachments, options, states, metrics, events };
@@ -234,11 +235,11 @@ fn repair() -> anyhow::Result<()> {
         let begun = Instant::now();
         repairer.inspect_pods(true);
         let took = begun.elapsed();
-        ensure!(repairer.states.all().iter().all(|pod| pod.state == RuleState::Ok), "not all are mended");
+        ensure!(repairer.states.all().iter().all(|pod| pod.state == RuleState::Ok), "not all rules are restored");
         println!("  {what:60} {:8.1}", took.as_secs_f64() * 1e3);
         Ok(())
     };
-    pass(&repairer, "no rules; the plugin has told where each is")?;
+    pass(&repairer, "no rules; namespaces known from call reports")?;
     pass(&repairer, "all in place")?;
     for netns in &namespaces {
         netns.run(|| Command::new("nft").args(["flush", "table", "inet", "weir"]).status())??;
@@ -248,11 +249,11 @@ fn repair() -> anyhow::Result<()> {
         netns.run(|| Command::new("nft").args(["flush", "table", "inet", "weir"]).status())??;
     }
     repairer.attachments = Attachments::default();
-    pass(&repairer, "all flushed; nobody has told, looked for in /proc and by name")
+    pass(&repairer, "all flushed; namespaces searched in /proc and by name")
 }
 
-/// One way of an ADD.
-struct Way {
+/// A kind of ADD.
+struct AddCase {
     label: &'static str,
     annotations: Value,
     agent: bool,
@@ -269,21 +270,21 @@ fn add(agent: &Path, plugin: &Path) -> anyhow::Result<()> {
     let agent = Agent::start(agent, plugin, &server, FULL)?;
     let socket = agent.dir.path().join("run/agent.sock");
     let annotated = json!({"sidecar.istio.io/status": STATUS, "weir.dev/capture": CAPTURE});
-    let ways = [
-        Way { label: "annotation weir.dev/capture, no agent", annotations: annotated.clone(), agent: false },
-        Way { label: "annotation weir.dev/capture, reported to the agent", annotations: annotated, agent: true },
-        Way { label: "asked over the socket", annotations: json!({"sidecar.istio.io/status": STATUS}), agent: true },
+    let cases = [
+        AddCase { label: "annotation weir.dev/capture, no agent", annotations: annotated.clone(), agent: false },
+        AddCase { label: "annotation weir.dev/capture, reported to the agent", annotations: annotated, agent: true },
+        AddCase { label: "query over the socket", annotations: json!({"sidecar.istio.io/status": STATUS}), agent: true },
     ];
-    let mut times: Vec<Samples> = ways.iter().map(|_| Samples::default()).collect();
+    let mut times: Vec<Samples> = cases.iter().map(|_| Samples::default()).collect();
     for round in 0..ROUNDS + 10 {
-        for (way, times) in ways.iter().zip(&mut times) {
+        for (case, times) in cases.iter().zip(&mut times) {
             let netns = Netns::new("add")?;
             let mut conf = json!({
                 "cniVersion": "1.0.0", "name": "n", "type": "weir-cni", "prevResult": {"cniVersion": "1.0.0"},
                 "capabilities": {"io.kubernetes.cri.pod-annotations": true},
-                "runtimeConfig": {"io.kubernetes.cri.pod-annotations": way.annotations},
+                "runtimeConfig": {"io.kubernetes.cri.pod-annotations": case.annotations},
             });
-            if way.agent {
+            if case.agent {
                 conf["agent_socket"] = json!(socket);
             }
             let input = agent.dir.path().join("conf");
@@ -303,7 +304,7 @@ fn add(agent: &Path, plugin: &Path) -> anyhow::Result<()> {
             let status = command.status()?;
             let took = begun.elapsed();
             if !status.success() {
-                bail!("{}: {status}", way.label);
+                bail!("{}: {status}", case.label);
             }
             if round >= 10 {
                 times.push(took);
@@ -311,9 +312,9 @@ fn add(agent: &Path, plugin: &Path) -> anyhow::Result<()> {
         }
     }
     println!("weir-cni ADD as a process, {ROUNDS} rounds interleaved (us): p10, median, p90");
-    for (way, times) in ways.iter().zip(&times) {
+    for (case, times) in cases.iter().zip(&times) {
         let [p10, median, p90] = [10, 50, 90].map(|percent| times.percentile_us(percent));
-        println!("  {:52} {p10:6} {median:6} {p90:6}", way.label);
+        println!("  {:52} {p10:6} {median:6} {p90:6}", case.label);
     }
     Ok(())
 }

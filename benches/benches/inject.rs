@@ -1,6 +1,6 @@
-//! One pod through the webhook, in process: bytes of the review parsed, decided, injected, patched, bytes of the answer written.
-//! The cost has to grow with the pod, not with its square. Times are the fastest tenth and the median of as many runs as fit
-//! into half a second. What it allocates is counted apart (`inject_memory.rs`): counting takes time.
+//! The time of one review in process, from the bytes of the review to the bytes of the response. It must grow linearly with the pod.
+//! Printed are the 10th percentile and the median of the runs in half a second. Allocations have a bench of their own
+//! (`inject_memory.rs`), because counting takes time.
 
 #![allow(clippy::print_stdout, reason = "a bench prints its table")]
 
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use weir_benches::Samples;
 
-const TIME: Duration = Duration::from_millis(500);
+const TIME_PER_CASE: Duration = Duration::from_millis(500);
 
 fn main() -> anyhow::Result<()> {
     let quick = std::env::args().any(|arg| arg == "--test");
@@ -21,10 +21,10 @@ fn main() -> anyhow::Result<()> {
     cases::each(|case| {
         let mut samples = Samples::default();
         let started = Instant::now();
-        while started.elapsed() < TIME && !quick {
-            let asked = Instant::now();
+        while started.elapsed() < TIME_PER_CASE && !quick {
+            let begun = Instant::now();
             drop(black_box(case.run()));
-            samples.push(asked.elapsed());
+            samples.push(begun.elapsed());
         }
         println!("{} {} | {} |", case.label, samples.percentile_us(10), samples.percentile_us(50));
     })

@@ -1,4 +1,4 @@
-//! What one pod through the webhook allocates, for the cases of `inject.rs`: in one run, after a first one.
+//! Allocations of one review in process, for the cases of `inject.rs`, in the second run.
 
 #![allow(clippy::print_stdout, reason = "a bench prints its table")]
 

@@ -1,5 +1,5 @@
-//! Lists of excluded networks, from none to thousands: what installing them takes, and what a new connection pays for them. Every
-//! method in the same run, in fresh network namespaces. Needs root; `make bench` builds the static binaries it is given.
+//! Lists of excluded networks, from none to thousands: the time to install them, and the cost of a new connection. All methods in one run,
+//! in new network namespaces. Needs root; `make bench` builds the static binaries.
 
 #![allow(clippy::print_stdout, reason = "a bench prints its table")]
 
@@ -19,9 +19,9 @@ use weir_benches::{Samples, add_command, binary, plugin_conf, ratio, run};
 use weir_lab::{Netns, Server, User, link};
 
 const COUNTS: [u32; 5] = [0, 10, 100, 1000, 5000];
-/// Installations of each list by each method; the first one loads code and is not counted.
+/// Counted installations of each list by each method, after one that loads code.
 const ROUNDS: usize = 12;
-/// Connections of one measurement, of which the median counts.
+/// Connections of one measurement; the median of the measurements counts.
 const CONNECTIONS: u32 = 1500;
 const MEASUREMENTS: usize = 5;
 
@@ -51,7 +51,7 @@ impl Method {
     }
 }
 
-/// One list, as the input of every method.
+/// One list, in the form of every method.
 struct Inputs {
     conf: PathBuf,
     conf_visible: PathBuf,
@@ -61,8 +61,8 @@ struct Inputs {
 }
 
 impl Inputs {
-    fn of(count: u32) -> anyhow::Result<Self> {
-        // Networks of sixteen addresses with a gap behind each, so that none can be joined to its neighbour.
+    fn with_networks(count: u32) -> anyhow::Result<Self> {
+        // Networks with a gap behind each, so that they cannot be merged.
         let net = |n: u32| IpNet::from(Ipv4Net::new_assert(Ipv4Addr::from_bits((10 << 24) + n * 32), 28));
         let config =
             CaptureConfig { outbound_cidrs_exclude: (0..count).map(net).collect(), ..CaptureConfig::default() };
@@ -85,7 +85,7 @@ impl Inputs {
         })
     }
 
-    /// The processes of one installation. They are to be started inside the namespace, which the plugin enters by itself as well.
+    /// Returns the commands of one installation. All but the plugin must be started inside the namespace.
     fn commands(&self, method: Method, plugin: &Path, pod: &Netns) -> anyhow::Result<Vec<Command>> {
         let restore = |tables: &str, input: &Path| -> anyhow::Result<Command> {
             let mut command = Command::new(format!("{tables}-{}-restore", method.variant()));
@@ -100,7 +100,7 @@ impl Inputs {
     }
 }
 
-/// Installs in a namespace; the wall time of all processes.
+/// Installs the list in a namespace and returns the wall time of all processes.
 fn install(inputs: &Inputs, method: Method, plugin: &Path, pod: &Netns) -> anyhow::Result<Duration> {
     let mut commands = inputs.commands(method, plugin, pod)?;
     let mut work = || {
@@ -108,11 +108,11 @@ fn install(inputs: &Inputs, method: Method, plugin: &Path, pod: &Netns) -> anyho
         commands.iter_mut().try_for_each(run)?;
         anyhow::Ok(start.elapsed())
     };
-    // The plugin refuses the namespace that it runs in.
+    // The plugin rejects the namespace that it runs in.
     if matches!(method, Method::Weir | Method::WeirVisible) { work() } else { pod.run(work)? }
 }
 
-/// The largest peak of resident memory among the processes of an installation, in KiB.
+/// Returns the largest peak of resident memory of the processes of an installation, in KiB.
 fn peak(inputs: &Inputs, method: Method, plugin: &Path, floor: &Path) -> anyhow::Result<u64> {
     let pod = Netns::new("memory")?;
     let mut largest = 0;
@@ -140,7 +140,7 @@ fn peak(inputs: &Inputs, method: Method, plugin: &Path, floor: &Path) -> anyhow:
     Ok(largest)
 }
 
-/// A pod with a way out, and the other end of it.
+/// Creates a pod with a default route, and its peer.
 fn pod_with_peer() -> anyhow::Result<(Netns, Netns)> {
     let (pod, peer) = (Netns::new("pod")?, Netns::new("peer")?);
     link::veth((&pod, "eth0"), (&peer, "eth0"))?;
@@ -150,7 +150,7 @@ fn pod_with_peer() -> anyhow::Result<(Netns, Netns)> {
     Ok((pod, peer))
 }
 
-/// Microseconds of one captured connection: from the call of `connect` until it is closed, one after the other.
+/// Returns the time of one captured connection, from connect to close, in microseconds.
 fn connection_us(pod: &Netns) -> anyhow::Result<f64> {
     let _proxy = Server::start(pod, User::PROXY, &[15001], |stream, _| drop(stream))?;
     let to = SocketAddr::from(([192, 0, 2, 1], 9000));
@@ -160,7 +160,7 @@ fn connection_us(pod: &Netns) -> anyhow::Result<f64> {
             let start = Instant::now();
             for _ in 0..CONNECTIONS {
                 let stream = TcpStream::connect_timeout(&to, Duration::from_secs(5))?;
-                // A reset, so that no port waits for its time to be over.
+                // Close with a RST, so that no port stays in TIME_WAIT.
                 SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
             }
             means.push(start.elapsed().as_secs_f64() * 1e6 / f64::from(CONNECTIONS));
@@ -172,7 +172,7 @@ fn connection_us(pod: &Netns) -> anyhow::Result<f64> {
 }
 
 fn main() -> anyhow::Result<()> {
-    // `cargo test --benches` starts benches with --test: nothing to check here without the static binaries.
+    // `cargo test` runs benches with --test. Without the static binaries there is nothing to check.
     if std::env::args().any(|argument| argument == "--test") {
         return Ok(());
     }
@@ -182,7 +182,7 @@ fn main() -> anyhow::Result<()> {
     println!("|---:|---|---:|---:|---:|---:|---:|");
     let mut without = [0.0; Method::ALL.len()];
     for count in COUNTS {
-        let inputs = Inputs::of(count)?;
+        let inputs = Inputs::with_networks(count)?;
         let mut samples: Vec<Samples> = vec![Samples::default(); Method::ALL.len()];
         for round in 0..=ROUNDS {
             for (method, samples) in Method::ALL.iter().zip(&mut samples) {

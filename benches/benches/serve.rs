@@ -1,9 +1,9 @@
-//! The webhook as processes, asked over TLS by several clients at once: reviews per second, latency, processor time, memory; alone, as two
-//! replicas, and following a large cluster; how long it takes to be ready, and what one more revision costs. The last table is the
-//! arithmetic of docs/capacity.md, from the figures of this run.
+//! The webhook as processes, called over TLS by several clients at once: throughput, latency, CPU time and memory of one replica, two
+//! replicas, and one that watches a large cluster; the time until ready; the cost of another revision. The last table is the arithmetic
+//! of docs/capacity.md with the figures of this run.
 //!
-//! The clients run on the same processors, and each of them writes its review and parses the answer as an API server would, so the
-//! server could do more than is shown here; its own processor time per review says how much. `make bench` builds the binary it is given.
+//! The clients run on the same processors and parse responses as an API server does, so the webhook could do more than is shown; its own
+//! CPU time per review says how much. `make bench` builds the binary.
 
 #![allow(clippy::print_stdout, reason = "a bench prints its table")]
 
@@ -19,7 +19,7 @@ use weir_lab::webhook::{Client, Webhook, admission_review};
 
 const CLIENTS: usize = 8;
 const REVIEWS: usize = 2_000;
-/// The cluster that is followed.
+/// The cluster that is watched.
 const NODES: usize = 5_000;
 const NAMESPACES: usize = 2_000;
 /// The cluster of docs/capacity.md.
@@ -28,7 +28,7 @@ const PODS: f64 = 150_000.0;
 const TICKS_PER_SECOND: f64 = 100.0;
 
 fn main() -> anyhow::Result<()> {
-    // `cargo test --benches` starts benches with --test: nothing to check here without the binary.
+    // `cargo test` runs benches with --test. Without the binary there is nothing to check.
     if std::env::args().any(|arg| arg == "--test") {
         return Ok(());
     }
@@ -49,8 +49,8 @@ fn main() -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
     let cluster = large_cluster()?;
     let kubeconfig = cluster.kubeconfig(dir.path())?;
-    let kubeconfig = kubeconfig.to_str().context("a path that is no text")?;
-    let following = [
+    let kubeconfig = kubeconfig.to_str().context("the path is not UTF-8")?;
+    let watching = [
         "--log-level",
         "warn",
         "--kubeconfig",
@@ -62,13 +62,13 @@ fn main() -> anyhow::Result<()> {
         "--watch",
         "proxyconfigs,nodes,namespaces",
     ];
-    let follower = Replicas::start(&binary, 1, &following)?;
+    let watcher = Replicas::start(&binary, 1, &watching)?;
     let name = format!("one replica that follows {NODES} nodes, {NAMESPACES} namespaces");
-    let (_, resident) = follower.measure(&name, &review)?;
-    let heartbeats = heartbeats(&cluster, &follower)?;
+    let (_, resident) = watcher.measure(&name, &review)?;
+    let heartbeats = heartbeats(&cluster, &watcher)?;
 
     println!("\n| from start to ready | ms |\n|---|---:|");
-    for (name, flags) in [("built-in settings", &quiet[..]), ("following that cluster", &following[..])] {
+    for (name, flags) in [("built-in settings", &quiet[..]), ("following that cluster", &watching[..])] {
         let started = Instant::now();
         let ready = Replicas::start(&binary, 1, flags)?;
         println!("| {name} | {} |", started.elapsed().as_millis());
@@ -76,22 +76,22 @@ fn main() -> anyhow::Result<()> {
     }
     let revision = Replicas::start(&binary, 1, &[&quiet[..], &["--revision", "canary"]].concat())?;
     let idle = revision.pods[0].memory("VmRSS")?;
-    println!("\nOne more revision that nobody asks: {idle:.1} MiB resident for each replica.");
+    println!("\nOne more revision without reviews: {idle:.1} MiB resident for each replica.");
     println!(
         "{NODES} heartbeats of nodes, as they come in five minutes: {:.0} ms of processor time.",
         heartbeats.as_secs_f64() * 1e3
     );
 
-    println!("\n| {PODS:.0} pods created anew | |\n|---|---:|");
+    println!("\n| {PODS:.0} pods recreated | |\n|---|---:|");
     println!("| processor time of the webhook | {:.0} s |", load.cpu_us * PODS / 1e6);
     println!("| with one processor | {:.0} s, {:.0} reviews/s |", load.cpu_us * PODS / 1e6, 1e6 / load.cpu_us);
-    println!("| from the API server | {:.0} MB of reviews |", load.asked * PODS / 1e6);
-    println!("| to the API server | {:.0} MB of answers |", load.answered * PODS / 1e6);
+    println!("| from the API server | {:.0} MB of reviews |", load.review_bytes * PODS / 1e6);
+    println!("| to the API server | {:.0} MB of answers |", load.response_bytes * PODS / 1e6);
     println!("| resident, following the cluster | {resident:.1} MiB |");
     Ok(())
 }
 
-/// A pod as a Deployment makes it.
+/// Returns the review of a pod of a Deployment.
 fn review() -> Value {
     let env: Vec<_> =
         (0..10).map(|n| json!({ "name": format!("SETTING_{n}"), "value": format!("value {n}") })).collect();
@@ -102,17 +102,17 @@ fn review() -> Value {
     }))
 }
 
-/// What one review costs.
+/// The cost of one review.
 struct Load {
-    /// Processor time of the webhook, in microseconds.
+    /// CPU time of the webhook, in microseconds.
     cpu_us: f64,
     /// Bytes of the review.
-    asked: f64,
-    /// Bytes of the answer.
-    answered: f64,
+    review_bytes: f64,
+    /// Bytes of the response.
+    response_bytes: f64,
 }
 
-/// Webhooks with their folders.
+/// Running webhooks.
 struct Replicas {
     pods: Vec<Pod>,
 }
@@ -131,14 +131,14 @@ impl Replicas {
         Ok(Self { pods: (0..count).map(start).collect::<anyhow::Result<_>>()? })
     }
 
-    /// Asks all of them, prints a line, and gives back what one review costs and the memory of one replica.
+    /// Sends reviews to all replicas, prints a line, and returns the cost of one review and the resident memory of one replica, in MiB.
     fn measure(&self, name: &str, review: &Value) -> anyhow::Result<(Load, f64)> {
         let before = self.pods[0].memory("VmRSS")?;
         let cpu = self.cpu()?;
         let started = Instant::now();
         let clients = std::thread::scope(|scope| -> anyhow::Result<Vec<Samples>> {
             let threads: Vec<_> =
-                (0..CLIENTS).map(|n| scope.spawn(move || self.pods[n % self.pods.len()].ask(review))).collect();
+                (0..CLIENTS).map(|n| scope.spawn(move || self.pods[n % self.pods.len()].send_reviews(review))).collect();
             threads
                 .into_iter()
                 .map(|thread| thread.join().unwrap_or_else(|_| Err(anyhow::anyhow!("a client panicked"))))
@@ -156,8 +156,8 @@ impl Replicas {
         println!("| {name} | {rate:.0} | {p50} | {p99} | {p999} | {cpu_us:.0} | {before:.1}, {after:.1}, {peak:.1} |");
         let answer = self.pods[0].webhook.review(review)?;
         #[expect(clippy::cast_precision_loss, reason = "some thousands")]
-        let [asked, answered] = [review.to_string(), answer.to_string()].map(|text| text.len() as f64);
-        Ok((Load { cpu_us, asked, answered }, after))
+        let [review_bytes, response_bytes] = [review.to_string(), answer.to_string()].map(|text| text.len() as f64);
+        Ok((Load { cpu_us, review_bytes, response_bytes }, after))
     }
 
     fn cpu(&self) -> anyhow::Result<Duration> {
@@ -166,19 +166,19 @@ impl Replicas {
 }
 
 impl Pod {
-    fn ask(&self, review: &Value) -> anyhow::Result<Samples> {
+    fn send_reviews(&self, review: &Value) -> anyhow::Result<Samples> {
         let client = Client::new(self.webhook.url(), &self.dir.path().join("webhook-ca.crt"))?;
         let mut samples = Samples::default();
         for _ in 0..REVIEWS {
-            let asked = Instant::now();
+            let sent = Instant::now();
             let answer = client.review(review)?;
-            samples.push(asked.elapsed());
-            ensure!(answer["response"]["patch"].is_string(), "no patch: {answer}");
+            samples.push(sent.elapsed());
+            ensure!(answer["response"]["patch"].is_string(), "response without a patch: {answer}");
         }
         Ok(samples)
     }
 
-    /// A figure of `/proc/PID/status`, in MiB.
+    /// Returns a field of `/proc/PID/status`, in MiB.
     fn memory(&self, name: &str) -> anyhow::Result<f64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.webhook.pid()))?;
         let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
@@ -186,7 +186,7 @@ impl Pod {
         Ok(kib.parse::<f64>()? / 1024.0)
     }
 
-    /// Processor time so far, in user and in kernel space.
+    /// Returns the CPU time so far, user and system.
     fn cpu(&self) -> anyhow::Result<Duration> {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.webhook.pid()))?;
         // The name of the program is in parentheses and may hold anything.
@@ -228,13 +228,13 @@ fn large_cluster() -> anyhow::Result<ApiServer> {
     Ok(cluster)
 }
 
-/// Processor time of the webhook for one heartbeat of each node.
+/// Returns the CPU time of the webhook for one heartbeat of each node.
 fn heartbeats(cluster: &ApiServer, replicas: &Replicas) -> anyhow::Result<Duration> {
     let before = replicas.cpu()?;
     for number in 0..NODES {
         cluster.put("nodes", node(number, 1));
     }
-    // Over when the webhook has been at rest for a while; it ends, because nothing more comes.
+    // Done when the webhook has used no CPU time for a second.
     let mut last = replicas.cpu()?;
     for _ in 0..100 {
         std::thread::sleep(Duration::from_secs(1));

@@ -1,11 +1,12 @@
-//! What the benches share: samples and their summary, and the call of the plugin.
+//! Helpers for the benches: samples and percentiles, calls of the plugin.
 //!
 //! ```text
-//! benches/add.rs ─── processes: weir-cni ADD, iptables-restore, nft -f, and the floor (src/bin/netns-floor.rs)
-//! benches/scale.rs ── the same with lists of networks, and connections that pay for them
-//! benches/agent.rs ── the node agent: memory, repair of a full node, ADD with a question
-//! benches/inject.rs ─ one pod through the injector, in process
-//! benches/serve.rs ── the webhook over TLS, asked by several clients at once
+//! benches/add.rs ──────────── processes: weir-cni ADD, iptables-restore, nft -f, and the floor (src/bin/netns-floor.rs)
+//! benches/scale.rs ────────── the same with long lists of networks, and the cost of new connections
+//! benches/agent.rs ────────── the node agent: memory, repair of a full node, ADD with a query
+//! benches/inject.rs ───────── the injector in process: time
+//! benches/inject_memory.rs ── the injector in process: allocations
+//! benches/serve.rs ────────── the webhook over TLS, called by several clients at once
 //! ```
 
 use std::fs::File;
@@ -22,17 +23,17 @@ use serde_json::Value;
 pub struct Samples(Vec<Duration>);
 
 impl Samples {
-    /// Adds one.
+    /// Adds a sample.
     pub fn push(&mut self, sample: Duration) {
         self.0.push(sample);
     }
 
-    /// The value below which `percent` of the samples lie, in microseconds; 0 without samples.
+    /// Returns a percentile in microseconds, or 0 without samples.
     pub fn percentile_us(&self, percent: usize) -> u128 {
         self.permille_us(percent * 10)
     }
 
-    /// The same in thousandths.
+    /// Like [`percentile_us`](Self::percentile_us), in thousandths.
     pub fn permille_us(&self, permille: usize) -> u128 {
         let mut sorted = self.0.clone();
         sorted.sort_unstable();
@@ -47,10 +48,10 @@ impl FromIterator<Samples> for Samples {
     }
 }
 
-/// Path of a binary that `make bench` has built, by the variable that names it.
+/// Returns the path of a binary from an environment variable that `make bench` sets.
 ///
 /// # Errors
-/// When the variable is not set, or names no file.
+/// When the variable is not set, or the file does not exist.
 pub fn binary(variable: &str) -> anyhow::Result<PathBuf> {
     let path = std::env::var_os(variable).with_context(|| format!("{variable} is not set; run `make bench`"))?;
     let path = PathBuf::from(path);
@@ -58,7 +59,7 @@ pub fn binary(variable: &str) -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
-/// Runs a command to its end.
+/// Runs a command that must succeed.
 ///
 /// # Errors
 /// When it cannot be started, or fails.
@@ -68,7 +69,7 @@ pub fn run(command: &mut Command) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What a runtime sends `weir-cni` for a pod with this configuration.
+/// Returns the standard input of `weir-cni` for a pod with this configuration.
 pub fn plugin_conf(config: &CaptureConfig) -> Value {
     serde_json::json!({
         "cniVersion": "1.0.0", "name": "bench", "type": "weir-cni",
@@ -81,7 +82,7 @@ pub fn plugin_conf(config: &CaptureConfig) -> Value {
     })
 }
 
-/// ADD by the plugin in a namespace, with its input from a file.
+/// Returns an ADD of the plugin in a namespace, with its standard input from a file.
 ///
 /// # Errors
 /// When the file cannot be opened.
@@ -103,7 +104,7 @@ pub fn add_command(plugin: &Path, conf: &Path, namespace: &Path) -> anyhow::Resu
     Ok(command)
 }
 
-/// How many times a value is another one, for a table.
+/// Formats `value / base` for a table.
 pub fn ratio(value: u128, base: u128) -> String {
     #[allow(clippy::cast_precision_loss, reason = "microseconds of a short run")]
     if base == 0 { "-".to_owned() } else { format!("{:.1}x", value as f64 / base as f64) }
@@ -114,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn percentiles_are_taken_from_the_sorted_samples() {
+    fn percentiles_are_of_sorted_samples() {
         let mut samples = Samples::default();
         for us in [50, 10, 40, 20, 30] {
             samples.push(Duration::from_micros(us));
@@ -123,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn no_samples_give_zero() {
+    fn percentile_without_samples_is_zero() {
         assert_eq!(Samples::default().percentile_us(50), 0);
     }
 }

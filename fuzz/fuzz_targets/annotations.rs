@@ -1,4 +1,4 @@
-//! Annotations and variables of a pod: what is accepted can be planned and carried in `weir.dev/capture`; what is refused is named.
+//! Annotations and variables of a pod: an accepted configuration can be planned and encoded in `weir.dev/capture`; errors name the setting.
 #![no_main]
 
 use std::collections::BTreeMap;
@@ -16,9 +16,9 @@ fuzz_target!(|text: &str| {
     let proxy = ProxySpec { env: given(SettingSource::Variable), ..ProxySpec::default() };
     match CaptureConfig::from_annotations(&given(SettingSource::Annotation), &proxy) {
         Ok(config) => {
-            plan(&config).expect("what annotations can ask for can be planned");
-            let carried = config.to_capture_annotation();
-            assert_eq!(CaptureConfig::from_capture_annotation(&carried), Ok(config));
+            plan(&config).expect("every accepted configuration can be planned");
+            let encoded = config.to_capture_annotation();
+            assert_eq!(CaptureConfig::from_capture_annotation(&encoded), Ok(config));
         }
         Err(errors) => {
             assert!(!errors.is_empty());

@@ -1,4 +1,4 @@
-//! `weir.dev/capture`: what is accepted is written as something that means the same, and its rules can be read back from their text.
+//! `weir.dev/capture`: an accepted annotation survives encoding and decoding, and the text of its rules can be parsed.
 #![no_main]
 
 use iptables_rules::{CaptureConfig, plan};

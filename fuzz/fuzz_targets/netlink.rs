@@ -1,4 +1,4 @@
-//! Answers of the kernel about its rules: as they come, and as edits of what a kernel with our rules says.
+//! Netlink messages about rules: arbitrary bytes, and edits of the messages for our own rules.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,4 @@
-//! Annotations of a pod: followed, or refused by name; what was followed once changes nothing when it is followed again.
+//! Annotations of a pod: injection succeeds and is idempotent, or fails with a message.
 #![no_main]
 
 use std::sync::LazyLock;
@@ -36,7 +36,7 @@ const NAMES: [&str; 21] = [
 static SETTINGS: LazyLock<Settings> = LazyLock::new(|| {
     let values =
         json!({"global": {"proxy": {"tracer": "datadog"}}, "pilot": {"cni": {"enabled": true, "provider": "multus"}}});
-    Settings::from_values_and_mesh(Some(&values), None).expect("the values are sound")
+    Settings::from_values_and_mesh(Some(&values), None).expect("the values are valid")
 });
 
 fuzz_target!(|text: &str| {

@@ -1,4 +1,4 @@
-//! The text of `iptables-save`: whoever wrote it, and a rule that is taken for one of ours means the same when it is written again.
+//! The text of `iptables-save`: a rule that is recognized as ours means the same when it is written again.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,5 +1,4 @@
-//! Bytes of an AdmissionReview: what is a review is decided about, its patch makes the injected pod, and injecting that changes
-//! nothing; what is none has an address all the same.
+//! Bytes of an AdmissionReview: the patch of a valid review results in the injected pod, and an invalid one still gets a valid response.
 #![no_main]
 
 use std::sync::LazyLock;
@@ -11,7 +10,7 @@ use weir_injector::{InjectRequest, InjectOutcome, inject};
 use weir_injector::settings::{NativeSidecars, Settings};
 
 static SETTINGS: LazyLock<[Settings; 2]> = LazyLock::new(|| {
-    let settings = || Settings::from_values_and_mesh(None, None).expect("the built-in settings are sound");
+    let settings = || Settings::from_values_and_mesh(None, None).expect("the built-in settings are valid");
     let mut classic = settings();
     classic.values.pilot.cni_enabled = false;
     classic.native_sidecars = NativeSidecars::Off;
@@ -24,7 +23,7 @@ fuzz_target!(|body: &[u8]| {
         Ok(review) => review,
         Err(error) => {
             let reply = ReviewResponse::denied(id.api_version, &id.uid, 400, "BadRequest", error.to_string());
-            serde_json::from_slice::<serde_json::Value>(&reply.to_json()).expect("an answer is JSON");
+            serde_json::from_slice::<serde_json::Value>(&reply.to_json()).expect("a response is JSON");
             return;
         }
     };
@@ -36,7 +35,7 @@ fuzz_target!(|body: &[u8]| {
             InjectRequest { pod, namespace: Some(review.request.namespace.clone()), ..InjectRequest::default() };
         let Ok(InjectOutcome::Injected { pod, .. }) = inject(&request, settings) else { continue };
         let text = to_json(&diff(&request.pod, &pod)).expect("a patch is JSON");
-        let patch: json_patch::Patch = serde_json::from_slice(&text).expect("a patch is a patch");
+        let patch: json_patch::Patch = serde_json::from_slice(&text).expect("a patch is a JSON patch");
         let mut patched = request.pod.clone();
         json_patch::patch(&mut patched, &patch).expect("a patch can be applied");
         assert_eq!(patched, pod);

@@ -1,4 +1,4 @@
-//! YAML of users and administrators: read or refused, and what was read is the same when it is read as JSON.
+//! YAML of users and administrators: the parsed value is the same when it is written and parsed as JSON.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -8,7 +8,7 @@ use weir_injector::yaml;
 fuzz_target!(|text: &str| {
     let Ok(value) = yaml::from_str(text) else { return };
     assert_eq!(yaml::from_str(&value.to_string()).expect("JSON is YAML"), value);
-    // Whatever the documents of an installation hold, they are taken or refused.
+    // Settings documents are accepted or rejected without a panic.
     if let Ok(settings) = Settings::from_values_and_mesh(Some(&value), Some(&value)) {
         let _ = settings.mesh.default_config.with_annotation(text);
     }

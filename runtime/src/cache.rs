@@ -16,7 +16,7 @@ pub struct Cache<T> {
 struct Inner<T> {
     objects: RwLock<HashMap<String, Arc<T>>>,
     status: RwLock<SyncStatus>,
-    /// Counts changes, so that subscribers see that something is new.
+    /// Counts changes, so that subscribers notice them.
     changes: watch::Sender<u64>,
 }
 

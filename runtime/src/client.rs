@@ -49,7 +49,7 @@ fn fixed(config: Config) -> ClientFactory {
 }
 
 fn client(mut config: Config) -> Result<Client, String> {
-    // Short requests have bounds of their own, see `with_timeout`.
+    // The bound of a whole short request is that of `with_timeout`.
     config.connect_timeout = Some(REQUEST_TIMEOUT);
     config.read_timeout = Some(READ_TIMEOUT);
     config.write_timeout = Some(REQUEST_TIMEOUT);

@@ -23,11 +23,11 @@ use serde::Serialize;
 pub enum ReadinessImpact {
     /// The process is not ready while the condition has failed.
     Blocking,
-    /// The process stays ready; somebody should look at it.
+    /// The process stays ready; an administrator should investigate.
     Advisory,
 }
 
-/// How a condition is.
+/// State of a condition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
@@ -39,12 +39,12 @@ pub enum Status {
     Failed,
 }
 
-/// The state of one condition.
+/// One condition, as `/readyz` reports it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ConditionReport {
     /// Name of the condition.
     pub name: &'static str,
-    /// How it is.
+    /// Its state.
     pub status: Status,
     /// What a failure means for the process.
     pub impact: ReadinessImpact,

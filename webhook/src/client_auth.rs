@@ -132,19 +132,19 @@ mod tests {
 
     #[test]
     fn text_without_a_ca_is_rejected() {
-        let made = certs::generate(&["localhost".to_owned()], 1, std::time::SystemTime::now()).unwrap();
-        for (pem, expected) in [("", "no PEM block"), (made.key.as_str(), "no PEM block")] {
-            let refused = ClientCa::from_pem(pem.as_bytes()).unwrap_err();
-            assert!(refused.contains(expected), "{refused}");
+        let generated = certs::generate(&["localhost".to_owned()], 1, std::time::SystemTime::now()).unwrap();
+        for (pem, expected) in [("", "no PEM block"), (generated.key.as_str(), "no PEM block")] {
+            let error = ClientCa::from_pem(pem.as_bytes()).unwrap_err();
+            assert!(error.contains(expected), "{error}");
         }
-        assert!(ClientCa::from_pem(made.ca.as_bytes()).is_ok());
+        assert!(ClientCa::from_pem(generated.ca.as_bytes()).is_ok());
     }
 
     #[test]
     fn clients_are_named_by_common_name_or_dns_name() {
-        let made = certs::generate(&["api.example.org".to_owned()], 1, std::time::SystemTime::now()).unwrap();
-        let cert = CertificateDer::from_pem_slice(made.cert.as_bytes()).unwrap();
-        let ca = Arc::new(ArcSwap::from_pointee(ClientCa::from_pem(made.ca.as_bytes()).unwrap()));
+        let generated = certs::generate(&["api.example.org".to_owned()], 1, std::time::SystemTime::now()).unwrap();
+        let cert = CertificateDer::from_pem_slice(generated.cert.as_bytes()).unwrap();
+        let ca = Arc::new(ArcSwap::from_pointee(ClientCa::from_pem(generated.ca.as_bytes()).unwrap()));
         let named = |names: &[&str]| {
             ClientVerifier::new(Arc::clone(&ca), names.iter().map(|name| (*name).to_owned()).collect())
                 .has_allowed_name(&cert)

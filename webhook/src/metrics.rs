@@ -1,5 +1,7 @@
 //! Prometheus metrics. Names are Istio's where Istio has one; no label ever holds anything a user wrote.
 
+mod labels;
+
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -13,6 +15,8 @@ use prometheus_client::registry::Registry;
 
 use weir_injector::SkipReason;
 use weir_runtime::listen::ConnectionMetrics;
+
+pub use self::labels::{ReloadSource, ReviewFailure};
 
 /// `Content-Type` of [`Metrics::render`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -41,84 +45,6 @@ const SKIP_REASONS: [SkipReason; 9] = [
     SkipReason::UnknownPolicy,
     SkipReason::UnrecordedSidecar,
 ];
-
-/// Why a request to `/inject` was not allowed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ReviewFailure {
-    /// The pod has invalid settings.
-    Denied,
-    /// The body is not an AdmissionReview.
-    BadRequest,
-    /// The `Content-Type` is not JSON.
-    MediaType,
-    /// The body exceeds its limit.
-    TooLarge,
-    /// The request did not arrive in time.
-    Timeout,
-    /// Too many reviews in flight.
-    Overloaded,
-    /// There are no settings yet.
-    NotReady,
-    /// A bug of the webhook.
-    Internal,
-}
-
-impl ReviewFailure {
-    const ALL: [Self; 8] = [
-        Self::Denied,
-        Self::BadRequest,
-        Self::MediaType,
-        Self::TooLarge,
-        Self::Timeout,
-        Self::Overloaded,
-        Self::NotReady,
-        Self::Internal,
-    ];
-
-    /// Returns the value of the label `reason`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Denied => "denied",
-            Self::BadRequest => "bad_request",
-            Self::MediaType => "media_type",
-            Self::TooLarge => "too_large",
-            Self::Timeout => "timeout",
-            Self::Overloaded => "overloaded",
-            Self::NotReady => "not_ready",
-            Self::Internal => "internal",
-        }
-    }
-}
-
-/// What is reloaded while the server runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ReloadSource {
-    /// Certificate and key.
-    Certificate,
-    /// Documents of the settings: values, mesh and config.
-    Settings,
-    /// `ProxyConfig` resources.
-    ProxyConfigs,
-    /// Nodes.
-    Nodes,
-    /// Namespaces.
-    Namespaces,
-}
-
-impl ReloadSource {
-    const ALL: [Self; 5] = [Self::Certificate, Self::Settings, Self::ProxyConfigs, Self::Nodes, Self::Namespaces];
-
-    /// Returns the value of the label `source`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Certificate => "certificate",
-            Self::Settings => "settings",
-            Self::ProxyConfigs => "proxyconfigs",
-            Self::Nodes => "nodes",
-            Self::Namespaces => "namespaces",
-        }
-    }
-}
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Reason {

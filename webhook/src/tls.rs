@@ -165,17 +165,17 @@ mod tests {
     #[test]
     fn generated_pair_is_accepted_with_its_expiry() {
         let now = SystemTime::now();
-        let made = pair(30, now);
-        let loaded = ServerCert::from_pem(made.cert.as_bytes(), made.key.as_bytes(), now).unwrap();
+        let generated = pair(30, now);
+        let loaded = ServerCert::from_pem(generated.cert.as_bytes(), generated.key.as_bytes(), now).unwrap();
         let left = loaded.not_after().duration_since(now).unwrap().as_secs();
         assert!((30 * 86_400 - 2..=30 * 86_400).contains(&left), "{left}");
     }
 
     #[test]
     fn chain_keeps_its_intermediates_in_order() {
-        let made = pair(1, SystemTime::now());
-        let chain = format!("{}{}", made.cert, made.ca);
-        let loaded = ServerCert::from_pem(chain.as_bytes(), made.key.as_bytes(), SystemTime::now()).unwrap();
+        let generated = pair(1, SystemTime::now());
+        let chain = format!("{}{}", generated.cert, generated.ca);
+        let loaded = ServerCert::from_pem(chain.as_bytes(), generated.key.as_bytes(), SystemTime::now()).unwrap();
         assert_eq!(loaded.key.cert.len(), 2);
     }
 

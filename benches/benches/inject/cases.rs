@@ -1,4 +1,4 @@
-//! What is measured: reviews of pods of every kind and size.
+//! The measured cases: reviews of pods of every kind and size.
 
 use std::collections::BTreeMap;
 use std::hint::black_box;
@@ -9,10 +9,10 @@ use weir_injector::{InjectRequest, InjectOutcome, inject};
 use weir_injector::settings::{NativeSidecars, Settings};
 use weir_webhook::server::review::handle;
 
-/// Containers, and variables of each.
+/// Numbers of containers, and of variables in each.
 const SIZES: [(usize, usize); 6] = [(1, 0), (1, 10), (10, 10), (50, 10), (1, 2000), (50, 40)];
 
-/// A name, the templates that the pod asks for, and whether it was injected before.
+/// Name, templates, native sidecars, and whether the pod was injected before.
 const KINDS: [(&str, &str, NativeSidecars, bool); 7] = [
     ("sidecar", "sidecar", NativeSidecars::On, false),
     ("sidecar, ordinary", "sidecar", NativeSidecars::Off, false),
@@ -23,7 +23,6 @@ const KINDS: [(&str, &str, NativeSidecars, bool); 7] = [
     ("grpc-simple", "grpc-simple", NativeSidecars::On, false),
 ];
 
-/// A pod with so many containers, each with so many variables.
 fn pod(template: &str, containers: usize, env: usize) -> Value {
     let env: Vec<Value> =
         (0..env).map(|n| json!({ "name": format!("SETTING_{n}"), "value": format!("value {n}") })).collect();
@@ -82,17 +81,17 @@ pub(crate) struct Case {
 }
 
 impl Case {
-    /// Bytes of the review in, bytes of the answer out.
+    /// Handles the review; returns the bytes of the response.
     pub(crate) fn run(&self) -> Vec<u8> {
         handle(black_box(&self.body), BTreeMap::new(), &self.settings, inject).response.to_json()
     }
 }
 
-/// Calls for each; every review is answered with an injection.
+/// Calls `measure` for each case, after checking that its pod is injected.
 pub(crate) fn each(mut measure: impl FnMut(&Case)) -> anyhow::Result<()> {
     for (name, template, native, again) in KINDS {
         for (containers, env) in SIZES {
-            let mut settings = Settings::from_values_and_mesh(None, None).ok().context("the built-in settings are sound")?;
+            let mut settings = Settings::from_values_and_mesh(None, None).ok().context("the built-in settings are valid")?;
             settings.native_sidecars = native;
             let mut pod = pod(template, containers, env);
             if again {

@@ -1,6 +1,6 @@
-//! `netns-floor PATH` enters the network namespace at PATH and exits: what no plugin can be faster than.
-//! `netns-floor --rss COMMAND [ARG...]` runs a command and prints its peak resident memory in KiB: a small parent, because a child
-//! starts with the high-water mark of the process it was forked from.
+//! `netns-floor PATH` enters the network namespace at PATH and exits: no plugin can be faster.
+//! `netns-floor --rss COMMAND [ARG...]` runs a command and prints its peak resident memory in KiB. Its own memory is
+//! small, because a child starts with the high-water mark of its parent.
 
 use std::fs::File;
 use std::process::{Command, ExitCode};

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use clap::Args;
-use weir_check::agent::AgentPods;
+use weir_check::agent::{AgentPod, AgentPods};
 
 use crate::agent::AgentArgs;
 use crate::failure::{Failure, exit};
@@ -36,7 +36,7 @@ pub(super) fn run(args: &NodeArgs) -> Result<ExitCode, Failure> {
 }
 
 fn is_healthy(agent: &AgentPods) -> bool {
-    agent.synced && !agent.pods.iter().any(|pod| pod.is_unhealthy())
+    agent.synced && !agent.pods.iter().any(AgentPod::is_unhealthy)
 }
 
 fn table(agent: &AgentPods) -> String {

@@ -60,20 +60,20 @@ pub fn reapply(rules: &RuleSet) -> Result<ApplyOutcome, NftError> {
 
 /// Returns whether nf_tables can be used. Changes nothing.
 pub(crate) fn is_available() -> bool {
-    NftSocket::open().and_then(|kernel| kernel.generation()).is_ok()
+    NftSocket::open().and_then(|socket| socket.generation()).is_ok()
 }
 
 /// Removes our tables; `false` if there were none.
 pub fn remove() -> Result<bool, NftError> {
-    let kernel = NftSocket::open()?;
+    let socket = NftSocket::open()?;
     let nothing = Program::default();
     for _ in 0..MAX_COMMIT_ATTEMPTS {
-        let found = kernel.probe(&nothing, "")?.tables;
+        let found = socket.probe(&nothing, "")?.tables;
         if found.is_empty() {
             return Ok(false);
         }
-        match kernel.commit(&Batch::remove(&found), &nothing) {
-            Ok(()) if kernel.probe(&nothing, "")?.tables.is_empty() => return Ok(true),
+        match socket.commit(&Batch::remove(&found), &nothing) {
+            Ok(()) if socket.probe(&nothing, "")?.tables.is_empty() => return Ok(true),
             Ok(()) => return Err(NftError::NotCommitted),
             Err(CommitError::Conflict) => {}
             Err(CommitError::Other(error)) => return Err(error),
@@ -114,27 +114,27 @@ fn apply_as(rules: &RuleSet, layout: TableLayout, force: bool) -> Result<ApplyOu
     if program.tables.is_empty() {
         return Ok(if remove()? { ApplyOutcome::Replaced } else { ApplyOutcome::Unchanged });
     }
-    let kernel = NftSocket::open()?;
+    let socket = NftSocket::open()?;
     let (create, fingerprint) = Batch::create(&program);
     for _ in 0..MAX_COMMIT_ATTEMPTS {
-        let found = kernel.probe(&program, &fingerprint)?;
+        let found = socket.probe(&program, &fingerprint)?;
         // Rules that change while they are read differ; the next probe shows whether they stay so.
-        if !force && found.matches && kernel.read_program().is_ok_and(|found| found == program) {
+        if !force && found.matches && socket.read_program().is_ok_and(|found| found == program) {
             return Ok(ApplyOutcome::Unchanged);
         }
         let (sent, applied) = if found.tables.is_empty() {
-            (kernel.commit(&create, &program), ApplyOutcome::Created)
+            (socket.commit(&create, &program), ApplyOutcome::Created)
         } else {
             // The generation first: the kernel rejects the transaction if anything changes after it.
-            let generation = kernel.generation()?;
-            let existing = kernel.own_tables()?;
+            let generation = socket.generation()?;
+            let existing = socket.own_tables()?;
             (
-                kernel.commit(&Batch::replace(&program, &fingerprint, &existing, generation), &program),
+                socket.commit(&Batch::replace(&program, &fingerprint, &existing, generation), &program),
                 ApplyOutcome::Replaced,
             )
         };
         match sent {
-            Ok(()) if kernel.probe(&program, &fingerprint)?.matches => return Ok(applied),
+            Ok(()) if socket.probe(&program, &fingerprint)?.matches => return Ok(applied),
             Ok(()) => return Err(NftError::NotCommitted),
             Err(CommitError::Conflict) => {}
             Err(CommitError::Other(error)) => return Err(error),

@@ -54,14 +54,14 @@ impl RuntimeScanner {
 
 fn scan(binary: impl io::Read) -> io::Result<RuntimeCapabilities> {
     let mut binary = binary.take(MAX_BINARY);
-    let wanted = [READS_DROP_INS.as_bytes(), CAPABILITY.as_bytes()];
-    let overlap = wanted.iter().map(|text| text.len()).max().unwrap_or(0);
+    let texts = [READS_DROP_INS.as_bytes(), CAPABILITY.as_bytes()];
+    let overlap = texts.iter().map(|text| text.len()).max().unwrap_or(0);
     let mut found = [false; 2];
     let mut window = Vec::with_capacity(CHUNK + overlap);
     loop {
         let old = window.len();
         let read = binary.by_ref().take(CHUNK as u64).read_to_end(&mut window)?;
-        for (found, text) in found.iter_mut().zip(wanted) {
+        for (found, text) in found.iter_mut().zip(texts) {
             *found = *found || contains(&window, text);
         }
         if read == 0 || found == [true; 2] {

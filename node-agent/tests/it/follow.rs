@@ -105,8 +105,8 @@ async fn cache_recovers_from_every_fault() {
     until("after errors of the watch", || names(&pods) == ["a", "b", "c"]).await;
 
     // An expired watch, as status and as event; the new list has what changed meanwhile.
-    for trouble in [ServerFault::Status(410), ServerFault::ErrorEvent(410)] {
-        server.inject_fault(FaultTarget::Watch, trouble, 1);
+    for fault in [ServerFault::Status(410), ServerFault::ErrorEvent(410)] {
+        server.inject_fault(FaultTarget::Watch, fault, 1);
         server.drop_watches();
         server.remove("pods", "shop", "a");
         until("after 410", || names(&pods) == ["b", "c"]).await;
@@ -126,13 +126,13 @@ async fn cache_survives_an_absent_api_server() {
     let server = ApiServer::unreachable().unwrap();
     server.put("pods", pod("n1", "a"));
     let (pods, _shutdown) = follow(connect(&server, || None));
-    until("trouble is named", || pods.last_error().is_some_and(|trouble| trouble.contains("refused"))).await;
+    until("the error is recorded", || pods.last_error().is_some_and(|error| error.contains("refused"))).await;
     assert!(!pods.is_synced() && pods.age().is_none());
     server.start_listening().unwrap();
     until("first list", || names(&pods) == ["a"]).await;
 
     server.stop_listening();
-    until("trouble again", || pods.last_error().is_some()).await;
+    until("an error again", || pods.last_error().is_some()).await;
     assert_eq!(names(&pods), ["a"], "what is known stays known");
     server.remove("pods", "shop", "a");
     server.put("pods", pod("n1", "b"));
@@ -152,8 +152,7 @@ async fn an_expired_token_is_replaced() {
 
     server.require_token(Some("second"));
     server.drop_watches();
-    until("the old token is refused", || pods.last_error().is_some_and(|trouble| trouble.contains("Unauthorized")))
-        .await;
+    until("the old token is refused", || pods.last_error().is_some_and(|error| error.contains("Unauthorized"))).await;
     "second".clone_into(&mut token.lock().unwrap());
     server.put("pods", pod("n1", "b"));
     until("the new one is taken", || names(&pods) == ["a", "b"]).await;

@@ -14,6 +14,7 @@
 //! chaos.rs ────── failures under load
 //! trust.rs ────── certificates and the CA bundle under load
 //! check.rs ────── `weir check` while the way to the webhook is blocked
+//! policies.rs ─── the admission policies of the manifests
 //! agent.rs ────── the node agent with its own rights
 //! ```
 
@@ -26,6 +27,7 @@ mod flows;
 mod kubectl;
 mod load;
 mod mesh;
+mod policies;
 mod replica;
 mod server;
 mod trust;

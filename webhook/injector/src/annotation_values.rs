@@ -27,13 +27,19 @@ pub(crate) fn append_multus_network(existing: &str, namespace: &str, network: &s
         return format!("{existing}, {flat}");
     };
     match serde_json::from_str::<Vec<Value>>(existing) {
-        Ok(list) if !list.iter().any(|entry| entry["name"] == network && entry["namespace"] == namespace) => {
+        Ok(list) if !list.iter().any(|entry| is_network(entry, namespace, network)) => {
             let separator = if list.is_empty() { "" } else { ", " };
-            let entry = format!(r#"{separator}{{"name": "{network}", "namespace": "{namespace}"}}"#);
+            let namespace =
+                if namespace.is_empty() { String::new() } else { format!(r#", "namespace": "{namespace}""#) };
+            let entry = format!(r#"{separator}{{"name": "{network}"{namespace}}}"#);
             format!("{}{entry}{}", &existing[..end], &existing[end..])
         }
         _ => existing.to_owned(),
     }
+}
+
+fn is_network(entry: &Value, namespace: &str, network: &str) -> bool {
+    entry["name"] == network && entry["namespace"].as_str().unwrap_or_default() == namespace
 }
 
 #[cfg(test)]

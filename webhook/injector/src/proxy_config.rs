@@ -58,6 +58,9 @@ const OMITTED_BY_DEFAULT: [&str; 14] = [
     "concurrency",
 ];
 
+/// Where proxies sent traces by default before Istio 1.22.
+const ZIPKIN: &str = "zipkin.istio-system:9411";
+
 /// Fields of `proxyHeaders` that an overlay replaces one by one.
 const MERGED_HEADERS: [&str; 5] = ["forwardedClientCert", "requestId", "attemptCount", "server", "envoyDebugHeaders"];
 
@@ -218,10 +221,16 @@ impl ProxyConfig {
     }
 
     /// Returns the value of `PROXY_CONFIG` for the fields of a complete message, as [`Self::all_fields`] returns them;
-    /// `None` for those of another message.
-    pub(crate) fn env_from_fields(fields: &Map<String, Value>) -> Option<String> {
+    /// `None` for those of another message. Before Istio 1.22 Zipkin in the mesh was a default, which is left out as well.
+    pub(crate) fn env_from_fields(fields: &Map<String, Value>, before_1_22: bool) -> Option<String> {
         let is_complete = fields.contains_key("configPath") && fields.contains_key("discoveryAddress");
-        is_complete.then(|| env_text(&canonical(fields, &PROXY_CONFIG, "", &FieldErrors::new("ProxyConfig"))))
+        is_complete.then(|| {
+            let mut fields = canonical(fields, &PROXY_CONFIG, "", &FieldErrors::new("ProxyConfig"));
+            if before_1_22 && fields.get("tracing") == Some(&json!({"zipkin": {"address": ZIPKIN}})) {
+                fields.shift_remove("tracing");
+            }
+            env_text(&fields)
+        })
     }
 
     /// Returns every field of the message; unset scalars, lists and maps have their zero value, other unset fields are null.
@@ -229,6 +238,11 @@ impl ProxyConfig {
         let value =
             |field: &Field| self.fields.get(field.name).cloned().unwrap_or_else(|| field.field_type.zero_value());
         PROXY_CONFIG.iter().map(|field| (field.name.to_owned(), value(field))).collect()
+    }
+
+    /// Returns `concurrency`, the number of worker threads; 0 stands for all processors.
+    pub(crate) fn concurrency(&self) -> Option<i64> {
+        self.fields.get("concurrency")?.as_i64()
     }
 
     fn port(&self, name: &str) -> Option<u16> {

@@ -48,6 +48,13 @@ impl Quantity {
         Some(Self { billionths: if negative { -billionths } else { billionths } })
     }
 
+    /// Rounds up to an integer.
+    pub(crate) fn ceil(self) -> i64 {
+        let one = 1_000_000_000;
+        let whole = self.billionths.div_euclid(one) + i128::from(self.billionths.rem_euclid(one) != 0);
+        i64::try_from(whole).unwrap_or(i64::MAX)
+    }
+
     /// Reads a field, which may be a string or a number.
     pub(crate) fn of(value: &Value) -> Option<Self> {
         match value {

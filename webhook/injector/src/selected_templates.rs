@@ -7,7 +7,7 @@ use crate::containers::{self, PROXY_CONTAINER};
 use crate::context::InjectContext;
 use crate::overlay::BuiltinTemplate;
 use crate::settings::{Settings, TemplateSource};
-use crate::template::{CustomTemplate, RenderError, SharedTemplateData};
+use crate::template::{CustomTemplate, RenderError, RenderOptions, SharedTemplateData};
 use crate::template_data;
 
 /// Maximum number of templates of one pod: each may add to every container, and one pod must not use up time and memory.
@@ -58,7 +58,7 @@ pub(crate) fn select<'a>(
                 errors.push(format!("template {name:?} is for the gateway controller, not for pods"));
                 continue;
             }
-            Some(TemplateSource::BuiltIn) | None => BuiltinTemplate::from_name(name).map(TemplateBody::BuiltIn),
+            None => BuiltinTemplate::from_name(name).map(TemplateBody::BuiltIn),
         };
         if let Some(body) = body {
             templates.push(SelectedTemplate { name: name.to_owned(), body });
@@ -78,10 +78,15 @@ pub(crate) fn render_all(
     context: &InjectContext<'_>,
 ) -> Result<Vec<Value>, RenderError> {
     let mut data = None;
+    let options = RenderOptions {
+        native_sidecars: context.settings.is_native_on(pod["spec"]["nodeName"].as_str()),
+        before_1_22: context.settings.release.is_before(22),
+    };
     let render = |template: &SelectedTemplate<'_>| match template.body {
         TemplateBody::BuiltIn(template) => Ok(template.render(context)),
         TemplateBody::Custom(template, shared) => {
-            template.render(data.get_or_insert_with(|| template_data::for_pod(context, pod, shared)))
+            let data = data.get_or_insert_with(|| template_data::for_pod(context, pod, shared));
+            template.render(data, options)
         }
     };
     templates.iter().map(render).collect()

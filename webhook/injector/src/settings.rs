@@ -7,6 +7,7 @@ mod mesh;
 mod namespaces;
 mod nodes;
 mod proxy_resources;
+mod release;
 mod templates;
 mod values;
 
@@ -21,6 +22,7 @@ pub use mesh::Mesh;
 pub use namespaces::NamespaceAnnotations;
 pub use nodes::Nodes;
 pub use proxy_resources::ProxyConfigResources;
+pub use release::Release;
 pub(crate) use templates::TemplateSource;
 pub use templates::Templates;
 pub use values::{Global, InjectionConfig, Pilot, Proxy, ProxyInit, Values};
@@ -66,6 +68,8 @@ pub struct Settings {
     pub values: Values,
     /// Document `mesh`.
     pub mesh: Mesh,
+    /// Release of Istio that the documents belong to.
+    pub release: Release,
     /// `ProxyConfig` resources of the cluster.
     pub proxy_configs: ProxyConfigResources,
     /// Policy, selectors and templates, from `config` and `values`.
@@ -73,9 +77,6 @@ pub struct Settings {
     /// Keys of the documents that have no effect and look like mistakes.
     pub ignored_keys: Vec<FieldError>,
 }
-
-/// Keys of the document `config` that the injector does not read.
-const UNREAD_CONFIG_KEYS: [&str; 1] = ["template"];
 
 /// The documents of an Istio installation.
 #[derive(Debug, Clone, Copy, Default)]
@@ -136,6 +137,7 @@ impl Settings {
             namespace_annotations: NamespaceAnnotations::default(),
             compliance_policy: String::new(),
             injection: InjectionConfig::read(&values_root, &config_root),
+            release: Release::of(&typed_values.global.tag, values),
             values: typed_values,
             mesh: Mesh::read(&mesh_root),
             proxy_configs: ProxyConfigResources::default(),
@@ -147,7 +149,7 @@ impl Settings {
         });
         settings.ignored_keys = value_errors.ignored_keys(Some(values), &[]);
         settings.ignored_keys.extend(mesh_errors.ignored_keys(documents.mesh, &mesh::UNREAD_KEYS));
-        settings.ignored_keys.extend(config_errors.ignored_keys(documents.config, &UNREAD_CONFIG_KEYS));
+        settings.ignored_keys.extend(config_errors.ignored_keys(documents.config, &["templates"]));
         let mut errors = value_errors.into_errors();
         errors.append(&mut mesh_errors.into_errors());
         errors.append(&mut config_errors.into_errors());

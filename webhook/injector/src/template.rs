@@ -12,9 +12,10 @@ mod check;
 pub(crate) mod data;
 mod functions;
 mod go_names;
-pub(crate) mod istio_templates;
 mod limits;
+mod print;
 mod set;
+mod whitespace;
 
 use std::fmt;
 
@@ -23,6 +24,7 @@ use serde_json::{Map, Value};
 
 use crate::yaml;
 pub(crate) use data::SharedTemplateData;
+pub(crate) use limits::RenderOptions;
 pub use set::TemplateSet;
 
 /// Largest template text in bytes.
@@ -67,7 +69,8 @@ impl CustomTemplate {
             return Err(vec![format!("the template has {} bytes; the limit is {MAX_TEXT_BYTES}", text.len())]);
         }
         let functions = functions::all();
-        let trees = check::compile(text, &functions)?;
+        let resolved = whitespace::resolve(text).map_err(|error| vec![error])?;
+        let trees = check::compile(&resolved, &functions)?;
         let mut engine = Engine::new("").funcs(functions).max_range_iters(MAX_ITERATIONS);
         for (tree_name, tree) in trees {
             engine = engine.add_parse_tree(&tree_name, tree);
@@ -79,8 +82,8 @@ impl CustomTemplate {
     ///
     /// # Errors
     /// The template fails, exceeds a limit, or does not render to a partial pod.
-    pub(crate) fn render(&self, data: &Data) -> Result<Value, RenderError> {
-        let mut output = limits::Output::start();
+    pub(crate) fn render(&self, data: &Data, options: RenderOptions) -> Result<Value, RenderError> {
+        let mut output = limits::Output::start(options);
         if let Err(error) = self.engine.execute_template_fmt(&mut output, check::MAIN, data) {
             let reason = output.exceeded_limit().unwrap_or_else(|| reason(error));
             return Err(RenderError { name: self.name.clone(), line: limits::line(), reason });
@@ -140,5 +143,9 @@ impl PartialEq for CustomTemplate {
     }
 }
 
+#[cfg(test)]
+mod differential;
+#[cfg(test)]
+mod go;
 #[cfg(test)]
 mod tests;

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use gotmpl::Value as Data;
 use serde_json::Value;
 
+use crate::annotations;
 use crate::context::InjectContext;
+use crate::quantity::Quantity;
 use crate::template::SharedTemplateData;
 use crate::template::data::{object_meta, pod_spec, proxy_config, text};
 
@@ -30,7 +32,26 @@ pub(crate) fn for_pod(context: &InjectContext<'_>, pod: &Value, shared: &SharedT
         ("ProxyGID", Data::Int(context.gid.into())),
         ("InboundTrafficPolicyMode", text(if localhost { "localhost" } else { "passthrough" })),
         ("CompliancePolicy", text(&settings.compliance_policy)),
+        ("EstimatedConcurrency", Data::Int(estimated_concurrency(context))),
     ])
+}
+
+/// Returns the number of the proxy's worker threads as Istio up to 1.18 estimates it: `concurrency` of its configuration; if that
+/// is 0, the processors that it may use; else 2.
+fn estimated_concurrency(context: &InjectContext<'_>) -> i64 {
+    const DEFAULT: i64 = 2;
+    match context.proxy_config.concurrency() {
+        None => return DEFAULT,
+        Some(0) => {}
+        Some(threads) => return threads,
+    }
+    let resources = &context.settings.values.proxy.resources;
+    let annotated = [annotations::PROXY_CPU_LIMIT, annotations::PROXY_CPU];
+    let processors = match annotated.iter().find_map(|name| context.annotations.get(name)) {
+        Some(cpu) => Quantity::parse(cpu),
+        None => ["limits", "requests"].iter().find_map(|kind| Quantity::of(resources.get(*kind)?.get("cpu")?)),
+    };
+    processors.map_or(DEFAULT, Quantity::ceil)
 }
 
 fn map<const N: usize>(fields: [(&str, Data); N]) -> Data {

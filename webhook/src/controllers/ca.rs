@@ -6,7 +6,7 @@
 //!                               └─ the trust bundle ──▶ ca_bundle
 //! ```
 //!
-//! Whatever cannot be read, the CA in memory goes on to sign: a replica needs the API server to start, and not after that.
+//! The CA in memory signs whether or not the Secret can be read: a replica needs the API server only to start.
 
 pub mod authority;
 pub mod leaf;

@@ -36,7 +36,7 @@ use crate::settings_builder::{
 };
 use crate::settings_report::report_settings_update;
 
-/// Changes come in groups: whoever applies a manifest changes several objects.
+/// Applying a manifest changes several objects at once.
 const DEBOUNCE: Duration = Duration::from_millis(100);
 /// How often conditions are updated while nothing changes.
 const STATUS_INTERVAL: Duration = Duration::from_secs(5);
@@ -312,7 +312,7 @@ async fn run(
     let mut was_rejected = false;
     loop {
         let changed = select_all(resources.iter_mut().map(|resource| Box::pin(resource.changes.changed())));
-        // `changed` marks the change of the first resource as seen, but not those of the others.
+        // `changed` has marked the change of the first resource as seen, but not those of the others.
         let first = tokio::select! {
             (_, first, _) = changed => Some(first),
             () = sleep(STATUS_INTERVAL) => None,

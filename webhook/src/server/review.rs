@@ -181,7 +181,7 @@ fn review_pod(
     }
 }
 
-/// Whether a review is about the creation of a pod. What is absent counts as such: hand-made reviews often hold only the object.
+/// Whether a review is about the creation of a pod. Absent fields count as such, because hand-made reviews often hold only the object.
 fn is_pod_create(request: &Request) -> bool {
     let pod = if request.kind.kind.is_empty() {
         request.object["kind"].as_str().is_none_or(|kind| kind == "Pod")

@@ -303,15 +303,15 @@ proptest! {
         key in prop::sample::select(&ANNOTATIONS[..]),
         value in prop_oneof![any::<String>(), "[0-9*,./: -]{0,20}", "[{}\\[\\]\":,a-z0-9]{0,30}", anything().prop_map(|value| value.to_string())],
     ) {
-        let mut asked = pod();
-        asked["metadata"]["annotations"] = json!({key: value});
-        let request = InjectRequest { pod: asked.clone(), ..InjectRequest::default() };
+        let mut original = pod();
+        original["metadata"]["annotations"] = json!({key: value});
+        let request = InjectRequest { pod: original.clone(), ..InjectRequest::default() };
         match inject(&request, &settings()) {
             Ok(InjectOutcome::Skipped { .. }) => {}
             Err(error) => prop_assert!(error.to_string().len() < 4000, "{}", error),
             Ok(InjectOutcome::Injected { pod, .. }) => {
-                let patch: json_patch::Patch = serde_json::from_slice(&to_json(&diff(&asked, &pod)).unwrap()).unwrap();
-                let mut patched = asked;
+                let patch: json_patch::Patch = serde_json::from_slice(&to_json(&diff(&original, &pod)).unwrap()).unwrap();
+                let mut patched = original;
                 json_patch::patch(&mut patched, &patch).unwrap();
                 prop_assert_eq!(&patched, &pod);
                 let again = inject(&InjectRequest { pod: pod.clone(), ..InjectRequest::default() }, &settings());

@@ -22,13 +22,13 @@ pub struct NftState {
 
 /// Reads the state of nf_tables.
 pub fn inspect() -> Result<NftState, NftError> {
-    let kernel = NftSocket::open()?;
-    let program = kernel.read_program()?;
-    let fingerprint = kernel.own_tables()?.into_iter().find_map(|table| table.fingerprint);
+    let socket = NftSocket::open()?;
+    let program = socket.read_program()?;
+    let fingerprint = socket.own_tables()?.into_iter().find_map(|table| table.fingerprint);
     let mut others = Vec::new();
     for family in TableFamily::ALL {
         let request = NfTablesMessage::GetTable(TableMessage { attributes: Vec::new() });
-        let names = kernel.dump(family, request, |answer| match answer {
+        let names = socket.dump(family, request, |answer| match answer {
             NfTablesMessage::NewTable(table) => table.attributes.into_iter().find_map(|attribute| match attribute {
                 TableAttribute::Name(name) => Some(name),
                 _ => None,

@@ -65,27 +65,27 @@ struct PlannedRule {
     text: String,
 }
 
-/// Installs the rules. Nothing is written if exactly these are in label, unless `force` is set. An empty rule set removes our rules.
+/// Installs the rules. Nothing is written if exactly these are in place, unless `force` is set. An empty rule set removes our rules.
 ///
 /// # Errors
 /// See [`NftError`]; the kernel is unchanged then.
 pub fn apply(rules: &RuleSet, force: bool) -> Result<ApplyOutcome, NftError> {
-    let kernel = NftSocket::open()?;
+    let socket = NftSocket::open()?;
     for _ in 0..MAX_COMMIT_ATTEMPTS {
         // The generation first: the kernel rejects the transaction if anything changes after it.
-        let generation = kernel.generation()?;
-        let plans = table_plans(&kernel, rules)?;
+        let generation = socket.generation()?;
+        let plans = table_plans(&socket, rules)?;
         let had_some = plans.iter().any(|plan| plan.found.has_own_rules());
         let same = plans.iter().all(|plan| plan.differences().is_empty());
         if (same && !force) || (rules.is_empty() && !had_some) {
             return Ok(ApplyOutcome::Unchanged);
         }
         if !rules.is_empty() {
-            check_kernel(&kernel)?;
+            check_kernel(&socket)?;
         }
         let transaction = Transaction::new(generation, &plans);
-        match kernel.transact(&transaction.bytes)? {
-            None if table_plans(&kernel, rules)?.iter().all(|plan| plan.differences().is_empty()) => {
+        match socket.transact(&transaction.bytes)? {
+            None if table_plans(&socket, rules)?.iter().all(|plan| plan.differences().is_empty()) => {
                 return Ok(if had_some { ApplyOutcome::Replaced } else { ApplyOutcome::Created });
             }
             None => return Err(NftError::NotCommitted),
@@ -117,13 +117,13 @@ pub fn verify(expected: &RuleSet) -> Result<Vec<String>, NftError> {
 /// # Errors
 /// Returns [`NftError::Unsupported`] for a kernel without nft_compat.
 pub fn check_available() -> Result<(), NftError> {
-    let kernel = NftSocket::open()?;
-    kernel.generation()?;
-    check_kernel(&kernel)
+    let socket = NftSocket::open()?;
+    socket.generation()?;
+    check_kernel(&socket)
 }
 
 /// Checks for the two modules that every plan needs, as iptables-nft does.
-fn check_kernel(kernel: &NftSocket) -> Result<(), NftError> {
+fn check_kernel(socket: &NftSocket) -> Result<(), NftError> {
     let mut missing = Vec::new();
     for (name, revision, kind) in [("owner", 1_u32, 0_u32), ("REDIRECT", 0, 1)] {
         let attributes = vec![
@@ -134,7 +134,7 @@ fn check_kernel(kernel: &NftSocket) -> Result<(), NftError> {
         let inner = NetfilterMessageInner::Other { subsys: COMPAT_SUBSYSTEM.into(), message_type: 0, attributes };
         let mut bytes = Vec::with_capacity(64);
         append(&mut bytes, 1, 0, NetfilterMessage::new(NetfilterHeader::new(NetfilterProtoFamily::IPv4, 0, 0), inner));
-        if kernel.transact(&bytes)?.is_some() {
+        if socket.transact(&bytes)?.is_some() {
             missing.push(name);
         }
     }
@@ -148,7 +148,7 @@ fn check_kernel(kernel: &NftSocket) -> Result<(), NftError> {
 }
 
 /// Returns all tables with their plan and current content.
-fn table_plans(kernel: &NftSocket, rules: &RuleSet) -> Result<Vec<TablePlan>, NftError> {
+fn table_plans(socket: &NftSocket, rules: &RuleSet) -> Result<Vec<TablePlan>, NftError> {
     let (mut plans, mut problems) = (Vec::new(), Vec::new());
     for family in RestoreFamily::ALL {
         for table in Table::ALL {
@@ -157,7 +157,7 @@ fn table_plans(kernel: &NftSocket, rules: &RuleSet) -> Result<Vec<TablePlan>, Nf
                 family,
                 table,
                 chains,
-                found: KernelTable::read(kernel, table_family(family), table)?,
+                found: KernelTable::read(socket, table_family(family), table)?,
             });
         }
     }

@@ -88,11 +88,11 @@ impl Planner<'_> {
 
     fn edit(&mut self, name: &str) -> BTreeSet<String> {
         let network = &self.view.networks[name];
-        if let Some((wanted, change)) = self.with_entry(name, network) {
-            if let Some(change) = change {
+        if let Some((desired, reason)) = self.with_entry(name, network) {
+            if let Some(reason) = reason {
                 let stripped = network.text_without_entry();
                 self.back_up(name, stripped);
-                self.write(name, wanted, Some(name), change);
+                self.write(name, desired, Some(name), reason);
             }
             self.plan.entry_file = Some(name.to_owned());
         }
@@ -105,11 +105,11 @@ impl Planner<'_> {
         let target = list_name(name);
         let kept = BTreeSet::from([name.to_owned(), target.clone()]);
         let list = network.as_list();
-        let Some(wanted) = self.versioned(name, network, &list) else { return kept };
-        let Some(text) = text::append_entry(&wanted, &self.entry) else { return kept };
+        let Some(desired) = self.versioned(name, network, &list) else { return kept };
+        let Some(text) = text::append_entry(&desired, &self.entry) else { return kept };
         let existing = self.view.networks.get(target.as_str()).filter(|_| target != name);
         let made_by_us = self.view.backup_of(name).is_some()
-            || existing.is_some_and(|existing| json_eq(&existing.text_without_entry(), &wanted));
+            || existing.is_some_and(|existing| json_eq(&existing.text_without_entry(), &desired));
         let taken = target != name && self.view.conf_dir.contains_key(&target);
         if taken && !made_by_us {
             self.plan.findings.push(Finding::NotOurFile { file: target });
@@ -180,29 +180,31 @@ impl Planner<'_> {
         if let Some((name, _)) = last.filter(|(name, _)| name.as_str() > file.as_str()) {
             return Err(format!("{name} sorts after our drop-in"));
         }
-        let wanted = text::to_document(&self.entry);
-        let change = match self.view.conf_dir.get(&file) {
+        let desired = text::to_document(&self.entry);
+        let reason = match self.view.conf_dir.get(&file) {
             None => Some(ChangeReason::Missing),
-            Some(ConfFile::Bytes(bytes)) if std::str::from_utf8(bytes).is_ok_and(|text| json_eq(text, &wanted)) => None,
+            Some(ConfFile::Bytes(bytes)) if std::str::from_utf8(bytes).is_ok_and(|text| json_eq(text, &desired)) => {
+                None
+            }
             Some(_) => Some(ChangeReason::Different),
         };
-        if let Some(change) = change {
-            self.write(&file, wanted, None, change);
+        if let Some(reason) = reason {
+            self.write(&file, desired, None, reason);
         }
         self.plan.entry_file = Some(file.clone());
         Ok(file)
     }
 
     pub(super) fn standalone(&mut self, name: &str, entry: &PluginEntry) {
-        let wanted = text::to_document(&entry.to_standalone(PLUGIN_TYPE, STANDALONE_VERSION));
+        let desired = text::to_document(&entry.to_standalone(PLUGIN_TYPE, STANDALONE_VERSION));
         match self.view.conf_dir.get(name) {
-            None => self.write(name, wanted, None, ChangeReason::Missing),
+            None => self.write(name, desired, None, ChangeReason::Missing),
             Some(_) if !self.view.has_only_our_plugin(name) => {
                 self.plan.findings.push(Finding::NotOurFile { file: name.to_owned() });
                 return;
             }
-            Some(_) if !json_eq(self.view.networks[name].text, &wanted) => {
-                self.write(name, wanted, Some(name), ChangeReason::Different);
+            Some(_) if !json_eq(self.view.networks[name].text, &desired) => {
+                self.write(name, desired, Some(name), ChangeReason::Different);
             }
             Some(_) => {}
         }
@@ -245,15 +247,15 @@ impl Planner<'_> {
     fn with_entry(&mut self, name: &str, network: &NetworkConfig<'_>) -> Option<(String, Option<ChangeReason>)> {
         let stripped = network.text_without_entry();
         let versioned = self.versioned(name, network, &stripped)?;
-        let wanted = text::append_entry(&versioned, &self.entry)?;
-        let change = match network.types.iter().rposition(|kind| kind == PLUGIN_TYPE) {
+        let desired = text::append_entry(&versioned, &self.entry)?;
+        let reason = match network.types.iter().rposition(|kind| kind == PLUGIN_TYPE) {
             None => Some(ChangeReason::Missing),
             Some(_) if network.entry_count() > 1 => Some(ChangeReason::Duplicate),
             Some(last) if last + 1 != network.types.len() => Some(ChangeReason::NotLast),
-            Some(_) if !json_eq(network.text, &wanted) => Some(ChangeReason::Different),
+            Some(_) if !json_eq(network.text, &desired) => Some(ChangeReason::Different),
             Some(_) => None,
         };
-        Some((wanted, change))
+        Some((desired, reason))
     }
 
     /// Returns the list in a version that our plugin supports: its own, or the oldest that all its plugins support.

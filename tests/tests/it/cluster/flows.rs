@@ -25,7 +25,7 @@ fn mesh(cluster: &Cluster) -> Option<Mesh> {
 
 /// Whether the default revision injects a pod, by the labels `istio-injection` and `istio.io/rev` of the namespace, and
 /// `sidecar.istio.io/inject` and `istio.io/rev` of the pod (Istio's documentation, "Controlling the injection policy").
-fn expected(enabled: Option<&str>, revision: Option<&str>, inject: Option<&str>, pods: Option<&str>) -> bool {
+pub(crate) fn expected(enabled: Option<&str>, revision: Option<&str>, inject: Option<&str>, pods: Option<&str>) -> bool {
     match (enabled, revision, inject, pods) {
         (_, _, Some("false"), _) => false,
         (Some(value), ..) => value == "enabled",
@@ -34,7 +34,7 @@ fn expected(enabled: Option<&str>, revision: Option<&str>, inject: Option<&str>,
     }
 }
 
-fn labels(pairs: &[(&str, Option<&str>)]) -> Value {
+pub(crate) fn labels(pairs: &[(&str, Option<&str>)]) -> Value {
     let set = pairs.iter().filter_map(|(key, value)| Some(((*key).to_owned(), Value::from((*value)?))));
     Value::Object(set.collect())
 }

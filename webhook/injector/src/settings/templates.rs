@@ -4,16 +4,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::fields::FieldReader;
-use crate::template::{CustomTemplate, SharedTemplateData, istio_templates};
+use crate::template::{CustomTemplate, SharedTemplateData};
+
+/// Templates that Istio's gateway controller renders into objects of its own.
+const GATEWAY_CONTROLLER_TEMPLATES: [&str; 4] = ["waypoint", "kube-gateway", "agentgateway", "agentgateway-waypoint"];
 
 /// Origin of a template.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum TemplateSource {
-    /// Istio's own text; the built-in template of that name is equivalent.
-    BuiltIn,
     /// Rendered by Istio's gateway controller; not for pods.
     GatewayController,
-    /// The administrator's.
+    /// For pods.
     Custom(Arc<CustomTemplate>),
 }
 
@@ -30,10 +31,8 @@ impl Templates {
         let mut named = BTreeMap::new();
         for map in maps {
             for (name, text) in map.string_map() {
-                let source = if istio_templates::is_gateway_controller_template(&name) {
+                let source = if GATEWAY_CONTROLLER_TEMPLATES.contains(&name.as_str()) {
                     TemplateSource::GatewayController
-                } else if istio_templates::is_istio_template(&name, &text) {
-                    TemplateSource::BuiltIn
                 } else {
                     match CustomTemplate::parse(&name, &text) {
                         Ok(template) => TemplateSource::Custom(Arc::new(template)),

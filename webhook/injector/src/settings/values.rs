@@ -139,7 +139,8 @@ pub struct ProxyInit {
 /// `pilot` of the values document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pilot {
-    /// `cni.enabled`: whether a CNI plugin installs the capture rules, not an init container.
+    /// `cni.enabled`, or `istio_cni.enabled` of charts up to 1.21: whether a CNI plugin installs the capture rules, not an init
+    /// container.
     pub cni_enabled: bool,
     /// `cni.provider`; for `multus`, pods get an annotation with the plugin's network.
     pub cni_provider: String,
@@ -178,7 +179,7 @@ impl Values {
             proxy: Proxy::read(&global.field("proxy")),
             proxy_init: ProxyInit::read(&global.field("proxy_init")),
             global: Global::read(&global),
-            pilot: Pilot::read(&pilot),
+            pilot: Pilot::read(&pilot, &root.field("istio_cni")),
             gateway_security_context: root
                 .field("gateways")
                 .field("securityContext")
@@ -266,10 +267,10 @@ impl ProxyInit {
 }
 
 impl Pilot {
-    fn read(node: &FieldReader<'_>) -> Self {
+    fn read(node: &FieldReader<'_>, istio_cni: &FieldReader<'_>) -> Self {
         let cni = node.field("cni");
         Self {
-            cni_enabled: flag(&cni, "enabled"),
+            cni_enabled: flag(&cni, "enabled") || flag(istio_cni, "enabled"),
             cni_provider: text(&cni, "provider", "default"),
             cluster_trust_bundle: flag(&node.field("env"), "ENABLE_CLUSTER_TRUST_BUNDLE_API"),
             crl_config_map: text(node, "crlConfigMapName", "istio-ca-crl"),
@@ -345,6 +346,9 @@ pub struct InjectionConfig {
     pub templates: Templates,
 }
 
+/// Function in `template` of charts since 1.8, which makes injectors before 1.8 fail.
+const VERSION_MISMATCH: &str = "Template_Version_And_Istio_Version_Mismatched";
+
 impl InjectionConfig {
     /// Reads each key from `config`, or else from the values.
     pub(super) fn read(root: &FieldReader<'_>, config: &FieldReader<'_>) -> Self {
@@ -357,6 +361,10 @@ impl InjectionConfig {
         let aliases_field = field("aliases");
         let aliases = aliases_field.object().into_iter().flatten();
         let policy = config.field("policy").string();
+        let template = config.field("template");
+        if template.string().is_some_and(|text| !text.contains(VERSION_MISMATCH)) {
+            template.add_error("is a template of Istio before 1.8, which is not supported; templates are read from `templates`");
+        }
         Self {
             policy: policy.unwrap_or_else(|| text(&root.field("global").field("proxy"), "autoInject", "enabled")),
             default_templates,

@@ -14,6 +14,8 @@ use super::{data, functions};
 pub(super) const MAIN: &str = "\0main";
 /// Function that records the line of an action. No template can write its name.
 pub(super) const START_ACTION: &str = "\0step";
+/// Function that prints the value of an action. No template can write its name.
+pub(super) const PRINT: &str = "\0print";
 /// Function `index` for a map of strings, in which a missing key has the empty string.
 pub(super) const INDEX_STRINGS: &str = "\0index";
 
@@ -101,6 +103,10 @@ impl Checker<'_> {
                 Node::Action(action) => {
                     self.check_pipe(&mut action.pipe);
                     self.declare(&action.pipe);
+                    if action.pipe.decl.is_empty() {
+                        let pos = action.pos;
+                        action.pipe.commands.push(CommandNode { pos, args: vec![Expr::Identifier(pos, PRINT.into())] });
+                    }
                     Some(action.pos)
                 }
                 Node::If(branch) => {

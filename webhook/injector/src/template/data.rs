@@ -11,7 +11,7 @@ use super::go_names::{go_name, upper_first};
 use crate::proxy_config::ProxyConfig;
 
 /// Fields of the data that a template is rendered with, Istio's `SidecarTemplateData`.
-pub(super) const ROOT_FIELDS: [&str; 15] = [
+pub(super) const ROOT_FIELDS: [&str; 16] = [
     "TypeMeta",
     "DeploymentMeta",
     "ObjectMeta",
@@ -27,10 +27,11 @@ pub(super) const ROOT_FIELDS: [&str; 15] = [
     "ProxyGID",
     "InboundTrafficPolicyMode",
     "CompliancePolicy",
+    "EstimatedConcurrency",
 ];
 
 /// Key that marks a map as a typed object. No template can write it, and none ranges over an object. The value lists the
-/// fields that are not set, or is [`PROTO_OBJECT`].
+/// fields that are set in the order of the Go type, or is [`PROTO_OBJECT`].
 pub(super) const TYPED_OBJECT_KEY: &str = "\0";
 /// Value of [`TYPED_OBJECT_KEY`] in messages of Istio's API, whose Go names differ from the JSON names by the first letter only.
 pub(super) const PROTO_OBJECT: Data = Data::Bool(true);
@@ -235,22 +236,25 @@ fn typed(value: Option<&Value>, go_type: GoType) -> Data {
 /// Converts a struct: the fields of the table, and any further ones.
 fn object(entries: Option<&Map<String, Value>>, fields: &[(&str, GoType)]) -> Data {
     let mut out: BTreeMap<Arc<str>, Data> = BTreeMap::new();
-    let mut unset = Vec::new();
+    let mut set = Vec::new();
     for (json, go_type) in fields {
         let value = entries.and_then(|entries| entries.get(*json));
         let go = go_name(json);
-        if value.is_none_or(Value::is_null) {
-            unset.push(text(&go));
+        if value.is_some_and(|value| !value.is_null()) {
+            set.push(text(&go));
         }
         out.insert(go.into(), typed(value, *go_type));
     }
-    for (json, value) in
-        entries.into_iter().flatten().filter(|(json, _)| !fields.iter().any(|(known, _)| known == json))
-    {
+    let unlisted = entries.into_iter().flatten().filter(|(json, _)| !fields.iter().any(|(known, _)| known == json));
+    let mut unlisted: Vec<_> = unlisted.collect();
+    unlisted.sort_by_key(|(json, _)| *json);
+    for (json, value) in unlisted {
         let go_type = if KEYED_FIELDS.contains(&json.as_str()) { Keyed } else { Other };
-        out.insert(go_name(json).into(), typed(Some(value), go_type));
+        let go = go_name(json);
+        set.push(text(&go));
+        out.insert(go.into(), typed(Some(value), go_type));
     }
-    out.insert(TYPED_OBJECT_KEY.into(), list(unset));
+    out.insert(TYPED_OBJECT_KEY.into(), list(set));
     Data::Map(Arc::new(out))
 }
 

@@ -6,6 +6,7 @@
 #![expect(clippy::unnecessary_wraps, reason = "all functions of the tables have one signature")]
 
 mod encoding;
+mod go_yaml;
 mod istio;
 mod lists;
 mod numbers;
@@ -15,8 +16,9 @@ use std::sync::Arc;
 
 use gotmpl::{FuncMap, Template as Engine, TemplateError, Value as Data};
 
-use super::check::{INDEX_STRINGS, START_ACTION};
+use super::check::{INDEX_STRINGS, PRINT, START_ACTION};
 use super::limits;
+use super::print::{go_string, sprint, sprintln};
 
 type FunctionResult = Result<Data, TemplateError>;
 /// Name, minimum and maximum number of arguments, and the function.
@@ -63,9 +65,14 @@ pub(super) fn all() -> FuncMap {
 }
 
 /// Go's functions whose results can be larger than their arguments.
-const GO_FUNCTIONS: [Function; 8] = [
-    ("print", 0, VARIADIC, |args| builtin("print", args.values)),
-    ("println", 0, VARIADIC, |args| builtin("println", args.values)),
+const GO_FUNCTIONS: [Function; 9] = [
+    ("print", 0, VARIADIC, |args| Ok(owned(sprint(args.values)))),
+    ("println", 0, VARIADIC, |args| Ok(owned(sprintln(args.values)))),
+    // The engine prints all other values as Go does, nil as "<no value>".
+    (PRINT, 1, 1, |args| match &args.values[0] {
+        value @ (Data::Float(_) | Data::List(_) | Data::Map(_)) => Ok(owned(go_string(value))),
+        other => Ok(other.clone()),
+    }),
     ("printf", 1, VARIADIC, printf),
     ("html", 1, 1, |args| builtin("html", args.values)),
     ("js", 1, 1, |args| builtin("js", args.values)),
@@ -90,7 +97,29 @@ fn printf(args: &Args<'_>) -> FunctionResult {
     limits::check_size(
         format.len().saturating_add(verbs.saturating_mul(width.saturating_add(longest.saturating_mul(6)))),
     )?;
-    builtin("printf", args.values)
+    builtin("printf", &printf_values(format, args.values))
+}
+
+/// Returns the arguments of `printf` with those of `%v` printed as Go does, unless the format reorders its arguments.
+fn printf_values(format: &str, values: &[Data]) -> Vec<Data> {
+    let mut values = values.to_vec();
+    if format.contains(['*', '[']) {
+        return values;
+    }
+    let (mut chars, mut argument) = (format.chars(), 0);
+    while chars.by_ref().any(|c| c == '%') {
+        let verb = chars.by_ref().find(|c| !"+-# 0123456789.".contains(*c));
+        if verb == Some('%') {
+            continue;
+        }
+        argument += 1;
+        if let (Some('v'), Some(value @ (Data::Float(_) | Data::List(_) | Data::Map(_)))) =
+            (verb, values.get_mut(argument))
+        {
+            *value = owned(go_string(value));
+        }
+    }
+    values
 }
 
 /// Calls a function of the engine through a template, which is the only way to call one.
@@ -183,5 +212,5 @@ fn entries(entries: impl IntoIterator<Item = (Arc<str>, Data)>) -> FunctionResul
 
 /// Prints a value as Go does.
 fn strval(value: &Data) -> String {
-    value.to_string()
+    go_string(value)
 }

@@ -19,10 +19,25 @@ const MAX_TOTAL_BYTES: usize = 256 * 1024 * 1024;
 /// Limit on the nesting depth of a value.
 const MAX_DEPTH: usize = 64;
 
+/// What functions read besides their arguments.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct RenderOptions {
+    /// `ENABLE_NATIVE_SIDECARS` of Istio's controller.
+    pub(crate) native_sidecars: bool,
+    /// Whether the template is of a release before 1.22.
+    pub(crate) before_1_22: bool,
+}
+
 thread_local! {
+    static OPTIONS: Cell<RenderOptions> = const { Cell::new(RenderOptions { native_sidecars: false, before_1_22: false }) };
     static LINE: Cell<usize> = const { Cell::new(0) };
     static ACTIONS: Cell<u64> = const { Cell::new(0) };
     static TOTAL_BYTES: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Returns the options of this thread's rendering.
+pub(super) fn options() -> RenderOptions {
+    OPTIONS.get()
 }
 
 /// Returns the line of the action that started last.
@@ -101,7 +116,8 @@ pub(super) struct Output {
 
 impl Output {
     /// Starts a rendering on this thread.
-    pub(super) fn start() -> Self {
+    pub(super) fn start(options: RenderOptions) -> Self {
+        OPTIONS.set(options);
         LINE.set(0);
         ACTIONS.set(0);
         TOTAL_BYTES.set(0);

@@ -58,7 +58,7 @@ impl TemplateSet {
     /// # Errors
     /// The template fails, for example by calling `fail`, or exceeds a limit.
     pub fn render(&self, name: &str, values: &Value) -> Result<String, String> {
-        let mut output = super::limits::Output::start();
+        let mut output = super::limits::Output::start(super::RenderOptions::default());
         match self.engine.execute_template_fmt(&mut output, name, &data::untyped(values)) {
             Ok(()) => Ok(output.into_text()),
             Err(error) => Err(output.exceeded_limit().unwrap_or_else(|| reason(error))),

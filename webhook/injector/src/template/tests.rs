@@ -6,9 +6,9 @@ use crate::settings::{Documents, Settings};
 use crate::{InjectError, InjectOutcome, InjectRequest, inject};
 
 /// Renders a template.
-fn render(template: &str, data: &Value) -> Result<String, RenderError> {
+pub(super) fn render(template: &str, data: &Value) -> Result<String, RenderError> {
     let template = CustomTemplate::parse("t", template).unwrap_or_else(|errors| panic!("{template}: {errors:?}"));
-    let mut output = limits::Output::start();
+    let mut output = limits::Output::start(RenderOptions::default());
     match template.engine.execute_template_fmt(&mut output, check::MAIN, &data::untyped(data)) {
         Ok(()) => Ok(output.into_text()),
         Err(error) => {
@@ -254,7 +254,7 @@ fn template_data_has_go_names_and_zero_values() {
             "{{ with index .Spec.Containers 0 }}{{ .ReadinessProbe.HTTPGet.Path }}{{ .Stdin }}{{ .SecurityContext.RunAsUser }}{{ end }}",
             "/false0",
         ),
-        ("{{ structToJSON (index (index .Spec.Containers 0).Ports 0) }}", r#"{"containerPort":80,"name":"http"}"#),
+        ("{{ structToJSON (index (index .Spec.Containers 0).Ports 0) }}", r#"{"name":"http","containerPort":80}"#),
         (
             "{{ toJson (index .Spec.Containers 0).SecurityContext }}{{ toJson (index .Spec.Containers 0).Resources.Limits }}",
             r#"{"runAsUser":0}{"cpu":2}"#,
@@ -389,7 +389,7 @@ proptest! {
             Just("\n"), Just("a: b"), Just("é"), Just("\0"), Just("break"), Just("continue"), Just("/*"), Just("*/"),
         ], 0..40)) {
         if let Ok(template) = CustomTemplate::parse("t", &parts.concat()) {
-            let _ = template.render(&data::untyped(&sample_data()));
+            let _ = template.render(&data::untyped(&sample_data()), RenderOptions::default());
         }
     }
 }

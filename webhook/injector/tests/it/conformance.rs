@@ -1,7 +1,7 @@
 //! Runs Istio's own cases through the injector: as manifests, like `kube-inject`, and as the pods that a controller creates from
 //! them, like the webhook. The data are not part of this repository.
 
-mod suite;
+pub(super) mod suite;
 
 use serde_json::{Value, json};
 use weir_injector::settings::{NativeSidecars, Settings};

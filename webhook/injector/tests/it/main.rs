@@ -7,6 +7,7 @@ mod injection;
 mod mirror;
 mod options;
 mod properties;
+mod releases;
 mod safety;
 mod uninject;
 mod yaml;

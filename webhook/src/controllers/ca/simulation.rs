@@ -209,14 +209,14 @@ impl World {
             return;
         }
         let replica = &self.replicas[who];
-        let (version, seen) = match &read.secret {
-            Some((version, seen)) => (Some(*version), seen.clone()),
+        let (version, secret) = match &read.secret {
+            Some((version, secret)) => (Some(*version), secret.clone()),
             None => (None, SecretState::Absent),
         };
         let input = PlanInput {
             now: self.clock(who),
             is_leader: leader && read.clock,
-            secret: &seen,
+            secret: &secret,
             last_good: replica.last_good.as_ref(),
             absent_for: SECOND * u32::try_from(self.now - replica.absent_since.unwrap_or(self.now)).unwrap(),
             first_install: read.bundle.1.certs.is_empty(),
@@ -231,7 +231,7 @@ impl World {
         {
             return;
         }
-        let base = match &seen {
+        let base = match &secret {
             SecretState::Valid { state, .. } => Some(state),
             _ if change == CaChange::Create => None,
             _ => replica.last_good.as_ref(),
@@ -242,7 +242,7 @@ impl World {
         if self.secret.as_ref().map(|(version, _)| *version) != version {
             return;
         }
-        let rotate = match &seen {
+        let rotate = match &secret {
             SecretState::Valid { rotate, .. } => rotate.clone(),
             _ => None,
         };
@@ -312,7 +312,7 @@ impl World {
             }
             Step::Delete => self.write_secret(None),
             Step::Damage => {
-                // Without a replica that has the CA in last_good, an administrator is needed; see the plan.
+                // Without a replica that has the CA in memory, an administrator is needed; see the plan.
                 if self.secret.is_some() && self.replicas.iter().any(|replica| replica.last_good.is_some()) {
                     self.write_secret(Some(SecretState::Invalid));
                 }
@@ -339,7 +339,7 @@ impl World {
             self.unreliable_until = self.now + 2 * READ_INTERVAL;
         }
         let newest = self.bundles.len() - 1;
-        let seen: Vec<_> = self
+        let in_use: Vec<_> = self
             .bundles
             .iter()
             .enumerate()
@@ -355,7 +355,7 @@ impl World {
             let mut with_it = self.bundles.iter().filter(|(_, _, bundle)| bundle.certs.contains(created));
             with_it.next().is_none_or(|(at, _, _)| self.now < at + settle)
         });
-        if recovering || self.now < self.unreliable_until || seen.iter().any(|bundle| bundle.foreign) {
+        if recovering || self.now < self.unreliable_until || in_use.iter().any(|bundle| bundle.foreign) {
             return;
         }
         for (who, replica) in self.replicas.iter().enumerate() {
@@ -366,7 +366,7 @@ impl World {
             if !leaf.validity.contains(self.truth()) {
                 continue;
             }
-            for bundle in &seen {
+            for bundle in &in_use {
                 assert!(
                     bundle.certs.contains(&leaf.ca),
                     "second {}: replica {who} serves {:?}, but an API server may trust {:?}; the Secret is {:?}",

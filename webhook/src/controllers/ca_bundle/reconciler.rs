@@ -197,7 +197,7 @@ impl CaBundleReconciler {
         }
     }
 
-    /// Writes the trust bundle as it is by now; `Ok(false)` if the object has it already.
+    /// Fetches and writes the trust bundle; `Ok(false)` if the object has it already.
     async fn write(&self, object: &ObservedConfiguration) -> Result<bool, ApiError> {
         let trust = (self.fetcher)().await.map_err(ApiError::no_response)?;
         if !object.differs_from(&trust) {

@@ -38,14 +38,14 @@ async fn many_concurrent_reviews_are_all_answered() {
         }
         answered
     });
-    let asked: Vec<_> = (0..crowd)
+    let reviews: Vec<_> = (0..crowd)
         .map(|_| {
             let client = client.clone();
             tokio::spawn(async move { client.post("/inject?timeout=10m", review("v1").to_string()).await.0 })
         })
         .collect();
-    for asked in asked {
-        assert_eq!(asked.await.unwrap(), StatusCode::OK);
+    for review in reviews {
+        assert_eq!(review.await.unwrap(), StatusCode::OK);
     }
     done.store(true, Ordering::Relaxed);
     assert!(probes.await.unwrap() > 0);

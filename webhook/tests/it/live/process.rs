@@ -37,7 +37,7 @@ async fn start(args: &[&str]) -> Running {
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
     let listening = async {
         loop {
-            let line = lines.next_line().await.unwrap().expect("the process goes on");
+            let line = lines.next_line().await.unwrap().expect("the process runs");
             let event: serde_json::Value = serde_json::from_str(&line).expect("a JSON log");
             if event["message"] == "listening" {
                 return event;
@@ -72,12 +72,12 @@ async fn sigterm_drains_and_a_second_one_skips_the_delay() {
     let client = Client::new(running.https, &[&std::fs::read_to_string(&ca).unwrap()], H1);
     let body = review("v1").to_string();
     let (first_half, second_half) = body.split_at(20);
-    let mut under_way = client.connect().await.unwrap();
+    let mut in_flight = client.connect().await.unwrap();
     let head = format!(
         "POST /inject HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{first_half}",
         body.len()
     );
-    under_way.write_all(head.as_bytes()).await.unwrap();
+    in_flight.write_all(head.as_bytes()).await.unwrap();
 
     running.signal("TERM").await;
     let unready = async {
@@ -90,11 +90,11 @@ async fn sigterm_drains_and_a_second_one_skips_the_delay() {
 
     // A second signal skips the delay; requests in flight are finished all the same.
     running.signal("TERM").await;
-    let refused = async { while client.connect().await.is_ok() {} };
-    timeout(TIMEOUT, refused).await.expect("no new connections");
-    under_way.write_all(second_half.as_bytes()).await.unwrap();
+    let closed = async { while client.connect().await.is_ok() {} };
+    timeout(TIMEOUT, closed).await.expect("no new connections");
+    in_flight.write_all(second_half.as_bytes()).await.unwrap();
     let mut answer = String::new();
-    timeout(TIMEOUT, under_way.read_to_string(&mut answer)).await.unwrap().unwrap();
+    timeout(TIMEOUT, in_flight.read_to_string(&mut answer)).await.unwrap().unwrap();
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     assert!(answer.contains("\"allowed\":true"), "{answer}");
     let status = timeout(TIMEOUT, running.child.wait()).await.expect("it ends").unwrap();
@@ -121,7 +121,7 @@ async fn drain_timeout_aborts_stuck_connections() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    timeout(TIMEOUT, seen).await.expect("the request is under way");
+    timeout(TIMEOUT, seen).await.expect("the request is in flight");
     running.signal("INT").await;
     let status = timeout(TIMEOUT, running.child.wait()).await.expect("it ends").unwrap();
     assert_eq!(status.code(), Some(0));

@@ -118,14 +118,14 @@ async fn bad_config_map_keeps_the_last_settings() {
     assert!(watched.ask().await.1.contains("proxyv2:two"));
     let refused = "weir_webhook_reloads_total{source=\"settings\",result=\"refused\"} 1";
     wait_for_metric(&watched.server, refused).await;
-    let told = async {
+    let recorded = async {
         while !watched.api.list("events").iter().any(|event| {
             event["reason"] == "ConfigurationRejected" && event["regarding"]["name"] == "istio-sidecar-injector"
         }) {
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
     };
-    assert!(timeout(TIMEOUT, told).await.is_ok(), "{:?}", watched.api.list("events"));
+    assert!(timeout(TIMEOUT, recorded).await.is_ok(), "{:?}", watched.api.list("events"));
 
     watched.api.put("configmaps", values("three"));
     watched.wait_for_patch("proxyv2:three").await;

@@ -48,9 +48,9 @@ pub(super) struct KernelRule {
 
 impl KernelTable {
     /// Reads a table; it is empty if it does not exist.
-    pub(super) fn read(kernel: &NftSocket, family: TableFamily, table: Table) -> Result<Self, NftError> {
+    pub(super) fn read(socket: &NftSocket, family: TableFamily, table: Table) -> Result<Self, NftError> {
         let request = NfTablesMessage::GetChain(ChainMessage { attributes: Vec::new() });
-        let chains = kernel.dump_as(family, request, |answer: RawMessage| {
+        let chains = socket.dump_as(family, request, |answer: RawMessage| {
             let of_table = text(answer.attributes(), CHAIN_TABLE)? == table.name();
             let name = text(answer.attributes(), CHAIN_NAME)?.to_owned();
             of_table.then_some(KernelChain { name, rules: Vec::new() })
@@ -61,7 +61,7 @@ impl KernelTable {
         }
         let attributes = vec![RuleAttribute::Table(table.name().to_owned())];
         let rules =
-            kernel.dump_as(family, NfTablesMessage::GetRule(RuleMessage { attributes }), |answer: RawMessage| {
+            socket.dump_as(family, NfTablesMessage::GetRule(RuleMessage { attributes }), |answer: RawMessage| {
                 let attributes = answer.attributes();
                 let handle = u64::from_be_bytes(attribute(attributes, RULE_HANDLE)?.try_into().ok()?);
                 let expressions = attribute(attributes, RULE_EXPRESSIONS).unwrap_or_default().to_vec();

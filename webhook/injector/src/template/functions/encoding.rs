@@ -5,23 +5,22 @@ use std::sync::Arc;
 use gotmpl::{TemplateError, Value as Data};
 use serde_json::{Map, Number, Value};
 
-use super::super::data::{PROTO_OBJECT, TYPED_OBJECT_KEY, untyped};
+use super::super::data::{TYPED_OBJECT_KEY, untyped};
 use super::super::go_names::json_name;
-use super::{Args, Function, FunctionResult, owned, text};
+use super::{Args, Function, FunctionResult, go_yaml, owned, text};
 use crate::yaml;
 
 pub(super) const ALL: [Function; 12] = [
-    ("toYaml", 1, 1, |args| {
-        yaml::to_string(&json(&args.values[0])).map(owned).map_err(|error| args.error(error.to_string()))
-    }),
+    ("toYaml", 1, 1, |args| Ok(owned(go_yaml::to_string(&json(&args.values[0]))))),
     ("fromYaml", 1, 1, |args| {
         yaml::from_str(args.text(0)?).map(|value| untyped(&value)).map_err(|error| args.error(error.to_string()))
     }),
     ("toJson", 1, 1, to_json),
-    ("toRawJson", 1, 1, to_json),
+    ("toRawJson", 1, 1, |args| Ok(owned(json(&args.values[0]).to_string()))),
     ("mustToJson", 1, 1, to_json),
     ("toPrettyJson", 1, 1, |args| {
-        serde_json::to_string_pretty(&json(&args.values[0])).map(owned).map_err(|error| args.error(error.to_string()))
+        let pretty = serde_json::to_string_pretty(&json(&args.values[0]));
+        pretty.map(|text| owned(escape_html(&text))).map_err(|error| args.error(error.to_string()))
     }),
     ("fromJson", 1, 1, |args| Ok(serde_json::from_str(args.text(0)?).map_or(Data::Nil, |value| untyped(&value)))),
     ("mustFromJson", 1, 1, |args| {
@@ -37,10 +36,26 @@ pub(super) const ALL: [Function; 12] = [
 ];
 
 fn to_json(args: &Args<'_>) -> Result<Data, TemplateError> {
-    FunctionResult::Ok(owned(json(&args.values[0]).to_string()))
+    FunctionResult::Ok(owned(escape_html(&json(&args.values[0]).to_string())))
 }
 
-/// Converts a value to JSON; fields of typed objects have their JSON names, and unset ones are left out.
+/// Escapes JSON as Go does by default: characters with a meaning in HTML or JavaScript.
+fn escape_html(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for c in json.chars() {
+        match c {
+            '<' => out.push_str("\\u003c"),
+            '>' => out.push_str("\\u003e"),
+            '&' => out.push_str("\\u0026"),
+            '\u{2028}' => out.push_str("\\u2028"),
+            '\u{2029}' => out.push_str("\\u2029"),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+/// Converts a value to JSON; fields of typed objects have their JSON names and the order of the Go type, and unset ones are left out.
 pub(super) fn json(value: &Data) -> Value {
     match value {
         Data::Nil | Data::Function(_) => Value::Null,
@@ -50,29 +65,20 @@ pub(super) fn json(value: &Data) -> Value {
         Data::Float(number) => float(*number),
         Data::String(text) => Value::from(&**text),
         Data::List(items) => items.iter().map(json).collect(),
-        Data::Map(fields) => {
-            let mut out = Map::new();
-            let marker = fields.get(TYPED_OBJECT_KEY);
-            for (name, field) in fields.iter().filter(|(name, _)| &***name != TYPED_OBJECT_KEY) {
-                match marker {
-                    None => drop(out.insert(name.to_string(), json(field))),
-                    Some(marker) if *marker == PROTO_OBJECT => {
-                        if !matches!(field, Data::Nil) {
-                            out.insert(lower_first(name), json(field));
-                        }
-                    }
-                    Some(marker) => {
-                        let unset =
-                            matches!(marker, Data::List(names) if names.contains(&Data::String(Arc::clone(name))));
-                        if !unset {
-                            out.insert(json_name(name), json(field));
-                        }
-                    }
-                }
+        Data::Map(fields) => match fields.get(TYPED_OBJECT_KEY) {
+            None => fields.iter().map(|(name, field)| (name.to_string(), json(field))).collect(),
+            Some(Data::List(set)) => {
+                let names = set.iter().filter_map(|name| if let Data::String(name) = name { Some(name) } else { None });
+                names.filter_map(|name| Some((json_name(name), json(fields.get(name)?)))).collect()
             }
-            out.sort_keys();
-            Value::Object(out)
-        }
+            Some(_) => {
+                let is_set = |name: &str, field: &Data| name != TYPED_OBJECT_KEY && !matches!(field, Data::Nil);
+                let set = fields.iter().filter(|(name, field)| is_set(name, field));
+                let mut out: Map<String, Value> = set.map(|(name, field)| (lower_first(name), json(field))).collect();
+                out.sort_keys();
+                Value::Object(out)
+            }
+        },
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use gotmpl::{TemplateError, Value as Data};
 
 use super::encoding::json;
-use super::{Args, Function, FunctionResult, VARIADIC, entries, flag, owned, strval, text};
+use super::{Args, Function, FunctionResult, VARIADIC, entries, flag, limits, owned, strval, text};
 use crate::annotation_values::{append_multus_network, append_port};
 use crate::containers::PROXY_CONTAINER;
 use crate::otel::ServiceAttributes;
@@ -26,15 +26,17 @@ pub(super) const ALL: [Function; 18] = [
     ("kubevirtInterfaces", 1, 1, |args| args.text(0).map(text)),
     ("excludeInterfaces", 1, 1, |args| args.text(0).map(text)),
     ("indent", 2, 2, |args| {
-        let pad = format!("\n{}", " ".repeat(args.size(0)?.min(super::limits::MAX_VALUE_BYTES)));
+        let pad = format!("\n{}", " ".repeat(args.size(0)?.min(limits::MAX_VALUE_BYTES)));
         let whole = args.text(1)?;
-        super::limits::check_size(whole.len().saturating_add(whole.matches('\n').count().saturating_mul(pad.len())))?;
+        limits::check_size(whole.len().saturating_add(whole.matches('\n').count().saturating_mul(pad.len())))?;
         Ok(owned(whole.replace('\n', &pad)))
     }),
     ("protoToJSON", 1, 1, |args| Ok(owned(proxy_config(args)?))),
     ("appendMultusNetwork", 2, 2, |args| {
         let network = args.text(1)?;
-        let (namespace, name) = network.split_once('/').unwrap_or(("", network));
+        // Before 1.22 Istio took the namespace for a part of the name.
+        let parts = network.split_once('/').filter(|_| !limits::options().before_1_22);
+        let (namespace, name) = parts.unwrap_or(("", network));
         Ok(owned(append_multus_network(args.text(0)?, namespace, name)))
     }),
     ("directory", 1, 1, |args| {
@@ -61,8 +63,12 @@ pub(super) const ALL: [Function; 18] = [
         }
         _ => Err(args.mismatch(0, "a duration in seconds")),
     }),
-    // Istio returns a variable of the controller. The environment of this process is not available to pods.
-    ("env", 2, 2, |args| args.text(1).map(text)),
+    // Istio returns a variable of its controller. The environment of this process is not available to pods, but native sidecars
+    // have a setting.
+    ("env", 2, 2, |args| match args.text(0)? {
+        "ENABLE_NATIVE_SIDECARS" => Ok(text(if limits::options().native_sidecars { "true" } else { "false" })),
+        _ => args.text(1).map(text),
+    }),
 ];
 
 fn merged(args: &Args<'_>) -> FunctionResult {
@@ -93,7 +99,8 @@ fn container_ports(args: &Args<'_>, matches: fn(&str) -> bool) -> FunctionResult
 fn proxy_config(args: &Args<'_>) -> Result<String, TemplateError> {
     let value = json(&args.values[0]);
     let serde_json::Value::Object(fields) = &value else { return Err(args.mismatch(0, "a message")) };
-    Ok(crate::proxy_config::ProxyConfig::env_from_fields(fields).unwrap_or_else(|| value.to_string()))
+    let env = crate::proxy_config::ProxyConfig::env_from_fields(fields, limits::options().before_1_22);
+    Ok(env.map_or_else(|| value.to_string(), |text| text.trim_end().to_owned()))
 }
 
 fn otel_attributes(args: &Args<'_>) -> FunctionResult {

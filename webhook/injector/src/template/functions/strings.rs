@@ -27,7 +27,8 @@ pub(super) const ALL: [Function; 43] = [
         let mut chars = args.text(0)?.chars();
         Ok(owned(chars.next().map_or_else(String::new, |first| first.to_lowercase().chain(chars).collect())))
     }),
-    ("nospace", 1, 1, |args| Ok(owned(args.text(0)?.split_whitespace().collect()))),
+    // The Go library takes bytes for characters.
+    ("nospace", 1, 1, |args| Ok(owned(args.text(0)?.bytes().map(char::from).filter(|c| !c.is_whitespace()).collect()))),
     ("contains", 2, 2, |args| flag(args.text(1)?.contains(args.text(0)?))),
     ("hasPrefix", 2, 2, |args| flag(args.text(1)?.starts_with(args.text(0)?))),
     ("hasSuffix", 2, 2, |args| flag(args.text(1)?.ends_with(args.text(0)?))),
@@ -168,7 +169,8 @@ fn title(whole: &str) -> String {
         } else {
             out.push(c);
         }
-        starts = c.is_whitespace();
+        // As in Go's `strings.Title`.
+        starts = if c.is_ascii() { !c.is_ascii_alphanumeric() && c != '_' } else { c.is_whitespace() };
     }
     out
 }

@@ -1,6 +1,7 @@
 //! Builds the injector's input from the cases.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use serde_json::{Value, json};
 use weir_injector::settings::{NativeSidecars, Platform, Settings};
@@ -37,15 +38,7 @@ impl InjectorSuite for Suite {
     }
 
     fn objects(&self, folder: &str, file: &str) -> Vec<Value> {
-        let mut objects = Vec::new();
-        for text in documents(&self.text(folder, file)) {
-            let document = yaml::from_str(&text).unwrap_or_else(|error| panic!("{file}: {error}"));
-            match document["items"].as_array() {
-                Some(items) if document["kind"] == "List" => objects.extend(items.iter().cloned()),
-                _ => objects.push(document),
-            }
-        }
-        objects
+        read_objects(&self.path(folder, file))
     }
 
     fn request(&self, pod: Value, namespace: &str, workload: Option<Workload>) -> InjectRequest {
@@ -59,8 +52,22 @@ impl InjectorSuite for Suite {
     }
 }
 
+/// Reads all objects of a manifest, including the items of lists.
+pub(crate) fn read_objects(path: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let mut objects = Vec::new();
+    for text in documents(&text) {
+        let document = yaml::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        match document["items"].as_array() {
+            Some(items) if document["kind"] == "List" => objects.extend(items.iter().cloned()),
+            _ => objects.push(document),
+        }
+    }
+    objects
+}
+
 /// Returns the pod template of an object, if its kind has one.
-pub(super) fn template(object: &mut Value) -> Option<&mut Value> {
+pub(crate) fn template(object: &mut Value) -> Option<&mut Value> {
     let path = match object["kind"].as_str()? {
         "Deployment"
         | "DaemonSet"
@@ -98,7 +105,7 @@ pub(super) fn inject_object(suite: &Suite, settings: &Settings, object: &Value) 
 }
 
 /// Returns the pod that the controller of an object would create.
-pub(super) fn pod_of(object: &Value) -> Option<Value> {
+pub(crate) fn pod_of(object: &Value) -> Option<Value> {
     if object["kind"] == "Pod" {
         return Some(object.clone());
     }

@@ -1,0 +1,212 @@
+//! The ValidatingAdmissionPolicies of the manifests, in a real API server: who may change which annotations of a pod.
+//!
+//! No webhook is installed: a pod in a namespace that is sent to one may carry what the injector writes.
+
+use serde_json::{Value, json};
+use weir_tests::wait_until;
+
+use super::api_server::{Cluster, Response};
+use super::flows::{expected, labels};
+use super::kubectl::Kubectl;
+use super::workload::pod;
+
+const POLICIES: &str = include_str!("../../../../manifests/components/admission-policies/policies.yaml");
+const AGENT: &str = "system:serviceaccount:weir-node:weir-agent";
+/// May do everything in the cluster, but is not of `system:masters`.
+const TENANT: &str = "tenant";
+const FROZEN: &str = "annotations about traffic capture cannot be changed on an existing pod";
+const FORGED: &str = "annotations weir.dev/* are written by the sidecar injector";
+
+/// Starts an API server with the policies, after `edit`, and waits until they are enforced.
+fn with_policies(edit: impl Fn(&str) -> String) -> Option<(Cluster, Kubectl)> {
+    let cluster = Cluster::kube_apiserver_or_skip()?;
+    let kubectl = Kubectl::new_or_skip(cluster.kubeconfig())?;
+    kubectl.ok(&["apply", "--server-side", "-f", "-"], &edit(POLICIES));
+    let user = |name: &str| json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": name});
+    let role = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"});
+    let binding = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": "tenant"},
+        "roleRef": role, "subjects": [user(TENANT), user(AGENT)],
+    });
+    cluster.post("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", &binding).expect_ok();
+    cluster.create_namespace("shop", &json!({"istio-injection": "enabled"}));
+    cluster.create_namespace("plain", &json!({}));
+    cluster.post("/api/v1/namespaces/shop/pods", &annotated("probe", &json!({}))).expect_ok();
+    wait_until("both policies are enforced", || {
+        let forged = create(&cluster, "plain", &annotated("web", &json!({"weir.dev/capture": "{}"})));
+        let changed = merge(&kubectl, TENANT, "probe", "", &json!({"weir.dev/capture": "{}"}), true);
+        let enforced = forged.message().contains(FORGED) && changed.as_ref().is_err_and(|error| error.contains(FROZEN));
+        if enforced { Ok(()) } else { Err(format!("{forged:?} {changed:?}")) }
+    });
+    Some((cluster, kubectl))
+}
+
+fn annotated(name: &str, annotations: &Value) -> Value {
+    let mut pod = pod(name);
+    pod["metadata"]["annotations"] = annotations.clone();
+    pod
+}
+
+/// Creates a pod, as a dry run: admission is the same.
+fn create(cluster: &Cluster, namespace: &str, pod: &Value) -> Response {
+    cluster.post(&format!("/api/v1/namespaces/{namespace}/pods?dryRun=All"), pod)
+}
+
+/// Changes annotations of a pod of the namespace `shop` as a user. Null removes one.
+fn merge(
+    kubectl: &Kubectl,
+    user: &str,
+    name: &str,
+    subresource: &str,
+    annotations: &Value,
+    dry_run: bool,
+) -> Result<(), String> {
+    let change = json!({"metadata": {"annotations": annotations}}).to_string();
+    let mut args = vec!["-n", "shop", "patch", "pod", name, "--type=merge", "-p", &change, "--as", user];
+    let subresource = format!("--subresource={subresource}");
+    if subresource.len() > "--subresource=".len() {
+        args.push(&subresource);
+    }
+    if dry_run {
+        args.push("--dry-run=server");
+    }
+    let output = kubectl.run(&args, "");
+    if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
+}
+
+#[test]
+fn capture_annotations_of_a_pod_are_frozen() {
+    let Some((cluster, kubectl)) = with_policies(str::to_owned) else { return };
+    let keys = [
+        "weir.dev/capture",
+        "weir.dev/original",
+        "weir.dev/ipv6",
+        "sidecar.istio.io/status",
+        "sidecar.istio.io/interceptionMode",
+        "traffic.sidecar.istio.io/excludeOutboundIPRanges",
+        "proxy.istio.io/config",
+        "istio.io/reroute-virtual-interfaces",
+    ];
+    let all: Value = keys.iter().map(|key| ((*key).to_owned(), "a".into())).collect::<serde_json::Map<_, _>>().into();
+    cluster.post("/api/v1/namespaces/shop/pods", &annotated("with", &all)).expect_ok();
+    cluster.post("/api/v1/namespaces/shop/pods", &annotated("without", &json!({"note": "a"}))).expect_ok();
+    for key in keys {
+        for (name, value) in [("with", json!("b")), ("with", Value::Null), ("without", json!("a"))] {
+            for subresource in ["", "status"] {
+                let denied = merge(&kubectl, TENANT, name, subresource, &json!({key: value}), true).unwrap_err();
+                assert!(denied.contains(FROZEN) && denied.contains(key), "{name} {subresource} {key}={value}: {denied}");
+            }
+        }
+    }
+    // All keys that change are named.
+    let denied = merge(&kubectl, TENANT, "with", "", &json!({keys[0]: "b", keys[3]: null}), true).unwrap_err();
+    assert!(denied.contains(keys[0]) && denied.contains(keys[3]), "{denied}");
+
+    for subresource in ["", "status"] {
+        let other = json!({"note": "b", "sidecar.istio.io/logLevel": "debug"});
+        merge(&kubectl, TENANT, "with", subresource, &other, false).unwrap();
+        merge(&kubectl, AGENT, "with", subresource, &json!({"weir.dev/capture": "b"}), true).unwrap();
+    }
+    // The administrator of the tests is of system:masters.
+    let change = json!({"metadata": {"annotations": {"weir.dev/capture": "b"}}});
+    cluster.merge_patch("/api/v1/namespaces/shop/pods/with?dryRun=All", &change).expect_ok();
+}
+
+#[test]
+fn binding_brings_no_capture_annotations() {
+    let Some((cluster, kubectl)) = with_policies(str::to_owned) else { return };
+    let bind = |path: &str, annotations: Value| {
+        let binding = json!({
+            "apiVersion": "v1", "kind": "Binding", "metadata": {"name": "probe", "namespace": "shop", "annotations": annotations},
+            "target": {"apiVersion": "v1", "kind": "Node", "name": "node"},
+        });
+        let path = format!("/api/v1/namespaces/shop/{path}");
+        kubectl.run(&["create", "--raw", &path, "-f", "-", "--as", TENANT], &binding.to_string())
+    };
+    for path in ["bindings", "pods/probe/binding"] {
+        let output = bind(path, json!({"weir.dev/capture": "{}"}));
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && error.contains(FROZEN), "{path}: {error}");
+    }
+    let output = bind("pods/probe/binding", json!({"scheduler": "ours"}));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let bound = cluster.get("/api/v1/namespaces/shop/pods/probe").expect_ok();
+    assert_eq!(bound["metadata"]["annotations"], json!({"scheduler": "ours"}), "a Binding's annotations reach the pod");
+}
+
+#[test]
+fn injector_annotations_need_the_injector() {
+    let known_only = |text: &str| text.replacen("expression: \"[]\"", "expression: \"['default']\"", 1);
+    for revisions_are_known in [true, false] {
+        let edit = |text: &str| if revisions_are_known { known_only(text) } else { text.to_owned() };
+        let Some((cluster, _)) = with_policies(edit) else { return };
+        let revisions = [None, Some("default"), Some("other")];
+        let (mut wrong, mut count) = (Vec::new(), 0);
+        for (i, enabled) in [None, Some("enabled"), Some("disabled")].into_iter().enumerate() {
+            for (j, revision) in revisions.into_iter().enumerate() {
+                let namespace = format!("shop-{i}{j}");
+                let of_namespace = labels(&[("istio-injection", enabled), ("istio.io/rev", revision)]);
+                cluster.create_namespace(&namespace, &of_namespace);
+                for inject in [None, Some("true"), Some("false")] {
+                    for pods in revisions {
+                        let mut asked = annotated("web", &json!({"weir.dev/capture": "{}"}));
+                        asked["metadata"]["labels"] =
+                            labels(&[("sidecar.istio.io/inject", inject), ("istio.io/rev", pods)]);
+                        // Without a list of revisions, any counts as ours.
+                        let ours = |name: Option<&'static str>| {
+                            if revisions_are_known { name } else { name.map(|_| "default") }
+                        };
+                        let expected = expected(enabled, ours(revision), inject, ours(pods));
+                        let response = create(&cluster, &namespace, &asked);
+                        let denied = response.code == 403 && response.message().contains(FORGED);
+                        if denied == expected || (expected && response.code != 201) {
+                            wrong.push(format!("{enabled:?} {revision:?} {inject:?} {pods:?}: {response:?}"));
+                        }
+                        count += 1;
+                    }
+                }
+            }
+        }
+        assert_eq!(wrong, Vec::<String>::new(), "revisions are known: {revisions_are_known}");
+        assert_eq!(count, 81);
+    }
+}
+
+#[test]
+fn exceptions_of_injector_annotations() {
+    let Some((cluster, _)) = with_policies(str::to_owned) else { return };
+    for key in ["weir.dev/capture", "weir.dev/original", "weir.dev/anything"] {
+        assert_eq!(create(&cluster, "plain", &annotated("web", &json!({key: "{}"}))).code, 403, "{key}");
+    }
+    create(&cluster, "plain", &annotated("web", &json!({"weir.dev/ipv6": "leave"}))).expect_ok();
+    // The output of `weir inject`.
+    cluster.create_namespace("offline", &json!({"weir.dev/offline-injection": "allowed"}));
+    create(&cluster, "offline", &annotated("web", &json!({"weir.dev/capture": "{}"}))).expect_ok();
+    // Never sent to the webhook, whatever the label.
+    cluster.ensure_namespace("local-path-storage", &json!({"istio-injection": "enabled"}));
+    assert_eq!(create(&cluster, "local-path-storage", &annotated("web", &json!({"weir.dev/capture": "{}"}))).code, 403);
+}
+
+/// A budget of CEL that is spent would deny whatever comes: as many annotations as the API server takes must not do that.
+#[test]
+fn pods_with_very_many_annotations_pass_the_policies() {
+    let Some((cluster, kubectl)) = with_policies(str::to_owned) else { return };
+    let many = |count: usize| -> Value {
+        (0..count).map(|number| (format!("a{number}"), "".into())).collect::<serde_json::Map<_, _>>().into()
+    };
+
+    let t = std::time::Instant::now();
+    for n in [5000, 10000, 20000, 44000] {
+    let pod = annotated(&format!("many{n}"), &many(n));
+    cluster.post("/api/v1/namespaces/plain/pods", &pod).expect_ok();
+    eprintln!("{n} plain {:?}", t.elapsed());
+    cluster.post("/api/v1/namespaces/shop/pods", &pod).expect_ok();
+    eprintln!("{n} shop {:?}", t.elapsed());
+    merge(&kubectl, "x", &format!("many{n}"), "", &json!({"note": "b"}), true).unwrap_err();
+    eprintln!("unauthorized {:?}", t.elapsed());
+    merge(&kubectl, TENANT, &format!("many{n}"), "", &json!({"note": "b"}), true).unwrap();
+    eprintln!("{n} merge1 {:?}", t.elapsed());
+    cluster.merge_patch(&format!("/api/v1/namespaces/shop/pods/many{n}?dryRun=All"), &json!({"metadata": {"annotations": {"note": "b"}}})).expect_ok();
+    eprintln!("{n} merge as admin {:?}", t.elapsed());
+    }
+}

@@ -1,0 +1,62 @@
+//! The release of Istio that the documents belong to.
+
+use serde_json::Value;
+
+/// A release of Istio 1.x.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Release {
+    /// Minor version, for example 28; unknown counts as the newest.
+    minor: Option<u32>,
+}
+
+impl Release {
+    /// Reads the release from `global.tag`. For a tag without a version (`latest`, a digest), keys that only older charts have decide.
+    pub(super) fn of(tag: &str, values: &Value) -> Self {
+        let before_1_22 = values.get("istio_cni").is_some() && values.pointer("/pilot/cni").is_none();
+        Self { minor: minor_of(tag).or(before_1_22.then_some(21)) }
+    }
+
+    /// Whether the release is known to be before 1.`minor`.
+    pub(crate) fn is_before(self, minor: u32) -> bool {
+        self.minor.is_some_and(|known| known < minor)
+    }
+}
+
+/// Returns the minor version in an image tag: `1.28.3`, `1.20-alpha.1a2b3c-distroless`, `v1.24.0`.
+pub(crate) fn minor_of(tag: &str) -> Option<u32> {
+    let rest = tag.strip_prefix('v').unwrap_or(tag).strip_prefix("1.")?;
+    let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+    let (minor, after) = rest.split_at(end);
+    (after.is_empty() || after.starts_with(['.', '-'])).then(|| minor.parse().ok())?
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn tag_has_the_minor_version() {
+        for (tag, minor) in [
+            ("1.28.3", Some(28)),
+            ("v1.24.0", Some(24)),
+            ("1.20-alpha.1a2b3c-distroless", Some(20)),
+            ("1.31", Some(31)),
+            ("latest", None),
+            ("1.x", None),
+            ("1.", None),
+            ("2.1.0", None),
+        ] {
+            assert_eq!(minor_of(tag), minor, "{tag}");
+        }
+    }
+
+    #[test]
+    fn keys_of_older_charts_count_without_a_version_in_the_tag() {
+        let old = json!({"istio_cni": {"enabled": false}});
+        assert!(Release::of("latest", &old).is_before(22));
+        assert!(!Release::of("1.24.1", &old).is_before(22), "the tag counts");
+        assert!(!Release::of("latest", &json!({"pilot": {"cni": {}}})).is_before(22));
+    }
+}
