@@ -125,6 +125,9 @@ CHART_ONLY = [
     {"webhook": {"certificates": "cert-manager", "certManager": {"issuerRef": {"name": "ours", "kind": "ClusterIssuer"}}}},
     {"images": {"hub": "registry.example/weir", "tag": "2.0.0", "agent": "a@sha256:0"}, "node": {"enabled": True}, "revision": "default"},
     {"images": {"webhook": "r.example:5000/w@sha256:0", "agent": "a:1", "pullSecrets": [{"name": "registry"}]}, "platform": "eks"},
+    {"admissionPolicies": {"enabled": False}},
+    {"revision": "r1", "admissionPolicies": {"enabled": True, "actions": ["Audit", "Warn"], "revisions": ["r1", "prod"], "managers": {"users": [], "groups": ["ops"]}}},
+    {"webhook": {"networkPolicy": True, "networkPolicyFrom": {"apiServer": [{"ipBlock": {"cidr": "192.0.2.0/24"}}], "metrics": [{"namespaceSelector": {}}]}}},
     {"config": {"values": {"global": {"hub": "yes", "variant": "a: b\n# c\n", "network": "'\"\\"}}, "mesh": {"rootNamespace": ""}}},
 ]
 

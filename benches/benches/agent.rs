@@ -14,15 +14,15 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
+use iptables_rules::backend::Backend;
 use serde_json::{Value, json};
 use weir_agent::events;
 use weir_agent::metrics::MetricsRegistry;
-use weir_agent::pods::{PodFacts, PodCache};
-use weir_agent::repair::{RepairMetrics, NetnsPaths, Repairer, RepairOptions, RuleState, PodStates};
+use weir_agent::pods::{PodCache, PodFacts};
+use weir_agent::repair::{NetnsPaths, PodStates, RepairMetrics, RepairOptions, Repairer, RuleState};
 use weir_agent::socket::Attachments;
 use weir_apiserver::ApiServer;
 use weir_benches::Samples;
-use iptables_rules::backend::Backend;
 use weir_lab::Netns;
 use weir_protocol::agent::CallReport;
 
@@ -273,7 +273,11 @@ fn add(agent: &Path, plugin: &Path) -> anyhow::Result<()> {
     let cases = [
         AddCase { label: "annotation weir.dev/capture, no agent", annotations: annotated.clone(), agent: false },
         AddCase { label: "annotation weir.dev/capture, reported to the agent", annotations: annotated, agent: true },
-        AddCase { label: "query over the socket", annotations: json!({"sidecar.istio.io/status": STATUS}), agent: true },
+        AddCase {
+            label: "query over the socket",
+            annotations: json!({"sidecar.istio.io/status": STATUS}),
+            agent: true,
+        },
     ];
     let mut times: Vec<Samples> = cases.iter().map(|_| Samples::default()).collect();
     for round in 0..ROUNDS + 10 {

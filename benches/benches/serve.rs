@@ -137,8 +137,9 @@ impl Replicas {
         let cpu = self.cpu()?;
         let started = Instant::now();
         let clients = std::thread::scope(|scope| -> anyhow::Result<Vec<Samples>> {
-            let threads: Vec<_> =
-                (0..CLIENTS).map(|n| scope.spawn(move || self.pods[n % self.pods.len()].send_reviews(review))).collect();
+            let threads: Vec<_> = (0..CLIENTS)
+                .map(|n| scope.spawn(move || self.pods[n % self.pods.len()].send_reviews(review)))
+                .collect();
             threads
                 .into_iter()
                 .map(|thread| thread.join().unwrap_or_else(|_| Err(anyhow::anyhow!("a client panicked"))))

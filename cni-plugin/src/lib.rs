@@ -12,6 +12,7 @@
 
 pub mod agent;
 pub mod error;
+pub mod limits;
 pub mod log;
 pub mod netconf;
 pub mod pod;
@@ -157,6 +158,10 @@ fn execute(lookup: &EnvLookup<'_>, stdin: Result<Vec<u8>, CniError>, call: &mut 
     let result = stdin.and_then(|bytes| {
         let conf = NetConf::parse(&bytes, request.verb)?;
         call.version = Some(conf.version);
+        limits::set_version(conf.version);
+        if let Some(agent) = &conf.agent {
+            limits::extend_deadline(call.started, agent.timeout);
+        }
         call.log.level = conf.log_level;
         call.agent.clone_from(&conf.agent);
         call.report = CallReport {

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use nix::errno::Errno;
 use weir_cni::error::CniError;
-use weir_cni::{ABOUT, stdin};
+use weir_cni::{ABOUT, limits, stdin};
 
 fn main() -> ExitCode {
     panic::set_hook(Box::new(|info| {
@@ -16,6 +16,7 @@ fn main() -> ExitCode {
         // Without this the runtime would see the signal of the abort instead of a CNI error.
         std::process::exit(1);
     }));
+    limits::start();
     let input = stdin::read_all(stdin::MAX_WAIT);
     if std::env::var_os("CNI_COMMAND").is_none_or(|command| command.is_empty())
         && input.as_ref().is_ok_and(Vec::is_empty)
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
 
 /// Writes to stdout without the line buffer of `std`, which would split the answer at its last newline.
 fn write_stdout(mut bytes: &[u8]) -> bool {
+    limits::begin_answer();
     let stdout = io::stdout();
     while !bytes.is_empty() {
         match nix::unistd::write(stdout.as_fd(), bytes) {

@@ -3,21 +3,19 @@
 //! Rules are in the order in which Istio's own program issues them, so that the text of a plan can be compared with Istio's line by
 //! line. Where that order affects packets, a comment says so.
 
-use ipnet::IpNet;
-
-use crate::config::{self, DnsCapture, InterceptionMode, InterfaceName, Ipv6Policy, PortSelection};
-use crate::names::{self, address, chain};
-use crate::ruleset::{
-    Action, Families, Family, LocalDelivery, Match, Position, Protocol, Routing, Rule, RuleReason, Table,
-};
+use crate::config::{InterceptionMode, Ipv6Policy};
+use crate::names::{address, chain};
+use crate::ruleset::{Action, Families, LocalDelivery, Match, Routing, RuleReason, Table};
 use crate::{CaptureConfig, RuleSet};
 
+mod builder;
 mod check;
 mod dns;
 mod inbound;
 mod outbound;
 mod tproxy;
 
+use builder::{RuleBuilder, captures_inbound, host, in_interface, out_interface, tcp, to_port};
 pub use check::UnsupportedSetting;
 
 /// Plans the rules for a pod.
@@ -60,128 +58,7 @@ fn routing(config: &CaptureConfig) -> Routing {
     Routing { lo_addresses, local_delivery }
 }
 
-fn captures_inbound(config: &CaptureConfig) -> bool {
-    config.inbound_ports != PortSelection::Only(Vec::new())
-}
-
-/// Builds the rules of a plan step by step.
-struct RuleBuilder<'a> {
-    config: &'a CaptureConfig,
-    rules: Vec<Rule>,
-    /// For each captured family, IPv4 first.
-    own: Vec<OwnAddresses>,
-    /// Whether DNS requests to any server are captured.
-    dns: bool,
-}
-
-/// Addresses of one family that mean "this pod".
-#[derive(Debug, Clone, Copy)]
-struct OwnAddresses {
-    family: Family,
-    loopback: IpNet,
-    passthrough: IpNet,
-}
-
-impl<'a> RuleBuilder<'a> {
-    fn new(config: &'a CaptureConfig, families: Families) -> Self {
-        let mut own = vec![OwnAddresses {
-            family: Family::V4,
-            loopback: config.loopback.into(),
-            passthrough: host(address::PASSTHROUGH_V4),
-        }];
-        if families == Families::V4AndV6 {
-            own.push(OwnAddresses {
-                family: Family::V6,
-                loopback: host(std::net::Ipv6Addr::LOCALHOST),
-                passthrough: host(address::PASSTHROUGH_V6),
-            });
-        }
-        let dns = match &config.dns {
-            DnsCapture::Off => false,
-            DnsCapture::All => true,
-            DnsCapture::Servers(servers) => !servers.is_empty(),
-        };
-        Self { config, rules: Vec::new(), own, dns }
-    }
-
-    fn append(
-        &mut self,
-        table: Table,
-        chain: &'static str,
-        matches: impl Into<Vec<Match>>,
-        action: Action,
-        reason: RuleReason,
-    ) {
-        self.push(table, chain, Position::Append, Family::Any, matches.into(), action, reason);
-    }
-
-    fn insert(
-        &mut self,
-        table: Table,
-        (chain, at): (&'static str, usize),
-        matches: impl Into<Vec<Match>>,
-        action: Action,
-        reason: RuleReason,
-    ) {
-        self.push(table, chain, Position::Insert(at), Family::Any, matches.into(), action, reason);
-    }
-
-    /// Appends one rule for each captured family, with its own addresses.
-    fn append_each<M: Into<Vec<Match>>>(
-        &mut self,
-        table: Table,
-        chain: &'static str,
-        matches: impl Fn(OwnAddresses) -> M,
-        action: Action,
-        reason: RuleReason,
-    ) {
-        for own in self.own.clone() {
-            self.push(table, chain, Position::Append, own.family, matches(own).into(), action, reason);
-        }
-    }
-
-    /// Adds a rule about a network, unless the family of the network is not captured.
-    fn push_for(
-        &mut self,
-        net: IpNet,
-        table: Table,
-        (chain, position): (&'static str, Position),
-        matches: impl Into<Vec<Match>>,
-        action: Action,
-        reason: RuleReason,
-    ) {
-        let family = family_of(net);
-        if self.captures(family) {
-            self.push(table, chain, position, family, matches.into(), action, reason);
-        }
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "the fields of a rule; the methods above default most of them")]
-    fn push(
-        &mut self,
-        table: Table,
-        chain: &'static str,
-        position: Position,
-        family: Family,
-        matches: Vec<Match>,
-        action: Action,
-        reason: RuleReason,
-    ) {
-        self.rules.push(Rule { table, chain, position, family, matches, action, reason });
-    }
-
-    fn captures(&self, family: Family) -> bool {
-        self.own.iter().any(|own| own.family == family)
-    }
-
-    /// Returns the conditions that identify traffic of the proxy: users first, then groups.
-    fn proxy_owners(&self) -> Vec<Match> {
-        let users = self.config.proxy_uids.iter().map(|&id| Match::Uid { id, negated: false });
-        let groups =
-            self.config.proxy_gids.iter().map(|&id| Match::Gid { group: config::Group::Id(id), negated: false });
-        users.chain(groups).collect()
-    }
-
+impl RuleBuilder<'_> {
     fn exclude_interfaces(&mut self) {
         let tables: &[Table] = match self.config.mode {
             InterceptionMode::Tproxy => &[Table::Nat, Table::Mangle],
@@ -245,61 +122,6 @@ impl<'a> RuleBuilder<'a> {
         self.append(Table::Nat, chain::REDIRECT, [tcp()], outbound, RuleReason::Redirect);
         let inbound = Action::Redirect(self.config.inbound_port);
         self.append(Table::Nat, chain::IN_REDIRECT, [tcp()], inbound, RuleReason::Redirect);
-    }
-}
-
-fn host(address: impl Into<std::net::IpAddr>) -> IpNet {
-    IpNet::from(address.into())
-}
-
-fn family_of(net: IpNet) -> Family {
-    match net {
-        IpNet::V4(_) => Family::V4,
-        IpNet::V6(_) => Family::V6,
-    }
-}
-
-const fn tcp() -> Match {
-    Match::Protocol(Protocol::Tcp)
-}
-
-const fn udp() -> Match {
-    Match::Protocol(Protocol::Udp)
-}
-
-fn to_port(port: u16) -> Match {
-    Match::DestinationPorts { ports: vec![port], negated: false }
-}
-
-fn not_to_ports(ports: impl Into<Vec<u16>>) -> Match {
-    Match::DestinationPorts { ports: ports.into(), negated: true }
-}
-
-const fn to(net: IpNet) -> Match {
-    Match::Destination { net, negated: false }
-}
-
-const fn not_to(net: IpNet) -> Match {
-    Match::Destination { net, negated: true }
-}
-
-const fn from(net: IpNet) -> Match {
-    Match::Source { net, negated: false }
-}
-
-fn in_interface(name: &InterfaceName) -> Match {
-    if name.as_str() == names::LOOPBACK_INTERFACE { Match::InLoopback } else { Match::InInterface(name.clone()) }
-}
-
-fn out_interface(name: &InterfaceName) -> Match {
-    if name.as_str() == names::LOOPBACK_INTERFACE { Match::OutLoopback } else { Match::OutInterface(name.clone()) }
-}
-
-fn inverted(owner: &Match) -> Match {
-    match owner {
-        Match::Uid { id, negated } => Match::Uid { id: *id, negated: !negated },
-        Match::Gid { group, negated } => Match::Gid { group: group.clone(), negated: !negated },
-        other => other.clone(),
     }
 }
 

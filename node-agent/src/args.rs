@@ -15,7 +15,7 @@ use weir_runtime::logging::LogLevels;
 
 /// Install Weir's CNI plugin on this node, keep it installed and answer its pod queries
 #[derive(Debug, Parser)]
-#[command(name = "weir-agent", version, about, args_conflicts_with_subcommands = true)]
+#[command(name = "weir-agent", version, args_conflicts_with_subcommands = true)]
 pub struct Cli {
     /// Subcommand; `run` by default.
     #[command(subcommand)]

@@ -25,14 +25,21 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// A request has a template and either untyped data or the typed context of Istio's injector.
+// A request has a template and either untyped data or the number of a context that an earlier request has stored.
 type request struct {
 	Template string            `json:"template"`
 	Data     map[string]any    `json:"data"`
-	Context  *requestContext   `json:"context"`
+	Store    *requestContext   `json:"store"`
+	Context  *int              `json:"context"`
 	Env      map[string]string `json:"env"`
+	// Whether the release is before 1.22, when a proxy traced to Zipkin by default and networks had no namespace in JSON.
+	Before122 bool `json:"before1_22"`
 }
 
+// Contexts that requests have stored, by number from 0.
+var contexts []*sidecarTemplateData
+
+// The typed context of Istio's injector.
 type requestContext struct {
 	TypeMeta                 metav1.TypeMeta   `json:"typeMeta"`
 	DeploymentMeta           metav1.ObjectMeta `json:"deploymentMeta"`
@@ -125,8 +132,13 @@ func render(r request) (text string, err error) {
 			err = fmt.Errorf("panic: %v", p)
 		}
 	}()
+	if r.Store != nil {
+		stored, err := r.Store.data()
+		contexts = append(contexts, stored)
+		return "", err
+	}
 	funcs := sprig.TxtFuncMap()
-	for name, f := range injectorFunctions(r.Env) {
+	for name, f := range injectorFunctions(r) {
 		funcs[name] = f
 	}
 	parsed, err := template.New("t").Funcs(funcs).Parse(r.Template)
@@ -135,9 +147,7 @@ func render(r request) (text string, err error) {
 	}
 	var data any = r.Data
 	if r.Context != nil {
-		if data, err = r.Context.data(); err != nil {
-			return "", err
-		}
+		data = contexts[*r.Context]
 	}
 	var out bytes.Buffer
 	err = parsed.Execute(&out, data)
@@ -145,10 +155,10 @@ func render(r request) (text string, err error) {
 }
 
 // The functions of Istio's injector that depend on their arguments alone (pkg/kube/inject: template.go, inject.go).
-func injectorFunctions(env map[string]string) template.FuncMap {
+func injectorFunctions(r request) template.FuncMap {
 	return template.FuncMap{
 		"structToJSON":   func(v any) string { return toJSON(v) },
-		"protoToJSON":    protoToJSON,
+		"protoToJSON":    func(m proto.Message) string { return protoToJSON(m, r.Before122) },
 		"formatDuration": func(d *durationpb.Duration) string { return d.AsDuration().String() },
 		"contains":       func(needle, text string) bool { return strings.Contains(text, needle) },
 		"toLower":        strings.ToLower,
@@ -186,7 +196,7 @@ func injectorFunctions(env map[string]string) template.FuncMap {
 		},
 		"directory": func(p string) string { d, _ := path.Split(p); return d },
 		"env": func(key, fallback string) string {
-			if v, ok := env[key]; ok {
+			if v, ok := r.Env[key]; ok {
 				return v
 			}
 			return fallback
@@ -198,7 +208,7 @@ func injectorFunctions(env map[string]string) template.FuncMap {
 		"kubevirtInterfaces":  func(s string) string { return s },
 		"excludeInterfaces":   func(s string) string { return s },
 		"excludeInboundPort":  excludeInboundPort,
-		"appendMultusNetwork": appendMultusNetwork,
+		"appendMultusNetwork": func(existing, network string) string { return appendMultusNetwork(existing, network, r.Before122) },
 	}
 }
 
@@ -214,7 +224,7 @@ func toJSON(v any) string {
 }
 
 // protoToJSON leaves out fields of a ProxyConfig that have their default, as cleanProxyConfig in pkg/kube/inject/template.go does.
-func protoToJSON(m proto.Message) string {
+func protoToJSON(m proto.Message, before122 bool) string {
 	if c, ok := m.(*meshconfig.ProxyConfig); ok && c != nil {
 		c = proto.Clone(c).(*meshconfig.ProxyConfig)
 		d := defaultProxyConfig()
@@ -234,6 +244,10 @@ func protoToJSON(m proto.Message) string {
 		zeroIf(&c.ProxyAdminPort, d.ProxyAdminPort)
 		zeroIf(&c.StatNameLength, d.StatNameLength)
 		zeroIf(&c.StatusPort, d.StatusPort)
+		zipkin := &meshconfig.Tracing{Tracer: &meshconfig.Tracing_Zipkin_{Zipkin: &meshconfig.Tracing_Zipkin{Address: "zipkin.istio-system:9411"}}}
+		if before122 && proto.Equal(c.Tracing, zipkin) {
+			c.Tracing = nil
+		}
 		m = c
 	}
 	b, err := protojson.Marshal(m)
@@ -369,12 +383,12 @@ func excludeInboundPort(port any, list string) string {
 	return strings.Join(append(all, p), ",")
 }
 
-func appendMultusNetwork(existing, network string) string {
+func appendMultusNetwork(existing, network string, before122 bool) string {
 	if strings.TrimSpace(existing) == "" {
 		return network
 	}
 	namespace, name := "", network
-	if i := strings.Index(network, "/"); i >= 0 {
+	if i := strings.Index(network, "/"); i >= 0 && !before122 {
 		namespace, name = network[:i], network[i+1:]
 	}
 	end := strings.LastIndex(existing, "]")
@@ -391,13 +405,16 @@ func appendMultusNetwork(existing, network string) string {
 		return existing
 	}
 	for _, e := range list {
-		if e["name"] == name && e["namespace"] == namespace {
+		if other, _ := e["namespace"].(string); e["name"] == name && other == namespace {
 			return existing
 		}
 	}
-	separator := ", "
-	if len(list) == 0 {
-		separator = ""
+	entry := fmt.Sprintf(`{"name": "%s"}`, name)
+	if namespace != "" {
+		entry = fmt.Sprintf(`{"name": "%s", "namespace": "%s"}`, name, namespace)
 	}
-	return existing[:end] + separator + fmt.Sprintf(`{"name": %q, "namespace": %q}`, name, namespace) + existing[end:]
+	if len(list) > 0 {
+		entry = ", " + entry
+	}
+	return existing[:end] + entry + existing[end:]
 }

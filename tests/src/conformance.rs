@@ -220,7 +220,8 @@ fn normalize(value: &mut Value, parent: &str) {
                 normalize(value, key);
             }
             object.retain(|key, value| {
-                let zero = (key == "initialDelaySeconds" && *value == json!(0)) || (key == "divisor" && *value == json!("0"));
+                let zero =
+                    (key == "initialDelaySeconds" && *value == json!(0)) || (key == "divisor" && *value == json!("0"));
                 !(zero || key == "creationTimestamp" || is_empty(value))
             });
             object.sort_keys();

@@ -148,7 +148,8 @@ impl Client {
     /// # Errors
     /// When the call fails, or the response is incomplete.
     pub fn loaded_plugins(&self) -> anyhow::Result<Vec<LoadedPlugin>> {
-        let response: StatusResponse = self.call("/runtime.v1.RuntimeService/Status", StatusRequest { verbose: true })?;
+        let response: StatusResponse =
+            self.call("/runtime.v1.RuntimeService/Status", StatusRequest { verbose: true })?;
         let config: serde_json::Value = serde_json::from_str(response.info.get("cniconfig").context("no cniconfig")?)?;
         let networks = config["Networks"].as_array().into_iter().flatten();
         let plugins = networks.filter_map(|network| network.pointer("/Config/Plugins")?.as_array()).flatten();

@@ -74,13 +74,18 @@ impl CriRuntime {
     ///
     /// # Errors
     /// When something is not installed, or the daemon does not become ready; the error has its log.
-    pub fn start_release(release: RuntimeRelease, conf: &[(&str, &str)], plugin: Option<&Path>) -> anyhow::Result<Self> {
+    pub fn start_release(
+        release: RuntimeRelease,
+        conf: &[(&str, &str)],
+        plugin: Option<&Path>,
+    ) -> anyhow::Result<Self> {
         let dir = tempfile::Builder::new().prefix("weir-containerd-").tempdir()?;
         let paths = Paths::in_dir(dir.path());
         for path in [&paths.conf, &paths.bin] {
             fs::create_dir(path)?;
         }
-        let plugins = release.plugins().context("CNI plugins are not installed; install containernetworking-plugins")?;
+        let plugins =
+            release.plugins().context("CNI plugins are not installed; install containernetworking-plugins")?;
         for entry in fs::read_dir(plugins)? {
             let entry = entry?;
             symlink(entry.path(), paths.bin.join(entry.file_name()))?;

@@ -5,8 +5,8 @@ use std::hint::black_box;
 
 use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
-use weir_injector::{InjectRequest, InjectOutcome, inject};
 use weir_injector::settings::{NativeSidecars, Settings};
+use weir_injector::{InjectOutcome, InjectRequest, inject};
 use weir_webhook::server::review::handle;
 
 /// Numbers of containers, and of variables in each.
@@ -91,7 +91,8 @@ impl Case {
 pub(crate) fn each(mut measure: impl FnMut(&Case)) -> anyhow::Result<()> {
     for (name, template, native, again) in KINDS {
         for (containers, env) in SIZES {
-            let mut settings = Settings::from_values_and_mesh(None, None).ok().context("the built-in settings are valid")?;
+            let mut settings =
+                Settings::from_values_and_mesh(None, None).ok().context("the built-in settings are valid")?;
             settings.native_sidecars = native;
             let mut pod = pod(template, containers, env);
             if again {

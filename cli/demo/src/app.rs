@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use weir_lab::process::ChildGuard;
-use weir_lab::{Netns, ConnectionInfo, User};
+use weir_lab::{ConnectionInfo, Netns, User};
 
 use crate::child::{self, ChildRole, DIAL, READY};
 

@@ -13,7 +13,7 @@ use std::thread;
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use weir_lab::process::{self, ChildGuard};
-use weir_lab::{Dial, Netns, ConnectionInfo, User, http};
+use weir_lab::{ConnectionInfo, Dial, Netns, User, http};
 
 /// What a child process does, as JSON on its command line.
 #[derive(Debug, Serialize, Deserialize)]

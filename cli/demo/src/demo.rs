@@ -7,7 +7,7 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use serde_json::Value;
-use weir_lab::{TcpEcho, Netns, User};
+use weir_lab::{Netns, TcpEcho, User};
 
 use crate::app::App;
 use crate::cni::{self, Attachment};
@@ -46,41 +46,8 @@ pub(crate) fn run(prerequisites: &Prerequisites, printer: &Printer, stop: &Inter
     let result = calls.last().and_then(|call| call.result.clone()).context("the plugins returned no result")?;
     let addresses = addresses(&result)?;
 
-    let (flows, sidecar) = {
-        printer.heading("The processes in the pod")?;
-        let _server = TcpEcho::start(&node, User::ROOT, &[SERVER_PORT])?;
-        let mut app = App::start(
-            &pod,
-            pod_under_test.user,
-            &pod_under_test.app,
-            pod_under_test.port,
-            &dir.path().join("app.log"),
-        )?;
-        printer.line(format_args!(
-            "app      {} on :{}, uid {}, process {}",
-            pod_under_test.app,
-            pod_under_test.port,
-            app.user.uid,
-            app.pid()
-        ))?;
-        let sidecar = Sidecar::start(&pod, sidecar_user, prerequisites.envoy.as_deref(), dir.path(), stop)?;
-        printer.line(format_args!("sidecar  {}, uid {}", sidecar.describe(), sidecar_user.uid))?;
-        if prerequisites.envoy.is_none() {
-            printer.line("         (no Envoy: pass --envoy or set WEIR_ENVOY; `make tools` installs it)")?;
-        }
-        printer.heading("The connections")?;
-        let mut testbed = Testbed {
-            node: &node,
-            pod: &pod,
-            app: &mut app,
-            app_port: pod_under_test.port,
-            sidecar: &sidecar,
-            sidecar_user,
-            addresses: addresses.iter().map(|(address, gateway, _)| (*address, *gateway)).collect(),
-        };
-        let flows = testbed.run_all(stop, |flow| Ok(printer.flow(flow)?))?;
-        (flows, sidecar.describe())
-    };
+    let machines = Machines { node: &node, pod: &pod, dir: dir.path(), addresses: &addresses };
+    let (flows, sidecar) = connect(&machines, prerequisites, &pod_under_test, sidecar_user, printer, stop)?;
 
     stop.check()?;
     let mut checks = vec![
@@ -118,6 +85,48 @@ pub(crate) fn run(prerequisites: &Prerequisites, printer: &Printer, stop: &Inter
         report.add.namespaces
     ))?;
     Ok(report)
+}
+
+/// The namespaces of the demo, its directory, and the addresses of the pod and its gateways.
+struct Machines<'a> {
+    node: &'a Netns,
+    pod: &'a Netns,
+    dir: &'a Path,
+    addresses: &'a [(IpAddr, IpAddr, String)],
+}
+
+/// Starts application and sidecar, and makes all connections; returns them with a description of the sidecar.
+fn connect(
+    machines: &Machines<'_>,
+    prerequisites: &Prerequisites,
+    pod_under_test: &PodUnderTest,
+    sidecar_user: User,
+    printer: &Printer,
+    stop: &Interrupt,
+) -> anyhow::Result<(Vec<Flow>, String)> {
+    let Machines { node, pod, dir, addresses } = machines;
+    let PodUnderTest { app: name, port, user, .. } = pod_under_test;
+    printer.heading("The processes in the pod")?;
+    let _server = TcpEcho::start(node, User::ROOT, &[SERVER_PORT])?;
+    let mut app = App::start(pod, *user, name, *port, &dir.join("app.log"))?;
+    printer.line(format_args!("app      {name} on :{port}, uid {}, process {}", user.uid, app.pid()))?;
+    let sidecar = Sidecar::start(pod, sidecar_user, prerequisites.envoy.as_deref(), dir, stop)?;
+    printer.line(format_args!("sidecar  {}, uid {}", sidecar.describe(), sidecar_user.uid))?;
+    if prerequisites.envoy.is_none() {
+        printer.line("         (no Envoy: pass --envoy or set WEIR_ENVOY; `make tools` installs it)")?;
+    }
+    printer.heading("The connections")?;
+    let mut testbed = Testbed {
+        node,
+        pod,
+        app: &mut app,
+        app_port: *port,
+        sidecar: &sidecar,
+        sidecar_user,
+        addresses: addresses.iter().map(|(address, gateway, _)| (*address, *gateway)).collect(),
+    };
+    let flows = testbed.run_all(stop, |flow| Ok(printer.flow(flow)?))?;
+    Ok((flows, sidecar.describe()))
 }
 
 /// Starts the webhook, has it review the pod, and ends it.

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use serde::Serialize;
-use weir_lab::{Dial, Netns, ConnectionInfo, User, http};
+use weir_lab::{ConnectionInfo, Dial, Netns, User, http};
 
 use crate::app::App;
 use crate::interrupt::Interrupt;
@@ -128,7 +128,9 @@ impl Testbed<'_> {
                 })
             }
             FlowKind::AppToServer => Ok(arrived(&self.app.dial(server)?, server)),
-            FlowKind::SidecarToServer => Ok(arrived(&Dial::new(self.sidecar_user, server).connect_in(self.pod)??, server)),
+            FlowKind::SidecarToServer => {
+                Ok(arrived(&Dial::new(self.sidecar_user, server).connect_in(self.pod)??, server))
+            }
             FlowKind::AppToItself => {
                 let own = SocketAddr::new(
                     if pod.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() },

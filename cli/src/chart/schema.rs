@@ -61,28 +61,8 @@ fn check(schema: &Value, value: &Value, path: &str, findings: &mut Vec<String>) 
                     check(wanted, item, &format!("{path}[{index}]"), findings);
                 }
             }
-            "pattern" => {
-                let pattern = wanted.as_str().and_then(|pattern| Regex::new(pattern).ok());
-                let fits = |text: &str| pattern.as_ref().is_some_and(|pattern| pattern.is_match(text));
-                if value.as_str().is_some_and(|text| !fits(text)) {
-                    findings.push(format!("{name}: {} does not match {wanted}", word(value)));
-                }
-            }
-            "minLength" => {
-                let length = value.as_str().map(|text| text.chars().count() as u64);
-                if length.is_some_and(|length| Some(length) < wanted.as_u64()) {
-                    findings.push(format!("{name}: must not be empty"));
-                }
-            }
-            "minimum" => {
-                if value.is_number() && value.as_f64() < wanted.as_f64() {
-                    findings.push(format!("{name}: {value} is less than {wanted}"));
-                }
-            }
-            "maximum" => {
-                if value.as_f64() > wanted.as_f64() {
-                    findings.push(format!("{name}: {value} is more than {wanted}"));
-                }
+            "pattern" | "minLength" | "minimum" | "maximum" => {
+                findings.extend(violation(rule, wanted, value).map(|what| format!("{name}: {what}")));
             }
             other => findings.push(format!("{name}: unknown keyword {other:?} in the schema")),
         }
@@ -94,6 +74,25 @@ fn check(schema: &Value, value: &Value, path: &str, findings: &mut Vec<String>) 
             }
         }
     }
+}
+
+/// Returns how a value violates a rule about its text or its size.
+fn violation(rule: &str, wanted: &Value, value: &Value) -> Option<String> {
+    let violated = match rule {
+        "pattern" => {
+            let pattern = wanted.as_str().and_then(|pattern| Regex::new(pattern).ok());
+            value.as_str().is_some_and(|text| !pattern.is_some_and(|pattern| pattern.is_match(text)))
+        }
+        "minLength" => value.as_str().is_some_and(|text| Some(text.chars().count() as u64) < wanted.as_u64()),
+        "minimum" => value.is_number() && value.as_f64() < wanted.as_f64(),
+        _ => value.as_f64() > wanted.as_f64(),
+    };
+    violated.then(|| match rule {
+        "pattern" => format!("{} does not match {wanted}", word(value)),
+        "minLength" => "must not be empty".to_owned(),
+        "minimum" => format!("{value} is less than {wanted}"),
+        _ => format!("{value} is more than {wanted}"),
+    })
 }
 
 fn has_type(value: &Value, wanted: &str) -> bool {

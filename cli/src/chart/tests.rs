@@ -161,6 +161,24 @@ fn notes_name_the_label_of_the_revision() {
     assert!(notes(&["revision=r1"]).contains("istio.io/rev=r1"));
 }
 
+#[test]
+fn policies_come_with_the_default_revision_where_kubernetes_has_them() {
+    for (version, set, expected) in [
+        ("v1.29.15", "", 0),
+        ("v1.30.0-gke.100", "", 2),
+        ("v1.36.3", "admissionPolicies.enabled=false", 0),
+        ("v1.36.3", "revision=r1", 0),
+        ("v1.29.15", "admissionPolicies.enabled=true", 2),
+        ("v1.36.3", "webhook.enabled=false", 0),
+    ] {
+        let set: &[&str] = if set.is_empty() { &[] } else { &[set] };
+        let release = ChartArgs::of(set).release().unwrap().for_kubernetes(version.to_owned());
+        let objects = release.objects().unwrap();
+        assert_eq!(of_kind(&objects, "ValidatingAdmissionPolicy").len(), expected, "{version} {set:?}");
+        assert_eq!(of_kind(&objects, "ValidatingAdmissionPolicyBinding").len(), expected, "{version} {set:?}");
+    }
+}
+
 /// Helm deletes objects that an upgrade no longer has.
 #[test]
 fn uninstaller_keeps_its_namespace_and_admission_objects() {

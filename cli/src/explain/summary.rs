@@ -161,7 +161,21 @@ impl Summary {
             let what = format!("outbound TCP and UDP to {}", ports(&config.outbound_ports_exclude));
             self.exclude(what, annotation::EXCLUDE_OUTBOUND_PORTS, config.outbound_ports_exclude == [port::STATUS]);
         }
-        match &config.owner_groups {
+        self.owner_groups(&config.owner_groups);
+        self.always_excluded(format!(
+            "outbound traffic of the proxy itself (users {}; groups {})",
+            items(&config.proxy_uids),
+            items(&config.proxy_gids)
+        ));
+        self.exclude(
+            format!("traffic of the application to its own pod, and to {} and ::1", config.loopback),
+            variable::LOOPBACK_CIDR,
+            config.loopback == CaptureConfig::default().loopback,
+        );
+    }
+
+    fn owner_groups(&mut self, groups: &OwnerGroups) {
+        match groups {
             OwnerGroups::AllBut(groups) if groups.is_empty() => {}
             OwnerGroups::AllBut(groups) => {
                 self.exclude(
@@ -181,16 +195,6 @@ impl Summary {
                 );
             }
         }
-        self.always_excluded(format!(
-            "outbound traffic of the proxy itself (users {}; groups {})",
-            items(&config.proxy_uids),
-            items(&config.proxy_gids)
-        ));
-        self.exclude(
-            format!("traffic of the application to its own pod, and to {} and ::1", config.loopback),
-            variable::LOOPBACK_CIDR,
-            config.loopback == CaptureConfig::default().loopback,
-        );
     }
 
     fn dns(&mut self, config: &CaptureConfig) {

@@ -169,7 +169,7 @@ fn unusual_yaml_is_edited_correctly_or_not_at_all() {
             assert!(!got.contains('\r') || !got.replace("\r\n", "").contains('\n'), "{got:?}");
         }
     }
-    assert_eq!(splice("{\"a\": 1}", &json!({"a": 1}), &json!({"a": 2})), None, "JSON is written anew");
+    assert_eq!(splice("{\"a\": 1}", &json!({"a": 1}), &json!({"a": 2})), None, "JSON is rewritten");
     assert_eq!(lost_comments("a: 1 # x\n# y\n# x\n", "# x\na: 2\n"), ["y", "x"]);
 }
 
@@ -227,7 +227,7 @@ proptest! {
             }
         }
         let Some(spliced) = splice(&text, &old, &new) else { panic!("given up:\n{text}\n{new}") };
-        // Items of lists that cannot be told apart are written anew; mappings that only grow lose nothing.
+        // Ambiguous items of lists are rewritten; mappings that only grow keep their comments.
         if !text.contains("- ") {
             prop_assert_eq!(lost_comments(&text, &spliced), Vec::<String>::new(), "{}\n{}", text, spliced);
         }

@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 use weir_apiserver::fake_webhook::{FakeReply, FakeWebhook};
 use weir_apiserver::tls::Authority;
-use weir_apiserver::{ApiServer, ServerFault, FaultTarget};
+use weir_apiserver::{ApiServer, FaultTarget, ServerFault};
 
 use crate::fixture::{Fixture, plain_pod};
 use crate::run::{Run, weir};

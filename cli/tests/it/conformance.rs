@@ -62,7 +62,9 @@ fn istio_injector_cases_match() {
     let Some(suite) = Suite::load() else { return };
     let mut passed = BTreeSet::new();
     let mut failed = Vec::new();
-    for (index, case) in suite.cases.iter().enumerate().filter(|(_, case)| !case.skip_kube_inject && case.matches_upstream()) {
+    for (index, case) in
+        suite.cases.iter().enumerate().filter(|(_, case)| !case.skip_kube_inject && case.matches_upstream())
+    {
         let problems = run(&suite, case);
         if problems.is_empty() {
             passed.insert(index);

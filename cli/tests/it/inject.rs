@@ -259,8 +259,8 @@ spec:
     }
     assert!(run.stdout.contains("      labels: # and no more\n        app: web\n"), "{}", run.stdout);
     assert!(run.stdout.contains("        readinessProbe: # asked often\n"), "{}", run.stdout);
-    let anew = serde_json::to_string(&yaml::from_str(manifest).unwrap()).unwrap();
-    assert_eq!(documents(&run.stdout), documents(&inject(&[], &anew).stdout), "the same as without any text to keep");
+    let json = serde_json::to_string(&yaml::from_str(manifest).unwrap()).unwrap();
+    assert_eq!(documents(&run.stdout), documents(&inject(&[], &json).stdout), "the same as from JSON");
     assert_eq!(inject(&[], &run.stdout).stdout, run.stdout, "and again");
 }
 

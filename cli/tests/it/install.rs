@@ -31,9 +31,9 @@ impl Cluster {
         let kubeconfig = server.kubeconfig(folder.path()).expect("a kubeconfig").to_str().expect("UTF-8").to_owned();
         let controllers = controllers.then(|| {
             let (stop, server) = (Arc::new(AtomicBool::new(false)), Arc::clone(&server));
-            let told = Arc::clone(&stop);
+            let stopped = Arc::clone(&stop);
             let work = move || {
-                while !told.load(Ordering::Relaxed) {
+                while !stopped.load(Ordering::Relaxed) {
                     make_ready(&server);
                     thread::sleep(Duration::from_millis(20));
                 }
@@ -183,11 +183,7 @@ fn install_fails_if_workloads_are_not_ready() {
     let run = cluster.run(&["install", "--timeout", "1s"]);
     assert_eq!(run.code, 1, "{}", run.stderr);
     assert!(run.stderr.contains("deployment.apps/weir-webhook was not ready in 1 s"), "{}", run.stderr);
-    assert!(
-        run.stderr.contains("daemonset.apps/weir-agent") || run.stderr.contains("no pods found"),
-        "{}",
-        run.stderr
-    );
+    assert!(run.stderr.contains("daemonset.apps/weir-agent") || run.stderr.contains("no pods found"), "{}", run.stderr);
     assert!(run.stderr.contains("webhook configurations were not applied"), "{}", run.stderr);
     assert!(cluster.server.list(CONFIGURATIONS).is_empty());
     // Without waiting it succeeds.
@@ -367,9 +363,9 @@ fn uninstall_can_be_continued_after_a_timeout() {
     let cluster = Cluster::new(false);
     cluster.weir(&["install", "--wait=false"]);
     let over = Arc::new(AtomicBool::new(false));
-    let (server, told) = (Arc::clone(&cluster.server), Arc::clone(&over));
+    let (server, stopped) = (Arc::clone(&cluster.server), Arc::clone(&over));
     let never_clean = thread::spawn(move || {
-        while !told.load(Ordering::Relaxed) {
+        while !stopped.load(Ordering::Relaxed) {
             if let Some(mut found) =
                 server.get("daemonsets", "weir-node", "weir-uninstall").filter(|found| found["status"].is_null())
             {
@@ -383,11 +379,7 @@ fn uninstall_can_be_continued_after_a_timeout() {
     over.store(true, Ordering::Relaxed);
     never_clean.join().unwrap();
     assert_eq!(run.code, 1, "{}", run.stdout);
-    assert!(
-        run.stderr.contains("daemonset.apps/weir-uninstall was not ready in 3 s: 1 of 2 ready"),
-        "{}",
-        run.stderr
-    );
+    assert!(run.stderr.contains("daemonset.apps/weir-uninstall was not ready in 3 s: 1 of 2 ready"), "{}", run.stderr);
     assert!(cluster.server.list(CONFIGURATIONS).is_empty(), "pods are not sent any more");
     assert!(cluster.server.get("deployments", "weir-system", "weir-webhook").is_some());
     // The next run continues to wait for the nodes, although the agent is gone.

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use weir_apiserver::{ApiServer, ServerFault, FaultTarget};
+use weir_apiserver::{ApiServer, FaultTarget, ServerFault};
 
 use crate::run::{documents, file, inject, weir};
 
@@ -97,7 +97,10 @@ fn operator_file_is_merged_over_documents() {
     assert_eq!(pod(&["--operatorFileName", &operator])["spec"]["initContainers"][0]["name"], "istio-init");
 
     let run = weir(&["inject", "-f", "-", "--operatorFileName", &values], POD);
-    assert_eq!((run.code, run.stderr.as_str()), (1, "weir: --operatorFileName: kind is null, expected IstioOperator\n"));
+    assert_eq!(
+        (run.code, run.stderr.as_str()),
+        (1, "weir: --operatorFileName: kind is null, expected IstioOperator\n")
+    );
 }
 
 #[test]
@@ -179,12 +182,9 @@ fn cluster_errors_have_a_remedy() {
         stderr.contains("has istio-sidecar-injector, istio-sidecar-injector-canary; choose one with --revision"),
         "{stderr}"
     );
-    assert!(stderr.contains("ConfigMap istio-system/istio-nosuch not found"), "both are told: {stderr}");
+    assert!(stderr.contains("ConfigMap istio-system/istio-nosuch not found"), "both are reported: {stderr}");
     let stderr = refused(&["-c", &kubeconfig, "-i", "elsewhere"]);
-    assert!(
-        stderr.contains("namespace elsewhere has no similar one; pass --istioNamespace"),
-        "{stderr}"
-    );
+    assert!(stderr.contains("namespace elsewhere has no similar one; pass --istioNamespace"), "{stderr}");
     let stderr = refused(&["-c", "/nonexistent/config"]);
     assert!(stderr.contains("cannot read kubeconfig /nonexistent/config"), "{stderr}");
 

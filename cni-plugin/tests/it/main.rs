@@ -5,6 +5,7 @@
 mod agent;
 mod call;
 mod chain;
+mod limits;
 mod namespace;
 mod passthrough;
 mod protocol;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NetlinkDeserializable};
 use netlink_packet_route::AddressFamily;
-use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType};
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
@@ -175,6 +175,8 @@ fn address(net: &IpNet) -> AddressMessage {
     message.header.family = family_of(net.addr());
     message.header.prefix_len = net.prefix_len();
     message.header.index = LO;
+    // Without it, an IPv6 address is tentative, and sockets cannot bind to it, until a work queue of the kernel has run (addrconf.c).
+    message.header.flags = AddressHeaderFlags::Nodad;
     message.attributes = vec![AddressAttribute::Local(net.addr()), AddressAttribute::Address(net.addr())];
     message
 }

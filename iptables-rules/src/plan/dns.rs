@@ -5,7 +5,7 @@
 
 use ipnet::IpNet;
 
-use super::{RuleBuilder, from, host, tcp, to, to_port, udp};
+use super::builder::{RuleBuilder, family_of, from, host, tcp, to, to_port, udp};
 use crate::config::DnsCapture;
 use crate::names::{DNS_ZONE_APPLICATION, DNS_ZONE_UPSTREAM, chain, port};
 use crate::ruleset::{Action, Family, Match, Position, RuleReason, Table};
@@ -74,7 +74,7 @@ impl RuleBuilder<'_> {
     /// Returns the families that have a server; [`Family::Any`] where all have one.
     fn families_with_servers(&self) -> Vec<Family> {
         let servers = self.servers();
-        let has = |own: &Family| servers.iter().any(|server| server.is_none_or(|net| super::family_of(net) == *own));
+        let has = |own: &Family| servers.iter().any(|server| server.is_none_or(|net| family_of(net) == *own));
         let families: Vec<_> = self.own.iter().map(|own| own.family).filter(has).collect();
         if families.len() == self.own.len() { vec![Family::Any] } else { families }
     }

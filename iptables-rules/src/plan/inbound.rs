@@ -1,6 +1,6 @@
 //! Sends connections to the pod to the inbound port of the proxy, except excluded ones.
 
-use super::{RuleBuilder, captures_inbound, not_to, tcp, to_port};
+use super::builder::{RuleBuilder, captures_inbound, not_to, tcp, to_port};
 use crate::config::{InterceptionMode, PortSelection};
 use crate::names::chain;
 use crate::ruleset::{Action, Match, RuleReason, Table};

@@ -2,7 +2,7 @@
 
 use ipnet::IpNet;
 
-use super::{RuleBuilder, from, in_interface, inverted, not_to, not_to_ports, tcp, to, to_port, udp};
+use super::builder::{RuleBuilder, from, in_interface, inverted, not_to, not_to_ports, tcp, to, to_port, udp};
 use crate::config::{CidrSelection, OwnerGroups};
 use crate::names::{chain, port};
 use crate::ruleset::{Action, Match, Position, RuleReason, Table};

@@ -2,8 +2,10 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use proptest::prelude::*;
 
+use super::builder::family_of;
 use super::*;
-use crate::config::{CidrSelection, Group, OwnerGroups};
+use crate::config::{CidrSelection, Group, InterfaceName, OwnerGroups, PortSelection};
+use crate::ruleset::Family;
 
 fn problems(config: &CaptureConfig) -> String {
     plan(config).unwrap_err().iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")

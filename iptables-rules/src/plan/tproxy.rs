@@ -1,6 +1,6 @@
 //! Packet and connection marks of TPROXY mode: they keep a connection with the proxy, and identify the proxy's own traffic over `lo`.
 
-use super::{RuleBuilder, from, not_to, tcp};
+use super::builder::{RuleBuilder, from, not_to, tcp};
 use crate::names::{TPROXY_OUTBOUND_MARK, chain};
 use crate::ruleset::{Action, Family, Match, Position, RuleReason, Table};
 

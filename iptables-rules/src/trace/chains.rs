@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::Hook;
+use super::packet::Hook;
 use super::predicate::Predicate;
 use crate::ruleset::{LocalDelivery, RuleReason};
 

@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
-use super::Hook;
 use super::chains::{Base, Chains, Effect, Rule};
+use super::packet::Hook;
 use super::predicate::Predicate;
 use crate::RuleSet;
 use crate::names::chain;

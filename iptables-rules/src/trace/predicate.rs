@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::{ConntrackState, Owner, Transport};
+use super::packet::{ConntrackState, Owner, Transport};
 use crate::config::Group;
 use crate::names::LOOPBACK_INTERFACE;
 use crate::ruleset::{Match, Protocol};

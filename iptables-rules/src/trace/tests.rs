@@ -1,5 +1,6 @@
 use super::*;
 use crate::config::{CidrSelection, DnsCapture, InterceptionMode, Ipv6Policy};
+use crate::ruleset::RuleReason;
 use crate::{CaptureConfig, RuleSet};
 
 const APP: Owner = Owner { uid: 2000, gid: 2000 };

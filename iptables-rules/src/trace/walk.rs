@@ -3,8 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::chains::{Base, Chains, Effect};
+use super::packet::{ConntrackState, Hook, Owner, Packet, PacketOrigin};
 use super::predicate::PacketView;
-use super::{ConntrackState, Disposition, Hook, Owner, Packet, PacketOrigin, RuleResult, RuleVisit, TableVisit, Trace};
+use super::result::{Disposition, RuleResult, RuleVisit, TableVisit, Trace};
 use crate::names::LOOPBACK_INTERFACE;
 
 /// Priority of connection tracking (`NF_IP_PRI_CONNTRACK`).

@@ -47,10 +47,10 @@ pub struct NodeArgs {
     /// Check all meshed pods at this interval; new pods are checked at once
     #[arg(long, env = "REPAIR_INTERVAL", value_name = "DURATION", default_value = "30s", value_parser = humantime::parse_duration)]
     pub repair_interval: Duration,
-    /// Delete or label at most <COUNT> pods of one owner per window
+    /// Delete or label at most COUNT pods of one owner per window
     #[arg(long, env = "REPAIR_MAX_PER_OWNER", value_name = "COUNT", default_value_t = 2)]
     pub repair_max_per_owner: usize,
-    /// Delete or label at most <COUNT> pods of this node per window
+    /// Delete or label at most COUNT pods of this node per window
     #[arg(long, env = "REPAIR_MAX_PER_NODE", value_name = "COUNT", default_value_t = 10)]
     pub repair_max_per_node: usize,
     /// Set the length of the repair window

@@ -102,7 +102,7 @@ impl AgentRegistration {
             .map(Superseded::ByNewerAgent)
     }
 
-    /// Waits for the lock; `None` where another agent holds it for more than [`LOCK_TIMEOUT`].
+    /// Waits for the lock; `None` where another agent holds it for more than `LOCK_TIMEOUT`.
     ///
     /// # Errors
     /// The lock file cannot be created.

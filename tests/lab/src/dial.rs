@@ -9,8 +9,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::error::LabError;
 use crate::{ConnectionInfo, Netns, User};
 
-/// Timeout of one connection, from SYN to reply. Long enough on one host, and the time that unanswered connections take.
-pub const TIMEOUT: Duration = Duration::from_secs(2);
+/// Timeout of one connection, from SYN to reply, also on a busy machine.
+pub const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A connection to make.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -20,8 +20,7 @@ pub(super) fn write(release: RuntimeRelease, dir: &Path, paths: &Paths) -> anyho
 /// Returns a configuration of version 2 (containerd 1.6 and later). The garbage collector is off: it may remove what an import has
 /// brought but not named yet. `restrict_oom_score_adj` is for machines without CAP_SYS_RESOURCE.
 fn containerd(dir: &Path, paths: &Paths) -> String {
-    let (dir, socket, bin, conf) =
-        (dir.display(), paths.socket.display(), paths.bin.display(), paths.conf.display());
+    let (dir, socket, bin, conf) = (dir.display(), paths.socket.display(), paths.bin.display(), paths.conf.display());
     format!(
         r#"version = 2
 root = "{dir}/root"

@@ -84,7 +84,9 @@ impl Machine {
         let pid = children(self.init).into_iter().find(named).with_context(|| format!("{name} is not running"))?;
         let status = Command::new("kill").args(["-KILL", &pid.to_string()]).status()?;
         anyhow::ensure!(status.success(), "kill {pid}: {status}");
-        try_wait_until("the daemon is gone", || Ok(if named(&pid) { Err(format!("{name} still runs")) } else { Ok(()) }))
+        try_wait_until("the daemon is gone", || {
+            Ok(if named(&pid) { Err(format!("{name} still runs")) } else { Ok(()) })
+        })
     }
 
     /// Returns a command in all namespaces of the machine, killed with the machine and with this process.

@@ -291,7 +291,8 @@ fn agent_restores_flushed_rules_under_traffic() {
     let mut list: Value = serde_json::from_str(&conflist()).unwrap();
     list["plugins"].as_array_mut().unwrap().pop();
     let runtime =
-        CriRuntime::start_release(RuntimeRelease::Installed, &[("10-test.conflist", &format!("{list:#}\n"))], None).unwrap();
+        CriRuntime::start_release(RuntimeRelease::Installed, &[("10-test.conflist", &format!("{list:#}\n"))], None)
+            .unwrap();
     import_envoy(&runtime, &binary);
     let api = ApiServer::start().unwrap();
     api.kubeconfig(runtime.dir()).unwrap();

@@ -150,7 +150,8 @@ fn interrupted_demo_leaves_nothing() {
         let stdout = BufReader::new(child.0.stdout.take().unwrap());
         let mut lines = stdout.lines().map_while(Result::ok);
         assert!(lines.any(|line| line.starts_with(moment)), "the demo never prints {moment:?}");
-        let signal = process::run(Command::new("kill").args(["-INT", &child.0.id().to_string()]), b"", DEMO_TIMEOUT).unwrap();
+        let signal =
+            process::run(Command::new("kill").args(["-INT", &child.0.id().to_string()]), b"", DEMO_TIMEOUT).unwrap();
         assert!(signal.status.success());
         // Its output must be read until it exits.
         let rest: Vec<String> = lines.collect();
@@ -169,8 +170,9 @@ fn killed_demo_leaves_no_processes() {
     let mut demo = Demo::new("killed");
     // A killed demo leaves its temporary directory, which the test removes.
     let dir = tempfile::tempdir().unwrap();
-    let mut child =
-        ChildGuard(demo.command.env("TMPDIR", dir.path()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap());
+    let mut child = ChildGuard(
+        demo.command.env("TMPDIR", dir.path()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap(),
+    );
     let mut lines = BufReader::new(child.0.stdout.take().unwrap()).lines().map_while(Result::ok);
     assert!(lines.any(|line| line.starts_with("The connections")));
     assert!(demo.processes().len() > 1, "there are processes besides the demo itself: {:?}", demo.processes());

@@ -50,7 +50,9 @@ impl Backend {
         let rules = rules.clone();
         let result = world.pod.run(move || match self {
             Self::Nft => nft::apply(&rules).map(drop).map_err(|error| error.to_string()),
-            Self::IptablesCompat => nft::iptables_compat::apply(&rules, false).map(drop).map_err(|error| error.to_string()),
+            Self::IptablesCompat => {
+                nft::iptables_compat::apply(&rules, false).map(drop).map_err(|error| error.to_string())
+            }
             Self::Iptables => {
                 weir_kernel::iptables::apply(&rules, None, false).map(drop).map_err(|error| error.to_string())
             }
@@ -102,14 +104,16 @@ fn tracer_predicts_the_kernel_for_every_backend() {
         let config = generator.config();
         let rules = plan(&config).unwrap_or_else(|refused| panic!("round {round}: {refused:?}"));
         tally.tproxy_configs += usize::from(config.mode == InterceptionMode::Tproxy);
-        let probes: Vec<_> = (0..PROBES_PER_CONFIG.min(pairs - round * PROBES_PER_CONFIG)).map(|_| generator.probe(&config)).collect();
+        let probes: Vec<_> =
+            (0..PROBES_PER_CONFIG.min(pairs - round * PROBES_PER_CONFIG)).map(|_| generator.probe(&config)).collect();
         for backend in Backend::ALL {
             backend.install(&world, &rules);
             // The rules that are read back must predict the same as the plan.
             let live = world.pod.run(netns_state::read).unwrap().unwrap();
             for probe in send_all(&world, &rules, &probes) {
                 count(&mut tally, &probe);
-                let Some(mismatch) = compare::mismatch(&probe).or_else(|| compare::read_back_mismatch(&probe, &live)) else {
+                let Some(mismatch) = compare::mismatch(&probe).or_else(|| compare::read_back_mismatch(&probe, &live))
+                else {
                     continue;
                 };
                 mismatches += 1;

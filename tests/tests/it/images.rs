@@ -19,8 +19,7 @@ fn images_or_skip() -> Option<PathBuf> {
     if !weir_tests::privileged() {
         return None;
     }
-    let found =
-        std::env::var_os("WEIR_IMAGES").map(PathBuf::from).filter(|dir| dir.join("weir-agent.tar").is_file());
+    let found = std::env::var_os("WEIR_IMAGES").map(PathBuf::from).filter(|dir| dir.join("weir-agent.tar").is_file());
     if found.is_none() {
         weir_lab::skip_or_fail("WEIR_IMAGES does not name a directory with the images; `make images` builds them");
     }
@@ -39,9 +38,12 @@ impl Node {
         let primary = json!({ "cniVersion": "1.0.0", "name": "net", "plugins": [
             { "type": "bridge", "bridge": "cni0", "isGateway": true, "ipam": { "type": "host-local", "subnet": "10.77.0.0/24" } },
         ] });
-        let runtime =
-            CriRuntime::start_release(RuntimeRelease::Installed, &[("10-net.conflist", &format!("{primary:#}\n"))], None)
-                .unwrap();
+        let runtime = CriRuntime::start_release(
+            RuntimeRelease::Installed,
+            &[("10-net.conflist", &format!("{primary:#}\n"))],
+            None,
+        )
+        .unwrap();
         for image in ["weir-agent", "weir-webhook", "weir-iptables", "weir"] {
             let reference = format!("docker.io/library/{image}:{VERSION}");
             runtime.import_archive(&images.join(format!("{image}.tar")), &reference).unwrap();
@@ -184,7 +186,9 @@ fn log(sandbox: &PodSandboxConfig) -> String {
 
 /// Reads `/proc/PID/status` of a container's process.
 fn process_status(node: &Node, container: &str) -> String {
-    let ContainerState::Running(pid) = node.runtime.cri.container_state(container).unwrap() else { panic!("the container does not run") };
+    let ContainerState::Running(pid) = node.runtime.cri.container_state(container).unwrap() else {
+        panic!("the container does not run")
+    };
     std::fs::read_to_string(node.runtime.host_path(&format!("/proc/{pid}/status"))).unwrap()
 }
 

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::annotations::{self, StringMap};
 use crate::conflicts::{self, Conflicts};
-use crate::containers;
+use crate::containers::{self, ContainerList, PROXY_CONTAINER};
 use crate::context::InjectContext;
 use crate::decision::{Decision, DecisionTrace, InjectionPolicy, SkipReason, decide};
 use crate::findings::join_findings;
@@ -93,11 +93,13 @@ pub fn inject(request: &InjectRequest, settings: &Settings) -> Result<InjectOutc
     }
     let Prepared { stored, proxy_config, templates } = prepare(request, pod, settings)?;
     let workload = request.workload.clone().unwrap_or_else(|| workload_of_pod(pod, request.namespace.as_deref()));
-    let context = InjectContext::new(request, pod, settings, &stored, proxy_config, workload);
+    let mut context = InjectContext::new(request, pod, settings, &stored, proxy_config, workload);
 
     let mut injected = pod.clone();
     let overlay = apply_overlays(&mut injected, pod, &templates, &context)?;
     let equivalents = selected_templates::builtin_equivalents(&templates, &injected);
+    // Templates of old releases have no native sidecars.
+    context.native &= ContainerList::InitContainers.find(&injected, PROXY_CONTAINER).is_some();
     let applied = overrides::reapply(&mut injected, pod, &overlay, &stored, settings.platform)?;
     overrides::sync_init_user(&mut injected, &applied, context.uses_tproxy());
     if let Some(record) = applied.to_annotation() {

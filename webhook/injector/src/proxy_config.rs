@@ -233,6 +233,12 @@ impl ProxyConfig {
         })
     }
 
+    /// Returns the fields that are set.
+    #[cfg(test)]
+    pub(crate) fn fields(&self) -> &Map<String, Value> {
+        &self.fields
+    }
+
     /// Returns every field of the message; unset scalars, lists and maps have their zero value, other unset fields are null.
     pub(crate) fn all_fields(&self) -> Map<String, Value> {
         let value =

@@ -96,18 +96,31 @@ pub(crate) fn names(templates: &[SelectedTemplate<'_>]) -> Vec<String> {
     templates.iter().map(|template| template.name.clone()).collect()
 }
 
-/// Maps the templates to the built-in ones that they amount to: a custom template whose proxy runs as a sidecar counts
-/// as [`BuiltinTemplate::Sidecar`].
+/// Maps the templates to the built-in ones that they amount to. A custom template counts by the proxy that the pod has.
 pub(crate) fn builtin_equivalents(templates: &[SelectedTemplate<'_>], injected: &Value) -> Vec<BuiltinTemplate> {
     let equivalent = |template: &SelectedTemplate<'_>| match template.body {
         TemplateBody::BuiltIn(template) => Some(template),
-        TemplateBody::Custom(..) => has_sidecar(injected).then_some(BuiltinTemplate::Sidecar),
+        TemplateBody::Custom(..) => equivalent_of_proxy(injected),
     };
     templates.iter().filter_map(equivalent).collect()
 }
 
-/// Returns whether the pod's proxy runs as a sidecar.
-fn has_sidecar(pod: &Value) -> bool {
-    let args = containers::find(pod, PROXY_CONTAINER).and_then(|proxy| proxy["args"].as_array());
-    args.is_some_and(|args| args.len() >= 2 && args[0] == "proxy" && args[1] == "sidecar")
+/// Returns the built-in template whose proxy is like the pod's.
+fn equivalent_of_proxy(pod: &Value) -> Option<BuiltinTemplate> {
+    let proxy = containers::find(pod, PROXY_CONTAINER)?;
+    let args = proxy["args"].as_array()?;
+    if args.first()? != "proxy" {
+        return None;
+    }
+    let without_envoy = proxy["env"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .any(|variable| variable["name"] == "DISABLE_ENVOY" && variable["value"] == "true");
+    match args.get(1)?.as_str()? {
+        "sidecar" if without_envoy => Some(BuiltinTemplate::GrpcAgent),
+        "sidecar" => Some(BuiltinTemplate::Sidecar),
+        "router" => Some(BuiltinTemplate::Gateway),
+        _ => None,
+    }
 }

@@ -24,6 +24,8 @@ pub use nodes::Nodes;
 pub use proxy_resources::ProxyConfigResources;
 pub use release::Release;
 pub(crate) use templates::TemplateSource;
+#[cfg(test)]
+pub(crate) use templates::GATEWAY_CONTROLLER_TEMPLATES;
 pub use templates::Templates;
 pub use values::{Global, InjectionConfig, Pilot, Proxy, ProxyInit, Values};
 
@@ -74,7 +76,7 @@ pub struct Settings {
     pub proxy_configs: ProxyConfigResources,
     /// Policy, selectors and templates, from `config` and `values`.
     pub injection: InjectionConfig,
-    /// Keys of the documents that have no effect and look like mistakes.
+    /// Keys of the documents that have no effect and look like mistakes, and fields in templates that do not exist.
     pub ignored_keys: Vec<FieldError>,
 }
 
@@ -150,6 +152,7 @@ impl Settings {
         settings.ignored_keys = value_errors.ignored_keys(Some(values), &[]);
         settings.ignored_keys.extend(mesh_errors.ignored_keys(documents.mesh, &mesh::UNREAD_KEYS));
         settings.ignored_keys.extend(config_errors.ignored_keys(documents.config, &["templates"]));
+        settings.ignored_keys.extend(settings.injection.templates.warnings());
         let mut errors = value_errors.into_errors();
         errors.append(&mut mesh_errors.into_errors());
         errors.append(&mut config_errors.into_errors());

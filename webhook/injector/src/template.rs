@@ -32,11 +32,12 @@ const MAX_TEXT_BYTES: usize = 1024 * 1024;
 /// Limit on the iterations of all `range` loops of one rendering.
 const MAX_ITERATIONS: u64 = 100_000;
 
-/// A checked template: every function, variable and top-level field that it uses exists.
+/// A checked template: every function and variable that it uses exists.
 pub(crate) struct CustomTemplate {
     name: String,
     text: String,
     engine: Engine,
+    warnings: Vec<String>,
 }
 
 /// Error returned when a template cannot be rendered for a pod.
@@ -70,12 +71,17 @@ impl CustomTemplate {
         }
         let functions = functions::all();
         let resolved = whitespace::resolve(text).map_err(|error| vec![error])?;
-        let trees = check::compile(&resolved, &functions)?;
+        let check::Compiled { trees, warnings } = check::compile(&resolved, &functions)?;
         let mut engine = Engine::new("").funcs(functions).max_range_iters(MAX_ITERATIONS);
         for (tree_name, tree) in trees {
             engine = engine.add_parse_tree(&tree_name, tree);
         }
-        Ok(Self { name: name.to_owned(), text: text.to_owned(), engine })
+        Ok(Self { name: name.to_owned(), text: text.to_owned(), engine, warnings })
+    }
+
+    /// Returns fields in the template that do not exist, each with its line.
+    pub(crate) fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// Renders the template to a partial pod.
@@ -83,12 +89,18 @@ impl CustomTemplate {
     /// # Errors
     /// The template fails, exceeds a limit, or does not render to a partial pod.
     pub(crate) fn render(&self, data: &Data, options: RenderOptions) -> Result<Value, RenderError> {
+        self.parse_output(&self.render_text(data, options)?)
+    }
+
+    fn render_text(&self, data: &Data, options: RenderOptions) -> Result<String, RenderError> {
         let mut output = limits::Output::start(options);
-        if let Err(error) = self.engine.execute_template_fmt(&mut output, check::MAIN, data) {
-            let reason = output.exceeded_limit().unwrap_or_else(|| reason(error));
-            return Err(RenderError { name: self.name.clone(), line: limits::line(), reason });
+        match self.engine.execute_template_fmt(&mut output, check::MAIN, data) {
+            Ok(()) => Ok(output.into_text()),
+            Err(error) => {
+                let reason = output.exceeded_limit().unwrap_or_else(|| reason(error));
+                Err(RenderError { name: self.name.clone(), line: limits::line(), reason })
+            }
         }
-        self.parse_output(&output.into_text())
     }
 
     fn parse_output(&self, text: &str) -> Result<Value, RenderError> {
@@ -145,6 +157,8 @@ impl PartialEq for CustomTemplate {
 
 #[cfg(test)]
 mod differential;
+#[cfg(test)]
+mod edits;
 #[cfg(test)]
 mod go;
 #[cfg(test)]

@@ -38,7 +38,7 @@ pub(crate) fn for_pod(context: &InjectContext<'_>, pod: &Value, shared: &SharedT
 
 /// Returns the number of the proxy's worker threads as Istio up to 1.18 estimates it: `concurrency` of its configuration; if that
 /// is 0, the processors that it may use; else 2.
-fn estimated_concurrency(context: &InjectContext<'_>) -> i64 {
+pub(crate) fn estimated_concurrency(context: &InjectContext<'_>) -> i64 {
     const DEFAULT: i64 = 2;
     match context.proxy_config.concurrency() {
         None => return DEFAULT,

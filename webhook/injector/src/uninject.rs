@@ -10,9 +10,11 @@
 //! records only the rest, so that of a typical pod is `{"v":1}`. A pod of Istio's own injector has no such annotation; what
 //! cannot be restored is reported.
 //!
-//! Everything is addressed by name, so changes of the pod after its injection are kept.
+//! Everything is addressed by name, so changes of the pod after its injection are kept. The records prove nothing, because the
+//! author of a pod can write them: [`limit`] bounds what they may change.
 
 mod delta;
+pub(crate) mod limit;
 mod reconstruct;
 pub(crate) mod third_party;
 
@@ -39,6 +41,10 @@ pub struct Uninjected {
     pub pod: Value,
     /// What could not be restored, one clause each; empty if the injection recorded everything.
     pub unrecoverable: Vec<String>,
+    /// Paths that the records changed, but that an injection with the built-in templates does not write: a custom template or the
+    /// settings wrote them, or somebody forged the records. An injection restores them only if its own templates write them, see
+    /// [`inject`](crate::inject()).
+    pub unverified: Vec<String>,
 }
 
 /// Error returned when the records of an injection are invalid.
@@ -82,6 +88,13 @@ impl InjectionRecord {
 /// # Errors
 /// The records of the injection are invalid.
 pub fn uninject(pod: &Value) -> Result<Option<Uninjected>, UninjectError> {
+    let Some(mut restored) = restore(pod)? else { return Ok(None) };
+    restored.unverified = limit::limit(pod, restored.pod.clone(), limit::CurrentInjection::default()).refused;
+    Ok(Some(restored))
+}
+
+/// As [`uninject`], without the list of what is unverified.
+pub(crate) fn restore(pod: &Value) -> Result<Option<Uninjected>, UninjectError> {
     let Some(injection) = InjectionRecord::of(pod)? else { return Ok(None) };
     let original = StringMap::of(pod, "annotations").get(ORIGINAL).map(parse_original_record).transpose()?;
     let (mut pod, mut unrecoverable) = reconstruct(pod, &injection);
@@ -92,7 +105,7 @@ pub fn uninject(pod: &Value) -> Result<Option<Uninjected>, UninjectError> {
         };
         delta::apply(&original, &mut pod);
     }
-    Ok(Some(Uninjected { pod, unrecoverable }))
+    Ok(Some(Uninjected { pod, unrecoverable, unverified: Vec::new() }))
 }
 
 fn parse_original_record(text: &str) -> Result<Delta, UninjectError> {

@@ -1,5 +1,7 @@
 //! Validates the pod and its annotations before anything is built, and collects every finding.
 
+pub(crate) mod limits;
+
 use iptables_rules::CaptureConfig;
 use iptables_rules::annotations::ProxySpec;
 use iptables_rules::text::parse_bool;
@@ -49,11 +51,7 @@ pub(crate) fn findings(annotations: StringMap<'_>) -> Vec<String> {
     findings
 }
 
-/// Maximum number of containers in each list of a pod. No node runs that many, and a template that adds to every container
-/// multiplies what was sent: one pod must not use up the memory.
-const MAX_CONTAINERS: usize = 1000;
-/// Maximum length of the name of a container or a volume (a DNS label), for the same reason: paths, variables and messages
-/// contain it.
+/// Maximum length of the name of a container or a volume (a DNS label): paths, variables and messages contain it.
 const MAX_NAME: usize = 63;
 
 /// Returns every field of a pod that has a wrong type for the merge. Merging replaces a value of another type by the template's,
@@ -78,10 +76,6 @@ pub(crate) fn type_errors(pod: &Value) -> Vec<String> {
         match &spec[field] {
             Value::Null => {}
             Value::Array(items) => {
-                if field.ends_with("ontainers") && items.len() > MAX_CONTAINERS {
-                    let number = items.len();
-                    findings.push(format!("spec.{field} has {number} containers; the limit is {MAX_CONTAINERS}"));
-                }
                 let long = items.iter().enumerate().find_map(|(index, item)| {
                     let length = item["name"].as_str().map_or(0, str::len);
                     (length > MAX_NAME && field != "imagePullSecrets").then_some((index, length))

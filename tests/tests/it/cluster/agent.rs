@@ -142,7 +142,8 @@ fn agent_with_its_own_rights_restores_rules_and_removes_taint(cluster: &Cluster)
 
     wait_until("the repair is recorded as an event", || {
         let events = cluster.get("/apis/events.k8s.io/v1/namespaces/shop/events").expect_ok();
-        let is_recorded = |event: &Value| event["reason"] == "CaptureRulesRepaired" && event["regarding"]["name"] == "web";
+        let is_recorded =
+            |event: &Value| event["reason"] == "CaptureRulesRepaired" && event["regarding"]["name"] == "web";
         events["items"].as_array().unwrap().iter().any(is_recorded).then_some(()).ok_or_else(|| events.to_string())
     });
     wait_until("the startup taint is removed", || {

@@ -154,7 +154,8 @@ impl Cluster {
             .header("content-type", content);
         let body = body.map(Value::to_string).unwrap_or_default();
         let mut response = self.agent.run(request.body(body).unwrap()).map_err(|error| error.to_string())?;
-        let warnings = response.headers().get_all("warning").iter().map(|value| value.to_str().unwrap().to_owned()).collect();
+        let warnings =
+            response.headers().get_all("warning").iter().map(|value| value.to_str().unwrap().to_owned()).collect();
         let code = response.status().as_u16();
         let text = response.body_mut().read_to_string().map_err(|error| error.to_string())?;
         Ok(Response { code, warnings, body: serde_json::from_str(&text).unwrap_or(Value::String(text)) })

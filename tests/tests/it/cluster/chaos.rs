@@ -8,7 +8,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use weir_apiserver::{ServerFault, FaultTarget};
+use weir_apiserver::{FaultTarget, ServerFault};
 use weir_tests::wait_until;
 
 use super::api_server::{Cluster, on_both};
@@ -71,7 +71,11 @@ fn pods_wait_while_all_replicas_are_down(cluster: &Cluster) {
     });
     assert!(refused.message().starts_with("Internal error occurred: failed calling webhook"), "{}", refused.body);
     mesh.cluster.create_namespace("plain", &json!({}));
-    assert_eq!(mesh.cluster.post("/api/v1/namespaces/plain/pods", &pod("web")).code, 201, "other pods are not affected");
+    assert_eq!(
+        mesh.cluster.post("/api/v1/namespaces/plain/pods", &pod("web")).code,
+        201,
+        "other pods are not affected"
+    );
     let started = Instant::now();
     mesh.replicas().iter_mut().for_each(super::replica::Replica::start);
     load.wait(50);
@@ -192,8 +196,10 @@ fn hostile_clients_do_not_delay_others() {
         load.wait(50);
     }
     // A review of 10 MiB, sent past the API server, which would limit it.
-    let bundle =
-        mesh.cluster.get(CONFIGURATION).expect_ok()["webhooks"][0]["clientConfig"]["caBundle"].as_str().unwrap().to_owned();
+    let bundle = mesh.cluster.get(CONFIGURATION).expect_ok()["webhooks"][0]["clientConfig"]["caBundle"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     for &replica in &replicas {
         assert_eq!(post_10_mib(replica, &bundle), 413);
     }

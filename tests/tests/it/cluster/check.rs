@@ -115,7 +115,8 @@ fn blocked_hop_is_named(cluster: &Cluster) {
     };
     for (what, webhook, bundle, wanted) in cases {
         // A webhook for each case, so that no connection is reused.
-        let hook = webhook.map(|(pair, reply)| FakeWebhook::start(cluster.webhook_address(), pair, move |_| reply()).unwrap());
+        let hook =
+            webhook.map(|(pair, reply)| FakeWebhook::start(cluster.webhook_address(), pair, move |_| reply()).unwrap());
         let gone = || std::net::TcpListener::bind((cluster.webhook_address(), 0)).unwrap().local_addr().unwrap();
         set_endpoints(cluster, &[hook.as_ref().map_or_else(gone, FakeWebhook::addr)]);
         configure(cluster, |entry| {

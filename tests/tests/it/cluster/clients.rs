@@ -10,11 +10,7 @@ use super::api_server::{Cluster, on_both};
 use super::kubectl::Kubectl;
 use super::server::{CONFIGURATIONS, configuration, entry};
 
-on_both!(
-    apply_owns_exactly_the_applied_fields,
-    roles_limit_service_accounts,
-    kubectl_works,
-);
+on_both!(apply_owns_exactly_the_applied_fields, roles_limit_service_accounts, kubectl_works,);
 
 fn apply_owns_exactly_the_applied_fields(cluster: &Cluster) {
     let path = format!("{CONFIGURATIONS}/a");
@@ -46,7 +42,10 @@ fn apply_owns_exactly_the_applied_fields(cluster: &Cluster) {
     found.sort();
     assert_eq!(found, owners);
     let again = cluster.apply(&path, "fieldManager=weir-webhook", &only(&ours)).expect_ok();
-    assert_eq!(again["metadata"]["resourceVersion"], done["metadata"]["resourceVersion"], "an apply without changes is no write");
+    assert_eq!(
+        again["metadata"]["resourceVersion"], done["metadata"]["resourceVersion"],
+        "an apply without changes is no write"
+    );
     // An update with another value takes the field over.
     let mut object = again;
     object["webhooks"][1]["clientConfig"]["caBundle"] = theirs.as_str().into();
@@ -88,7 +87,9 @@ fn roles_limit_service_accounts(cluster: &Cluster) {
         "subjects": [{"kind": "ServiceAccount", "name": "robot", "namespace": "shop"}],
     });
     cluster.post(&format!("{roles}/rolebindings"), &binding).expect_ok();
-    let Some(kubectl) = Kubectl::new_or_skip(&cluster.kubeconfig_with("robot", &cluster.service_account_token("shop", "robot"))) else {
+    let Some(kubectl) =
+        Kubectl::new_or_skip(&cluster.kubeconfig_with("robot", &cluster.service_account_token("shop", "robot")))
+    else {
         return;
     };
     let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "ca", "namespace": "shop"}, "stringData": {"a": "b"}});

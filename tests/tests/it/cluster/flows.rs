@@ -25,7 +25,12 @@ fn mesh(cluster: &Cluster) -> Option<Mesh> {
 
 /// Whether the default revision injects a pod, by the labels `istio-injection` and `istio.io/rev` of the namespace, and
 /// `sidecar.istio.io/inject` and `istio.io/rev` of the pod (Istio's documentation, "Controlling the injection policy").
-pub(crate) fn expected(enabled: Option<&str>, revision: Option<&str>, inject: Option<&str>, pods: Option<&str>) -> bool {
+pub(crate) fn expected(
+    enabled: Option<&str>,
+    revision: Option<&str>,
+    inject: Option<&str>,
+    pods: Option<&str>,
+) -> bool {
     match (enabled, revision, inject, pods) {
         (_, _, Some("false"), _) => false,
         (Some(value), ..) => value == "enabled",
@@ -52,7 +57,8 @@ fn labels_decide_which_pods_are_injected(cluster: &Cluster) {
                     let mut asked = pod("web");
                     asked["metadata"]["labels"] =
                         labels(&[("sidecar.istio.io/inject", inject), ("istio.io/rev", pods)]);
-                    let response = cluster.post(&format!("/api/v1/namespaces/{namespace}/pods?dryRun=All"), &asked).expect_ok();
+                    let response =
+                        cluster.post(&format!("/api/v1/namespaces/{namespace}/pods?dryRun=All"), &asked).expect_ok();
                     let expected = expected(enabled, revision, inject, pods);
                     count[usize::from(expected)] += 1;
                     if is_injected(&response) != expected {
@@ -100,7 +106,8 @@ fn samples_are_injected(cluster: &Cluster) {
     }
     let created = ["shop", "samples"].map(|namespace| roll_out(cluster, namespace).len());
     assert!(created[0] > 0);
-    let pods = ["shop", "samples"].map(|namespace| cluster.get(&format!("/api/v1/namespaces/{namespace}/pods")).expect_ok());
+    let pods =
+        ["shop", "samples"].map(|namespace| cluster.get(&format!("/api/v1/namespaces/{namespace}/pods")).expect_ok());
     for pod in pods.iter().flat_map(|list| list["items"].as_array().unwrap()) {
         assert!(is_injected(pod), "{pod}");
         let proxy = containers(pod).into_iter().find(|container| container["name"] == "istio-proxy").unwrap();

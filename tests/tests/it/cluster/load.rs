@@ -51,7 +51,12 @@ impl Tally {
     /// Asserts what must always hold with `failurePolicy: Fail`.
     #[track_caller]
     pub(crate) fn assert_no_bypass(&self) {
-        assert!(self.unmeshed.is_empty(), "{} pods without a sidecar, such as {}", self.unmeshed.len(), self.unmeshed[0]);
+        assert!(
+            self.unmeshed.is_empty(),
+            "{} pods without a sidecar, such as {}",
+            self.unmeshed.len(),
+            self.unmeshed[0]
+        );
         assert_eq!(self.lost, 0, "{self}");
         assert!(self.injected > 0, "{self}");
     }
@@ -101,7 +106,8 @@ impl Load {
         let (stopped, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let path = format!("/api/v1/namespaces/{namespace}/pods?dryRun=All");
         let workers = (0..clients).map(|_| {
-            let (cluster, stopped, count, path) = (cluster.clone(), Arc::clone(&stopped), Arc::clone(&count), path.clone());
+            let (cluster, stopped, count, path) =
+                (cluster.clone(), Arc::clone(&stopped), Arc::clone(&count), path.clone());
             thread::spawn(move || {
                 let mut tally = Tally::default();
                 while !stopped.load(Ordering::Relaxed) {

@@ -50,7 +50,8 @@ impl Mesh {
         }
         let overlay = manifests.join(overlay);
         apply(&kubectl, &overlay);
-        let deployment = cluster.get(&format!("/apis/apps/v1/namespaces/{NAMESPACE}/deployments/{SERVICE}")).expect_ok();
+        let deployment =
+            cluster.get(&format!("/apis/apps/v1/namespaces/{NAMESPACE}/deployments/{SERVICE}")).expect_ok();
         let replicas: Vec<Replica> = (0..deployment["spec"]["replicas"].as_u64().unwrap())
             .map(|number| {
                 let mut replica =
@@ -93,7 +94,11 @@ impl Mesh {
         self.cluster.ensure_namespace("probe", &serde_json::json!({"istio-injection": "enabled"}));
         wait_until("the webhook is called", || {
             let response = self.cluster.post("/api/v1/namespaces/probe/pods?dryRun=All", &probe);
-            if super::workload::is_injected(&response.body) { Ok(()) } else { Err(format!("{} {}", response.code, response.body)) }
+            if super::workload::is_injected(&response.body) {
+                Ok(())
+            } else {
+                Err(format!("{} {}", response.code, response.body))
+            }
         });
     }
 }

@@ -120,7 +120,8 @@ fn selected_webhooks_get_complete_reviews(cluster: &Cluster) {
         json!([{"name": "plain", "expression": "!has(object.spec.hostNetwork) || object.spec.hostNetwork == false"}]);
     let selected = json!({"namespaceSelector": {"matchLabels": {"mesh": "on"}}, "matchConditions": plain});
     fixture.configure("a", &[entry("one", &fixture.authority.cert(), &selected)]);
-    fixture.wait_for_response("the webhook is called", &pod("first"), |response| names(&response.body) == ["app", "side"]);
+    fixture
+        .wait_for_response("the webhook is called", &pod("first"), |response| names(&response.body) == ["app", "side"]);
 
     let before = hook.reviews().len();
     let stored = cluster.post(PODS, &pod("web")).expect_ok();
@@ -162,7 +163,11 @@ fn selected_webhooks_get_complete_reviews(cluster: &Cluster) {
     let calls = hook.reviews().len();
     assert_eq!(names(&cluster.post(PODS, &on_host).expect_ok()), ["app"], "not selected by the condition");
     cluster.create_namespace("other", &json!({}));
-    assert_eq!(names(&cluster.post("/api/v1/namespaces/other/pods", &pod("web")).expect_ok()), ["app"], "not selected by the selector");
+    assert_eq!(
+        names(&cluster.post("/api/v1/namespaces/other/pods", &pod("web")).expect_ok()),
+        ["app"],
+        "not selected by the selector"
+    );
     assert_eq!(hook.reviews().len(), calls);
     let mut generated = pod("");
     generated["metadata"] = json!({"generateName": "web-"});
@@ -186,7 +191,9 @@ fn webhooks_are_reinvoked_after_later_changes(cluster: &Cluster) {
     let if_needed = json!({"reinvocationPolicy": "IfNeeded"});
     fixture.configure("b", &[entry("two", &fixture.authority.cert(), &if_needed)]);
     fixture.configure("a", &[entry("one", &fixture.authority.cert(), &if_needed)]);
-    fixture.wait_for_response("both are called, in order of their names", &pod("first"), |response| names(&response.body) == ["app", "one", "two"]);
+    fixture.wait_for_response("both are called, in order of their names", &pod("first"), |response| {
+        names(&response.body) == ["app", "one", "two"]
+    });
 
     let mut quiet = pod("web");
     quiet["spec"]["automountServiceAccountToken"] = false.into();
@@ -196,7 +203,11 @@ fn webhooks_are_reinvoked_after_later_changes(cluster: &Cluster) {
         (first.reviews().len() - before.0, second.reviews().len() - before.1)
     };
     assert_eq!(calls(&quiet), (2, 1), "the first is reinvoked for the change of the second");
-    assert_eq!(calls(&pod("other")), (2, 2), "the server mounts tokens into the added containers, and both are reinvoked");
+    assert_eq!(
+        calls(&pod("other")),
+        (2, 2),
+        "the server mounts tokens into the added containers, and both are reinvoked"
+    );
     if let Some(server) = cluster.fake_server() {
         let audit = server.audit().pop().unwrap().annotations;
         let rounds: Vec<&str> = audit.keys().map(|key| key.rsplit('/').next().unwrap()).collect();
@@ -209,8 +220,8 @@ type Case = (&'static str, Vec<SocketAddr>, String, Value, u16, String);
 
 fn client_is_told_why_a_webhook_call_failed(cluster: &Cluster) {
     let fixture = Fixture::new(cluster);
-    let denying =
-        fixture.hook(|_| FakeReply::Response(json!({"allowed": false, "status": {"code": 403, "message": "no, and no"}})));
+    let denying = fixture
+        .hook(|_| FakeReply::Response(json!({"allowed": false, "status": {"code": 403, "message": "no, and no"}})));
     let (silent, broken) = (fixture.hook(|_| FakeReply::Silence), fixture.hook(|_| FakeReply::Status(500, None)));
     let fine = fixture.hook(|_| FakeReply::allow());
     let elsewhere = fixture.authority.issue("x", &["elsewhere.hooks.svc"]).unwrap();
@@ -251,7 +262,8 @@ fn client_is_told_why_a_webhook_call_failed(cluster: &Cluster) {
         cluster.delete(&format!("{CONFIGURATIONS}/a"));
         fixture.configure("a", &[served]);
         let code = if what == "denied" { 403 } else { 201 };
-        fixture.wait_for_response(&format!("{what}, failurePolicy Ignore"), &pod("web"), |response| response.code == code);
+        fixture
+            .wait_for_response(&format!("{what}, failurePolicy Ignore"), &pod("web"), |response| response.code == code);
     }
     fixture.configure("b", &[entry("two", "", &json!({}))]);
     let absent =
@@ -265,7 +277,9 @@ fn invalid_response_is_a_failure_and_429_is_retried(cluster: &Cluster) {
     fixture.create_service("one", &[other.addr()]);
     fixture.configure("a", &[entry("one", &fixture.authority.cert(), &json!({}))]);
     let invalid = "received invalid webhook response: expected response.uid=";
-    fixture.wait_for_response("another uid", &pod("web"), |response| response.code == 500 && response.message().contains(invalid));
+    fixture.wait_for_response("another uid", &pod("web"), |response| {
+        response.code == 500 && response.message().contains(invalid)
+    });
     cluster.delete(&format!("{CONFIGURATIONS}/a"));
     let count = AtomicUsize::new(0);
     let busy = fixture.hook(move |_| match count.fetch_add(1, Ordering::SeqCst) {
@@ -274,7 +288,9 @@ fn invalid_response_is_a_failure_and_429_is_retried(cluster: &Cluster) {
     });
     fixture.create_service("two", &[busy.addr()]);
     fixture.configure("b", &[entry("two", &fixture.authority.cert(), &json!({}))]);
-    fixture.wait_for_response("the webhook is called again", &pod("web"), |response| response.body["metadata"]["labels"]["asked"] == "twice");
+    fixture.wait_for_response("the webhook is called again", &pod("web"), |response| {
+        response.body["metadata"]["labels"]["asked"] == "twice"
+    });
     assert_eq!(busy.reviews().len(), 2, "within one request of the client");
 }
 

@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use weir_apiserver::tls::Authority;
 use weir_tests::wait_until;
 
-use super::chaos::{SHOP, report, scale};
 use super::api_server::{Cluster, on_both};
+use super::chaos::{SHOP, report, scale};
 use super::load::Load;
 use super::mesh::{CONFIGURATION, Mesh, NAMESPACE};
 use super::workload::{is_injected, pod};
@@ -110,7 +110,9 @@ fn overwritten_bundle_is_restored(cluster: &Cluster) {
         writer.join().unwrap();
         Instant::now()
     });
-    wait_until("the bundle is restored", || if bundles(cluster) == right { Ok(()) } else { Err("another bundle".to_owned()) });
+    wait_until("the bundle is restored", || {
+        if bundles(cluster) == right { Ok(()) } else { Err("another bundle".to_owned()) }
+    });
     let restored = stopped.elapsed();
     load.wait(20);
     let tally = load.stop();
@@ -156,7 +158,8 @@ fn deleted_configuration_is_not_recreated(cluster: &Cluster) {
     cluster.delete(CONFIGURATION).expect_ok();
     for replica in mesh.replicas().iter() {
         wait_until("the replica has noticed the deletion", || {
-            let response = weir_lab::http::get(replica.http, "/readyz?format=json").map_err(|error| error.to_string())?;
+            let response =
+                weir_lab::http::get(replica.http, "/readyz?format=json").map_err(|error| error.to_string())?;
             if response.body.contains("NoWebhookConfiguration") { Ok(()) } else { Err(response.body) }
         });
     }

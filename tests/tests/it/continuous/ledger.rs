@@ -258,7 +258,11 @@ impl fmt::Display for Report {
         let findings = |kind: &str| self.findings.iter().filter(|finding| finding.starts_with(kind)).count();
         let transitions: usize = self.transitions.iter().map(|(_, times)| times).sum();
         writeln!(f, "{} pods, {transitions} transitions", self.meshed + self.unmeshed)?;
-        writeln!(f, "  meshed {} ({} under the full guarantee), others {}", self.meshed, self.guaranteed, self.unmeshed)?;
+        writeln!(
+            f,
+            "  meshed {} ({} under the full guarantee), others {}",
+            self.meshed, self.guaranteed, self.unmeshed
+        )?;
         writeln!(f, "  rules read {} times", self.readings)?;
         writeln!(f, "  bypasses {}, failures {}", findings("bypass"), findings("failure"))?;
         writeln!(

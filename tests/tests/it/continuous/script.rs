@@ -7,7 +7,7 @@ use weir_tests::agent::Agent;
 use weir_tests::cri_runtime::RuntimeRelease;
 use weir_tests::try_wait_until;
 
-use super::ledger::{Ledger, Outage, Guarantee, Report};
+use super::ledger::{Guarantee, Ledger, Outage, Report};
 use super::node::{Build, Node};
 use super::worker;
 
@@ -63,8 +63,9 @@ pub(crate) fn run(release: RuntimeRelease) -> Report {
     let stop = AtomicBool::new(false);
     let worker_errors = std::thread::scope(|scope| {
         let (node, ledger, templates, stop) = (&node, &ledger, &templates, &stop);
-        let workers: Vec<_> =
-            (0..WORKERS).map(|number| scope.spawn(move || worker::run(node, ledger, templates, stop, number))).collect();
+        let workers: Vec<_> = (0..WORKERS)
+            .map(|number| scope.spawn(move || worker::run(node, ledger, templates, stop, number)))
+            .collect();
         let mut script = Script { node, ledger, rng: Rng(seed), agent: None, build: Build::Old, placement: 0 };
         let result = script.run_all(Instant::now() + time);
         if let Err(error) = result {
@@ -146,7 +147,9 @@ impl Script<'_> {
 
     /// Waits until the runtime has loaded the plugin; from then on the guarantee is full.
     fn restore_guarantee(&self) -> anyhow::Result<()> {
-        try_wait_until("the runtime has loaded the plugin", || Ok(self.node.why_plugin_not_loaded()?.map_or(Ok(()), Err)))?;
+        try_wait_until("the runtime has loaded the plugin", || {
+            Ok(self.node.why_plugin_not_loaded()?.map_or(Ok(()), Err))
+        })?;
         self.ledger.set_guarantee(Guarantee::Full);
         Ok(())
     }

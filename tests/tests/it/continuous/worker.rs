@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 
 use iptables_rules::{CaptureConfig, RuleSet, plan};
 use serde_json::{Value, json};
+use weir_tests::TIMEOUT;
 use weir_tests::agent::NODE;
 use weir_tests::cri::{self, PodSandboxConfig};
-use weir_tests::TIMEOUT;
 use weir_tests::webhook::{self, Webhook};
 
-use super::ledger::{Ledger, Rules, Moment, FollowUp};
+use super::ledger::{FollowUp, Ledger, Moment, Rules};
 use super::node::Node;
 
 /// Running pods of each worker.
@@ -102,7 +102,8 @@ pub(crate) fn run(
     number: usize,
 ) -> anyhow::Result<()> {
     let worker = Worker { node, ledger, templates, cri: node.runtime.connect()?, connected: Cell::new(0) };
-    let (meshed, others): (Vec<usize>, Vec<usize>) = (0..templates.len()).partition(|&i| templates[i].expected.is_some());
+    let (meshed, others): (Vec<usize>, Vec<usize>) =
+        (0..templates.len()).partition(|&i| templates[i].expected.is_some());
     let mut alive: VecDeque<Pod> = VecDeque::new();
     let mut serial = 0;
     while !stop.load(Ordering::Relaxed) {

@@ -47,11 +47,8 @@ fn arrival_mismatch(result: &ProbeResult, trace: &Trace) -> Option<String> {
         Disposition::Tproxied { redirected: None, .. } => {
             (*local != to).then(|| format!("tproxied, but its destination is {local}"))
         }
-        Disposition::Tproxied { redirected: Some(port), .. } => {
-            (local.port() != port || *original_dst != Some(to)).then(|| {
-                format!("tproxied and redirected, but its destination is {local}, originally {original_dst:?}")
-            })
-        }
+        Disposition::Tproxied { redirected: Some(port), .. } => (local.port() != port || *original_dst != Some(to))
+            .then(|| format!("tproxied and redirected, but its destination is {local}, originally {original_dst:?}")),
         Disposition::Passes { .. } => (*local != to).then(|| format!("passed, but arrived at {local}")),
         Disposition::Dropped => None,
     }

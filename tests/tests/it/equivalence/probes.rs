@@ -7,7 +7,7 @@ use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
 use iptables_rules::RuleSet;
-use iptables_rules::trace::{PacketOrigin, Disposition, Owner, Packet, ConntrackState, Trace, Transport};
+use iptables_rules::trace::{ConntrackState, Disposition, Owner, Packet, PacketOrigin, Trace, Transport};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use weir_lab::connection_info::canonical;
@@ -85,7 +85,10 @@ pub(crate) fn send_all(world: &World, rules: &RuleSet, probes: &[Probe]) -> Vec<
     let mut seen = Seen::new();
     let expected: Vec<_> = results
         .iter()
-        .filter(|result| !result.replies_are_captured && result.trace.as_ref().is_some_and(|trace| trace.disposition != Disposition::Dropped))
+        .filter(|result| {
+            !result.replies_are_captured
+                && result.trace.as_ref().is_some_and(|trace| trace.disposition != Disposition::Dropped)
+        })
         .filter_map(|result| key(result))
         .collect();
     collect_arrivals(world, &stray, &mut seen, &expected);
@@ -178,7 +181,8 @@ fn packet(probe: &Probe, source: SocketAddr) -> Packet {
 }
 
 fn replies_are_captured(rules: &RuleSet, packet: &Packet, trace: &Trace) -> bool {
-    let forwarded = matches!(packet.origin, PacketOrigin::Received { .. }) && world::home(packet.destination) != Place::Pod;
+    let forwarded =
+        matches!(packet.origin, PacketOrigin::Received { .. }) && world::home(packet.destination) != Place::Pod;
     if !forwarded || packet.transport != Transport::Tcp || !matches!(trace.disposition, Disposition::Passes { .. }) {
         return false;
     }

@@ -7,7 +7,7 @@ use weir_lab::{User, link};
 use weir_tests::privileged;
 
 use super::backend::Backend;
-use super::world::{APP_USER, Case, Outcome, Ip, Side, World};
+use super::world::{APP_USER, Case, Ip, Outcome, Side, World};
 
 const PROXY_UID_OTHER_GID: User = User { uid: 1337, gid: 2000 };
 const APP_UID_PROXY_GID: User = User { uid: 2000, gid: 1337 };
@@ -77,7 +77,8 @@ fn without_rules_nothing_is_captured() {
     link::add_address(&world.pod, "lo", "::6/128".parse().unwrap()).unwrap();
     for case in all_cases() {
         // A connection to the inbound port arrives there without rules, too.
-        let case = if case.to.port() == 15006 { Case { outcome: Outcome::Direct, arrives_at: None, ..case } } else { case };
+        let case =
+            if case.to.port() == 15006 { Case { outcome: Outcome::Direct, arrives_at: None, ..case } } else { case };
         let held = world.try_case(&case);
         assert_eq!(held.is_ok(), case.outcome == Outcome::Direct, "without rules: {case}: {held:?}");
     }

@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 
 use iptables_rules::CaptureConfig;
 use socket2::{Domain, Protocol, Socket, Type};
-use weir_tests::{TIMEOUT, privileged};
 use weir_tests::segment::{FIN, RST, Segment};
+use weir_tests::{TIMEOUT, privileged};
 
 use super::backend::Backend;
-use super::world::{Case, Outcome, Ip, Side, World};
+use super::world::{Case, Ip, Outcome, Side, World};
 
 /// Ports without a listener and without a connection.
 const CLOSED: u16 = 7777;
@@ -34,7 +34,8 @@ fn invalid_packets_are_dropped_only_if_configured() {
                 // Connections are not affected. Their packets also start connection tracking.
                 let case = Case::new("peer calls the app", Side::Peer, (ip.pod(), 8080), Outcome::Inbound);
                 world.check(&format!("{backend:?}"), &[case]);
-                let answered = world.peer.run(|| is_fin_answered(ip, if drop_invalid { NO_REPLY_TIME } else { TIMEOUT })).unwrap();
+                let answered =
+                    world.peer.run(|| is_fin_answered(ip, if drop_invalid { NO_REPLY_TIME } else { TIMEOUT })).unwrap();
                 assert_eq!(answered, !drop_invalid, "{backend:?}, {ip:?}, drop_invalid {drop_invalid}");
             }
         }

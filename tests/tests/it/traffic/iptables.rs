@@ -58,8 +58,7 @@ fn nft(netns: &Netns, commands: &str) -> String {
 fn list_rules(netns: &Netns) -> String {
     let mut all = nft(netns, "list ruleset");
     for program in ["iptables-legacy-save", "ip6tables-legacy-save"] {
-        let output =
-            netns.run(|| process::run(&mut Command::new(program), b"", TIMEOUT)).unwrap().unwrap();
+        let output = netns.run(|| process::run(&mut Command::new(program), b"", TIMEOUT)).unwrap().unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
         all.extend(text.lines().filter(|line| line.starts_with("-A")).map(|line| format!("{line}\n")));
     }
@@ -191,7 +190,12 @@ fn validation_finds_missing_rules() {
         return;
     }
     let (pod, _peer) = pod_with_peer();
-    assert_validation_fails(&pod, &VALIDATORS, &[], &["validation failed", "no capture rules work here", "IPv4", "IPv6"]);
+    assert_validation_fails(
+        &pod,
+        &VALIDATORS,
+        &[],
+        &["validation failed", "no capture rules work here", "IPv4", "IPv6"],
+    );
     let (code, stderr) = validate(&pod, User::ROOT, "30s", &["-m", "NONE"]);
     assert_eq!(code, Some(0), "{stderr}");
 }
@@ -216,7 +220,12 @@ fn validation_finds_missing_dns_capture() {
     }
     let (pod, _peer) = pod_with_peer();
     run(&pod, User::ROOT, &[]);
-    assert_validation_fails(&pod, &VALIDATORS, &["--redirect-dns", "--capture-all-dns"], &["DNS, IPv4", "made without DNS capture"]);
+    assert_validation_fails(
+        &pod,
+        &VALIDATORS,
+        &["--redirect-dns", "--capture-all-dns"],
+        &["DNS, IPv4", "made without DNS capture"],
+    );
 }
 
 #[test]
@@ -241,9 +250,7 @@ fn validation_finds_flushed_chains() {
     // The source address of the proxy's inbound connections.
     let (pod, _peer) = pod_with_peer();
     run(&pod, User::ROOT, &[]);
-    let delete = || {
-        process::run(Command::new("ip").args(["address", "del", "::6/128", "dev", "lo"]), b"", TIMEOUT)
-    };
+    let delete = || process::run(Command::new("ip").args(["address", "del", "::6/128", "dev", "lo"]), b"", TIMEOUT);
     assert!(pod.run(delete).unwrap().unwrap().status.success());
     assert_validation_fails(&pod, &[User::PROXY], &[], &["inbound, IPv6", "::6"]);
 }

@@ -4,11 +4,11 @@ use std::net::IpAddr;
 
 use iptables_rules::CaptureConfig;
 use iptables_rules::config::{DnsCapture, InterceptionMode};
-use weir_lab::{UdpEcho, Dial, TcpEcho, User};
+use weir_lab::{Dial, TcpEcho, UdpEcho, User};
 use weir_tests::privileged;
 
 use super::backend::Backend;
-use super::world::{APP_USER, Case, Outcome, Ip, Side, World};
+use super::world::{APP_USER, Case, Ip, Outcome, Side, World};
 
 /// DNS port of the Istio agent.
 const AGENT: u16 = 15053;
@@ -32,7 +32,8 @@ fn tproxy_keeps_both_addresses_of_inbound_connections() {
                 ("a closed port", ip.pod(), 7777),
                 ("a secondary address", ip.pod_secondary(), 8080),
             ] {
-                let seen = Dial::new(User::ROOT, (address, port).into()).from(ip.peer()).connect_in(&world.peer).unwrap();
+                let seen =
+                    Dial::new(User::ROOT, (address, port).into()).from(ip.peer()).connect_in(&world.peer).unwrap();
                 let seen = seen.unwrap_or_else(|error| panic!("{backend:?}: peer calls {what}, {ip:?}: {error}"));
                 assert_eq!(
                     (seen.port, seen.local, seen.peer.ip()),
@@ -86,10 +87,12 @@ fn check_dns(dns: &DnsCapture, queries: impl Fn(Ip) -> Vec<Query>) {
         let _agent_tcp = TcpEcho::start(&world.pod, User::PROXY, &[AGENT]).unwrap();
         for query in Ip::BOTH.into_iter().flat_map(&queries) {
             let dial = Dial::new(query.user, query.to.into());
-            let seen = dial.send_datagram_in(&world.pod).unwrap().map(|seen| seen.port).map_err(|error| error.to_string());
+            let seen =
+                dial.send_datagram_in(&world.pod).unwrap().map(|seen| seen.port).map_err(|error| error.to_string());
             assert_eq!(seen, Ok(query.answered_on), "{backend:?}: {} -> {:?} over UDP", query.what, query.to);
             if query.to.1 == 53 && query.to.0 != Ip::V4.loopback() && query.to.0 != Ip::V6.loopback() {
-                let seen = dial.connect_in(&world.pod).unwrap().map(|seen| seen.port).map_err(|error| error.to_string());
+                let seen =
+                    dial.connect_in(&world.pod).unwrap().map(|seen| seen.port).map_err(|error| error.to_string());
                 let expected =
                     if query.answered_on == 53 && query.user == APP_USER { 15001 } else { query.answered_on };
                 assert_eq!(seen, Ok(expected), "{backend:?}: {} -> {:?} over TCP", query.what, query.to);

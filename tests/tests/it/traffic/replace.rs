@@ -5,8 +5,8 @@ use std::thread;
 
 use iptables_rules::backend::Visibility;
 use iptables_rules::{CaptureConfig, plan};
-use weir_kernel::backend::{self, BackendOptions};
 use weir_kernel::ApplyOutcome;
+use weir_kernel::backend::{self, BackendOptions};
 use weir_lab::Dial;
 use weir_tests::privileged;
 
@@ -20,7 +20,8 @@ const MAX_CONNECTIONS: u32 = 10_000_000;
 
 /// Replaces rules while threads connect; returns the number of connections and those that escaped.
 fn replace_under_load(options: BackendOptions) -> (u32, Vec<String>) {
-    let replacements = std::env::var("WEIR_REPLACEMENTS").ok().and_then(|n| n.parse().ok()).unwrap_or(DEFAULT_REPLACEMENTS);
+    let replacements =
+        std::env::var("WEIR_REPLACEMENTS").ok().and_then(|n| n.parse().ok()).unwrap_or(DEFAULT_REPLACEMENTS);
     let world = World::new();
     // Both capture the connections below; they differ in other ports.
     let one = plan(&CaptureConfig::default()).unwrap();

@@ -8,7 +8,7 @@ use weir_tests::privileged;
 
 use super::backend::Backend;
 use super::world::Outcome::{Direct, Inbound, Outbound};
-use super::world::{APP_USER, Case, Outcome, Ip, Side, World};
+use super::world::{APP_USER, Case, Ip, Outcome, Side, World};
 
 const APP: Side = Side::Pod(APP_USER);
 

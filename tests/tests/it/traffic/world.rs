@@ -4,7 +4,7 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
-use weir_lab::{Dial, TcpEcho, LabError, Netns, ConnectionInfo, User};
+use weir_lab::{ConnectionInfo, Dial, LabError, Netns, TcpEcho, User};
 pub(crate) use weir_tests::topology::Ip;
 use weir_tests::topology::Namespaces;
 

@@ -82,6 +82,23 @@ pub(crate) fn restore_probes(pod: &mut Value, proxy: &Map<String, Value>) {
     }
 }
 
+/// Whether a handler of the pod is the redirected form of `original`; `field` is the innermost field of the handler.
+pub(crate) fn is_redirected(container: &str, field: &str, handler: Option<&Value>, original: Option<&Value>) -> bool {
+    let field = HandlerField::ALL.into_iter().find(|known| known.name().rsplit('.').next() == Some(field));
+    let (Some(field), Some(Value::Object(handler)), Some(Value::Object(original))) = (field, handler, original) else {
+        return false;
+    };
+    let path = field.path(container);
+    let Some(action) = ProbeAction::of(handler, field).filter(|action| action.path() == Some(path.as_str())) else {
+        return false;
+    };
+    let known = ProbeAction::of(original, field).filter(|original| !original.targets_another_host());
+    let (Some(port), Some(_)) = (action.port(), known) else { return false };
+    let mut redirected = original.clone();
+    ProbeAction::redirect(&mut redirected, &path, port);
+    redirected == *handler
+}
+
 /// The ports of the agent.
 struct Agent {
     /// Port for this pod.

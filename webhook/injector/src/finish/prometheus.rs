@@ -44,6 +44,11 @@ struct Target<'a> {
     path: &'a str,
 }
 
+/// Whether [`merge_metrics`] or [`announce_secure_port`] may write or remove an annotation.
+pub(crate) fn is_metrics_annotation(name: &str) -> bool {
+    name == SECURE_PORT || [SCRAPE, PORT, PATH, TARGETS].iter().any(|known| is_same_label_name(name, known))
+}
+
 /// Points Prometheus at the agent, and the agent at the application's metrics; returns warnings.
 ///
 /// Does nothing if the pod or the mesh has turned it off, or if the pod already points to the agent.

@@ -98,7 +98,7 @@ impl Mesh {
     }
 
     /// Returns the fields of the document other than `defaultConfig`, with the injector's defaults for those that it reads.
-    pub(super) fn effective_fields(&self, document: Option<&Value>) -> Map<String, Value> {
+    pub(crate) fn effective_fields(&self, document: Option<&Value>) -> Map<String, Value> {
         let mut fields = document.and_then(Value::as_object).cloned().unwrap_or_default();
         for (name, value) in [
             ("proxyListenPort", Value::from(self.proxy_port)),

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::fields::FieldReader;
+use crate::fields::{FieldError, FieldReader};
 use crate::template::{CustomTemplate, SharedTemplateData};
 
 /// Templates that Istio's gateway controller renders into objects of its own.
-const GATEWAY_CONTROLLER_TEMPLATES: [&str; 4] = ["waypoint", "kube-gateway", "agentgateway", "agentgateway-waypoint"];
+pub(crate) const GATEWAY_CONTROLLER_TEMPLATES: [&str; 4] = ["waypoint", "kube-gateway", "agentgateway", "agentgateway-waypoint"];
 
 /// Origin of a template.
 #[derive(Debug, Clone, PartialEq)]
@@ -61,7 +61,25 @@ impl Templates {
         self.named.get(name)
     }
 
-    /// Returns the names of the administrator's templates.
+    /// Returns fields that do not exist in the templates; rendering fails where they are used.
+    pub(super) fn warnings(&self) -> impl Iterator<Item = FieldError> {
+        let warnings = self.named.iter().filter_map(|(name, source)| match source {
+            TemplateSource::Custom(template) => Some(template.warnings().iter().map(move |warning| (name, warning))),
+            TemplateSource::GatewayController => None,
+        });
+        warnings.flatten().map(|(name, warning)| FieldError {
+            document: "config",
+            path: format!("templates.{name}"),
+            reason: format!("{warning}; rendering fails where it is used"),
+        })
+    }
+
+    /// Returns whether pods get the text that the documents have for this name, not the built-in template.
+    pub fn is_rendered(&self, name: &str) -> bool {
+        matches!(self.named.get(name), Some(TemplateSource::Custom(_)))
+    }
+
+    /// Returns the names of the templates for pods that the documents have.
     pub(crate) fn custom_names(&self) -> impl Iterator<Item = &str> {
         let is_custom = |source: &TemplateSource| matches!(source, TemplateSource::Custom(_));
         self.named.iter().filter(move |(_, source)| is_custom(source)).map(|(name, _)| name.as_str())

@@ -14,13 +14,23 @@ use super::{data, functions};
 pub(super) const MAIN: &str = "\0main";
 /// Function that records the line of an action. No template can write its name.
 pub(super) const START_ACTION: &str = "\0step";
+/// Function that fails with a message. No template can write its name.
+pub(super) const FAIL: &str = "\0fail";
 /// Function that prints the value of an action. No template can write its name.
 pub(super) const PRINT: &str = "\0print";
 /// Function `index` for a map of strings, in which a missing key has the empty string.
 pub(super) const INDEX_STRINGS: &str = "\0index";
 
-/// Returns the trees of a template with their names.
-pub(super) fn compile(text: &str, functions: &FuncMap) -> Result<Vec<(String, ListNode)>, Vec<String>> {
+/// A template that the engine can execute.
+pub(super) struct Compiled {
+    /// The trees with their names.
+    pub(super) trees: Vec<(String, ListNode)>,
+    /// Fields that do not exist; as in Go, rendering fails only where they are used.
+    pub(super) warnings: Vec<String>,
+}
+
+/// Compiles a template.
+pub(super) fn compile(text: &str, functions: &FuncMap) -> Result<Compiled, Vec<String>> {
     let parsed = Parser::new(text, "{{", "}}").and_then(Parser::parse);
     let (mut tree, mut defines) = parsed.map_err(|error| vec![format_syntax_error(error)])?;
     let names = defines.iter().map(|define| define.name.clone()).collect();
@@ -31,6 +41,7 @@ pub(super) fn compile(text: &str, functions: &FuncMap) -> Result<Vec<(String, Li
         dot: DotScope::Root,
         in_define: false,
         errors: Vec::new(),
+        warnings: Vec::new(),
     };
     for (index, define) in defines.iter().enumerate() {
         if defines[..index].iter().any(|other| other.name == define.name) {
@@ -45,7 +56,8 @@ pub(super) fn compile(text: &str, functions: &FuncMap) -> Result<Vec<(String, Li
         return Err(checker.errors);
     }
     let defines = defines.into_iter().map(|DefineNode { name, body, .. }| (name.to_string(), body));
-    Ok(std::iter::once((MAIN.to_owned(), tree)).chain(defines).collect())
+    let trees = std::iter::once((MAIN.to_owned(), tree)).chain(defines).collect();
+    Ok(Compiled { trees, warnings: checker.warnings })
 }
 
 pub(super) fn format_syntax_error(error: TemplateError) -> String {
@@ -74,6 +86,7 @@ struct Checker<'a> {
     dot: DotScope,
     in_define: bool,
     errors: Vec<String>,
+    warnings: Vec<String>,
 }
 
 impl Checker<'_> {
@@ -212,9 +225,10 @@ impl Checker<'_> {
             }
             Expr::Field(pos, fields) => {
                 let (pos, root) = (*pos, self.dot == DotScope::Root);
-                self.check_chain(pos, fields, root);
-                if fields.is_empty() {
-                    *expr = Expr::Dot(pos);
+                match self.check_chain(pos, fields, root) {
+                    Some(failure) => *expr = failure,
+                    None if fields.is_empty() => *expr = Expr::Dot(pos),
+                    None => {}
                 }
             }
             Expr::Variable(pos, name, fields) => {
@@ -223,7 +237,9 @@ impl Checker<'_> {
                     let reason = format!("undefined variable {name}");
                     self.add_error(pos, reason);
                 }
-                self.check_chain(pos, fields, root);
+                if let Some(failure) = self.check_chain(pos, fields, root) {
+                    *expr = failure;
+                }
             }
             Expr::Chain(pos, inner, fields) => {
                 let pos = *pos;
@@ -235,10 +251,11 @@ impl Checker<'_> {
         }
     }
 
-    /// Turns methods that only read into fields, and checks the names of fields of known types.
-    fn check_chain(&mut self, pos: Pos, fields: &mut Vec<SmolStr>, from_root: bool) {
+    /// Turns methods that only read into fields, and checks the names of fields of known types. Returns what replaces a chain with
+    /// a field that does not exist.
+    fn check_chain(&mut self, pos: Pos, fields: &mut Vec<SmolStr>, from_root: bool) -> Option<Expr> {
         if fields.first().is_some_and(|first| first == "Values") {
-            return;
+            return None;
         }
         fields.retain(|field| field != "String" && field != "GetValue");
         for field in fields.iter_mut() {
@@ -249,19 +266,22 @@ impl Checker<'_> {
             }
         }
         if !from_root {
-            return;
+            return None;
         }
         let mut path = String::new();
         for field in fields.iter() {
             match data::has_field(&path, field) {
-                None => return,
+                None => return None,
                 Some(true) => path = format!("{path}.{field}"),
                 Some(false) => {
                     let parent = if path.is_empty() { "the template data" } else { &path };
-                    return self.add_error(pos, format!("{parent} has no field {:?}", field.as_str()));
+                    let reason = format!("{parent} has no field {:?}", field.as_str());
+                    self.warnings.push(format!("line {}: {reason}", pos.line));
+                    return Some(failure(pos, &reason));
                 }
             }
         }
+        None
     }
 }
 
@@ -281,6 +301,13 @@ fn describe(expr: &Expr) -> String {
         Expr::Dot(_) => ".".to_owned(),
         _ => "a literal".to_owned(),
     }
+}
+
+/// Returns an expression that fails when it is evaluated.
+fn failure(pos: Pos, reason: &str) -> Expr {
+    let args = vec![Expr::Identifier(pos, FAIL.into()), Expr::String(pos, reason.into())];
+    let commands = vec![CommandNode { pos, args }];
+    Expr::Pipe(pos, PipeNode { pos, decl: Vec::new(), commands, is_assign: false })
 }
 
 /// Returns a call that records a line and prints nothing.

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use gotmpl::{FuncMap, Template as Engine, TemplateError, Value as Data};
 
-use super::check::{INDEX_STRINGS, PRINT, START_ACTION};
+use super::check::{FAIL, INDEX_STRINGS, PRINT, START_ACTION};
 use super::limits;
 use super::print::{go_string, sprint, sprintln};
 
@@ -65,7 +65,8 @@ pub(super) fn all() -> FuncMap {
 }
 
 /// Go's functions whose results can be larger than their arguments.
-const GO_FUNCTIONS: [Function; 9] = [
+const GO_FUNCTIONS: [Function; 10] = [
+    (FAIL, 1, 1, |args| Err(TemplateError::Exec(args.text(0)?.to_owned()))),
     ("print", 0, VARIADIC, |args| Ok(owned(sprint(args.values)))),
     ("println", 0, VARIADIC, |args| Ok(owned(sprintln(args.values)))),
     // The engine prints all other values as Go does, nil as "<no value>".

@@ -8,14 +8,7 @@ use crate::{InjectError, InjectOutcome, InjectRequest, inject};
 /// Renders a template.
 pub(super) fn render(template: &str, data: &Value) -> Result<String, RenderError> {
     let template = CustomTemplate::parse("t", template).unwrap_or_else(|errors| panic!("{template}: {errors:?}"));
-    let mut output = limits::Output::start(RenderOptions::default());
-    match template.engine.execute_template_fmt(&mut output, check::MAIN, &data::untyped(data)) {
-        Ok(()) => Ok(output.into_text()),
-        Err(error) => {
-            let reason = output.exceeded_limit().unwrap_or_else(|| reason(error));
-            Err(RenderError { name: "t".to_owned(), line: limits::line(), reason })
-        }
-    }
+    template.render_text(&data::untyped(data), RenderOptions::default())
 }
 
 fn sample_data() -> Value {

@@ -12,12 +12,13 @@ const RIGHT: &str = "}}";
 /// Returns the text with trim markers applied and comments removed.
 ///
 /// # Errors
-/// A comment that Go rejects, with its line. The engine finds all other errors.
+/// A comment or an `end` that Go rejects, with its line. The engine finds all other errors.
 pub(super) fn resolve(text: &str) -> Result<String, String> {
     let mut out = String::with_capacity(text.len());
     // Line ends removed since the last action; they are inserted into the next one.
     let mut removed = 0;
     let (mut rest, mut trim_start) = (text, false);
+    let mut depth = 0_usize;
     let line_at = |rest: &str| 1 + text[..text.len() - rest.len()].matches('\n').count();
     loop {
         let (literal, action) = match rest.find(LEFT) {
@@ -54,6 +55,15 @@ pub(super) fn resolve(text: &str) -> Result<String, String> {
             out.push_str(body);
             return Ok(out);
         };
+        // The engine ends the template at an `end` too many.
+        match body[..content].split_whitespace().next() {
+            Some("if" | "range" | "with" | "define" | "block") => depth += 1,
+            Some(keyword @ ("else" | "end")) if depth == 0 => {
+                return Err(format!("line {}: unexpected {{{{{keyword}}}}}", line_at(body)));
+            }
+            Some("end") => depth -= 1,
+            _ => {}
+        }
         out.push_str(&body[..content]);
         out.push(' ');
         out.push_str(RIGHT);
@@ -136,5 +146,11 @@ mod tests {
         assert!(resolve("x\n{{ /* c */}}").is_err_and(|error| error.starts_with("line 2: ")));
         assert!(resolve("{{/* c */ }}").is_err());
         assert!(resolve("{{/* c").is_err());
+    }
+
+    #[test]
+    fn end_without_a_block_is_rejected() {
+        assert_eq!(resolve("{{if 1}}{{end}}\n{{- end}}x"), Err("line 2: unexpected {{end}}".to_owned()));
+        assert_eq!(resolve("{{else}}"), Err("line 1: unexpected {{else}}".to_owned()));
     }
 }

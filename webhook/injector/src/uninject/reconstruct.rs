@@ -18,11 +18,11 @@ use crate::overlay::label_value;
 use crate::overrides::StoredOverrides;
 
 /// Containers that an injection adds; the user's declarations of them are in `proxy.istio.io/overrides`.
-const MESH_CONTAINERS: [&str; 5] =
+pub(super) const MESH_CONTAINERS: [&str; 5] =
     [PROXY_CONTAINER, "istio-init", "istio-validation", "enable-core-dump", "grpc-bootstrap-init"];
 
 /// Variables that the gRPC templates add to every container.
-const GRPC_VARIABLES: [&str; 4] = [
+pub(super) const GRPC_VARIABLES: [&str; 4] = [
     "GRPC_XDS_EXPERIMENTAL_SECURITY_SUPPORT",
     "GRPC_XDS_BOOTSTRAP",
     "GRPC_GO_LOG_VERBOSITY_LEVEL",
@@ -160,8 +160,8 @@ fn remove_grpc_additions(container: &mut Value, stored: &Value, injection: &Inje
     let Some(fields) = container.as_object_mut() else { return };
     let mut remove_from = |list: &str, key: &str, is_added: &dyn Fn(&str) -> bool| {
         let Some(items) = fields.get_mut(list).and_then(Value::as_array_mut) else { return };
-        let own = stored[list].as_array().map_or(&[][..], Vec::as_slice);
-        items.retain(|item| !is_named(item, is_added) || own.iter().any(|own| own[key] == item[key]));
+        let own: HashSet<&str> = stored[list].as_array().into_iter().flatten().filter_map(|own| own[key].as_str()).collect();
+        items.retain(|item| !is_named(item, is_added) || item[key].as_str().is_some_and(|key| own.contains(key)));
         if items.is_empty() {
             fields.shift_remove(list);
         }

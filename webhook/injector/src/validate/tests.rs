@@ -82,8 +82,8 @@ fn reports_every_field_of_a_wrong_type() {
 #[test]
 fn limits_the_number_of_containers() {
     let of = |number: usize| json!({"spec": {"containers": vec![json!({}); number], "volumes": vec![json!({}); 5000]}});
-    assert_eq!(type_errors(&of(MAX_CONTAINERS)), Vec::<String>::new());
-    assert_eq!(type_errors(&of(1001)), ["spec.containers has 1001 containers; the limit is 1000"]);
+    assert_eq!(limits::exceeded(&of(limits::MAX_CONTAINERS)), Vec::<String>::new());
+    assert_eq!(limits::exceeded(&of(1001)), ["spec.containers has 1001 containers; the limit is 1000"]);
 }
 
 #[test]
