@@ -44,6 +44,7 @@ if kubectl kustomize "$work/manifests/overlays/own-certificate" >"$work/without.
 fi
 mkdir "$certs"
 for file in ca.crt tls.crt tls.key; do echo "placeholder $file" >"$certs/$file"; done
+echo "placeholder client CA" >"$work/manifests/components/client-certificates/ca.crt"
 
 # The webhook: as it is, with each component, and as the overlays put them together.
 kubectl kustomize "$work/manifests" >"$work/all.yaml"

@@ -77,6 +77,7 @@ fn inject_pod(
             return false;
         }
     };
+    request.is_manifest = true;
     if let (None, Some(namespace)) = (&request.namespace, injector.namespace) {
         request.namespace = Some(namespace.to_owned());
         if let Some(workload) = &mut request.workload {

@@ -15,7 +15,8 @@ use crate::manifest::rewrite::{RewrittenStream, rewrite};
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Pods that `weir` or its webhook injected are restored exactly. Pods that Istio's injector injected are restored as far as they record
-the original; what cannot be restored is reported on standard error. All other text stays byte for byte. Nothing is written unless
+the original; what cannot be restored is reported on standard error. What the records of a pod change outside of what the built-in
+templates write is reported as unverified: a custom template wrote it, or somebody forged the records. All other text stays byte for byte. Nothing is written unless
 every document is valid.
 
 Example:
@@ -51,8 +52,9 @@ fn uninject_pod(holder: &mut PodHolder<'_>, location: &str, out: &mut RewrittenS
         }
     };
     match uninject(&request.pod) {
-        Ok(Some(Uninjected { pod, unrecoverable })) => {
+        Ok(Some(Uninjected { pod, unrecoverable, unverified })) => {
             out.notices.extend(unrecoverable.iter().map(|what| format!("weir: cannot restore: {location}: {what}")));
+            out.notices.extend(unverified.iter().map(|path| format!("weir: unverified: {location}: {path}")));
             holder.replace(pod);
             true
         }

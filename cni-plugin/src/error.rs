@@ -69,6 +69,14 @@ pub enum CniError {
         /// Why there is no answer.
         reason: String,
     },
+    /// The pod was injected, but the record of its injection was removed or changed.
+    #[error("pod {pod} was injected, and the record of that was changed: {fault}")]
+    StatusContradicted {
+        /// `namespace/name`.
+        pod: String,
+        /// What contradicts what.
+        fault: String,
+    },
     /// The pod's spec has invalid settings.
     #[error("pod {pod} has an invalid setting: {}", join_limited(faults))]
     InvalidSpec {
@@ -139,7 +147,7 @@ pub enum QueryPurpose {
 
 impl CniError {
     /// Returns the `code` of the error object.
-    pub const fn code(&self) -> u32 {
+    pub fn code(&self) -> u32 {
         match self {
             Self::Version(_) | Self::Verb { .. } => 1,
             Self::InvalidEnvironment(_) => 4,
@@ -147,10 +155,14 @@ impl CniError {
             Self::Decode(_) => 6,
             Self::InvalidConfig(_) => 7,
             Self::Netns(_) => 8,
-            Self::NoAnnotations(_) | Self::NeedsSpec { .. } | Self::AgentUnavailable { .. } | Self::Install { .. } => {
-                11
-            }
+            Self::NoAnnotations(_)
+            | Self::NeedsSpec { .. }
+            | Self::AgentUnavailable { .. }
+            | Self::StatusContradicted { .. }
+            | Self::Install { .. } => 11,
             Self::NotAvailable(_) => 50,
+            // An upgrade of the node helps, not a change of the pod.
+            Self::InvalidAnnotations { errors, .. } if is_newer_writer(errors) => 11,
             Self::InvalidAnnotations { .. } | Self::InvalidSpec { .. } => 100,
             Self::Unsupported { .. } | Self::Backend(_) => 101,
             Self::Drifted { .. } => 102,
@@ -185,11 +197,17 @@ impl CniError {
             Self::NeedsSpec { .. } => {
                 "run weir-agent and name its agent_socket in the weir-cni entry, have the pod injected by Weir's webhook, which writes weir.dev/capture, or remove the setting".to_owned()
             }
+            Self::StatusContradicted { .. } => {
+                "recreate the pod, so that it is injected again; a pod that shall stay outside the mesh must not carry weir.dev/capture".to_owned()
+            }
             Self::Install { .. } => {
                 "the pod cannot start without its rules; this needs a kernel with nf_tables (nf_tables, nft_redir, nft_chain_nat) and the plugin needs CAP_SYS_ADMIN and CAP_NET_ADMIN".to_owned()
             }
             Self::NotAvailable(_) => {
                 "load the kernel modules nf_tables, nft_redir and nft_chain_nat; the plugin needs CAP_NET_ADMIN".to_owned()
+            }
+            Self::InvalidAnnotations { errors, .. } if is_newer_writer(errors) => {
+                "the plugin on this node is older than the webhook; upgrade weir-agent on this node, the kubelet retries".to_owned()
             }
             Self::InvalidAnnotations { .. } | Self::InvalidSpec { .. } => "fix the annotations and recreate the pod".to_owned(),
             Self::Unsupported { .. } | Self::Backend(_) => "remove the setting and recreate the pod".to_owned(),
@@ -221,6 +239,11 @@ impl CniError {
         json.push(b'\n');
         json
     }
+}
+
+/// Whether every error is about what only a newer version knows.
+fn is_newer_writer(errors: &[SettingError]) -> bool {
+    !errors.is_empty() && errors.iter().all(SettingError::is_newer_writer)
 }
 
 /// Error object of the CNI specification (section 5).

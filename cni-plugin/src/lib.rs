@@ -89,7 +89,12 @@ impl Default for Call {
             log: CallLog::default(),
             version: None,
             agent: None,
-            report: CallReport { v: PROTOCOL_VERSION, outcome: CallOutcome::Done, ..CallReport::default() },
+            report: CallReport {
+                v: PROTOCOL_VERSION,
+                outcome: CallOutcome::Done,
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                ..CallReport::default()
+            },
             started: Instant::now(),
             agent_time: Duration::ZERO,
             kernel_time: Duration::ZERO,
@@ -195,7 +200,7 @@ fn execute(lookup: &EnvLookup<'_>, stdin: Result<Vec<u8>, CniError>, call: &mut 
 /// ADD: installs the capture rules of a meshed pod and returns the previous result unchanged, byte for byte.
 fn add(request: &Request, conf: &NetConf<'_>, call: &mut Call) -> Result<Vec<u8>, CniError> {
     let result = conf.previous_result()?.into_owned().into_bytes();
-    let PodPlan::Capture { rules, source } = call.decide(request, conf)? else { return Ok(result) };
+    let PodPlan::Capture { rules, config, source } = call.decide(request, conf)? else { return Ok(result) };
     if source == ConfigSource::IstioAnnotations {
         let message =
             "annotation weir.dev/capture is missing; assuming Istio's default uid, gid and environment of the proxy";
@@ -211,6 +216,9 @@ fn add(request: &Request, conf: &NetConf<'_>, call: &mut Call) -> Result<Vec<u8>
         ApplyOutcome::Replaced => (CallOutcome::Replaced, "replaced capture rules"),
     };
     call.report.outcome = outcome;
+    if call.agent.is_some() {
+        call.report.capture = Some(config.to_capture_annotation());
+    }
     call.log.write(LogLevel::Info, message, &[("rules", rules.rules.len().into())]);
     if routed == RoutingOutcome::WithoutIpv6 {
         call.log.write(LogLevel::Info, "IPv6 is disabled in the pod; not adding ::6 to lo", &[]);

@@ -21,6 +21,8 @@ pub enum PodPlan {
     Capture {
         /// Capture rules of the pod.
         rules: RuleSet,
+        /// What the rules were planned from.
+        config: Box<CaptureConfig>,
         /// Where the configuration came from.
         source: ConfigSource,
     },
@@ -45,7 +47,9 @@ pub fn plan_pod(
     let decision = match conf.annotations()? {
         PodAnnotations::Passed(annotations) => match decide_capture(&annotations, None) {
             // The agent knows no better: the pod is not in the mesh, or our webhook saw its spec.
-            known @ (CaptureDecision::Skip(_) | CaptureDecision::Capture(_, ConfigSource::CaptureAnnotation)) => known,
+            known @ (CaptureDecision::Skip(_)
+            | CaptureDecision::Capture(_, ConfigSource::CaptureAnnotation)
+            | CaptureDecision::StatusContradicted(_)) => known,
             CaptureDecision::InvalidAnnotations(errors)
                 if annotations.contains_key(iptables_rules::names::annotation::CAPTURE) =>
             {
@@ -58,18 +62,21 @@ pub fn plan_pod(
         PodAnnotations::NotPassed => return Err(CniError::NoAnnotations(pod.full_name())),
         PodAnnotations::NotDeclared => return Err(capability_not_declared()),
     };
-    let (capture, source) = match decision {
+    let (config, source) = match decision {
         CaptureDecision::Skip(reason) => return Ok(PodPlan::Skip(reason)),
-        CaptureDecision::Capture(capture, source) => (capture, source),
+        CaptureDecision::Capture(config, source) => (config, source),
         CaptureDecision::NeedsSpec(hints) => return Err(CniError::NeedsSpec { pod: pod.full_name(), hints }),
         CaptureDecision::InvalidAnnotations(errors) => {
             return Err(CniError::InvalidAnnotations { pod: pod.full_name(), errors });
         }
         CaptureDecision::InvalidSpec(faults) => return Err(CniError::InvalidSpec { pod: pod.full_name(), faults }),
+        CaptureDecision::StatusContradicted(fault) => {
+            return Err(CniError::StatusContradicted { pod: pod.full_name(), fault });
+        }
     };
     conf.require_valid()?;
-    let rules = plan(&capture).map_err(|settings| CniError::Unsupported { pod: pod.full_name(), settings })?;
-    Ok(PodPlan::Capture { rules, source })
+    let rules = plan(&config).map_err(|settings| CniError::Unsupported { pod: pod.full_name(), settings })?;
+    Ok(PodPlan::Capture { rules, config, source })
 }
 
 /// Returns the decision in the agent's answer, whose configuration is validated like an annotation.

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 
 use iptables_rules::annotations::{ProxySpec, SETTINGS, SettingSource};
 use iptables_rules::{CaptureConfig, plan};
-use libfuzzer_sys::fuzz_target;
+use weir_fuzz::bounded_target;
 
 // One line for each setting, in their order.
-fuzz_target!(|text: &str| {
+bounded_target!(|text: &str| {
     let given = |source| -> BTreeMap<String, String> {
         let lines = SETTINGS.iter().zip(text.split('\n'));
         lines.filter(|(setting, _)| setting.source == source).map(|(s, v)| (s.name.to_owned(), v.to_owned())).collect()

@@ -2,9 +2,9 @@
 #![no_main]
 
 use iptables_rules::{CaptureConfig, plan};
-use libfuzzer_sys::fuzz_target;
+use weir_fuzz::bounded_target;
 
-fuzz_target!(|text: &str| {
+bounded_target!(|text: &str| {
     match CaptureConfig::from_capture_annotation(text) {
         Ok(config) => {
             let written = config.to_capture_annotation();

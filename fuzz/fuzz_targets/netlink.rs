@@ -1,9 +1,9 @@
 //! Netlink messages about rules: arbitrary bytes, and edits of the messages for our own rules.
 #![no_main]
 
-use libfuzzer_sys::fuzz_target;
+use weir_fuzz::bounded_target;
 
-fuzz_target!(|bytes: &[u8]| {
+bounded_target!(|bytes: &[u8]| {
     match bytes.split_first() {
         Some((0, answer)) => weir_kernel::fuzzing::netlink_answer(answer),
         Some((_, edits)) => weir_kernel::fuzzing::edited_netlink_answer(edits),

@@ -3,10 +3,10 @@
 
 use std::sync::LazyLock;
 
-use libfuzzer_sys::fuzz_target;
 use serde_json::{Map, Value, json};
-use weir_injector::{InjectRequest, InjectOutcome, inject};
+use weir_fuzz::bounded_target;
 use weir_injector::settings::Settings;
+use weir_injector::{InjectOutcome, InjectRequest, inject};
 
 /// One line of the input for each.
 const NAMES: [&str; 21] = [
@@ -39,7 +39,7 @@ static SETTINGS: LazyLock<Settings> = LazyLock::new(|| {
     Settings::from_values_and_mesh(Some(&values), None).expect("the values are valid")
 });
 
-fuzz_target!(|text: &str| {
+bounded_target!(|text: &str| {
     let lines = NAMES.iter().zip(text.split('\n')).filter(|(_, value)| !value.is_empty());
     let annotations: Map<String, Value> = lines.map(|(name, value)| ((*name).to_owned(), value.into())).collect();
     let pod = json!({

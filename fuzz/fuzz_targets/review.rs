@@ -3,11 +3,11 @@
 
 use std::sync::LazyLock;
 
-use libfuzzer_sys::fuzz_target;
-use weir_injector::admission::{ReviewId, ReviewResponse, Review};
+use weir_fuzz::bounded_target;
+use weir_injector::admission::{Review, ReviewId, ReviewResponse};
 use weir_injector::patch::{diff, to_json};
-use weir_injector::{InjectRequest, InjectOutcome, inject};
 use weir_injector::settings::{NativeSidecars, Settings};
+use weir_injector::{InjectOutcome, InjectRequest, inject};
 
 static SETTINGS: LazyLock<[Settings; 2]> = LazyLock::new(|| {
     let settings = || Settings::from_values_and_mesh(None, None).expect("the built-in settings are valid");
@@ -17,7 +17,7 @@ static SETTINGS: LazyLock<[Settings; 2]> = LazyLock::new(|| {
     [settings(), classic]
 });
 
-fuzz_target!(|body: &[u8]| {
+bounded_target!(|body: &[u8]| {
     let id = ReviewId::extract(body);
     let review = match Review::decode(body) {
         Ok(review) => review,

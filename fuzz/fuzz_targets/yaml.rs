@@ -1,11 +1,11 @@
 //! YAML of users and administrators: the parsed value is the same when it is written and parsed as JSON.
 #![no_main]
 
-use libfuzzer_sys::fuzz_target;
+use weir_fuzz::bounded_target;
 use weir_injector::settings::{ProxyConfigResources, Settings};
 use weir_injector::yaml;
 
-fuzz_target!(|text: &str| {
+bounded_target!(|text: &str| {
     let Ok(value) = yaml::from_str(text) else { return };
     assert_eq!(yaml::from_str(&value.to_string()).expect("JSON is YAML"), value);
     // Settings documents are accepted or rejected without a panic.

@@ -3,7 +3,7 @@
 //! [`SETTINGS`] lists everything that is read, with defaults and meaning. The annotation `weir.dev/capture`, which carries a finished
 //! configuration from the webhook to the plugin, has a module of its own: [`capture_annotation`](crate::capture_annotation).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use crate::CaptureConfig;
 use crate::config::OwnerGroups;
@@ -55,13 +55,14 @@ impl CaptureConfig {
 /// of groups they have no effect and must not contradict it.
 pub fn combine_owner_groups(config: &mut CaptureConfig, env: &BTreeMap<String, String>) -> Option<SettingError> {
     let excluded = env.get(variable::OWNER_GROUPS_EXCLUDE)?;
-    let groups = settings::groups(excluded).ok()?; // faults are reported with the setting itself
+    let groups = settings::excluded_groups(excluded).ok()?; // faults are reported with the setting itself
     match &mut config.owner_groups {
         OwnerGroups::AllBut(all_but) => {
             *all_but = groups;
             None
         }
         OwnerGroups::Only(only) => {
+            let only: HashSet<_> = only.iter().collect();
             let both = groups.iter().find(|group| only.contains(group))?;
             let reason = format!("'{both}' is also in {}", variable::OWNER_GROUPS);
             Some(SettingError::variable(variable::OWNER_GROUPS_EXCLUDE, excluded, reason))

@@ -102,7 +102,8 @@ pub fn config_by_id() -> impl Strategy<Value = CaptureConfig> {
 
 fn selections() -> impl Strategy<Value = CaptureConfig> {
     let ports = || vec(any::<u16>(), 0..4);
-    let nets = || vec(net(), 0..4);
+    // Many networks of many rerouted interfaces have a chain of their own.
+    let nets = || prop_oneof![3 => vec(net(), 0..4), 1 => vec(net(), 4..9)];
     (
         prop_oneof![Just(PortSelection::All), ports().prop_map(PortSelection::Only)],
         ports(),
@@ -136,7 +137,8 @@ fn selections() -> impl Strategy<Value = CaptureConfig> {
 fn other_fields() -> impl Strategy<Value = CaptureConfig> {
     let interfaces = || {
         let name = prop_oneof!["[a-zA-Z][a-zA-Z0-9_.-]{0,14}", Just("lo".to_owned())];
-        vec(name.prop_map(|name| InterfaceName::new(&name).unwrap()), 0..3)
+        let name = name.prop_map(|name| InterfaceName::new(&name).unwrap()).boxed();
+        prop_oneof![3 => vec(name.clone(), 0..3), 1 => vec(name, 3..6)]
     };
     let dns = prop_oneof![
         2 => Just(DnsCapture::Off),

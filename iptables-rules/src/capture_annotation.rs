@@ -1,7 +1,12 @@
 //! The annotation `weir.dev/capture`: a finished [`CaptureConfig`] as compact JSON, written by the webhook and read by the plugin.
 //!
-//! `{"v":1}` is the default configuration; every value that differs from its default is a field. A reader rejects unknown fields: a newer
-//! writer may ask for something that the reader would not do.
+//! `{"v":1}` is the default configuration; every value that differs from its default is a field.
+//!
+//! Webhook and plugin are upgraded at different times, so a reader may meet fields of a newer writer. The name of a field tells what the
+//! reader does about it, now and in every later version:
+//! * `?name` is optional: a reader that does not know it ignores it. For hints that do not change what is captured.
+//! * any other name is mandatory: a reader that does not know it rejects the value, as it would not capture what the writer asked for. The
+//!   error says that the reader is older ([`SettingError::is_newer_writer`]); the pod waits until the node is upgraded.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -15,10 +20,14 @@ use crate::annotations::SettingError;
 use crate::config::{
     CidrSelection, DnsCapture, Group, InterceptionMode, InterfaceName, Ipv6Policy, OwnerGroups, PortSelection,
 };
+use crate::limits;
 use crate::names::annotation;
 
-/// Longest value that is read, in bytes: half of what Kubernetes allows for all annotations of an object together.
-pub const CAPTURE_MAX_BYTES: usize = 128 * 1024;
+/// Longest value that is read, in bytes.
+pub const CAPTURE_MAX_BYTES: usize = limits::MAX_VALUE_BYTES;
+
+/// First character of the name of an optional field.
+const OPTIONAL: char = '?';
 
 /// How many errors are reported: a value may have thousands of unknown fields.
 const MAX_ERRORS: usize = 2 * FIELDS.len();
@@ -49,17 +58,20 @@ impl CaptureConfig {
     /// Returns one error for each invalid field, up to a limit.
     pub fn from_capture_annotation(value: &str) -> Result<Self, Vec<SettingError>> {
         let error = |value: &str, reason: String| SettingError::annotation(annotation::CAPTURE, value, reason);
-        if value.len() > CAPTURE_MAX_BYTES {
-            let reason = format!("is {} bytes long; the limit is {CAPTURE_MAX_BYTES}", value.len());
-            return Err(vec![error(value, reason)]);
-        }
+        limits::check_bytes(value).map_err(|reason| vec![error(value, reason)])?;
         let entries: Entries = serde_json::from_str(value)
             .map_err(|fault| vec![error(value, format!("is not a JSON object: {fault}"))])?;
         match entries.0.iter().find(|(name, _)| name == "v").map(|(_, version)| version) {
             Some(version) if version == &json!(VERSION) => {}
             Some(version) => {
-                let reason = format!("has version {version}; only version {VERSION} is supported");
-                return Err(vec![error(value, reason)]);
+                let found = crate::text::truncate(&version.to_string());
+                let reason = format!("has version {found}; only version {VERSION} is supported");
+                let is_newer = version.as_u64().is_some_and(|version| version > VERSION);
+                return Err(vec![if is_newer {
+                    SettingError::newer_writer(value, reason)
+                } else {
+                    error(value, reason)
+                }]);
             }
             None => return Err(vec![error(value, "has no version 'v'".to_owned())]),
         }
@@ -71,15 +83,20 @@ impl CaptureConfig {
             let read = match field {
                 _ if !seen.insert(name) => Err("is given twice".to_owned()),
                 Some(field) => (field.read)(&mut config, field_value),
-                None if name == "v" => Ok(()),
-                None => Err("is unknown".to_owned()),
+                None if name == "v" || name.starts_with(OPTIONAL) => Ok(()),
+                None => {
+                    let name = crate::text::truncate(name);
+                    let reason = format!("field '{name}': is unknown");
+                    errors.push(SettingError::newer_writer(&field_value.to_string(), reason));
+                    Ok(())
+                }
             };
             if let Err(fault) = read {
                 let name = crate::text::truncate(name);
                 errors.push(error(&field_value.to_string(), format!("field '{name}': {fault}")));
-                if errors.len() == MAX_ERRORS {
-                    break;
-                }
+            }
+            if errors.len() == MAX_ERRORS {
+                break;
             }
         }
         if errors.is_empty() { Ok(config) } else { Err(errors) }
@@ -112,18 +129,22 @@ const FIELDS: &[Field] = &[
     field!("proxyPort", proxy_port, |port: &u16| json!(port), number),
     field!("inboundPort", inbound_port, |port: &u16| json!(port), number),
     field!("tunnelPort", tunnel_port, |port: &u16| json!(port), number),
-    field!("proxyUids", proxy_uids, |ids: &Vec<u32>| json!(ids), |value| list(value, number)),
-    field!("proxyGids", proxy_gids, |ids: &Vec<u32>| json!(ids), |value| list(value, number)),
+    field!("proxyUids", proxy_uids, |ids: &Vec<u32>| json!(ids), |value| list(value, USERS, number)),
+    field!("proxyGids", proxy_gids, |ids: &Vec<u32>| json!(ids), |value| list(value, PROXY_GROUPS, number)),
     field!("inboundPorts", inbound_ports, write_ports, read_ports),
-    field!("inboundPortsExclude", inbound_ports_exclude, |ports: &Vec<u16>| json!(ports), |value| list(value, number)),
-    field!("outboundCidrs", outbound_cidrs, write_cidrs, read_cidrs),
-    field!("outboundCidrsExclude", outbound_cidrs_exclude, |nets: &Vec<IpNet>| json!(nets), |value| list(value, net)),
-    field!("outboundPorts", outbound_ports, |ports: &Vec<u16>| json!(ports), |value| list(value, number)),
-    field!("outboundPortsExclude", outbound_ports_exclude, |ports: &Vec<u16>| json!(ports), |value| list(
-        value, number
+    field!("inboundPortsExclude", inbound_ports_exclude, |ports: &Vec<u16>| json!(ports), |value| list(
+        value, PORTS, number
     )),
-    field!("excludeInterfaces", exclude_interfaces, write_interfaces, |value| list(value, interface)),
-    field!("rerouteInterfaces", reroute_interfaces, write_interfaces, |value| list(value, interface)),
+    field!("outboundCidrs", outbound_cidrs, write_cidrs, read_cidrs),
+    field!("outboundCidrsExclude", outbound_cidrs_exclude, |nets: &Vec<IpNet>| json!(nets), |value| list(
+        value, CIDRS, net
+    )),
+    field!("outboundPorts", outbound_ports, |ports: &Vec<u16>| json!(ports), |value| list(value, PORTS, number)),
+    field!("outboundPortsExclude", outbound_ports_exclude, |ports: &Vec<u16>| json!(ports), |value| list(
+        value, PORTS, number
+    )),
+    field!("excludeInterfaces", exclude_interfaces, write_interfaces, |value| list(value, INTERFACES, interface)),
+    field!("rerouteInterfaces", reroute_interfaces, write_interfaces, |value| list(value, INTERFACES, interface)),
     field!("ownerGroups", owner_groups, write_owner_groups, read_owner_groups),
     field!("dns", dns, write_dns, read_dns),
     field!("dropInvalid", drop_invalid, |on: &bool| json!(on), |value: &Value| {
@@ -146,7 +167,7 @@ fn write_ports(selection: &PortSelection) -> Value {
 }
 
 fn read_ports(value: &Value) -> Result<PortSelection, String> {
-    if value == "*" { Ok(PortSelection::All) } else { list(value, number).map(PortSelection::Only) }
+    if value == "*" { Ok(PortSelection::All) } else { list(value, PORTS, number).map(PortSelection::Only) }
 }
 
 fn write_cidrs(selection: &CidrSelection) -> Value {
@@ -157,7 +178,7 @@ fn write_cidrs(selection: &CidrSelection) -> Value {
 }
 
 fn read_cidrs(value: &Value) -> Result<CidrSelection, String> {
-    if value == "*" { Ok(CidrSelection::All) } else { list(value, net).map(CidrSelection::Only) }
+    if value == "*" { Ok(CidrSelection::All) } else { list(value, CIDRS, net).map(CidrSelection::Only) }
 }
 
 #[expect(clippy::ptr_arg, reason = "a field of the configuration, as the table hands it over")]
@@ -186,8 +207,10 @@ fn read_owner_groups(value: &Value) -> Result<OwnerGroups, String> {
     };
     let mut entries = value.as_object().into_iter().flatten();
     match (entries.next(), entries.next()) {
-        (Some((kind, groups)), None) if kind == "allBut" => list(groups, group).map(OwnerGroups::AllBut),
-        (Some((kind, groups)), None) if kind == "only" => list(groups, group).map(OwnerGroups::Only),
+        (Some((kind, groups)), None) if kind == "allBut" => {
+            list(groups, EXCLUDED_GROUPS, group).map(OwnerGroups::AllBut)
+        }
+        (Some((kind, groups)), None) if kind == "only" => list(groups, INCLUDED_GROUPS, group).map(OwnerGroups::Only),
         _ => Err("must be {\"allBut\":[...]} or {\"only\":[...]}".to_owned()),
     }
 }
@@ -205,7 +228,7 @@ fn read_dns(value: &Value) -> Result<DnsCapture, String> {
         Some("off") => Ok(DnsCapture::Off),
         Some("all") => Ok(DnsCapture::All),
         Some(_) => Err("must be 'off', 'all' or a list of servers".to_owned()),
-        None => list(value, address).map(DnsCapture::Servers),
+        None => list(value, DNS_SERVERS, address).map(DnsCapture::Servers),
     }
 }
 
@@ -243,9 +266,26 @@ fn interface(value: &Value) -> Result<InterfaceName, String> {
     InterfaceName::new(value.as_str().unwrap_or_default()).map_err(|reason| quoted(value, reason))
 }
 
-/// Reads every element of a list, or returns all faults with their positions.
-fn list<T>(value: &Value, read: impl Fn(&Value) -> Result<T, String>) -> Result<Vec<T>, String> {
+/// Limit of a list, and what it lists.
+type ListLimit = (usize, &'static str);
+
+const USERS: ListLimit = (limits::MAX_PROXY_IDS, "users");
+const PROXY_GROUPS: ListLimit = (limits::MAX_PROXY_IDS, "groups");
+const PORTS: ListLimit = (limits::MAX_PORTS, "ports");
+const CIDRS: ListLimit = (limits::MAX_CIDRS, "CIDRs");
+const INTERFACES: ListLimit = (limits::MAX_INTERFACES, "interfaces");
+const INCLUDED_GROUPS: ListLimit = (limits::MAX_INCLUDED_GROUPS, "groups");
+const EXCLUDED_GROUPS: ListLimit = (limits::MAX_EXCLUDED_GROUPS, "groups");
+const DNS_SERVERS: ListLimit = (limits::MAX_DNS_SERVERS, "DNS servers");
+
+/// Reads every element of a list, up to a limit, or returns all faults with their positions.
+fn list<T>(
+    value: &Value,
+    (limit, what): ListLimit,
+    read: impl Fn(&Value) -> Result<T, String>,
+) -> Result<Vec<T>, String> {
     let elements = value.as_array().ok_or_else(|| "must be a list".to_owned())?;
+    limits::check_count(elements.len(), limit, what)?;
     let (mut values, mut faults) = (Vec::with_capacity(elements.len()), Vec::new());
     for (index, element) in elements.iter().enumerate() {
         match read(element) {
@@ -256,8 +296,13 @@ fn list<T>(value: &Value, read: impl Fn(&Value) -> Result<T, String>) -> Result<
     if faults.is_empty() { Ok(values) } else { Err(crate::annotations::join_faults(&faults)) }
 }
 
+/// Returns a value as JSON, for an error.
+fn shown(value: &Value) -> String {
+    crate::text::truncate(&value.to_string())
+}
+
 fn quoted(value: &Value, reason: &str) -> String {
-    format!("{} {reason}", crate::text::truncate(&value.to_string()))
+    format!("{} {reason}", shown(value))
 }
 
 /// Fields of a JSON object in order; a map would hide a repeated field.

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use crate::limits;
 use crate::text::truncate;
 
 /// Selection of destinations.
@@ -30,7 +31,7 @@ impl fmt::Display for CidrSelection {
 /// Parses a list of networks. Host bits are cleared: `10.1.2.3/24` is `10.1.2.0/24`.
 ///
 /// # Errors
-/// Returns one fault for each invalid element.
+/// Returns one fault for each invalid element, or one for a list of more than [`limits::MAX_CIDRS`].
 pub fn parse(text: &str) -> Result<Vec<IpNet>, Vec<String>> {
     parse_list(text, "'*' is not allowed here: list each network")
 }
@@ -44,9 +45,11 @@ pub fn parse_selection(text: &str) -> Result<CidrSelection, Vec<String>> {
 }
 
 fn parse_list(text: &str, star: &str) -> Result<Vec<IpNet>, Vec<String>> {
+    let elements = || text.split(',').filter(|element| !element.is_empty());
+    limits::check_count(elements().count(), limits::MAX_CIDRS, "CIDRs").map_err(|fault| vec![fault])?;
     let mut nets = Vec::new();
     let mut faults = Vec::new();
-    for element in text.split(',').filter(|element| !element.is_empty()) {
+    for element in elements() {
         match element {
             "*" => faults.push(star.to_owned()),
             _ => parse_one(element).map_or_else(|fault| faults.push(fault), |net| nets.push(net.trunc())),

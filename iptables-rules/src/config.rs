@@ -157,12 +157,9 @@ impl Ipv6Policy {
 pub enum OwnerGroups {
     /// All groups but these (`*` with exclusions; empty by default).
     AllBut(Vec<Group>),
-    /// These groups only, at most [`MAX_INCLUDED_GROUPS`]; an empty list selects none.
+    /// These groups only, at most [`MAX_INCLUDED_GROUPS`](crate::limits::MAX_INCLUDED_GROUPS); an empty list selects none.
     Only(Vec<Group>),
 }
-
-/// Maximum number of groups in [`OwnerGroups::Only`]: Istio's limit, as they all become conditions of one rule.
-pub const MAX_INCLUDED_GROUPS: usize = 64;
 
 impl Default for OwnerGroups {
     fn default() -> Self {

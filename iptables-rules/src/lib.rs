@@ -16,6 +16,7 @@ pub mod backend;
 pub mod capture_annotation;
 pub mod cidrs;
 pub mod config;
+pub mod limits;
 pub mod names;
 pub mod plan;
 pub mod ports;

@@ -98,14 +98,14 @@ pub mod address {
     pub const PASSTHROUGH_V6: Ipv6Addr = Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6);
 }
 
-/// Chains, by Istio's names.
+/// Chains, by Istio's names; [`REROUTE`](chain::REROUTE) is ours, in Istio's style.
 pub mod chain {
     /// Built-in chain of received packets.
     pub const PREROUTING: &str = "PREROUTING";
     /// Built-in chain of packets that the pod sends; not to be confused with [`OUTPUT`].
     pub const BUILTIN_OUTPUT: &str = "OUTPUT";
     /// All chains of the mesh.
-    pub const ALL: [&str; 8] = [INBOUND, IN_REDIRECT, OUTPUT, REDIRECT, TPROXY, DIVERT, DROP, OUTPUT_DNS];
+    pub const ALL: [&str; 9] = [INBOUND, IN_REDIRECT, OUTPUT, REDIRECT, TPROXY, DIVERT, DROP, OUTPUT_DNS, REROUTE];
 
     /// Entry of inbound traffic.
     pub const INBOUND: &str = "ISTIO_INBOUND";
@@ -123,4 +123,6 @@ pub mod chain {
     pub const DROP: &str = "ISTIO_DROP";
     /// DNS requests of the application.
     pub const OUTPUT_DNS: &str = "ISTIO_OUTPUT_DNS";
+    /// Captured destinations of packets from rerouted interfaces, where there are many.
+    pub const REROUTE: &str = "ISTIO_REROUTE";
 }

@@ -18,6 +18,9 @@ mod tproxy;
 use builder::{RuleBuilder, captures_inbound, host, in_interface, out_interface, tcp, to_port};
 pub use check::UnsupportedSetting;
 
+/// Pairs of a rerouted interface and a network that get a rule each, as in Istio; more of them go through [`chain::REROUTE`].
+pub const MAX_PRODUCT: usize = 16;
+
 /// Plans the rules for a pod.
 ///
 /// A plan does not depend on the backend, except for names of groups: iptables resolves them in the group file that it sees, the

@@ -5,6 +5,7 @@
 
 use std::fmt::{self, Write as _};
 
+use crate::limits;
 use crate::text::truncate;
 
 /// Selection of TCP ports.
@@ -29,7 +30,7 @@ impl fmt::Display for PortSelection {
 /// Parses a list of ports.
 ///
 /// # Errors
-/// Returns one fault for each invalid element.
+/// Returns one fault for each invalid element, or one for a list of more than [`limits::MAX_PORTS`].
 pub fn parse(text: &str) -> Result<Vec<u16>, Vec<String>> {
     parse_list(text, "'*' is not allowed here: list each port")
 }
@@ -43,9 +44,11 @@ pub fn parse_selection(text: &str) -> Result<PortSelection, Vec<String>> {
 }
 
 fn parse_list(text: &str, star: &str) -> Result<Vec<u16>, Vec<String>> {
+    let elements = || text.split(',').map(str::trim).filter(|element| !element.is_empty());
+    limits::check_count(elements().count(), limits::MAX_PORTS, "ports").map_err(|fault| vec![fault])?;
     let mut ports = Vec::new();
     let mut faults = Vec::new();
-    for element in text.split(',').map(str::trim).filter(|element| !element.is_empty()) {
+    for element in elements() {
         match element {
             "*" => faults.push(star.to_owned()),
             _ => parse_one(element).map_or_else(|fault| faults.push(fault), |port| ports.push(port)),

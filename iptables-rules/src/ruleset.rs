@@ -3,6 +3,7 @@
 //! A [`RuleSet`] is a list of rules in *program order*: the order in which Istio's own program would issue them, with its appends and
 //! inserts. [`RuleSet::chain_rules`] gives the order in which the kernel evaluates them.
 
+use std::collections::VecDeque;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -275,15 +276,16 @@ impl RuleSet {
     /// is no common order of both families: inserts count the rules of their own family, so one may precede a rule for both families
     /// in one family and follow it in the other.
     pub fn chain_rules(&self, table: Table, chain: &str, packet: IpAddr) -> Vec<&Rule> {
-        let mut ordered: Vec<&Rule> = Vec::new();
+        // Plans insert near the top only, which is cheap in a deque, however long it is.
+        let mut ordered: VecDeque<&Rule> = VecDeque::new();
         let in_chain = self.rules.iter().filter(|rule| rule.table == table && rule.chain == chain);
         for rule in in_chain.filter(|rule| rule.family.applies_to(packet)) {
             match rule.position {
-                Position::Append => ordered.push(rule),
+                Position::Append => ordered.push_back(rule),
                 Position::Insert(at) => ordered.insert(at.saturating_sub(1).min(ordered.len()), rule),
             }
         }
-        ordered
+        ordered.into()
     }
 }
 

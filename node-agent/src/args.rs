@@ -2,6 +2,7 @@
 
 mod node;
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -53,6 +54,12 @@ pub struct RunArgs {
     /// Serve /healthz and /readyz on this port; 0 disables it
     #[arg(long, env = "HEALTH_PORT", value_name = "PORT", default_value_t = 8000)]
     pub health_port: u16,
+    /// Serve the monitoring port on these addresses, separated by commas, and on loopback; by default on loopback only
+    #[arg(long, env = "MONITORING_ADDR", value_name = "ADDRESSES", value_delimiter = ',')]
+    pub monitoring_addr: Vec<IpAddr>,
+    /// Serve the health port on these addresses, separated by commas, and on loopback; by default on all addresses
+    #[arg(long, env = "HEALTH_ADDR", value_name = "ADDRESSES", value_delimiter = ',')]
+    pub health_addr: Vec<IpAddr>,
     /// Check the CNI directories at this interval, in addition to inotify
     #[arg(long, env = "WEIR_CHECK_INTERVAL", value_name = "DURATION", default_value = "30s", value_parser = humantime::parse_duration)]
     pub check_interval: Duration,

@@ -21,8 +21,8 @@ use crate::events::{self, EventRecorder};
 use crate::health::{Condition, ReadinessImpact};
 use crate::metrics::MetricsRegistry;
 use crate::pods::{ClientFactory, PodCache, PodFacts, PodObject, PodReflector};
-use crate::repair::{FallbackRunner, PodList, PodStates, RepairMetrics, RepairOptions, Repairer};
-use crate::socket::{Attachments, CallReportServer, FetchPod, IO_TIMEOUT, PodQueryServer, QueryMetrics};
+use crate::repair::{FallbackRunner, PodList, PodStates, RepairMetrics, RepairOptions, Repairer, Visits};
+use crate::socket::{Attachments, CallReportServer, FetchPod, IO_TIMEOUT, PluginVersion, PodQueryServer, QueryMetrics};
 use crate::taint::TaintReconciler;
 use crate::task_context::TaskContext;
 
@@ -31,6 +31,9 @@ const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// Age from which a cache without errors is called stale; bookmarks come about every minute.
 const STALE_AFTER: Duration = Duration::from_mins(5);
 
+/// Most skipped pods that the condition names.
+const MAX_SHOWN: usize = 5;
+
 /// A task and its name.
 pub type NamedTask = (&'static str, Pin<Box<dyn Future<Output = ()> + Send>>);
 
@@ -38,7 +41,7 @@ pub type NamedTask = (&'static str, Pin<Box<dyn Future<Output = ()> + Send>>);
 pub struct PodTasks {
     /// Tasks to run.
     pub tasks: Vec<NamedTask>,
-    /// Route `GET /pods`, for the monitoring port.
+    /// Routes `GET /pods` and `GET /status`, for the monitoring port.
     pub router: Router,
     /// Records Kubernetes events.
     pub events: EventRecorder,
@@ -67,7 +70,7 @@ pub fn build(args: &RunArgs, client_factory: &ClientFactory, context: &TaskConte
     let (pods, states) = (PodCache::default(), PodStates::default());
     let (events, publisher) = events::channel(metrics);
     let reports = CallReportServer::register(metrics);
-    let attachments = reports.attachments.clone();
+    let (attachments, plugin_version) = (reports.attachments.clone(), reports.plugin_version.clone());
     let queries = PodQueryServer {
         pods: pods.clone(),
         fetch: has_node_name.then(|| fetch_pod(client_factory, &entry.exclude_namespaces)),
@@ -104,6 +107,7 @@ pub fn build(args: &RunArgs, client_factory: &ClientFactory, context: &TaskConte
     }
     let repairs = has_node_name && args.node.repair_enabled && args.node.repair_repair_pods;
     let router = Router::new().route("/pods", get(list)).with_state(PodListState { node, pods, states, repairs });
+    let router = router.route("/status", get(status).with_state(plugin_version));
     PodTasks { tasks, router, events }
 }
 
@@ -129,6 +133,7 @@ fn repair(
         states: states.clone(),
         metrics: RepairMetrics::register(&context.metrics),
         events: events.clone(),
+        visits: Visits::default(),
     })?;
     let runner = |fallback| FallbackRunner::new(Arc::clone(client_factory), fallback, flags.limits());
     Some(("repair", Box::pin(repairer.run(flags.fallback().map(runner), context.shutdown.clone()))))
@@ -193,6 +198,12 @@ fn report_cache_health(pods: &PodCache, condition: &Condition) -> i64 {
             let message = format!("cache synced, but no response of the API server for {seconds} s");
             condition.set_ok("CacheStale", message);
         }
+        (true, None) if !pods.skipped().is_empty() => {
+            let skipped = pods.skipped();
+            let (count, shown) =
+                (skipped.len(), skipped.iter().take(MAX_SHOWN).cloned().collect::<Vec<_>>().join("; "));
+            condition.set_degraded("PodsSkipped", format!("{count} pods cannot be watched over: {shown}"));
+        }
         (true, None) => condition.set_ok("CacheSynced", "cache synced"),
         (true, Some(error)) => condition.set_ok("CacheStale", format!("cache synced, but {seconds} s old: {error}")),
         (false, error) => {
@@ -201,6 +212,12 @@ fn report_cache_health(pods: &PodCache, condition: &Condition) -> i64 {
         }
     }
     seconds
+}
+
+/// Answers `GET /status`: what this node understands, for those that decide which annotations may be written.
+async fn status(State(plugin): State<PluginVersion>) -> Response {
+    let agent = env!("CARGO_PKG_VERSION");
+    Json(serde_json::json!({ "agentVersion": agent, "pluginVersion": plugin.get() })).into_response()
 }
 
 async fn list(State(state): State<PodListState>, Extension(PeerAddr(peer)): Extension<PeerAddr>) -> Response {

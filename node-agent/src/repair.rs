@@ -1,7 +1,11 @@
 //! Keeps the capture rules of every meshed pod on this node in place: at start, at an interval and whenever a pod is new or changed.
 //!
+//! A pod keeps the rules that ADD installed: a later change of its annotations is reported, not carried out.
+//!
 //! ```text
-//! PodCache ──▶ netns_lookup.rs: candidates ──▶ inspect.rs: the pod's netns? rules in place? restore them ──▶ states.rs, metrics, events
+//! PodCache ──▶ target.rs: the rules it was started with ◀── installed.rs ◀── the plugin's reports
+//!                 └▶ netns_lookup.rs: candidates ──▶ inspect.rs: the pod's netns? rules in place? restore them ──▶ states.rs, metrics, events
+//!                                       visits.rs: a few at a time, within a time limit
 //!                                                    │ cannot restore, or must not
 //!                                                    ▼
 //!                                    budget.rs ──▶ fallback.rs: delete or label the pod, under preconditions
@@ -10,26 +14,32 @@
 mod budget;
 mod fallback;
 mod inspect;
+mod installed;
 mod metrics;
 mod netns_lookup;
 mod states;
+mod target;
+mod visits;
 
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use iptables_rules::backend::Backend;
-use iptables_rules::{RuleSet, plan};
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 use weir_protocol::decision::CaptureDecision;
 
 pub use self::budget::{Budget, ExhaustedBudget, RepairLimits};
 pub use self::fallback::{Fallback, FallbackDecision, FallbackRunner};
-pub use self::inspect::{Inspection, ProtectedNetns, RulesStatus, inspect_and_repair};
+pub use self::inspect::{ExpectedRules, Inspection, ProtectedNetns, RulesStatus, inspect_and_repair};
+pub use self::installed::{InstalledConfigs, Knowledge};
 pub use self::metrics::RepairMetrics;
 pub use self::netns_lookup::{NetnsLookup, NetnsPaths, NetnsSource};
-pub use self::states::{PodList, PodState, PodStates, RuleState};
+pub use self::states::{Observation, PodList, PodState, PodStates, RuleState};
+use self::target::Target;
+use self::visits::map_concurrently;
+pub use self::visits::{VisitError, Visits};
 use crate::events::{EventRecord, EventRecorder};
 use crate::pods::{PodCache, PodFacts};
 use crate::socket::Attachments;
@@ -39,6 +49,8 @@ use weir_runtime::CancellationToken;
 const DEBOUNCE: Duration = Duration::from_millis(100);
 /// Most differences that are kept for one pod.
 const MAX_DETAIL: usize = 8;
+/// Event about a pod whose annotations have no effect any more.
+const ANNOTATIONS_CHANGED: &str = "CaptureAnnotationsChanged";
 
 /// How pods are inspected and repaired.
 #[derive(Debug, Clone)]
@@ -67,6 +79,8 @@ pub struct Repairer {
     pub metrics: RepairMetrics,
     /// Records events on pods.
     pub events: EventRecorder,
+    /// Visits of network namespaces.
+    pub visits: Visits,
 }
 
 impl Repairer {
@@ -111,60 +125,78 @@ impl Repairer {
 
     /// Inspects and repairs all meshed pods, or only those that are not in order and have changed. Returns the pods that are still broken.
     pub fn inspect_pods(&self, full: bool) -> Vec<Arc<PodFacts>> {
-        let is_meshed = |pod: &&Arc<PodFacts>| !pod.is_terminating && !matches!(pod.decision, CaptureDecision::Skip(_));
         let all = self.pods.all();
-        let meshed: Vec<&Arc<PodFacts>> = all.iter().filter(is_meshed).collect();
-        self.states.retain(&meshed.iter().map(|pod| pod.uid.as_str()).collect::<HashSet<_>>());
-        let protected = ProtectedNetns::discover(&self.options.netns_paths.host_proc);
-        let lookup = NetnsLookup::new(&self.options.netns_paths, &self.attachments);
-        let is_due = |pod: &PodFacts| {
-            full || self
-                .states
-                .get(&pod.uid)
-                .is_none_or(|last| last.state != RuleState::Ok && last.resource_version != pod.resource_version)
+        let configs = &self.attachments.configs;
+        configs.retain(&all);
+        let may_be_captured = |pod: &&Arc<PodFacts>| {
+            let is_meshed = !matches!(pod.decision, CaptureDecision::Skip(_));
+            !pod.is_terminating && (is_meshed || pod.was_capturable || configs.get(pod).is_some())
         };
-        let broken: Vec<Arc<PodFacts>> = meshed
-            .into_iter()
-            .filter(|pod| is_due(pod) && self.inspect_pod(pod, &lookup, &protected))
-            .map(Arc::clone)
-            .collect();
+        let meshed: Vec<&Arc<PodFacts>> = all.iter().filter(may_be_captured).collect();
+        self.states.retain(&meshed.iter().map(|pod| pod.uid.as_str()).collect::<HashSet<_>>());
+        let due: Vec<&Arc<PodFacts>> = meshed.into_iter().filter(|pod| full || self.is_due(pod)).collect();
+        let protected = ProtectedNetns::discover(&self.options.netns_paths.host_proc);
+        let lookup = NetnsLookup::new(&self.options.netns_paths, &self.attachments, &self.visits);
+        let is_broken = map_concurrently(&due, |pod| self.inspect_pod(pod, &lookup, &protected));
         self.metrics.set_pod_states(&self.states);
-        broken
+        due.into_iter().zip(is_broken).filter(|(_, is_broken)| *is_broken).map(|(pod, _)| Arc::clone(pod)).collect()
+    }
+
+    /// Whether a change of the pod makes an inspection necessary.
+    fn is_due(&self, pod: &PodFacts) -> bool {
+        match self.states.get(&pod.uid) {
+            // A pod that its annotations keep out of the mesh has no state; the next full inspection looks whether it has rules.
+            None => !pod.was_capturable || self.attachments.configs.get(pod).is_some(),
+            Some(last) => {
+                last.resource_version != pod.resource_version
+                    && (last.state != RuleState::Ok
+                        || Target::of(pod, &self.attachments.configs).annotations_changed != last.annotations_changed)
+            }
+        }
     }
 
     /// Inspects and repairs one pod. Returns whether it is still broken.
     fn inspect_pod(&self, pod: &PodFacts, lookup: &NetnsLookup<'_>, protected: &ProtectedNetns) -> bool {
-        let rules = match desired_rules(&pod.decision) {
-            Ok(rules) => rules,
+        let configs = &self.attachments.configs;
+        let mut target = Target::of(pod, configs);
+        if pod.ips.is_empty() {
+            match target.faults.take() {
+                Some(faults) => self.record_state(pod, RuleState::Refused, faults, None, &target),
+                None if target.is_meshed => self.record_state(pod, RuleState::Pending, Vec::new(), None, &target),
+                None => {}
+            }
+            return false;
+        }
+        if let (Some(config), false) = (&target.config, target.is_known) {
+            configs.record_found(pod, Arc::clone(config), Knowledge::FirstSight);
+        }
+        let expected = match target.expected_rules(self.options.backend) {
+            Ok(expected) => expected,
             Err(faults) => {
-                self.record_state(pod, RuleState::Refused, faults, None);
+                self.record_state(pod, RuleState::Refused, faults, None, &target);
                 return false;
             }
         };
-        if pod.ips.is_empty() {
-            self.record_state(pod, RuleState::Pending, Vec::new(), None);
-            return false;
-        }
-        // Asked right before a change: the pod still exists and is the one that was decided about.
-        let may_repair = || {
-            self.options.in_place
-                && self
-                    .pods
-                    .get(&pod.uid)
-                    .is_some_and(|now| now.resource_version == pod.resource_version && !now.is_terminating)
-        };
         let mut unreadable = None;
         for (path, source) in lookup.candidates(pod) {
-            match inspect_and_repair(&path, protected, &pod.ips, (&rules, self.options.backend), may_repair) {
+            let inspection = match self.visit(pod, path.clone(), protected, &expected) {
+                Ok(inspection) => inspection,
+                Err(error @ VisitError::Failed(_)) => Inspection::Unreadable(error.to_string()),
+                Err(error) => {
+                    self.metrics.record_timeout();
+                    Inspection::OverLimit(error.to_string())
+                }
+            };
+            match inspection {
                 Inspection::OtherNetns => {}
                 Inspection::Unreadable(error) => unreadable = Some(format!("{}: {error}", path.display())),
-                Inspection::Found(status) => {
-                    let (state, detail) = state_of(status);
-                    self.record_state(pod, state, detail, Some(source));
-                    return matches!(state, RuleState::Missing | RuleState::Drifted);
+                Inspection::OverLimit(reason) => {
+                    self.record_state(pod, RuleState::Refused, vec![reason], Some(source), &target);
+                    return false;
                 }
+                Inspection::Found(status) => return self.record_found(pod, status, source, &mut target),
                 Inspection::Repaired(status) => {
-                    self.record_repair(pod, status, source);
+                    self.record_repair(pod, status, source, &target);
                     return false;
                 }
                 Inspection::RepairFailed(status, error) => {
@@ -172,31 +204,91 @@ impl Repairer {
                     self.metrics.record_repair("repair", "fail");
                     warn!(pod = pod.full_name(), state = state.name(), error, "cannot restore capture rules");
                     detail.insert(0, format!("cannot restore: {error}"));
-                    self.record_state(pod, state, detail, Some(source));
+                    self.record_state(pod, state, detail, Some(source), &target);
                     return true;
                 }
             }
         }
-        let detail = unreadable.unwrap_or_else(|| "network namespace not found".to_owned());
-        self.record_state(pod, RuleState::Unreachable, vec![detail], None);
-        pod.failed_validation
+        match target.faults.take() {
+            Some(faults) => self.record_state(pod, RuleState::Refused, faults, None, &target),
+            None if !target.is_meshed => {}
+            None => {
+                let detail = unreadable.unwrap_or_else(|| "network namespace not found".to_owned());
+                self.record_state(pod, RuleState::Unreachable, vec![detail], None, &target);
+                return pod.failed_validation;
+            }
+        }
+        false
     }
 
-    fn record_repair(&self, pod: &PodFacts, status: RulesStatus, source: NetnsSource) {
+    /// Visits a network namespace, within the time limit.
+    fn visit(
+        &self,
+        pod: &PodFacts,
+        path: std::path::PathBuf,
+        protected: &ProtectedNetns,
+        expected: &ExpectedRules,
+    ) -> Result<Inspection, VisitError> {
+        let (uid, version) = (pod.uid.clone(), pod.resource_version.clone());
+        let (pods, in_place) = (self.pods.clone(), self.options.in_place);
+        // Asked right before a change: the pod still exists and is the one that was decided about.
+        let may_repair = move || {
+            in_place && pods.get(&uid).is_some_and(|now| now.resource_version == version && !now.is_terminating)
+        };
+        let (protected, ips, expected) = (protected.clone(), pod.ips.clone(), expected.clone());
+        self.visits.run(&pod.uid, move || inspect_and_repair(&path, &protected, &ips, &expected, may_repair))
+    }
+
+    /// Records what was found in a pod's network namespace. Returns whether the pod is broken.
+    fn record_found(&self, pod: &PodFacts, status: RulesStatus, source: NetnsSource, target: &mut Target) -> bool {
+        match status {
+            RulesStatus::InPlace => self.confirm(pod, target),
+            // The annotations say something else, or another version of the plugin installed them.
+            RulesStatus::OtherInPlace => target.annotations_changed = true,
+            _ if target.faults.is_some() => {
+                let faults = target.faults.take().unwrap_or_default();
+                self.record_state(pod, RuleState::Refused, faults, Some(source), target);
+                return false;
+            }
+            // Neither the annotations nor the kernel say that it is in the mesh.
+            RulesStatus::Missing | RulesStatus::Foreign(_) if !target.is_meshed => return false,
+            _ => {}
+        }
+        let (state, detail) = state_of(status);
+        self.record_state(pod, state, detail, Some(source), target);
+        matches!(state, RuleState::Missing | RuleState::Drifted)
+    }
+
+    /// Keeps the configuration whose rules are in place.
+    fn confirm(&self, pod: &PodFacts, target: &Target) {
+        if let (Some(config), false) = (&target.config, target.is_known) {
+            self.attachments.configs.record_found(pod, Arc::clone(config), Knowledge::Installed);
+        }
+    }
+
+    fn record_repair(&self, pod: &PodFacts, status: RulesStatus, source: NetnsSource, target: &Target) {
         let (drift, detail) = state_of(status);
+        self.confirm(pod, target);
         self.metrics.record_repair("repair", "success");
         self.metrics.record_drift(drift);
         info!(pod = pod.full_name(), drift = drift.name(), found_by = source.name(), "restored capture rules");
         self.record_event(pod, "CaptureRulesRepaired", describe_state(drift, &detail) + "; restored");
-        self.states.set(pod, RuleState::Ok, Vec::new(), Some(source.name()), true);
+        self.set_state(pod, RuleState::Ok, Vec::new(), Some(source), target, true);
     }
 
     /// Records the state of a pod. Logs a new state that is not in order, and records an event where rules are missing or changed.
-    fn record_state(&self, pod: &PodFacts, state: RuleState, mut detail: Vec<String>, source: Option<NetnsSource>) {
+    fn record_state(
+        &self,
+        pod: &PodFacts,
+        state: RuleState,
+        mut detail: Vec<String>,
+        source: Option<NetnsSource>,
+        target: &Target,
+    ) {
         detail.truncate(MAX_DETAIL);
         let lines = detail.join("; ");
         let note = describe_state(state, &detail);
-        if self.states.set(pod, state, detail, source.map(NetnsSource::name), false) == Some(state) {
+        if self.set_state(pod, state, detail, source, target, false) == Some(state) {
             return;
         }
         match state {
@@ -212,28 +304,39 @@ impl Repairer {
         }
     }
 
+    /// Sets the state of a pod, and records an event where its annotations have changed since it was started. Returns the earlier state.
+    fn set_state(
+        &self,
+        pod: &PodFacts,
+        state: RuleState,
+        detail: Vec<String>,
+        source: Option<NetnsSource>,
+        target: &Target,
+        repaired: bool,
+    ) -> Option<RuleState> {
+        let annotations_changed = target.annotations_changed;
+        let found_by = source.map(NetnsSource::name);
+        let seen = Observation { state, detail, found_by, repaired, annotations_changed };
+        let before = self.states.set(pod, seen);
+        if annotations_changed && before.as_ref().is_none_or(|before| !before.annotations_changed) {
+            let note = "annotations ask for other capture rules than the pod was started with; they have no effect until the pod is recreated";
+            warn!(
+                pod = pod.full_name(),
+                "capture annotations have changed since the pod was started; keeping its rules"
+            );
+            self.record_event(pod, ANNOTATIONS_CHANGED, note.to_owned());
+        }
+        before.map(|before| before.state)
+    }
+
     fn record_event(&self, pod: &PodFacts, reason: &'static str, note: String) {
         self.events.record(EventRecord { regarding: pod.object_reference(), warning: true, reason, note });
     }
 }
 
-/// Returns the rules of a meshed pod, or a line for each invalid or unsupported setting.
-fn desired_rules(decision: &CaptureDecision) -> Result<RuleSet, Vec<String>> {
-    match decision {
-        CaptureDecision::Capture(config, _) => plan(config).map_err(|settings| to_lines(&settings)),
-        CaptureDecision::InvalidAnnotations(errors) => Err(to_lines(errors)),
-        CaptureDecision::InvalidSpec(lines) | CaptureDecision::NeedsSpec(lines) => Err(lines.clone()),
-        CaptureDecision::Skip(reason) => Err(vec![reason.to_string()]),
-    }
-}
-
-fn to_lines<T: ToString>(items: &[T]) -> Vec<String> {
-    items.iter().map(ToString::to_string).collect()
-}
-
 fn state_of(status: RulesStatus) -> (RuleState, Vec<String>) {
     match status {
-        RulesStatus::InPlace => (RuleState::Ok, Vec::new()),
+        RulesStatus::InPlace | RulesStatus::OtherInPlace => (RuleState::Ok, Vec::new()),
         RulesStatus::Missing => (RuleState::Missing, Vec::new()),
         RulesStatus::Drifted(lines) => (RuleState::Drifted, lines),
         RulesStatus::Foreign(tables) => {
@@ -249,7 +352,7 @@ fn describe_state(state: RuleState, detail: &[String]) -> String {
         RuleState::Drifted => "capture rules were changed",
         RuleState::Foreign => "capture rules belong to another installer",
         RuleState::Unreachable => "cannot read capture rules",
-        RuleState::Refused => "pod has invalid or unsupported capture settings",
+        RuleState::Refused => "pod is refused",
         RuleState::Ok | RuleState::Pending => "",
     };
     if detail.is_empty() { what.to_owned() } else { format!("{what}: {}", detail.join("; ")) }

@@ -1,7 +1,11 @@
 //! The long-running process: ports first, then every task, and shutdown within a bound.
 
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use futures_util::future::join_all;
+use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 use weir_runtime::CancellationToken;
@@ -58,20 +62,27 @@ pub async fn run(args: RunArgs, settings: InstallSettings, levels: Option<LogLev
 
     let client_factory = pod_tasks::client_factory().await;
     let pod_tasks = pod_tasks::build(&args, &client_factory, &context);
-    let RunArgs { install: _, log: _, node: NodeArgs { node_name, .. }, monitoring_port, health_port, check_interval } =
-        args;
+    let RunArgs { node: NodeArgs { node_name, .. }, monitoring_port, health_port, check_interval, .. } = args;
     let monitoring = http::monitoring_router(context.metrics.clone(), levels).merge(pod_tasks.router);
-    for (name, port, router) in
-        [("health port", health_port, http::health_router(health)), ("monitoring port", monitoring_port, monitoring)]
-    {
+    // Nothing is shared between the two, so that scrapes cannot keep the kubelet from probing.
+    let health_hosts = if args.health_addr.is_empty() { Vec::new() } else { with_loopback(&args.health_addr) };
+    let monitoring_hosts = with_loopback(&args.monitoring_addr);
+    for (name, port, hosts, router) in [
+        ("health port", health_port, health_hosts, http::health_router(health)),
+        ("monitoring port", monitoring_port, monitoring_hosts, monitoring),
+    ] {
         if port != 0 {
-            let listener =
-                listen::bind(ListenAddr::any(port)).await.map_err(|reason| RunError::Bind { port, reason })?;
-            let metrics = ConnectionMetrics::default();
-            let port = Port { listener, tls: None, router, limits: http::LIMITS, metrics };
-            let shutdown = shutdown.clone();
+            let servers: Vec<_> = bind(port, &hosts)
+                .await?
+                .into_iter()
+                .map(|listener| {
+                    let (router, metrics) = (router.clone(), ConnectionMetrics::default());
+                    let port = Port { listener, tls: None, router, limits: http::LIMITS, metrics };
+                    listen::serve(port, shutdown.clone())
+                })
+                .collect();
             tasks.spawn(name, async move {
-                listen::serve(port, shutdown).await;
+                join_all(servers).await;
             });
         }
     }
@@ -89,6 +100,31 @@ pub async fn run(args: RunArgs, settings: InstallSettings, levels: Option<LogLev
     info!("shutting down; plugin and CNI configuration stay installed");
     tasks.shut_down(SHUTDOWN_GRACE_PERIOD).await;
     ended
+}
+
+/// Returns the addresses and those of loopback, which `kubectl port-forward` needs.
+fn with_loopback(hosts: &[IpAddr]) -> Vec<IpAddr> {
+    let loopback = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+    let mut all: Vec<IpAddr> = hosts.to_vec();
+    all.extend(loopback.into_iter().filter(|address| !hosts.contains(address)));
+    all
+}
+
+/// Binds a port on these addresses; without any, on all. An address of loopback that the node does not have is left out.
+async fn bind(port: u16, hosts: &[IpAddr]) -> Result<Vec<TcpListener>, RunError> {
+    let failed = |reason| RunError::Bind { port, reason };
+    if hosts.is_empty() {
+        return Ok(vec![listen::bind(ListenAddr::any(port)).await.map_err(failed)?]);
+    }
+    let mut listeners = Vec::new();
+    for host in hosts {
+        match listen::bind(SocketAddr::new(*host, port).into()).await {
+            Ok(listener) => listeners.push(listener),
+            Err(error) if host.is_loopback() && error.kind() == io::ErrorKind::AddrNotAvailable => {}
+            Err(error) => return Err(failed(io::Error::new(error.kind(), format!("{host}: {error}")))),
+        }
+    }
+    Ok(listeners)
 }
 
 /// Writes node events to the log, and as Kubernetes events on the node.

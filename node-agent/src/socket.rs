@@ -28,7 +28,7 @@ use weir_protocol::agent::{PROTOCOL_VERSION, PodAnswer, PodQuery, QUERY_MAX_BYTE
 use weir_protocol::decision::CaptureDecision;
 
 pub use self::listen::BoundSocket;
-pub use self::reports::{Attachment, Attachments, CallReportServer};
+pub use self::reports::{Attachment, Attachments, CallReportServer, PluginVersion};
 use crate::metrics::MetricsRegistry;
 use crate::pods::{PodCache, PodFacts};
 use weir_runtime::CancellationToken;
@@ -220,6 +220,8 @@ fn answer_for(pod: &PodFacts) -> PodAnswer {
             PodAnswer::Refuse { findings: errors.iter().map(ToString::to_string).collect() }
         }
         CaptureDecision::InvalidSpec(findings) => PodAnswer::Refuse { findings: findings.clone() },
+        // The pod waits.
+        CaptureDecision::StatusContradicted(fault) => PodAnswer::Unknown { reason: fault.clone() },
         // Not reached: the decision was made with the spec.
         CaptureDecision::NeedsSpec(hints) => PodAnswer::Unknown { reason: hints.join(", ") },
     }

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use crate::reflector::SkippedObject;
+
 /// The store of a [`Reflector`](crate::Reflector), by uid. Clones share it.
 #[derive(Debug)]
 pub struct Cache<T> {
@@ -15,6 +17,8 @@ pub struct Cache<T> {
 #[derive(Debug)]
 struct Inner<T> {
     objects: RwLock<HashMap<String, Arc<T>>>,
+    /// Objects that are missing, or not in their current version.
+    skipped: RwLock<HashMap<String, SkippedObject>>,
     status: RwLock<SyncStatus>,
     /// Counts changes, so that subscribers notice them.
     changes: watch::Sender<u64>,
@@ -29,7 +33,12 @@ struct SyncStatus {
 
 impl<T> Default for Cache<T> {
     fn default() -> Self {
-        let inner = Inner { objects: RwLock::default(), status: RwLock::default(), changes: watch::Sender::new(0) };
+        let inner = Inner {
+            objects: RwLock::default(),
+            skipped: RwLock::default(),
+            status: RwLock::default(),
+            changes: watch::Sender::new(0),
+        };
         Self { inner: Arc::new(inner) }
     }
 }
@@ -43,6 +52,7 @@ impl<T> Clone for Cache<T> {
 impl<T: PartialEq> Cache<T> {
     /// Adds or replaces an object. Wakes nobody if what is kept of it is unchanged: most changes of a node are heartbeats.
     pub fn put(&self, uid: String, object: T) {
+        self.change_skipped(|skipped| drop(skipped.remove(&uid)));
         if self.read(|objects| objects.get(&uid).is_some_and(|known| **known == object)) {
             return;
         }
@@ -87,15 +97,49 @@ impl<T> Cache<T> {
         self.status().last_error
     }
 
+    /// Returns the objects that were skipped, sorted by name.
+    pub fn skipped(&self) -> Vec<SkippedObject> {
+        let skipped = self.inner.skipped.read().unwrap_or_else(PoisonError::into_inner);
+        let mut all: Vec<_> = skipped.values().cloned().collect();
+        all.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        all
+    }
+
+    /// Records that an object was skipped. Its last version stays, if there is one.
+    pub fn skip(&self, uid: String, object: SkippedObject) {
+        self.change_skipped(|skipped| drop(skipped.insert(uid, object)));
+        self.notify();
+    }
+
+    /// Whether an object was not skipped for that reason before.
+    pub fn is_newly_skipped(&self, uid: &str, object: &SkippedObject) -> bool {
+        self.inner.skipped.read().unwrap_or_else(PoisonError::into_inner).get(uid) != Some(object)
+    }
+
     /// Removes an object.
     pub fn remove(&self, uid: &str) {
+        self.change_skipped(|skipped| drop(skipped.remove(uid)));
         self.write(|objects| drop(objects.remove(uid)));
         self.notify();
     }
 
     /// Replaces all objects. The cache is synced from then on.
     pub fn replace(&self, all: impl IntoIterator<Item = (String, T)>) {
-        self.write(|objects| *objects = all.into_iter().map(|(uid, object)| (uid, Arc::new(object))).collect());
+        self.replace_with_skipped(all, []);
+    }
+
+    /// As [`replace`](Self::replace); of the skipped objects, the last versions stay.
+    pub fn replace_with_skipped(
+        &self,
+        all: impl IntoIterator<Item = (String, T)>,
+        skipped: impl IntoIterator<Item = (String, SkippedObject)>,
+    ) {
+        let skipped: HashMap<_, _> = skipped.into_iter().collect();
+        self.write(|objects| {
+            objects.retain(|uid, _| skipped.contains_key(uid));
+            objects.extend(all.into_iter().map(|(uid, object)| (uid, Arc::new(object))));
+        });
+        self.change_skipped(|known| *known = skipped);
         self.update_status(|status| status.synced = true);
         self.notify();
     }
@@ -119,6 +163,10 @@ impl<T> Cache<T> {
 
     fn write(&self, write: impl FnOnce(&mut HashMap<String, Arc<T>>)) {
         write(&mut self.inner.objects.write().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn change_skipped(&self, change: impl FnOnce(&mut HashMap<String, SkippedObject>)) {
+        change(&mut self.inner.skipped.write().unwrap_or_else(PoisonError::into_inner));
     }
 
     fn status(&self) -> SyncStatus {

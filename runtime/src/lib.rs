@@ -25,5 +25,5 @@ pub mod tasks;
 
 pub use cache::Cache;
 pub use client::ClientFactory;
-pub use reflector::Reflector;
+pub use reflector::{ObjectLimits, Reflector, SkippedObject};
 pub use tokio_util::sync::CancellationToken;

@@ -1,11 +1,12 @@
 //! HTTP ports whose every wait has a bound: connections, TLS handshakes, request headers, idle time, drain.
 //!
-//! An accept loop of our own, because server crates do not combine three bounds: connections beyond the limit stay in the
-//! kernel's backlog, the protocol is chosen by ALPN (a server that sniffs it waits for ever for a client that sends nothing
-//! after its handshake), and a connection without a complete request is closed whatever it trickles in.
+//! An accept loop of our own, because server crates do not combine three bounds: a connection beyond the limit takes the place of an
+//! idle one (table.rs) or stays in the kernel's backlog, the protocol is chosen by ALPN (a server that sniffs it waits for ever for a
+//! client that sends nothing after its handshake), and a connection without a complete request is closed whatever it trickles in.
 
 mod addr;
 mod connection;
+mod table;
 
 use std::io;
 use std::net::SocketAddr;
@@ -17,15 +18,15 @@ use axum::Router;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{self, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{debug, warn};
 
 pub use self::addr::ListenAddr;
 use self::connection::Connection;
+use self::table::ConnectionTable;
 
 /// ALPN name of HTTP/2.
 pub const H2: &[u8] = b"h2";
@@ -38,7 +39,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Bounds of a port.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Open connections; further ones wait in the kernel's backlog.
+    /// Open connections; a further one takes the place of an idle one, or waits in the kernel's backlog. One client address may
+    /// have half of them, rounded up.
     pub connections: NonZeroUsize,
     /// Time for the TLS handshake, and again for the headers of the first request.
     pub handshake: Duration,
@@ -79,6 +81,10 @@ pub struct PeerAddr(pub SocketAddr);
 #[derive(Debug, Clone, Copy)]
 pub struct ArrivalTime(pub Instant);
 
+/// Closes the connection that a request came on when it is cancelled, as a request extension.
+#[derive(Debug, Clone)]
+pub struct CloseConnection(pub CancellationToken);
+
 /// Binds the first candidate address that the kernel accepts.
 ///
 /// # Errors
@@ -98,32 +104,38 @@ pub async fn bind(addr: ListenAddr) -> io::Result<TcpListener> {
 /// Serves until `shutdown` is cancelled, then drains. Returns how many connections were aborted.
 pub async fn serve(port: Port, shutdown: CancellationToken) -> usize {
     let Port { listener, tls, router, limits, metrics } = port;
-    let slots = Arc::new(Semaphore::new(limits.connections.get().min(Semaphore::MAX_PERMITS)));
+    let max = limits.connections.get();
+    let table = ConnectionTable::new(max, max.div_ceil(2));
     let mut tasks = JoinSet::new();
     loop {
         while tasks.try_join_next().is_some() {}
         let accepted = tokio::select! {
             accepted = async {
-                // The semaphore is never closed.
-                let slot = Arc::clone(&slots).acquire_owned().await.ok();
-                (slot, listener.accept().await)
+                let (stream, peer) = listener.accept().await?;
+                let first_request_by = time::Instant::now() + limits.handshake;
+                io::Result::Ok((stream, peer, table.admit(peer.ip(), first_request_by).await))
             } => accepted,
             () = shutdown.cancelled() => break,
         };
-        let (slot, (stream, peer)) = match accepted {
-            (slot, Ok(connection)) => (slot, connection),
-            (_, Err(error)) => {
+        let (stream, peer, place) = match accepted {
+            Ok((stream, peer, Some(place))) => (stream, peer, place),
+            Ok((_, peer, None)) => {
+                debug!(%peer, "closed a connection of a client that has too many");
+                continue;
+            }
+            Err(error) => {
                 warn!(%error, "cannot accept a connection");
                 sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
         let open = OpenConnection::new(&metrics);
-        let connection = Connection { peer, router: router.clone(), limits, shutdown: shutdown.clone() };
+        let state = Arc::clone(&place.state);
+        let connection = Connection { peer, router: router.clone(), limits, state, shutdown: shutdown.clone() };
         let (tls, metrics) = (tls.clone(), metrics.clone());
         tasks.spawn(async move {
             connection.run(stream, tls, &metrics).await;
-            drop((slot, open));
+            drop((place, open));
         });
     }
     drop(listener);

@@ -2,24 +2,39 @@
 //!
 //! `kube::runtime::watcher` keeps the client that it was given and treats a kind that is not installed as one more error; here, 401 or
 //! an unreachable server gets a new client (with the rotated token and CA), and a missing kind is an empty, synced cache.
-//! Lists are trimmed page by page, so that memory is bounded by what is kept, and an interrupted watch continues where it was.
+//! Memory is bounded by what is kept and by one object: lists and events are split while they arrive, each object is parsed alone into a
+//! type without the fields that nobody reads, and one that is too large, or malformed, is skipped and named instead of ending the process.
+//! An interrupted watch continues where it was.
 
-use std::fmt::Debug;
+mod limits;
+mod response;
+mod split;
+
 use std::time::Duration;
 
-use futures_util::TryStreamExt as _;
-use kube::api::{ListParams, WatchEvent, WatchParams};
+use kube::api::{ListParams, WatchParams};
+use kube::core::{Request, Status};
 use kube::{Api, Client, Error, Resource};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use self::limits::{HeadMetadata, MAX_OBJECT_BYTES, ObjectHead, Usage};
+pub use self::limits::{ObjectLimits, SkippedObject};
+use self::response::Response;
+use self::split::{LineSplitter, ListSplitter, Piece};
 use crate::cache::Cache;
 use crate::client::{ApiError, ClientFactory, READ_TIMEOUT};
 
-/// Objects per page of a list.
-const PAGE_SIZE: u32 = 50;
+/// Objects per page of a list: of the first one, and at most.
+const PAGE_SIZE: u32 = 100;
+const MAX_PAGE_SIZE: u32 = 500;
+/// Bytes of a page from which the next one is half as long, and up to which it is twice as long.
+const LARGE_PAGE: usize = 8 << 20;
+const SMALL_PAGE: usize = 2 << 20;
 /// Time for one page, or for a watch to begin.
 const LIST_TIMEOUT: Duration = Duration::from_secs(30);
 /// Duration of a watch. The server sends bookmarks about every minute if nothing happens.
@@ -28,8 +43,11 @@ const WATCH_TIMEOUT_SECONDS: u32 = 240;
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(15));
 /// Consecutive watch errors before the objects are listed again.
 const MAX_WATCH_ERRORS: u32 = 3;
+/// Bytes of a watch event around its object.
+const EVENT_OVERHEAD: usize = 1 << 10;
 
-/// Lists and watches objects of type `K`, and keeps a `T` of each in a cache.
+/// Lists and watches objects of type `K`, and keeps a `T` of each in a cache. `K` should have only the fields that are read: others are
+/// skipped while parsing.
 pub struct Reflector<K, T> {
     /// Creates clients.
     pub client_factory: ClientFactory,
@@ -41,10 +59,49 @@ pub struct Reflector<K, T> {
     pub field_selector: String,
     /// Label selector; empty for all objects.
     pub label_selector: String,
+    /// Sizes beyond which objects are skipped.
+    pub limits: ObjectLimits,
     /// Reduces an object to what is kept of it.
     pub transform: Box<dyn Fn(K) -> T + Send + Sync>,
     /// The store.
     pub cache: Cache<T>,
+}
+
+/// The objects of an [`Api`].
+struct Collection {
+    client: Client,
+    url: String,
+}
+
+/// What is remembered between lists.
+#[derive(Debug)]
+struct ListState {
+    page_size: u32,
+    usage: Usage,
+}
+
+/// A list without its items.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct ListEnvelope {
+    metadata: ListMetadata,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct ListMetadata {
+    resource_version: String,
+    #[serde(rename = "continue")]
+    continue_token: Option<String>,
+}
+
+/// A line of a watch.
+#[derive(Debug, Deserialize)]
+struct EventLine<'a> {
+    #[serde(rename = "type")]
+    kind: &'a str,
+    #[serde(borrow)]
+    object: &'a RawValue,
 }
 
 /// Why a list or watch ended.
@@ -59,18 +116,25 @@ enum WatchEnd {
     Failed(ApiError),
 }
 
+impl WatchEnd {
+    /// Returns the end that an error status means; `code` is that of the response.
+    fn from_status(status: Status, code: Option<u16>) -> Self {
+        match code.unwrap_or(status.code) {
+            410 => Self::Expired,
+            code => Self::Failed(ApiError { status: Some(code), reason: status.message }),
+        }
+    }
+}
+
 impl From<Error> for WatchEnd {
     fn from(error: Error) -> Self {
-        match &error {
-            Error::Api(status) if status.code == 410 => Self::Expired,
-            _ => Self::Failed(error.into()),
-        }
+        Self::Failed(error.into())
     }
 }
 
 impl<K, T> Reflector<K, T>
 where
-    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+    K: Resource + DeserializeOwned + Send + 'static,
     T: PartialEq + Send + Sync + 'static,
 {
     /// Keeps the cache current until shutdown.
@@ -81,8 +145,9 @@ where
     async fn run_forever(&self) {
         let kind = self.kind;
         let mut pause = BACKOFF.0;
+        let mut state = ListState { page_size: PAGE_SIZE, usage: Usage::default() };
         loop {
-            match self.list_and_watch(&mut pause).await {
+            match self.list_and_watch(&mut pause, &mut state).await {
                 WatchEnd::Interrupted | WatchEnd::Expired => {}
                 WatchEnd::KindNotServed => {
                     if !self.cache.is_synced() || !self.cache.all().is_empty() {
@@ -103,14 +168,15 @@ where
     }
 
     /// Lists, then watches until that fails for good. A list that succeeds resets `pause`.
-    async fn list_and_watch(&self, pause: &mut Duration) -> WatchEnd {
+    async fn list_and_watch(&self, pause: &mut Duration, state: &mut ListState) -> WatchEnd {
         let kind = self.kind;
         let client = match (self.client_factory)() {
             Ok(client) => client,
             Err(reason) => return WatchEnd::Failed(ApiError::no_response(reason)),
         };
-        let api = (self.api)(client);
-        let mut version = match self.list(&api).await {
+        let url = (self.api)(client.clone()).resource_url().to_owned();
+        let collection = Collection { client, url };
+        let mut version = match self.list(&collection, state).await {
             Ok(version) => version,
             Err(end) => return end,
         };
@@ -119,7 +185,7 @@ where
         let mut errors = 0;
         loop {
             let before = version.clone();
-            match self.watch(&api, &mut version).await {
+            match self.watch(&collection, &mut version, &mut state.usage).await {
                 WatchEnd::Expired => {
                     debug!(kind, resource_version = version, "watch expired; listing again");
                     return WatchEnd::Expired;
@@ -143,73 +209,148 @@ where
     }
 
     /// Replaces the cache; returns the resource version to watch from.
-    async fn list(&self, api: &Api<K>) -> Result<String, WatchEnd> {
-        let mut all = Vec::new();
+    async fn list(&self, collection: &Collection, state: &mut ListState) -> Result<String, WatchEnd> {
+        let (mut all, mut skipped) = (Vec::new(), Vec::new());
+        state.usage = Usage::default();
         let (fields, labels) = (&self.field_selector, &self.label_selector);
-        let mut params = ListParams::default().fields(fields).labels(labels).limit(PAGE_SIZE);
+        let mut params = ListParams::default().fields(fields).labels(labels);
         loop {
-            let page = match timeout(LIST_TIMEOUT, api.list(&params)).await {
-                Ok(Ok(page)) => page,
-                Ok(Err(Error::Api(status))) if status.code == 404 => return Err(WatchEnd::KindNotServed),
-                Ok(Err(error)) => return Err(error.into()),
+            params.limit = Some(state.page_size);
+            let page = self.list_page(collection, &params, &mut state.usage, |uid, object| match object {
+                Ok(object) => all.push((uid, object)),
+                Err(object) => skipped.push((uid, object)),
+            });
+            let (metadata, bytes) = match timeout(LIST_TIMEOUT, page).await {
+                Ok(page) => page?,
                 Err(_) => {
+                    state.page_size = (state.page_size / 2).max(1);
                     let reason = format!("list of {} timed out", self.kind);
                     return Err(WatchEnd::Failed(ApiError::no_response(reason)));
                 }
             };
             self.cache.record_contact();
-            all.extend(page.items.into_iter().map(|object| {
-                let (uid, _) = uid_and_version(&object);
-                (uid, (self.transform)(object))
-            }));
-            let Some(token) = page.metadata.continue_.filter(|token| !token.is_empty()) else {
-                self.cache.replace(all);
-                return Ok(page.metadata.resource_version.unwrap_or_default());
+            if bytes > LARGE_PAGE {
+                state.page_size = (state.page_size / 2).max(1);
+            } else if bytes < SMALL_PAGE {
+                state.page_size = (state.page_size * 2).min(MAX_PAGE_SIZE);
+            }
+            let Some(token) = metadata.continue_token.filter(|token| !token.is_empty()) else {
+                self.cache.replace_with_skipped(all, skipped);
+                return Ok(metadata.resource_version);
             };
             params = params.continue_token(&token);
         }
     }
 
-    async fn watch(&self, api: &Api<K>, version: &mut String) -> WatchEnd {
+    /// Lists one page, and calls `emit` for each object. Returns the metadata of the list, and the length of the page.
+    async fn list_page(
+        &self,
+        collection: &Collection,
+        params: &ListParams,
+        usage: &mut Usage,
+        mut emit: impl FnMut(String, Result<T, SkippedObject>),
+    ) -> Result<(ListMetadata, usize), WatchEnd> {
+        let request = Request::new(&collection.url).list(params).map_err(Error::BuildRequest)?;
+        let mut response = match Response::open(collection.client.clone(), request).await {
+            Err(WatchEnd::Failed(ApiError { status: Some(404), .. })) => return Err(WatchEnd::KindNotServed),
+            opened => opened?,
+        };
+        let (mut splitter, mut bytes) = (ListSplitter::new(MAX_OBJECT_BYTES), 0);
+        let not_a_list = || WatchEnd::Failed(ApiError::no_response(format!("response is not a list of {}", self.kind)));
+        while let Some(part) = response.next().await? {
+            bytes += part.len();
+            let parsed = splitter.push(&part, |item| match self.parse(item, usage) {
+                Some((head, object)) => emit(head.uid, object),
+                None => warn!(kind = self.kind, "skipped an object of a list that has no readable metadata"),
+            });
+            parsed.map_err(|_| not_a_list())?;
+        }
+        let envelope: ListEnvelope = serde_json::from_slice(&splitter.into_envelope()).map_err(|_| not_a_list())?;
+        Ok((envelope.metadata, bytes))
+    }
+
+    /// Parses an object and reduces it to what is kept, or says why not; `None` if it cannot even be named.
+    fn parse(&self, item: Piece, usage: &mut Usage) -> Option<(HeadMetadata, Result<T, SkippedObject>)> {
+        let Piece::Text(text) = item else { return None };
+        let head = serde_json::from_slice::<ObjectHead>(&text).ok()?.metadata;
+        let bytes = text.len();
+        let object = usage
+            .put(&head, bytes, self.limits)
+            .and_then(|()| serde_json::from_slice::<K>(&text).map_err(|error| format!("cannot be parsed: {error}")));
+        let object = object.map(&self.transform).map_err(|reason| {
+            let skipped = SkippedObject { name: head.full_name(), reason };
+            if self.cache.is_newly_skipped(&head.uid, &skipped) {
+                warn!(kind = self.kind, object = skipped.name, reason = skipped.reason, bytes, "skipped object");
+            }
+            skipped
+        });
+        Some((head, object))
+    }
+
+    async fn watch(&self, collection: &Collection, version: &mut String, usage: &mut Usage) -> WatchEnd {
         let (fields, labels) = (&self.field_selector, &self.label_selector);
         let params = WatchParams::default().fields(fields).labels(labels).timeout(WATCH_TIMEOUT_SECONDS);
-        let opened = match timeout(LIST_TIMEOUT, api.watch(&params, version)).await {
-            Ok(Ok(opened)) => opened,
-            Ok(Err(error)) => return error.into(),
+        let request = match Request::new(&collection.url).watch(&params, version) {
+            Ok(request) => request,
+            Err(error) => return Error::BuildRequest(error).into(),
+        };
+        let mut response = match timeout(LIST_TIMEOUT, Response::open(collection.client.clone(), request)).await {
+            Ok(Ok(response)) => response,
+            Ok(Err(end)) => return end,
             Err(_) => return WatchEnd::Failed(ApiError::no_response("watch request timed out")),
         };
         self.cache.record_contact();
-        let mut events = std::pin::pin!(opened);
+        let mut lines = LineSplitter::new(MAX_OBJECT_BYTES + EVENT_OVERHEAD);
         loop {
-            let event = match timeout(READ_TIMEOUT, events.try_next()).await {
-                Ok(Ok(Some(event))) => event,
-                Ok(Ok(None)) => return WatchEnd::Interrupted,
-                Ok(Err(error)) => return error.into(),
+            let part = match timeout(READ_TIMEOUT, response.next()).await {
+                Ok(Ok(Some(part))) => part,
+                // The server ended the watch, or the connection is lost.
+                Ok(Ok(None) | Err(_)) => return WatchEnd::Interrupted,
                 Err(_) => {
                     let reason = format!("watch timed out: no event for {} s", READ_TIMEOUT.as_secs());
                     return WatchEnd::Failed(ApiError::no_response(reason));
                 }
             };
-            match event {
-                WatchEvent::Added(object) | WatchEvent::Modified(object) => {
-                    let (uid, newest) = uid_and_version(&object);
-                    *version = newest;
-                    self.cache.put(uid, (self.transform)(object));
+            for line in lines.push(&part) {
+                if let Err(end) = self.apply_event(line, version, usage) {
+                    return end;
                 }
-                WatchEvent::Deleted(object) => {
-                    let (uid, newest) = uid_and_version(&object);
-                    *version = newest;
-                    self.cache.remove(&uid);
-                }
-                WatchEvent::Bookmark(bookmark) => version.clone_from(&bookmark.metadata.resource_version),
-                WatchEvent::Error(status) => return Error::Api(status).into(),
+                self.cache.record_contact();
             }
-            self.cache.record_contact();
         }
+    }
+
+    fn apply_event(&self, line: Piece, version: &mut String, usage: &mut Usage) -> Result<(), WatchEnd> {
+        let Piece::Text(line) = line else {
+            warn!(kind = self.kind, "skipped a watch event that is longer than any object");
+            return Ok(());
+        };
+        if line.iter().all(u8::is_ascii_whitespace) {
+            return Ok(());
+        }
+        let invalid = |error| WatchEnd::Failed(ApiError::no_response(format!("cannot parse a watch event: {error}")));
+        let event: EventLine = serde_json::from_slice(&line).map_err(invalid)?;
+        let object = event.object.get();
+        if event.kind == "ERROR" {
+            return Err(WatchEnd::from_status(serde_json::from_str(object).map_err(invalid)?, None));
+        }
+        let head = serde_json::from_str::<ObjectHead>(object).map_err(invalid)?.metadata;
+        version.clone_from(&head.resource_version);
+        match event.kind {
+            "ADDED" | "MODIFIED" => match self.parse(Piece::Text(object.as_bytes().to_vec()), usage) {
+                Some((head, Ok(object))) => self.cache.put(head.uid, object),
+                Some((head, Err(skipped))) => self.cache.skip(head.uid, skipped),
+                None => {}
+            },
+            "DELETED" => {
+                usage.remove(&head.uid);
+                self.cache.remove(&head.uid);
+            }
+            _ => {}
+        }
+        Ok(())
     }
 }
 
-fn uid_and_version(object: &impl Resource) -> (String, String) {
-    let meta = object.meta();
-    (meta.uid.clone().unwrap_or_default(), meta.resource_version.clone().unwrap_or_default())
-}
+#[cfg(test)]
+mod tests;

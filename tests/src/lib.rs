@@ -47,16 +47,16 @@ const BINARIES: [(&str, &str); 6] = [
 /// # Panics
 /// When there is no such binary, or the build fails.
 pub fn bin(name: &str) -> PathBuf {
-    static DIR: OnceLock<PathBuf> = OnceLock::new();
+    static DIR: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     assert!(BINARIES.iter().any(|(binary, _)| *binary == name), "the project has no binary {name}");
-    let dir = DIR.get_or_init(|| std::env::var_os("WEIR_BIN_DIR").map_or_else(build, PathBuf::from));
-    let path = dir.join(name);
+    let dir = DIR.get_or_init(|| std::env::var_os("WEIR_BIN_DIR").map_or_else(build, |dir| Ok(dir.into())));
+    let path = dir.as_ref().unwrap_or_else(|error| panic!("{error}")).join(name);
     assert!(path.is_file(), "{} does not exist", path.display());
     path
 }
 
 /// Builds the binaries and returns their directory.
-fn build() -> PathBuf {
+fn build() -> Result<PathBuf, String> {
     // .../target/PROFILE/deps/this_test-HASH
     let exe = std::env::current_exe().unwrap_or_else(|error| panic!("cannot find the running test: {error}"));
     let profile_dir = exe
@@ -77,8 +77,10 @@ fn build() -> PathBuf {
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .unwrap_or_else(|error| panic!("cannot run cargo build: {error}"));
-    assert!(output.status.success(), "cargo build failed:\n{}", String::from_utf8_lossy(&output.stderr));
-    profile_dir.to_owned()
+    if !output.status.success() {
+        return Err(format!("cargo build failed:\n{}", String::from_utf8_lossy(&output.stderr)));
+    }
+    Ok(profile_dir.to_owned())
 }
 
 /// Returns whether privileged tests can run; where not, the test is [skipped](weir_lab::skip_or_fail).

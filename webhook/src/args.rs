@@ -107,12 +107,16 @@ pub struct ServeArgs {
     /// Close idle connections after <DURATION>
     #[arg(long, env = "WEIR_IDLE_TIMEOUT", value_name = "DURATION", default_value = "90s", value_parser = parse_duration)]
     pub idle_timeout: Duration,
-    /// Limit open connections per port; further ones wait in the kernel's backlog
+    /// Limit open connections per port, and those of one client address to half of them; a further one takes the place of an idle one
     #[arg(long, env = "WEIR_MAX_CONNECTIONS", value_name = "N", default_value = "1024")]
     pub max_connections: NonZeroUsize,
-    /// Limit concurrent reviews; further ones wait, and get 429 when the answer would be too late
+    /// Decide at most <N> reviews at once, and at most one per processor; further ones wait, and get 429 when the answer would be too late
     #[arg(long, env = "WEIR_MAX_IN_FLIGHT", value_name = "N", default_value = "256")]
     pub max_in_flight: NonZeroUsize,
+    /// Hold at most <BYTES> of review bodies and unsent responses; further ones get 429. Bodies over 64 KiB may take three quarters.
+    /// Deciding takes up to 110 MiB more, see docs/capacity.md
+    #[arg(long, env = "WEIR_MAX_REVIEW_BYTES_IN_FLIGHT", value_name = "BYTES", default_value = "33554432")]
+    pub max_review_bytes_in_flight: NonZeroUsize,
     /// Keep serving, unready, for <DURATION> after SIGTERM, until endpoints are removed
     #[arg(long, env = "WEIR_SHUTDOWN_DELAY", value_name = "DURATION", default_value = "0s", value_parser = parse_duration)]
     pub shutdown_delay: Duration,

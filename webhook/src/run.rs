@@ -22,6 +22,7 @@ use crate::controllers;
 use crate::file_watch::{FileChange, WatchedFiles, log_change, poll_forever, report_change};
 use crate::health::ServerHealth;
 use crate::metrics::{Metrics, ReloadSource};
+use crate::server::bodies::BodyLimit;
 use crate::server::concurrency::ConcurrencyLimit;
 use crate::server::log_limit::LogLimiter;
 use crate::server::review::InjectFn;
@@ -101,6 +102,7 @@ impl Server {
             metrics,
             health,
             concurrency: ConcurrencyLimit::new(flags.max_in_flight, flags.request_timeout),
+            bodies: BodyLimit::new(flags.max_review_bytes_in_flight.get()),
             log_limiter: LogLimiter::new(flags.log_max_per_second),
             inject,
         });

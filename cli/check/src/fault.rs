@@ -139,6 +139,9 @@ faults! {
     CLIENT_CERTIFICATE_REFUSED = "WEIR309" "client-certificate-refused" Error:
         "The webhook requires a client certificate, and the API server presents none that it accepts.",
         "give the API server a certificate (--admission-control-config-file), or remove --client-ca-file of weir-webhook";
+    CLIENTS_NOT_VERIFIED = "WEIR310" "clients-not-verified" Info:
+        "The webhook verifies no client certificates, so every pod that reaches its port can send reviews; its limits keep that from stopping the API server's.",
+        "give the API server a client certificate and set --client-ca-file of weir-webhook: docs/certificates.md";
 
     ENTRY_MISSING = "WEIR401" "entry-missing" Error:
         "A webhook configuration lacks a webhook entry: one of the ways to request a sidecar has no effect.",

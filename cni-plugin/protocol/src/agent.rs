@@ -19,6 +19,8 @@ pub const PROTOCOL_VERSION: u32 = 1;
 pub const QUERY_MAX_BYTES: usize = 4 << 10;
 /// Longest answer that the plugin reads: an annotation `weir.dev/capture` with every character escaped, and the JSON around it.
 pub const ANSWER_MAX_BYTES: usize = 2 * iptables_rules::capture_annotation::CAPTURE_MAX_BYTES + (16 << 10);
+/// Longest report: one of GC lists every sandbox of the node.
+pub const REPORT_MAX_BYTES: usize = 128 << 10;
 /// Name of the socket for reports, in the directory of the socket for queries.
 pub const REPORT_SOCKET: &str = "report.sock";
 
@@ -168,6 +170,13 @@ pub struct CallReport {
     /// `CNI_NETNS`, a path of the host.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub netns: String,
+    /// ADD: the configuration whose rules are in place, in the encoding of `weir.dev/capture`. Left out where the report would be longer
+    /// than [`REPORT_MAX_BYTES`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capture: Option<String>,
+    /// Version of the plugin; empty where an older plugin does not report it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub version: String,
     /// GC: ids of the valid sandboxes; the agent forgets all others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub valid: Option<Vec<String>>,

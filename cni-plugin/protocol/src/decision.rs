@@ -109,6 +109,9 @@ pub enum CaptureDecision {
     InvalidAnnotations(Vec<SettingError>),
     /// An invalid spec, one line for each fault.
     InvalidSpec(Vec<String>),
+    /// The pod was injected, but its annotation `sidecar.istio.io/status` was removed or contradicts that; the text says what shows it.
+    /// Such a pod waits.
+    StatusContradicted(String),
 }
 
 /// Templates of Istio whose proxy takes no captured traffic: a gateway is addressed directly, proxyless gRPC has no Envoy.
@@ -128,18 +131,30 @@ const CAPTURE_FIELDS: [&str; 2] = ["runAsUser", "runAsGroup"];
 /// Decides whether a pod is captured, and with which configuration; without `spec`, from the annotations alone.
 pub fn decide_capture(annotations: &BTreeMap<String, String>, spec: Option<&SpecFacts>) -> CaptureDecision {
     let Some(status) = annotations.get(annotation::STATUS) else {
-        return CaptureDecision::Skip(SkipReason::NotInjected);
+        return without_status(annotations, spec);
     };
     let status = InjectionStatus::parse(status);
-    if status.init_containers.iter().any(|name| name == "istio-init") || spec.is_some_and(|spec| spec.istio_init) {
-        return CaptureDecision::Skip(SkipReason::InitContainer);
-    }
-    let no_proxy = match spec {
-        Some(spec) => spec.proxy.is_none(),
-        None => status.is_complete && !status.names().any(|name| name == "istio-proxy"),
+    // A spec cannot be changed; the annotation can.
+    let skip = match spec {
+        Some(spec) if spec.istio_init => Some((SkipReason::InitContainer, "")),
+        Some(spec) if spec.proxy.is_none() => Some((SkipReason::NoProxy, "")),
+        Some(_) => None,
+        None if status.init_containers.iter().any(|name| name == "istio-init") => {
+            Some((SkipReason::InitContainer, "names the container istio-init"))
+        }
+        None if status.is_complete && !status.names().any(|name| name == "istio-proxy") => {
+            Some((SkipReason::NoProxy, "names no container istio-proxy"))
+        }
+        None => None,
     };
-    if no_proxy {
-        return CaptureDecision::Skip(SkipReason::NoProxy);
+    if let Some((reason, claim)) = skip {
+        // The webhook writes weir.dev/capture only for pods that have a proxy and no istio-init.
+        return if spec.is_none() && annotations.contains_key(annotation::CAPTURE) {
+            let fault = format!("annotation {} {claim}, but there is {}", annotation::STATUS, annotation::CAPTURE);
+            CaptureDecision::StatusContradicted(fault)
+        } else {
+            CaptureDecision::Skip(reason)
+        };
     }
     let decision = match annotations.get(annotation::CAPTURE) {
         Some(value) => match CaptureConfig::from_capture_annotation(value) {
@@ -154,6 +169,28 @@ pub fn decide_capture(annotations: &BTreeMap<String, String>, spec: Option<&Spec
         }
         decision => decision,
     }
+}
+
+/// Decides about a pod without the annotation of its injection: it is outside the mesh, unless something else shows that it was injected.
+fn without_status(annotations: &BTreeMap<String, String>, spec: Option<&SpecFacts>) -> CaptureDecision {
+    if spec.is_some_and(|spec| spec.istio_init) {
+        return CaptureDecision::Skip(SkipReason::NotInjected);
+    }
+    let has_sidecar = || {
+        let sidecar = |proxy: &ProxyFacts| proxy.role.as_deref() == Some("sidecar");
+        let inject = spec.and_then(|spec| spec.inject_label.as_ref()).or_else(|| annotations.get(annotation::INJECT));
+        spec.and_then(|spec| spec.proxy.as_ref()).is_some_and(sidecar)
+            && inject.is_none_or(|value| parse_bool(value) != Some(false))
+            && other_template(annotations).is_none()
+    };
+    let evidence = if annotations.contains_key(annotation::CAPTURE) {
+        format!("there is {}", annotation::CAPTURE)
+    } else if has_sidecar() {
+        "container istio-proxy runs as a sidecar".to_owned()
+    } else {
+        return CaptureDecision::Skip(SkipReason::NotInjected);
+    };
+    CaptureDecision::StatusContradicted(format!("annotation {} is missing, but {evidence}", annotation::STATUS))
 }
 
 /// Decides about a pod that Istio's injector has injected.

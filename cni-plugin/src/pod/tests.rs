@@ -51,7 +51,7 @@ fn pods_outside_the_mesh_are_skipped() {
     assert_eq!(plan_pod(&PodArgs::default(), &conf, no_agent).unwrap(), PodPlan::Skip(SkipReason::NotKubernetes));
     assert_eq!(plan_pod(&pod("kube-system"), &conf, no_agent).unwrap(), PodPlan::Skip(SkipReason::ExcludedNamespace));
     assert_eq!(skip_of(&[]), SkipReason::NotInjected);
-    assert_eq!(skip_of(&[("weir.dev/capture", "{}"), ("x", "y")]), SkipReason::NotInjected);
+    assert_eq!(skip_of(&[("istio.io/rev", "default"), ("x", "y")]), SkipReason::NotInjected);
 }
 
 #[test]
@@ -65,6 +65,25 @@ fn containers_in_the_status_annotation_decide() {
         [SIDECAR, r#"{"initContainers":["istio-validation","istio-proxy"],"containers":null}"#, "", "true", "{}", "[1]"]
     {
         assert_eq!(source_of(&[(annotation::STATUS, record)]), ConfigSource::IstioAnnotations, "{record}");
+    }
+}
+
+#[test]
+fn an_injected_pod_without_its_record_waits() {
+    let capture = CaptureConfig::default().to_capture_annotation();
+    for (status, part) in [
+        (None, "sidecar.istio.io/status is missing, but there is weir.dev/capture"),
+        (Some(r#"{"initContainers":["istio-init"],"containers":["istio-proxy"]}"#), "names the container istio-init"),
+        (Some(r#"{"containers":[]}"#), "names no container istio-proxy"),
+    ] {
+        let mut annotations = vec![(annotation::CAPTURE, capture.as_str())];
+        annotations.extend(status.map(|status| (annotation::STATUS, status)));
+        // With an agent, too: it is not asked.
+        for extra in ["", r#","agent_socket":"/run/a.sock""#] {
+            let failure = plan_with(extra, &annotations).unwrap_err();
+            assert_eq!(failure.code(), 11);
+            assert!(failure.to_string().contains(part), "{failure}");
+        }
     }
 }
 
@@ -243,7 +262,8 @@ fn the_agents_answer_decides() {
     let config = CaptureConfig { proxy_uids: vec![1500], ..CaptureConfig::default() };
     for annotations in [meshed, None] {
         let capture = Ok(PodAnswer::Capture { capture: config.to_capture_annotation() });
-        let expected = PodPlan::Capture { rules: plan(&config).unwrap(), source: ConfigSource::Agent };
+        let (rules, config) = (plan(&config).unwrap(), Box::new(config.clone()));
+        let expected = PodPlan::Capture { rules, config, source: ConfigSource::Agent };
         assert_eq!(plan_with_agent(annotations, capture).0.unwrap(), expected);
         let skip = plan_with_agent(annotations, Ok(PodAnswer::Skip { reason: "a gateway".to_owned() })).0.unwrap();
         assert_eq!(skip, PodPlan::Skip(SkipReason::ReportedByAgent("a gateway".to_owned())));

@@ -98,6 +98,7 @@ fn capture_annotation_needs_no_agent() {
         {
             assert_eq!(report[key], value, "{report}");
         }
+        assert_eq!((&report["capture"], &report["version"]), (&json!(CAPTURE.1), &json!(env!("CARGO_PKG_VERSION"))));
         assert!(report["us"]["kernel"].as_u64() > Some(0) && report["us"]["agent"] == 0, "{report}");
     }
     assert!(ruleset(&pod).contains("1400"));

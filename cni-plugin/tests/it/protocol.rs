@@ -207,9 +207,16 @@ fn all_invalid_annotations_are_named() {
     Call::new("ADD").conf(&conf("1.0.0", &bad)).run().assert_error(100, &["shop/web-1", "'80x'", "'SIDEWAYS'"]);
     let capture = [STATUS, ("weir.dev/capture", "{\"mode\":")];
     Call::new("ADD").conf(&conf("1.0.0", &capture)).run().assert_error(100, &["weir.dev/capture"]);
-    // Without the status annotation the others do not matter.
-    let conf = conf("1.0.0", &capture[1..]);
-    Call::new("ADD").conf(&conf).run().assert_success(&prev_result(&conf));
+    // A newer webhook: the pod waits for an upgrade of the node.
+    for newer in [r#"{"v":2}"#, r#"{"v":1,"later":true}"#] {
+        let answer = Call::new("ADD").conf(&conf("1.0.0", &[STATUS, ("weir.dev/capture", newer)])).run();
+        answer.assert_error(11, &["older than the webhook"]);
+    }
+    // Without the status annotation Istio's do not matter; ours shows that the pod was injected.
+    let istio = conf("1.0.0", &bad[1..]);
+    Call::new("ADD").conf(&istio).run().assert_success(&prev_result(&istio));
+    let stripped = conf("1.0.0", &capture[1..]);
+    Call::new("ADD").conf(&stripped).run().assert_error(11, &["status is missing", "weir.dev/capture"]);
 }
 
 #[test]

@@ -78,6 +78,19 @@ pub enum BackendError {
     },
 }
 
+impl BackendError {
+    /// Returns whether the namespace holds more than is read of it (see [`crate::ReadLimits`]).
+    pub fn is_over_limit(&self) -> bool {
+        match self {
+            Self::Nft(error) => error.is_over_limit(),
+            Self::Iptables(error) => matches!(error, IptablesError::TooLarge { .. } | IptablesError::Timeout { .. }),
+            Self::Route(error) => error.is_over_limit(),
+            Self::RollbackFailed { cause, .. } => cause.is_over_limit(),
+            Self::Netns(_) | Self::OwnNetns(_) | Self::NoBackend { .. } => false,
+        }
+    }
+}
+
 /// Installs the rules in the namespace at `netns`. The calling thread enters the namespace and stays there: for processes that have one
 /// thread and end with the call.
 ///

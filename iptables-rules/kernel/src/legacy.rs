@@ -15,6 +15,7 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 use nix::libc;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
+use crate::read_limits::ReadBudget;
 use iptables_rules::names;
 use iptables_rules::restore::RestoreFamily;
 
@@ -102,6 +103,7 @@ impl Family {
         info[..table.len()].copy_from_slice(table.as_bytes());
         get(&socket, self.level, GET_INFO, &mut info)?;
         let size: [u8; 4] = info[INFO - 4..].try_into().map_err(io::Error::other)?;
+        ReadBudget::new().take_bytes(u32::from_ne_bytes(size) as usize)?;
         let mut answer = vec![0; ENTRIES + u32::from_ne_bytes(size) as usize];
         answer[..table.len()].copy_from_slice(table.as_bytes());
         answer[NAME..NAME + 4].copy_from_slice(&size);

@@ -20,8 +20,10 @@ pub mod netns;
 pub mod netns_state;
 pub mod nft;
 mod outcome;
+pub mod read_limits;
 pub mod route;
 #[cfg(test)]
 mod testing;
 
 pub use outcome::ApplyOutcome;
+pub use read_limits::ReadLimits;

@@ -10,6 +10,8 @@ use netlink_sys::{Socket, SocketAddr};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, setsockopt, sockopt};
 
+use crate::read_limits::ReadBudget;
+
 /// Maximum length of a datagram in a dump (`SKB_WITH_OVERHEAD(32768)` in net/netlink/af_netlink.c).
 const DATAGRAM: usize = 32 * 1024;
 /// Batches up to this size fit into the default send buffer (`net.core.wmem_default`, at least 212,992 bytes).
@@ -22,6 +24,8 @@ pub(crate) const MAX_DUMP_ATTEMPTS: usize = 8;
 /// A netlink socket in the network namespace of the thread that opened it.
 pub(crate) struct Netlink {
     socket: Socket,
+    /// What dumps may still read. After an exceeded limit the socket holds the rest of the dump, and must not be used any more.
+    budget: ReadBudget,
 }
 
 /// A reply of the kernel.
@@ -51,7 +55,7 @@ pub(crate) enum DumpResult<T> {
 impl Netlink {
     /// Opens a socket for a protocol of [`netlink_sys::protocols`].
     pub(crate) fn open(protocol: isize) -> io::Result<Self> {
-        Ok(Self { socket: Socket::new(protocol)? })
+        Ok(Self { socket: Socket::new(protocol)?, budget: ReadBudget::new() })
     }
 
     /// Sends messages and returns the replies. `decode` converts an object to a value.
@@ -66,7 +70,7 @@ impl Netlink {
         self.send(messages)?;
         let mut decode = decode;
         let mut replies = Vec::new();
-        self.drain(|header, bytes| {
+        self.drain(None, |header, bytes| {
             if header.message_type() == NLMSG_ERROR {
                 replies.push(Reply::Ack { sequence: header.sequence_number(), errno: ack_error(bytes)? });
             } else if let Some(value) = object(bytes)?.and_then(&mut decode) {
@@ -77,7 +81,7 @@ impl Netlink {
         Ok(replies)
     }
 
-    /// Sends a dump request and returns all objects.
+    /// Sends a dump request and returns all objects, unless they exceed the [`crate::ReadLimits`].
     pub(crate) fn dump<M, T>(&self, request: &[u8], mut decode: impl FnMut(M) -> Option<T>) -> io::Result<DumpResult<T>>
     where
         M: NetlinkDeserializable,
@@ -85,7 +89,7 @@ impl Netlink {
         self.send(request)?;
         let mut items = Vec::new();
         let (mut done, mut interrupted, mut failed) = (false, false, None);
-        self.drain(|header, bytes| {
+        self.drain(Some(&self.budget), |header, bytes| {
             interrupted |= header.flags() & NLM_F_DUMP_INTR != 0;
             match header.message_type() {
                 NLMSG_ERROR => failed = ack_error(bytes)?,
@@ -93,7 +97,10 @@ impl Netlink {
                     done = true;
                     failed = failed.or(ack_error(bytes)?);
                 }
-                _ => items.extend(object(bytes)?.and_then(&mut decode)),
+                _ => {
+                    self.budget.take_object()?;
+                    items.extend(object(bytes)?.and_then(&mut decode));
+                }
             }
             Ok(())
         })?;
@@ -125,8 +132,12 @@ impl Netlink {
         Err(Errno::EINTR.into())
     }
 
-    /// Reads all queued messages.
-    fn drain(&self, mut each: impl FnMut(&NetlinkBuffer<&[u8]>, &[u8]) -> io::Result<()>) -> io::Result<()> {
+    /// Reads all queued messages, as far as the budget reaches.
+    fn drain(
+        &self,
+        budget: Option<&ReadBudget>,
+        mut each: impl FnMut(&NetlinkBuffer<&[u8]>, &[u8]) -> io::Result<()>,
+    ) -> io::Result<()> {
         let mut buffer: Vec<u8> = Vec::with_capacity(DATAGRAM);
         let flags = (MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC).bits();
         let mut interrupted = 0;
@@ -143,6 +154,9 @@ impl Netlink {
             };
             if sender.port_number() != 0 {
                 continue; // not from the kernel: any process of the namespace can send messages
+            }
+            if let Some(budget) = budget {
+                budget.take_bytes(buffer.len())?;
             }
             messages(&buffer, &mut each)?;
         }

@@ -119,7 +119,8 @@ fn apply_as(rules: &RuleSet, layout: TableLayout, force: bool) -> Result<ApplyOu
     for _ in 0..MAX_COMMIT_ATTEMPTS {
         let found = socket.probe(&program, &fingerprint)?;
         // Rules that change while they are read differ; the next probe shows whether they stay so.
-        if !force && found.matches && socket.read_program().is_ok_and(|found| found == program) {
+        // A program that is too large to be read differs, too. Each read has a socket of its own, with a full budget.
+        if !force && found.matches && read_back().is_ok_and(|found| found == program) {
             return Ok(ApplyOutcome::Unchanged);
         }
         let (sent, applied) = if found.tables.is_empty() {
@@ -127,7 +128,7 @@ fn apply_as(rules: &RuleSet, layout: TableLayout, force: bool) -> Result<ApplyOu
         } else {
             // The generation first: the kernel rejects the transaction if anything changes after it.
             let generation = socket.generation()?;
-            let existing = socket.own_tables()?;
+            let existing = NftSocket::open()?.own_tables()?;
             (
                 socket.commit(&Batch::replace(&program, &fingerprint, &existing, generation), &program),
                 ApplyOutcome::Replaced,

@@ -19,6 +19,7 @@ use nix::errno::Errno;
 
 use self::message::{ListedRoute, Message};
 use crate::netlink::{DumpResult, MAX_DUMP_ATTEMPTS, Netlink, Reply, append};
+use crate::read_limits::ExceededLimit;
 use iptables_rules::ruleset::{LocalDelivery, Routing};
 
 /// `lo` is the first interface of every network namespace.
@@ -51,6 +52,13 @@ pub struct RouteError {
     pub what: String,
     /// The error of the kernel.
     pub source: io::Error,
+}
+
+impl RouteError {
+    /// Returns whether there is more than is read (see [`crate::ReadLimits`]).
+    pub fn is_over_limit(&self) -> bool {
+        ExceededLimit::of(&self.source).is_some()
+    }
 }
 
 /// Sets up `routing`, except for what exists already. Local delivery is set up for IPv4, and for IPv6 if `lo` gets an address of that

@@ -1,11 +1,12 @@
-use crate::text::truncate;
-
 /// How many faults of one value an error text names.
 const MAX_SHOWN_FAULTS: usize = 5;
 
+use crate::names::annotation;
+use crate::text::truncate;
+
 /// Error returned when a setting has an invalid value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("invalid value '{value}' for {setting_source} '{name}': {reason}")]
+#[error("invalid value '{value}' for {setting_source} '{name}': {reason}{}", self.advice())]
 pub struct SettingError {
     /// Where the value was given.
     pub setting_source: SettingSource,
@@ -15,6 +16,8 @@ pub struct SettingError {
     pub value: String,
     /// What is wrong with the value.
     pub reason: String,
+    /// Whether a newer version wrote the value; see [`Self::is_newer_writer`].
+    newer_writer: bool,
 }
 
 /// Where a setting is given.
@@ -54,8 +57,32 @@ impl SettingError {
         Self::new(setting_source, name, value, join_faults(faults))
     }
 
+    /// Creates an error about a value of `weir.dev/capture` that a newer version wrote.
+    pub(crate) fn newer_writer(value: &str, reason: impl Into<String>) -> Self {
+        Self { newer_writer: true, ..Self::annotation(annotation::CAPTURE, value, reason) }
+    }
+
+    /// Returns whether the value is from a newer version, so that an upgrade of the reader helps, and no change of the pod does.
+    pub const fn is_newer_writer(&self) -> bool {
+        self.newer_writer
+    }
+
+    fn advice(&self) -> &'static str {
+        if self.newer_writer {
+            "; the plugin on this node is older than the webhook that wrote this annotation; upgrade the node agent"
+        } else {
+            ""
+        }
+    }
+
     fn new(setting_source: SettingSource, name: &str, value: &str, reason: impl Into<String>) -> Self {
-        Self { setting_source, name: name.to_owned(), value: truncate(value), reason: reason.into() }
+        Self {
+            setting_source,
+            name: name.to_owned(),
+            value: truncate(value),
+            reason: reason.into(),
+            newer_writer: false,
+        }
     }
 }
 

@@ -7,7 +7,8 @@ use ipnet::IpNet;
 
 use super::error::SettingSource;
 use crate::CaptureConfig;
-use crate::config::{DnsCapture, Group, InterceptionMode, InterfaceName, Ipv6Policy, MAX_INCLUDED_GROUPS, OwnerGroups};
+use crate::config::{DnsCapture, Group, InterceptionMode, InterfaceName, Ipv6Policy, OwnerGroups};
+use crate::limits::{self, MAX_EXCLUDED_GROUPS, MAX_INCLUDED_GROUPS, MAX_INTERFACES};
 use crate::names::{annotation, port, variable};
 use crate::text::{parse_bool, truncate};
 use crate::{cidrs, ports};
@@ -38,6 +39,7 @@ impl Setting {
     /// # Errors
     /// Returns the faults of the value.
     pub fn parse_into(&self, config: &mut CaptureConfig, value: &str) -> Result<(), Vec<String>> {
+        limits::check_bytes(value).map_err(|fault| vec![fault])?;
         (self.parse)(config, value)
     }
 }
@@ -160,12 +162,7 @@ pub const SETTINGS: &[Setting] = &[
                 config.owner_groups = OwnerGroups::default();
                 return Ok(());
             }
-            let groups = groups(value)?;
-            if groups.len() > MAX_INCLUDED_GROUPS {
-                return fault(&format!("names {} groups; at most {MAX_INCLUDED_GROUPS} are allowed", groups.len()));
-            }
-            config.owner_groups = OwnerGroups::Only(groups);
-            Ok(())
+            groups(value, MAX_INCLUDED_GROUPS).map(|groups| config.owner_groups = OwnerGroups::Only(groups))
         },
     },
     Setting {
@@ -174,7 +171,7 @@ pub const SETTINGS: &[Setting] = &[
         default: "",
         doc: "Groups of the application whose outbound traffic is not captured, where all others are: ids or names",
         // Depends on the setting before it; `combine_owner_groups` applies it.
-        parse: |_, value| groups(value).map(|_| ()),
+        parse: |_, value| excluded_groups(value).map(|_| ()),
     },
     Setting {
         source: SettingSource::Variable,
@@ -191,19 +188,30 @@ pub const SETTINGS: &[Setting] = &[
     },
 ];
 
+/// Parses the groups of [`variable::OWNER_GROUPS_EXCLUDE`].
+pub(super) fn excluded_groups(text: &str) -> Result<Vec<Group>, Vec<String>> {
+    groups(text, MAX_EXCLUDED_GROUPS)
+}
+
 /// Parses groups as the variables spell them: ids or names, separated by commas.
-pub(super) fn groups(text: &str) -> Result<Vec<Group>, Vec<String>> {
-    list(text, Group::parse)
+fn groups(text: &str, limit: usize) -> Result<Vec<Group>, Vec<String>> {
+    list(text, (limit, "groups"), Group::parse)
 }
 
 fn interfaces(text: &str) -> Result<Vec<InterfaceName>, Vec<String>> {
-    list(text, InterfaceName::new)
+    list(text, (MAX_INTERFACES, "interfaces"), InterfaceName::new)
 }
 
-/// Parses elements separated by commas. Spaces, empty elements and repeats are dropped.
-fn list<T: Clone + Eq + Hash>(text: &str, parse: fn(&str) -> Result<T, &'static str>) -> Result<Vec<T>, Vec<String>> {
+/// Parses elements separated by commas, up to a limit. Spaces, empty elements and repeats are dropped.
+fn list<T: Clone + Eq + Hash>(
+    text: &str,
+    (limit, what): (usize, &str),
+    parse: fn(&str) -> Result<T, &'static str>,
+) -> Result<Vec<T>, Vec<String>> {
+    let elements = || text.split(',').map(str::trim).filter(|element| !element.is_empty());
+    limits::check_count(elements().count(), limit, what).map_err(|fault| vec![fault])?;
     let (mut values, mut faults, mut seen) = (Vec::new(), Vec::new(), HashSet::new());
-    for element in text.split(',').map(str::trim).filter(|element| !element.is_empty()) {
+    for element in elements() {
         match parse(element) {
             Ok(value) => values.extend(seen.insert(value.clone()).then_some(value)),
             Err(reason) => faults.push(format!("'{}' {reason}", truncate(element))),

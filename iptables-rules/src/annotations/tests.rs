@@ -176,7 +176,7 @@ fn names_every_invalid_variable() {
     invalid value 'yes' for variable 'ISTIO_META_DNS_CAPTURE': must be true or false
     invalid value 'TrUe' for variable 'INVALID_DROP': must be true or false
     invalid value '2' for variable 'ISTIO_DUAL_STACK': must be true or false
-    invalid value '0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24...' for variable 'ISTIO_OUTBOUND_OWNER_GROUPS': names 65 groups; at most 64 are allowed
+    invalid value '0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24...' for variable 'ISTIO_OUTBOUND_OWNER_GROUPS': lists 65 groups; at most 64 are allowed
     invalid value 'a b,4294967296' for variable 'ISTIO_OUTBOUND_OWNER_GROUPS_EXCLUDE': 'a b' must contain only letters, digits, '_', '.' and '-', '4294967296' is out of range for a group id (0-4294967294)
     invalid value '126.0.0.0/7' for variable 'ISTIO_OUTBOUND_IPV4_LOOPBACK_CIDR': must be within 127.0.0.0/8
     ");

@@ -87,7 +87,7 @@ fn names_every_invalid_field() {
     invalid value '["resolver"]' for annotation 'weir.dev/capture': field 'dns': element 0: "resolver" is not an IP address
     invalid value '"yes"' for annotation 'weir.dev/capture': field 'dropInvalid': must be true or false
     invalid value '"::1/128"' for annotation 'weir.dev/capture': field 'loopback': "::1/128" is not an IPv4 network
-    invalid value '1' for annotation 'weir.dev/capture': field 'mirror': is unknown
+    invalid value '1' for annotation 'weir.dev/capture': field 'mirror': is unknown; the plugin on this node is older than the webhook that wrote this annotation; upgrade the node agent
     invalid value '"off"' for annotation 'weir.dev/capture': field 'dns': is given twice
     "#);
 }
@@ -100,7 +100,7 @@ fn rejects_other_json() {
     invalid value '{' for annotation 'weir.dev/capture': is not a JSON object: EOF while parsing an object at line 1 column 1
     invalid value 'null' for annotation 'weir.dev/capture': is not a JSON object: invalid type: null, expected an object at line 1 column 4
     invalid value '{}' for annotation 'weir.dev/capture': has no version 'v'
-    invalid value '{"v":2,"mode":"SPLICE"}' for annotation 'weir.dev/capture': has version 2; only version 1 is supported
+    invalid value '{"v":2,"mode":"SPLICE"}' for annotation 'weir.dev/capture': has version 2; only version 1 is supported; the plugin on this node is older than the webhook that wrote this annotation; upgrade the node agent
     invalid value '{"v":"1"}' for annotation 'weir.dev/capture': has version "1"; only version 1 is supported
     "#);
 }
@@ -111,6 +111,27 @@ fn rejects_too_long_value_without_parsing_it() {
     insta::assert_snapshot!(faults(&value), @r#"
     invalid value '{"v":1,"outboundPorts":[1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,...' for annotation 'weir.dev/capture': is 262171 bytes long; the limit is 131072
     "#);
+}
+
+#[test]
+fn unknown_optional_fields_are_ignored() {
+    let read = CaptureConfig::from_capture_annotation(r#"{"v":1,"?mirror":{"to":[1]},"?":null,"dropInvalid":true}"#);
+    assert_eq!(read, Ok(CaptureConfig { drop_invalid: true, ..CaptureConfig::default() }));
+    assert!(FIELDS.iter().all(|field| !field.name.starts_with(OPTIONAL)), "today's writer emits no optional field");
+    assert!(faults(r#"{"v":1,"?mirror":1,"?mirror":2}"#).contains("field '?mirror': is given twice"));
+}
+
+#[test]
+fn unknown_mandatory_fields_tell_that_the_reader_is_older() {
+    for value in [r#"{"v":1,"mirror":1}"#, r#"{"v":2}"#] {
+        let errors = CaptureConfig::from_capture_annotation(value).unwrap_err();
+        assert!(errors.iter().all(SettingError::is_newer_writer), "{errors:?}");
+        assert!(errors[0].to_string().ends_with("upgrade the node agent"), "{}", errors[0]);
+    }
+    for value in [r#"{"v":1,"mode":"x"}"#, r#"{"v":0}"#, r#"{"v":"2"}"#, "{}"] {
+        let errors = CaptureConfig::from_capture_annotation(value).unwrap_err();
+        assert!(!errors.iter().any(SettingError::is_newer_writer), "{errors:?}");
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use ipnet::IpNet;
 
 use crate::CaptureConfig;
-use crate::config::{DnsCapture, Group, InterfaceName, PortSelection};
+use crate::config::{CidrSelection, DnsCapture, Group, InterfaceName, PortSelection};
 use crate::names::{LOOPBACK_INTERFACE, address};
 use crate::ruleset::{Action, Families, Family, Match, Position, Protocol, Rule, RuleReason, Table};
 
@@ -15,6 +15,8 @@ pub(super) struct RuleBuilder<'a> {
     pub(super) own: Vec<OwnAddresses>,
     /// Whether DNS requests to any server are captured.
     pub(super) dns: bool,
+    /// Whether an included network starts at a loopback address. A network of one family counts for both.
+    pub(super) captures_loopback: bool,
 }
 
 /// Addresses of one family that mean "this pod".
@@ -44,7 +46,11 @@ impl<'a> RuleBuilder<'a> {
             DnsCapture::All => true,
             DnsCapture::Servers(servers) => !servers.is_empty(),
         };
-        Self { config, rules: Vec::new(), own, dns }
+        let captures_loopback = match &config.outbound_cidrs {
+            CidrSelection::All => false,
+            CidrSelection::Only(nets) => nets.iter().any(|net| net.addr().is_loopback()),
+        };
+        Self { config, rules: Vec::new(), own, dns, captures_loopback }
     }
 
     pub(super) fn append(
@@ -115,6 +121,12 @@ impl<'a> RuleBuilder<'a> {
 
     pub(super) fn captures(&self, family: Family) -> bool {
         self.own.iter().any(|own| own.family == family)
+    }
+
+    /// Returns the captured families for which `wanted` holds; [`Family::Any`] where it holds for all of them.
+    pub(super) fn families_of(&self, wanted: impl Fn(Family) -> bool) -> Vec<Family> {
+        let families: Vec<_> = self.own.iter().map(|own| own.family).filter(|&family| wanted(family)).collect();
+        if families.len() == self.own.len() { vec![Family::Any] } else { families }
     }
 
     /// Returns the conditions that identify traffic of the proxy: users first, then groups.

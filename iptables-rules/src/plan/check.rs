@@ -1,10 +1,11 @@
 //! Rejects settings whose rules the kernel would refuse, or which would break the pod.
 
+use std::borrow::Cow;
 use std::net::Ipv4Addr;
 
 use crate::CaptureConfig;
-use crate::config::{Group, InterceptionMode, MAX_INCLUDED_GROUPS, OwnerGroups};
-use crate::names;
+use crate::config::{Group, InterceptionMode, OwnerGroups};
+use crate::{limits, names};
 
 /// Routing tables of the kernel: unspecified, default, main, local (`linux/rtnetlink.h`).
 const RESERVED_ROUTE_TABLES: [u32; 4] = [0, 253, 254, 255];
@@ -22,14 +23,20 @@ pub struct UnsupportedSetting {
     /// Name of the setting, as the user knows it.
     pub setting: &'static str,
     /// Why it is not supported.
-    pub reason: &'static str,
+    pub reason: Cow<'static, str>,
+}
+
+impl From<limits::LimitExceeded> for UnsupportedSetting {
+    fn from(exceeded: limits::LimitExceeded) -> Self {
+        Self { setting: exceeded.setting, reason: exceeded.reason().into() }
+    }
 }
 
 /// Returns an error for every unsupported setting.
 pub(super) fn check(config: &CaptureConfig) -> Result<(), Vec<UnsupportedSetting>> {
-    let (groups_variable, named, most) = match &config.owner_groups {
-        OwnerGroups::Only(groups) => (names::variable::OWNER_GROUPS, groups, MAX_INCLUDED_GROUPS),
-        OwnerGroups::AllBut(groups) => (names::variable::OWNER_GROUPS_EXCLUDE, groups, usize::MAX),
+    let (groups_variable, named) = match &config.owner_groups {
+        OwnerGroups::Only(groups) => (names::variable::OWNER_GROUPS, groups),
+        OwnerGroups::AllBut(groups) => (names::variable::OWNER_GROUPS_EXCLUDE, groups),
     };
     let loopback = config.loopback;
     let no_id = |ids: &[u32]| ids.contains(&NO_ID);
@@ -49,7 +56,6 @@ pub(super) fn check(config: &CaptureConfig) -> Result<(), Vec<UnsupportedSetting
         (no_id(&config.proxy_uids), "proxy uid", "4294967295 is not a valid uid"),
         (no_id(&config.proxy_gids), "proxy gid", "4294967295 is not a valid gid"),
         (named.contains(&Group::Id(NO_ID)), groups_variable, "4294967295 is not a valid gid"),
-        (named.len() > most, groups_variable, "more than 64 groups are given"),
     ];
     if config.mode == InterceptionMode::Tproxy {
         findings.extend([
@@ -66,10 +72,8 @@ pub(super) fn check(config: &CaptureConfig) -> Result<(), Vec<UnsupportedSetting
             ),
         ]);
     }
-    let refused: Vec<_> = findings
-        .into_iter()
-        .filter(|(bad, ..)| *bad)
-        .map(|(_, setting, reason)| UnsupportedSetting { setting, reason })
-        .collect();
+    let refused = findings.into_iter().filter(|(bad, ..)| *bad);
+    let refused = refused.map(|(_, setting, reason)| UnsupportedSetting { setting, reason: reason.into() });
+    let refused: Vec<_> = refused.chain(limits::exceeded(config).into_iter().map(UnsupportedSetting::from)).collect();
     if refused.is_empty() { Ok(()) } else { Err(refused) }
 }

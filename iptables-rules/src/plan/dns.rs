@@ -8,14 +8,15 @@ use ipnet::IpNet;
 use super::builder::{RuleBuilder, family_of, from, host, tcp, to, to_port, udp};
 use crate::config::DnsCapture;
 use crate::names::{DNS_ZONE_APPLICATION, DNS_ZONE_UPSTREAM, chain, port};
-use crate::ruleset::{Action, Family, Match, Position, RuleReason, Table};
+use crate::ruleset::{Action, Match, Position, RuleReason, Table};
 
 impl RuleBuilder<'_> {
     pub(super) fn dns(&mut self) {
         let into_chain = Action::Jump(chain::OUTPUT_DNS);
         self.append(Table::Raw, chain::BUILTIN_OUTPUT, [], into_chain, RuleReason::Dns);
         let servers = self.servers();
-        let families = self.families_with_servers();
+        let families =
+            self.families_of(|own| servers.iter().any(|server| server.is_none_or(|net| family_of(net) == own)));
         for &family in &families {
             self.push(Table::Nat, chain::OUTPUT, Position::Append, family, vec![], into_chain, RuleReason::Dns);
         }
@@ -69,13 +70,5 @@ impl RuleBuilder<'_> {
                 v4.chain(v6).map(|&server| Some(host(server))).collect()
             }
         }
-    }
-
-    /// Returns the families that have a server; [`Family::Any`] where all have one.
-    fn families_with_servers(&self) -> Vec<Family> {
-        let servers = self.servers();
-        let has = |own: &Family| servers.iter().any(|server| server.is_none_or(|net| family_of(net) == *own));
-        let families: Vec<_> = self.own.iter().map(|own| own.family).filter(has).collect();
-        if families.len() == self.own.len() { vec![Family::Any] } else { families }
     }
 }

@@ -2,10 +2,13 @@
 
 use ipnet::IpNet;
 
-use super::builder::{RuleBuilder, from, in_interface, inverted, not_to, not_to_ports, tcp, to, to_port, udp};
+use super::MAX_PRODUCT;
+use super::builder::{
+    RuleBuilder, family_of, from, in_interface, inverted, not_to, not_to_ports, tcp, to, to_port, udp,
+};
 use crate::config::{CidrSelection, OwnerGroups};
 use crate::names::{chain, port};
-use crate::ruleset::{Action, Match, Position, RuleReason, Table};
+use crate::ruleset::{Action, Family, Match, Position, RuleReason, Table};
 
 impl RuleBuilder<'_> {
     /// Adds all rules for outbound traffic. The first match wins, so the order of the steps is the precedence of the settings.
@@ -65,7 +68,7 @@ impl RuleBuilder<'_> {
             RuleReason::ProxyToSelf,
         );
         // The application calls itself: not captured, unless the configuration includes loopback addresses.
-        if !self.captures_loopback() {
+        if !self.captures_loopback {
             let mut matches = vec![Match::OutLoopback];
             if self.dns {
                 matches.extend([tcp(), not_to_ports([port::DNS_REQUEST])]);
@@ -74,14 +77,6 @@ impl RuleBuilder<'_> {
             self.output(matches, Action::Return, RuleReason::AppLoopback);
         }
         self.output([owner.clone()], Action::Return, RuleReason::ProxyTraffic);
-    }
-
-    /// Returns whether an included network starts at a loopback address. A network of one family counts for both.
-    fn captures_loopback(&self) -> bool {
-        match &self.config.outbound_cidrs {
-            CidrSelection::All => false,
-            CidrSelection::Only(nets) => nets.iter().any(|net| net.addr().is_loopback()),
-        }
     }
 
     fn owner_groups(&mut self) {
@@ -123,34 +118,54 @@ impl RuleBuilder<'_> {
         match &config.outbound_cidrs {
             CidrSelection::All => {
                 self.output([], capture, RuleReason::Outbound);
-                for name in &config.reroute_interfaces {
-                    self.insert(
-                        Table::Nat,
-                        (chain::PREROUTING, 1),
-                        [in_interface(name)],
-                        capture,
-                        RuleReason::ReroutedInterface,
-                    );
-                }
+                self.reroute(Family::Any, capture);
             }
             CidrSelection::Only(nets) => {
+                let has_product = has_product(config.reroute_interfaces.len(), nets.len());
                 for &net in by_family(nets) {
-                    for name in &config.reroute_interfaces {
-                        self.push_for(
-                            net,
-                            Table::Nat,
-                            (chain::PREROUTING, Position::Insert(1)),
-                            [in_interface(name), to(net)],
-                            capture,
-                            RuleReason::ReroutedInterface,
-                        );
+                    if has_product {
+                        for name in &config.reroute_interfaces {
+                            let matches = [in_interface(name), to(net)];
+                            let position = (chain::PREROUTING, Position::Insert(1));
+                            self.push_for(net, Table::Nat, position, matches, capture, RuleReason::ReroutedInterface);
+                        }
                     }
                     let position = (chain::OUTPUT, Position::Append);
                     self.push_for(net, Table::Nat, position, [to(net)], capture, RuleReason::OutboundCidr);
                 }
+                if !has_product {
+                    self.reroute_chain(nets);
+                }
             }
         }
     }
+
+    /// Captures networks from rerouted interfaces by a chain of its own, with the same effect as a rule for each pair.
+    fn reroute_chain(&mut self, nets: &[IpNet]) {
+        for family in self.families_of(|family| nets.iter().any(|&net| family_of(net) == family)) {
+            self.reroute(family, Action::Jump(chain::REROUTE));
+        }
+        for &net in by_family(nets) {
+            let position = (chain::REROUTE, Position::Append);
+            let capture = Action::Jump(chain::REDIRECT);
+            self.push_for(net, Table::Nat, position, [to(net)], capture, RuleReason::ReroutedInterface);
+        }
+    }
+
+    fn reroute(&mut self, family: Family, action: Action) {
+        for name in &self.config.reroute_interfaces {
+            let matches = vec![in_interface(name)];
+            let position = Position::Insert(1);
+            self.push(Table::Nat, chain::PREROUTING, position, family, matches, action, RuleReason::ReroutedInterface);
+        }
+    }
+}
+
+/// Returns whether networks of rerouted interfaces get a rule for each pair, as in Istio. Only where these are few: whoever may create a
+/// pod writes both lists.
+const fn has_product(interfaces: usize, nets: usize) -> bool {
+    let pairs = interfaces.saturating_mul(nets);
+    pairs <= MAX_PRODUCT || pairs <= interfaces.saturating_add(nets)
 }
 
 /// Returns IPv4 networks first, then IPv6 ones.

@@ -2,10 +2,10 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use proptest::prelude::*;
 
-use super::builder::family_of;
+use super::builder::{family_of, in_interface};
 use super::*;
 use crate::config::{CidrSelection, Group, InterfaceName, OwnerGroups, PortSelection};
-use crate::ruleset::Family;
+use crate::ruleset::{Family, Position, Rule};
 
 fn problems(config: &CaptureConfig) -> String {
     plan(config).unwrap_err().iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
@@ -30,9 +30,9 @@ fn names_every_unsupported_setting() {
     inbound capture port: port 0 is not valid
     proxy uid and gid: at least one is required: without it the proxy's own traffic loops
     ISTIO_OUTBOUND_IPV4_LOOPBACK_CIDR: must be within 127.0.0.0/8
-    ISTIO_OUTBOUND_OWNER_GROUPS: more than 64 groups are given
     TPROXY mark: mark 1338 is reserved for packets from the proxy to its own pod
     TPROXY route table: tables 0, 253, 254 and 255 are reserved by the kernel
+    ISTIO_OUTBOUND_OWNER_GROUPS: lists 65 groups; at most 64 are allowed
     ");
     let config = CaptureConfig {
         mode: InterceptionMode::Tproxy,
@@ -98,7 +98,59 @@ fn captured_networks_precede_exemption_of_rerouted_interface() {
     assert_eq!(order(Ipv6Addr::UNSPECIFIED.into()), [exemption, hook]);
 }
 
+/// Returns the rules with a rule for each pair of rerouted interface and network, as Istio plans them, instead of the chain.
+fn with_product(rules: &RuleSet, config: &CaptureConfig) -> RuleSet {
+    let mut product = rules.clone();
+    product.rules.retain(|rule| rule.chain != chain::REROUTE && rule.action != Action::Jump(chain::REROUTE));
+    let CidrSelection::Only(nets) = &config.outbound_cidrs else { return product };
+    for net in nets.iter().filter(|net| net.addr().is_ipv4() || rules.families == Families::V4AndV6) {
+        for name in &config.reroute_interfaces {
+            product.rules.push(Rule {
+                table: Table::Nat,
+                chain: chain::PREROUTING,
+                position: Position::Insert(1),
+                family: family_of(*net),
+                matches: vec![in_interface(name), Match::Destination { net: *net, negated: false }],
+                action: Action::Jump(chain::REDIRECT),
+                reason: RuleReason::ReroutedInterface,
+            });
+        }
+    }
+    product
+}
+
 proptest! {
+    #[test]
+    fn reroute_chain_is_equivalent_to_the_product(
+        config in crate::arbitrary::config(),
+        nets in proptest::collection::vec(crate::arbitrary::net(), 5..12),
+        names in proptest::collection::vec("[a-c][0-2]|lo", 4..7),
+        packets in proptest::collection::vec(crate::arbitrary::packet(), 20),
+    ) {
+        let config = CaptureConfig {
+            mode: if config.mode == InterceptionMode::None { InterceptionMode::Redirect } else { config.mode },
+            outbound_cidrs: CidrSelection::Only(nets),
+            reroute_interfaces: names.iter().map(|name| InterfaceName::new(name).unwrap()).collect(),
+            ..config
+        };
+        let rules = plan(&config).unwrap();
+        let product = with_product(&rules, &config);
+        let has_chain = rules.rules.iter().any(|rule| rule.chain == chain::REROUTE);
+        prop_assert!(has_chain || product.rules.len() == rules.rules.len());
+        for packet in packets.iter().map(|packet| packet.towards(&config)) {
+            let (a, b) = (rules.trace(&packet), product.trace(&packet));
+            let result = |trace: crate::trace::Trace| {
+                (trace.disposition, trace.mark, trace.connection_mark, trace.zone, trace.uncertain_rules)
+            };
+            prop_assert_eq!(result(a), result(b), "{:?}", packet);
+        }
+    }
+
+    #[test]
+    fn no_more_rules_than_counted_before(config in crate::arbitrary::config()) {
+        prop_assert!(plan(&config).unwrap().rules.len() <= crate::limits::max_rule_count(&config));
+    }
+
     #[test]
     fn jumps_have_targets_and_addresses_fit_the_family(config in crate::arbitrary::config()) {
         let rules = plan(&config).unwrap();

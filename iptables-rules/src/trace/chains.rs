@@ -1,5 +1,6 @@
 //! Chains of one address family in the form that the tracer evaluates, whatever their origin.
 
+use std::collections::HashSet;
 use std::fmt;
 
 use super::packet::Hook;
@@ -89,21 +90,19 @@ impl Chains {
     /// Returns the index of a chain, which is added if it is missing.
     pub fn chain_index(&mut self, table: &str, name: &str) -> usize {
         let known = self.chains.iter().position(|chain| chain.table == table && chain.name == name);
-        known.unwrap_or_else(|| {
-            self.chains.push(Chain {
-                table: table.to_owned(),
-                name: name.to_owned(),
-                rules: Vec::new(),
-                accepts: true,
-            });
-            self.chains.len() - 1
-        })
+        known.unwrap_or_else(|| self.push_chain(table, name))
+    }
+
+    /// Adds an empty chain, and returns its index.
+    pub fn push_chain(&mut self, table: &str, name: &str) -> usize {
+        self.chains.push(Chain { table: table.to_owned(), name: name.to_owned(), rules: Vec::new(), accepts: true });
+        self.chains.len() - 1
     }
 
     /// Adds a base chain, after those of the same priority.
     pub fn add_base(&mut self, base: Base) {
-        self.bases.push(base);
-        self.bases.sort_by_key(|base| base.priority);
+        let at = self.bases.partition_point(|other| other.priority <= base.priority);
+        self.bases.insert(at, base);
     }
 
     /// Adds other chains. The first local delivery counts.
@@ -121,11 +120,10 @@ impl Chains {
     /// Sets the local delivery: the first one whose mark a rule sets.
     #[must_use]
     pub fn with_local_delivery(mut self, deliveries: &[LocalDelivery]) -> Self {
-        let sets = |mark| {
-            let mut effects = self.chains.iter().flat_map(|chain| &chain.rules).flat_map(|rule| &rule.effects);
-            effects.any(|effect| *effect == Effect::SetMark(mark))
-        };
-        self.local_delivery = deliveries.iter().copied().find(|delivery| sets(delivery.mark));
+        let effects = self.chains.iter().flat_map(|chain| &chain.rules).flat_map(|rule| &rule.effects);
+        let marks: HashSet<u32> =
+            effects.filter_map(|effect| if let Effect::SetMark(mark) = effect { Some(*mark) } else { None }).collect();
+        self.local_delivery = deliveries.iter().copied().find(|delivery| marks.contains(&delivery.mark));
         self
     }
 

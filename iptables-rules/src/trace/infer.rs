@@ -4,6 +4,8 @@
 //! ambiguous: a group that is not captured looks like a group of the proxy, and an excluded interface like one that is rerouted without
 //! captured destinations. There the other rules of the chain decide, or else the more frequent meaning.
 
+use std::collections::HashSet;
+
 use super::chains::{Chain, Chains, Effect, Rule};
 use super::plan::hook;
 use super::predicate::Predicate;
@@ -16,7 +18,9 @@ impl Chains {
     pub fn infer_reasons(mut self) -> Self {
         for chain in &mut self.chains {
             let (table, name) = table_and_chain(chain);
-            let reasons: Vec<_> = (0..chain.rules.len()).map(|at| reason(table, name, &chain.rules, at)).collect();
+            let facts = ChainFacts::of(&chain.rules);
+            let reasons: Vec<_> =
+                chain.rules.iter().enumerate().map(|(at, rule)| reason(table, name, &facts, (at, rule))).collect();
             for (rule, reason) in chain.rules.iter_mut().zip(reasons) {
                 rule.reason = reason;
             }
@@ -104,13 +108,36 @@ impl<'a> RuleShape<'a> {
     }
 }
 
-fn reason(table: Table, name: &str, rules: &[Rule], at: usize) -> Option<RuleReason> {
-    let shape = RuleShape::of(rules.get(at)?);
+/// What the rules of a chain say about each other.
+struct ChainFacts<'a> {
+    /// Interfaces whose packets are captured.
+    rerouted: HashSet<&'a str>,
+    /// Owners whose packets to their own pod are inbound traffic.
+    proxy_owners: HashSet<&'a Match>,
+}
+
+impl<'a> ChainFacts<'a> {
+    fn of(rules: &'a [Rule]) -> Self {
+        let mut facts = Self { rerouted: HashSet::new(), proxy_owners: HashSet::new() };
+        for shape in rules.iter().map(RuleShape::of) {
+            match shape.target {
+                Some(chain::REDIRECT | chain::REROUTE) => facts.rerouted.extend(shape.interface()),
+                Some(chain::IN_REDIRECT) => facts.proxy_owners.extend(shape.owner().map(|(owner, _)| owner)),
+                _ => {}
+            }
+        }
+        facts
+    }
+}
+
+fn reason(table: Table, name: &str, facts: &ChainFacts<'_>, (at, rule): (usize, &Rule)) -> Option<RuleReason> {
+    let shape = RuleShape::of(rule);
     Some(match (name, table) {
-        (chain::PREROUTING | chain::BUILTIN_OUTPUT, _) => return built_in(table, &shape, rules),
+        (chain::PREROUTING | chain::BUILTIN_OUTPUT, _) => return built_in(table, &shape, facts),
         (chain::REDIRECT | chain::IN_REDIRECT, _) => RuleReason::Redirect,
         (chain::TPROXY | chain::DIVERT, _) => RuleReason::Tproxy,
         (chain::DROP, _) => RuleReason::DropInvalid,
+        (chain::REROUTE, _) => RuleReason::ReroutedInterface,
         (chain::OUTPUT_DNS, _) | (chain::INBOUND, Table::Raw) => RuleReason::Dns,
         (chain::INBOUND, _) => match (shape.returns(), shape.matches_ports()) {
             (true, true) if table == Table::Nat && at == 0 => RuleReason::Tunnel,
@@ -119,32 +146,32 @@ fn reason(table: Table, name: &str, rules: &[Rule], at: usize) -> Option<RuleRea
             (false, true) => RuleReason::InboundPort,
             (false, false) => RuleReason::Inbound,
         },
-        (chain::OUTPUT, _) => return output(&shape, rules),
+        (chain::OUTPUT, _) => return output(&shape, facts),
         _ => return None,
     })
 }
 
-fn built_in(table: Table, shape: &RuleShape<'_>, rules: &[Rule]) -> Option<RuleReason> {
+fn built_in(table: Table, shape: &RuleShape<'_>, facts: &ChainFacts<'_>) -> Option<RuleReason> {
     Some(match shape.target {
         Some(chain::DROP) => RuleReason::DropInvalid,
-        Some(chain::REDIRECT) => RuleReason::ReroutedInterface,
+        Some(chain::REDIRECT | chain::REROUTE) => RuleReason::ReroutedInterface,
         Some(_) if table == Table::Raw => RuleReason::Dns,
         Some(_) => RuleReason::Hook,
         None if shape.rule.effects == [Effect::Drop] => return None,
         None if shape.returns() && !shape.has(|condition| matches!(condition, Match::Mark { .. })) => {
             let interface = shape.interface()?;
-            let rerouted = rules
-                .iter()
-                .map(RuleShape::of)
-                .any(|other| other.target == Some(chain::REDIRECT) && other.interface() == Some(interface));
-            if rerouted { RuleReason::ReroutedInterface } else { RuleReason::ExcludedInterface }
+            if facts.rerouted.contains(interface) {
+                RuleReason::ReroutedInterface
+            } else {
+                RuleReason::ExcludedInterface
+            }
         }
         None if table == Table::Mangle => RuleReason::Tproxy,
         None => return None,
     })
 }
 
-fn output(shape: &RuleShape<'_>, rules: &[Rule]) -> Option<RuleReason> {
+fn output(shape: &RuleShape<'_>, facts: &ChainFacts<'_>) -> Option<RuleReason> {
     let destination = shape.matches_destination();
     let source = shape.has(|condition| matches!(condition, Match::Source { .. }));
     let by_lo = shape.has(|condition| matches!(condition, Match::OutLoopback));
@@ -160,10 +187,11 @@ fn output(shape: &RuleShape<'_>, rules: &[Rule]) -> Option<RuleReason> {
         (None, _) if source => RuleReason::Passthrough,
         (None, Some(_)) if by_lo => RuleReason::AppLoopback,
         (None, Some((owner, false))) => {
-            let of_proxy = rules.iter().map(RuleShape::of).any(|other| {
-                other.target == Some(chain::IN_REDIRECT) && other.owner().is_some_and(|(same, _)| same == owner)
-            });
-            if of_proxy { RuleReason::ProxyTraffic } else { RuleReason::OwnerGroup }
+            if facts.proxy_owners.contains(owner) {
+                RuleReason::ProxyTraffic
+            } else {
+                RuleReason::OwnerGroup
+            }
         }
         (None, None) if shape.matches_ports() => RuleReason::ExcludedOutboundPort,
         (None, None) if to_loopback => RuleReason::LoopbackDestination,

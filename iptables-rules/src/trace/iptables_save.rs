@@ -1,5 +1,7 @@
 //! Chains in the output of `iptables-save`, ours and foreign.
 
+use std::collections::{HashMap, HashSet};
+
 use super::chains::{Base, Chains, Effect, Rule};
 use super::plan::{effects, hook, priority};
 use super::predicate::Predicate;
@@ -12,13 +14,17 @@ impl Chains {
     pub fn from_iptables_save(text: &str) -> Self {
         let parsed = parse::parse(text);
         let mut chains = Self::default();
+        let mut indices = HashMap::new();
+        let mut index_of = |chains: &mut Self, table: Table, name| {
+            *indices.entry((table, name)).or_insert_with(|| chains.push_chain(table.name(), name))
+        };
         for &(table, chain) in &parsed.chains {
-            chains.chain_index(table.name(), chain);
+            index_of(&mut chains, table, chain);
         }
+        let known: HashSet<_> = parsed.chains.iter().copied().collect();
         for line in &parsed.lines {
-            let index = chains.chain_index(line.table.name(), line.chain);
-            let known = |name: &str| parsed.chains.contains(&(line.table, name));
-            let rule = rule(line.spec, known);
+            let index = index_of(&mut chains, line.table, line.chain);
+            let rule = rule(line.spec, |name| known.contains(&(line.table, name)));
             if let Some(chain) = chains.chains.get_mut(index) {
                 chain.rules.push(rule);
             }

@@ -56,6 +56,11 @@ impl PodCache {
         self.cache.last_error()
     }
 
+    /// Returns the pods that are too large or malformed, with the reason. The agent cannot answer about them or repair them.
+    pub fn skipped(&self) -> Vec<String> {
+        self.cache.skipped().iter().map(ToString::to_string).collect()
+    }
+
     /// Adds or replaces a pod.
     pub fn put(&self, pod: PodFacts) {
         self.cache.put(pod.uid.clone(), pod);

@@ -1,14 +1,18 @@
 //! Parses a pod of the API server as far as needed, and reduces it to [`PodFacts`].
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt;
 use std::net::IpAddr;
 
 use iptables_rules::annotations::ProxySpec;
 use iptables_rules::names::annotation;
 use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
 use kube::core::{NamespaceResourceScope, ObjectMeta, Resource};
 use serde::Deserialize;
-use serde_json::Value;
+use serde::de::{Deserializer, SeqAccess, Visitor};
+use serde_json::{Value, json};
 use weir_protocol::decision::{CaptureDecision, ProxyFacts, SkipReason, SpecFacts, capture_env_vars, decide_capture};
 
 /// Annotation of a static pod's mirror with the kubelet's uid of the pod, which is its `K8S_POD_UID`.
@@ -23,6 +27,7 @@ const PROXY: &str = "istio-proxy";
 /// The fields that are parsed of a pod; others are skipped, to save memory.
 #[derive(Debug, Clone, Deserialize)]
 pub struct PodObject {
+    #[serde(deserialize_with = "trimmed_metadata")]
     metadata: ObjectMeta,
     #[serde(default)]
     spec: Spec,
@@ -34,8 +39,110 @@ pub struct PodObject {
 #[serde(rename_all = "camelCase", default)]
 struct Spec {
     host_network: Option<bool>,
-    containers: Option<Vec<Value>>,
-    init_containers: Option<Vec<Value>>,
+    containers: Containers,
+    init_containers: Containers,
+}
+
+/// The part of `metadata` that is read: `managedFields` are often larger than the rest of a pod.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Metadata {
+    name: Option<String>,
+    namespace: Option<String>,
+    uid: Option<String>,
+    resource_version: Option<String>,
+    deletion_timestamp: Option<Time>,
+    annotations: Option<BTreeMap<String, String>>,
+    labels: Option<BTreeMap<String, String>>,
+    owner_references: Option<Vec<OwnerReference>>,
+}
+
+fn trimmed_metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
+    let metadata = Metadata::deserialize(deserializer)?;
+    Ok(ObjectMeta {
+        name: metadata.name,
+        namespace: metadata.namespace,
+        uid: metadata.uid,
+        resource_version: metadata.resource_version,
+        deletion_timestamp: metadata.deletion_timestamp,
+        annotations: metadata.annotations,
+        labels: metadata.labels,
+        owner_references: metadata.owner_references,
+        ..ObjectMeta::default()
+    })
+}
+
+/// What is kept of a list of containers.
+#[derive(Debug, Clone, Default)]
+struct Containers {
+    has_istio_init: bool,
+    /// `istio-proxy`, without what says nothing about capture.
+    proxy: Option<Value>,
+}
+
+/// The fields that are parsed of a container.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Container {
+    name: String,
+    args: Option<Vec<String>>,
+    env: Option<Vec<EnvVar>>,
+    security_context: Option<SecurityContext>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct EnvVar {
+    name: String,
+    value: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct SecurityContext {
+    run_as_user: Value,
+    run_as_group: Value,
+}
+
+impl<'de> Deserialize<'de> for Containers {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reduce;
+        impl<'de> Visitor<'de> for Reduce {
+            type Value = Containers;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of containers")
+            }
+
+            fn visit_unit<E>(self) -> Result<Containers, E> {
+                Ok(Containers::default())
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Containers, A::Error> {
+                let mut found = Containers::default();
+                while let Some(container) = list.next_element::<Container>()? {
+                    found.has_istio_init |= container.name == "istio-init";
+                    if container.name == PROXY && found.proxy.is_none() {
+                        found.proxy = Some(reduced(container));
+                    }
+                }
+                Ok(found)
+            }
+        }
+        deserializer.deserialize_any(Reduce)
+    }
+}
+
+/// Returns what of `istio-proxy` decides about capture, in the form of a container.
+fn reduced(container: Container) -> Value {
+    let Container { name, args, env, security_context } = container;
+    let known: Vec<&str> = capture_env_vars().collect();
+    let env = env.unwrap_or_default().into_iter().filter(|entry| known.contains(&entry.name.as_str()));
+    let env: Vec<Value> = env.map(|EnvVar { name, value }| json!({ "name": name, "value": value })).collect();
+    let args: Vec<String> = args.unwrap_or_default().into_iter().take(2).collect();
+    let SecurityContext { run_as_user, run_as_group } = security_context.unwrap_or_default();
+    let user = json!({ "runAsUser": run_as_user, "runAsGroup": run_as_group });
+    json!({ "name": name, "args": args, "env": env, "securityContext": user })
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -125,18 +232,21 @@ pub struct PodFacts {
     pub name: String,
     /// `metadata.resourceVersion`.
     pub resource_version: String,
-    /// Addresses; none before its sandbox is created. Only for meshed pods.
+    /// Addresses; none before its sandbox is created. Only for pods that are or were meshed.
     pub ips: Vec<IpAddr>,
-    /// Ids of its containers, without the runtime's prefix. Only for meshed pods.
+    /// Ids of its containers, without the runtime's prefix. Only for pods that are or were meshed.
     pub container_ids: Vec<String>,
     /// Whether the pod has ended or is being deleted.
     pub is_terminating: bool,
     /// Whether `istio-validation` has found that rules are missing.
     pub failed_validation: bool,
-    /// Controller. Only for meshed pods.
+    /// Controller. Only for pods that are or were meshed.
     pub owner: Option<Owner>,
     /// Whether it is captured, and with which configuration.
     pub decision: CaptureDecision,
+    /// Whether only its annotations or labels, which can be changed, keep it from being captured: it has a container `istio-proxy`, and
+    /// the plugin may have captured it.
+    pub was_capturable: bool,
 }
 
 impl PodFacts {
@@ -146,14 +256,25 @@ impl PodFacts {
         let annotations = metadata.annotations.unwrap_or_default();
         let namespace = metadata.namespace.unwrap_or_default();
         let labels = metadata.labels.unwrap_or_default();
+        let facts = spec.facts(labels.get(annotation::INJECT));
         let decision = if spec.host_network == Some(true) {
             CaptureDecision::Skip(SkipReason::HostNetwork)
         } else if exclude_namespaces.contains(&namespace) {
             CaptureDecision::Skip(SkipReason::ExcludedNamespace)
         } else {
-            decide_capture(&annotations, Some(&spec.facts(labels.get(annotation::INJECT))))
+            decide_capture(&annotations, Some(&facts))
         };
-        let meshed = !matches!(decision, CaptureDecision::Skip(_));
+        let was_capturable = matches!(
+            decision,
+            CaptureDecision::Skip(
+                SkipReason::NotInjected
+                    | SkipReason::InjectionOff
+                    | SkipReason::ModeNone
+                    | SkipReason::NotSidecarTemplate(_)
+            )
+        ) && facts.proxy.is_some()
+            && !facts.istio_init;
+        let meshed = was_capturable || !matches!(decision, CaptureDecision::Skip(_));
         let owner =
             metadata.owner_references.unwrap_or_default().into_iter().find(|owner| owner.controller == Some(true));
         Self {
@@ -169,6 +290,7 @@ impl PodFacts {
             failed_validation: meshed && status.failed_validation(),
             owner: owner.filter(|_| meshed).map(|owner| Owner { kind: owner.kind, name: owner.name, uid: owner.uid }),
             decision,
+            was_capturable,
         }
     }
 
@@ -197,11 +319,10 @@ impl PodFacts {
 
 impl Spec {
     fn facts(&self, inject_label: Option<&String>) -> SpecFacts {
-        let all = || self.init_containers.iter().chain(&self.containers).flatten();
-        let named = |name: &str| all().find(|container| container["name"] == name);
+        let Self { init_containers, containers, .. } = self;
         SpecFacts {
-            istio_init: named("istio-init").is_some(),
-            proxy: named(PROXY).map(proxy_facts),
+            istio_init: init_containers.has_istio_init || containers.has_istio_init,
+            proxy: init_containers.proxy.as_ref().or(containers.proxy.as_ref()).map(proxy_facts),
             inject_label: inject_label.cloned(),
         }
     }
@@ -211,12 +332,7 @@ fn proxy_facts(container: &Value) -> ProxyFacts {
     let args = container["args"].as_array();
     let arg = |index: usize| args.and_then(|args| args.get(index)).and_then(Value::as_str);
     let role = if arg(0) == Some("proxy") { arg(1).map(str::to_owned) } else { None };
-    let spec = ProxySpec::from_container(container).map(|mut spec| {
-        let known: Vec<&str> = capture_env_vars().collect();
-        spec.env.retain(|name, _| known.contains(&name.as_str()));
-        spec
-    });
-    ProxyFacts { role, spec }
+    ProxyFacts { role, spec: ProxySpec::from_container(container) }
 }
 
 impl Status {

@@ -1,7 +1,7 @@
 //! The watch that fills the cache.
 
 use kube::Api;
-use weir_runtime::{CancellationToken, ClientFactory, Reflector};
+use weir_runtime::{CancellationToken, ClientFactory, ObjectLimits, Reflector};
 
 use super::cache::PodCache;
 use super::object::{PodFacts, PodObject};
@@ -28,6 +28,8 @@ impl PodReflector {
             api: Box::new(Api::all),
             field_selector: format!("spec.nodeName={node}"),
             label_selector: String::new(),
+            // Little is kept of a pod, and one that is skipped would not be repaired.
+            limits: ObjectLimits::ETCD,
             transform: Box::new(move |pod: PodObject| PodFacts::from_pod(pod, &exclude_namespaces)),
             cache: pods.cache,
         };

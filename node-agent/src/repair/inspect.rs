@@ -1,18 +1,27 @@
 //! Inspects and repairs a pod's rules in its network namespace, after checking that the namespace is the pod's.
 
 use std::collections::HashSet;
-use std::fs::File;
+use std::fs::OpenOptions;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use iptables_rules::RuleSet;
 use iptables_rules::backend::Backend;
+use iptables_rules::limits::MAX_RULES;
+use nix::fcntl::OFlag;
 use weir_kernel::backend::{self as rules_backend, BackendError};
 use weir_kernel::netns::{self, NetnsError};
-use weir_kernel::{legacy, nft};
+use weir_kernel::nft::{self, NftError, NftState};
+use weir_kernel::{ReadLimits, legacy, route};
+
+/// What is read of one network namespace: the rules of the largest accepted pod, and some more. Several are read at the same time, and
+/// together they have to fit into the agent's memory.
+const READ_LIMITS: ReadLimits =
+    ReadLimits { objects: MAX_RULES + (MAX_RULES >> 1), bytes: 12 << 20, time: Duration::from_secs(3) };
 
 /// Network namespaces that are never changed: those of the node and of this process.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -28,11 +37,24 @@ impl ProtectedNetns {
     }
 }
 
+/// The rules that a pod should have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExpectedRules {
+    /// The rules; `None` where neither the annotations nor an earlier inspection tell them.
+    pub rules: Option<RuleSet>,
+    /// Whether the pod was started with these rules for sure. Otherwise intact rules of ours count more.
+    pub is_known: bool,
+    /// Backend of the plugin.
+    pub backend: Backend,
+}
+
 /// Status of the rules in a network namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RulesStatus {
     /// They are in place.
     InPlace,
+    /// Other rules of ours are in place, as they were installed.
+    OtherInPlace,
     /// There are none.
     Missing,
     /// They differ, one line each.
@@ -54,6 +76,8 @@ pub enum Inspection {
     RepairFailed(RulesStatus, String),
     /// The rules cannot be read.
     Unreadable(String),
+    /// The network namespace holds more than is read.
+    OverLimit(String),
 }
 
 /// Inspects the rules in a network namespace and restores them where `may_repair` allows it; it is called inside, right before a change.
@@ -61,30 +85,35 @@ pub fn inspect_and_repair(
     path: &Path,
     protected: &ProtectedNetns,
     ips: &[IpAddr],
-    (rules, backend): (&RuleSet, Backend),
+    expected: &ExpectedRules,
     may_repair: impl Fn() -> bool + Send + Sync,
 ) -> Inspection {
-    let Ok(namespace) = File::open(path) else { return Inspection::OtherNetns };
+    // O_NONBLOCK: does not wait for the writer of a pipe; the path may be under the control of a pod.
+    let opened = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path);
+    let Ok(namespace) = opened else { return Inspection::OtherNetns };
     if namespace.metadata().map_or(true, |meta| protected.0.contains(&(meta.dev(), meta.ino()))) {
         return Inspection::OtherNetns;
     }
     // Entered by its descriptor: the name may be bound to another namespace in the meantime.
     let held = PathBuf::from(format!("/proc/self/fd/{}", namespace.as_raw_fd()));
-    let inside = || {
-        if !has_all_addresses(ips) {
-            return Inspection::OtherNetns;
+    let inspect = || {
+        match has_all_addresses(ips) {
+            Ok(true) => {}
+            Ok(false) => return Inspection::OtherNetns,
+            Err(error) => return unreadable(&error),
         }
-        match rules_status(rules, backend) {
-            Err(error) => Inspection::Unreadable(error.to_string()),
-            Ok(status @ (RulesStatus::InPlace | RulesStatus::Foreign(_))) => Inspection::Found(status),
-            Ok(status) if !may_repair() => Inspection::Found(status),
-            Ok(status) => match rules_backend::install(rules, backend, false) {
-                Ok(_) => Inspection::Repaired(status),
-                Err(error) => Inspection::RepairFailed(status, error.to_string()),
-            },
+        match (rules_status(expected), &expected.rules) {
+            (Err(error), _) => unreadable(&error),
+            (Ok(status), Some(rules)) if is_repairable(&status) && may_repair() => {
+                match rules_backend::install(rules, expected.backend, false) {
+                    Ok(_) => Inspection::Repaired(status),
+                    Err(error) => Inspection::RepairFailed(status, error.to_string()),
+                }
+            }
+            (Ok(status), _) => Inspection::Found(status),
         }
     };
-    match netns::run_in(&held, inside) {
+    match netns::run_in(&held, || READ_LIMITS.within(inspect)) {
         Ok(inspection) => inspection,
         Err(NetnsError::Enter { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => {
             Inspection::Unreadable(source.to_string())
@@ -94,33 +123,51 @@ pub fn inspect_and_repair(
     }
 }
 
+const fn is_repairable(status: &RulesStatus) -> bool {
+    matches!(status, RulesStatus::Missing | RulesStatus::Drifted(_))
+}
+
+fn unreadable(error: &BackendError) -> Inspection {
+    if error.is_over_limit() {
+        Inspection::OverLimit(error.to_string())
+    } else {
+        Inspection::Unreadable(error.to_string())
+    }
+}
+
 /// Whether the current network namespace has all these addresses.
-fn has_all_addresses(ips: &[IpAddr]) -> bool {
-    let present = addresses();
-    !ips.is_empty() && ips.iter().all(|ip| present.contains(ip))
+fn has_all_addresses(ips: &[IpAddr]) -> Result<bool, BackendError> {
+    let present: HashSet<IpAddr> = route::addresses()?.into_iter().collect();
+    Ok(!ips.is_empty() && ips.iter().all(|ip| present.contains(ip)))
 }
 
 /// Returns the addresses in the current network namespace; none where they cannot be read.
 pub(super) fn addresses() -> HashSet<IpAddr> {
-    let Ok(interfaces) = nix::ifaddrs::getifaddrs() else { return HashSet::new() };
-    interfaces
-        .filter_map(|interface| interface.address)
-        .filter_map(|address| {
-            let v4 = address.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
-            v4.or_else(|| address.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip())))
-        })
-        .collect()
+    READ_LIMITS.within(route::addresses).unwrap_or_default().into_iter().collect()
 }
 
-fn rules_status(rules: &RuleSet, backend: Backend) -> Result<RulesStatus, BackendError> {
-    let differences = rules_backend::differences(rules, backend)?;
+fn rules_status(expected: &ExpectedRules) -> Result<RulesStatus, BackendError> {
+    let backend = expected.backend;
+    let differences = match &expected.rules {
+        Some(rules) => rules_backend::differences(rules, backend)?,
+        None => vec!["rules differ from those that were installed".to_owned()],
+    };
     if differences.is_empty() {
         return Ok(RulesStatus::InPlace);
     }
     // Of the iptables backend, our rules cannot be told from foreign ones.
-    let ours = backend == Backend::Iptables || nft::read_back().is_ok_and(|program| !program.tables.is_empty());
-    if ours {
-        return Ok(RulesStatus::Drifted(differences));
+    if backend == Backend::Iptables {
+        return Ok(if expected.rules.is_some() { RulesStatus::Drifted(differences) } else { RulesStatus::Missing });
+    }
+    let state = match nft::inspect() {
+        Ok(state) => state,
+        Err(NftError::Unavailable(_)) => NftState::default(),
+        Err(error) => return Err(error.into()),
+    };
+    if !state.program.tables.is_empty() {
+        let is_other = expected.rules.as_ref().is_none_or(|rules| !state.was_installed_from(rules));
+        let keeps = !expected.is_known && is_other && state.is_intact() == Some(true);
+        return Ok(if keeps { RulesStatus::OtherInPlace } else { RulesStatus::Drifted(differences) });
     }
     // An unreadable backend counts as having no foreign tables: then a repair fails as well.
     let others = [nft::foreign_tables().unwrap_or_default(), legacy::foreign_tables().unwrap_or_default()].concat();

@@ -25,6 +25,8 @@ pub struct RepairMetrics {
     repaired: Family<RepairLabels, Counter>,
     states: Family<StateLabels, Gauge>,
     drift: Family<StateLabels, Counter>,
+    changed: Gauge,
+    slow: Counter,
 }
 
 impl RepairMetrics {
@@ -32,10 +34,14 @@ impl RepairMetrics {
     pub fn register(metrics: &MetricsRegistry) -> Self {
         let this = Self::default();
         metrics.register(|registry| {
-            let Self { repaired, states, drift } = this.clone();
+            let Self { repaired, states, drift, changed, slow } = this.clone();
             registry.register("istio_cni_repair_pods_repaired", "Repairs, by type and result", repaired);
             let help = "Meshed pods on this node, by state of their capture rules";
             registry.register("weir_agent_meshed_pods", help, states);
+            let help = "Meshed pods whose annotations ask for other capture rules than they were started with";
+            registry.register("weir_agent_capture_annotations_changed", help, changed);
+            let help = "Inspections of pods that took longer than allowed";
+            registry.register("weir_agent_inspection_timeouts", help, slow);
             registry.register("weir_agent_drift", "Pods found with missing or changed capture rules", drift);
         });
         this
@@ -49,7 +55,12 @@ impl RepairMetrics {
         self.drift.get_or_create(&StateLabels { state: state.name() }).inc();
     }
 
+    pub(super) fn record_timeout(&self) {
+        self.slow.inc();
+    }
+
     pub(super) fn set_pod_states(&self, states: &PodStates) {
+        self.changed.set(i64::try_from(states.changed_count()).unwrap_or(i64::MAX));
         for (state, count) in states.counts() {
             let count = i64::try_from(count).unwrap_or(i64::MAX);
             self.states.get_or_create(&StateLabels { state: state.name() }).set(count);

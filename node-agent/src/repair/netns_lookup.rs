@@ -5,18 +5,21 @@
 //! 3. processes with the pod's uid or the id of its container in their cgroup;
 //! 4. all named network namespaces.
 
-use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io::Read as _;
 use std::net::IpAddr;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
+use nix::fcntl::OFlag;
 use serde::Deserialize;
 use serde_json::Value;
 use weir_kernel::netns;
 
 use super::inspect::addresses;
+use super::visits::Visits;
 use crate::pods::PodFacts;
 use crate::socket::Attachments;
 
@@ -72,9 +75,10 @@ impl NetnsSource {
 pub struct NetnsLookup<'a> {
     paths: &'a NetnsPaths,
     attachments: &'a Attachments,
-    runtime: OnceCell<HashMap<String, Vec<PathBuf>>>,
-    processes: OnceCell<Processes>,
-    named: OnceCell<Vec<(PathBuf, HashSet<IpAddr>)>>,
+    visits: &'a Visits,
+    runtime: OnceLock<HashMap<String, Vec<PathBuf>>>,
+    processes: OnceLock<Processes>,
+    named: OnceLock<Vec<(PathBuf, HashSet<IpAddr>)>>,
 }
 
 /// Network namespaces of processes, by the pod and the container in their cgroup.
@@ -103,9 +107,9 @@ impl NetnsPaths {
 
 impl<'a> NetnsLookup<'a> {
     /// Creates a lookup; nothing is read yet.
-    pub fn new(paths: &'a NetnsPaths, attachments: &'a Attachments) -> Self {
-        let (runtime, processes, named) = (OnceCell::new(), OnceCell::new(), OnceCell::new());
-        Self { paths, attachments, runtime, processes, named }
+    pub fn new(paths: &'a NetnsPaths, attachments: &'a Attachments, visits: &'a Visits) -> Self {
+        let (runtime, processes, named) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
+        Self { paths, attachments, visits, runtime, processes, named }
     }
 
     /// Returns candidates for the pod's network namespace, the most reliable first; later ones are found lazily.
@@ -175,10 +179,13 @@ impl<'a> NetnsLookup<'a> {
     fn named(&self) -> &[(PathBuf, HashSet<IpAddr>)] {
         self.named.get_or_init(|| {
             let paths = self.paths.netns_dirs.iter().flat_map(|dir| entries(&self.paths.mounted_path(dir)));
-            paths
-                .filter_map(|path| Some((netns::run_in(&path, addresses).ok()?, path)))
-                .map(|(present, path)| (path, present))
-                .collect()
+            let read = |path: PathBuf| {
+                let namespace = path.clone();
+                let visit = move || netns::run_in(&namespace, addresses);
+                let present = self.visits.run(&path.to_string_lossy(), visit).ok()?.ok()?;
+                Some((path, present))
+            };
+            paths.filter_map(read).collect()
         })
     }
 }
@@ -191,7 +198,9 @@ fn entries(dir: &Path) -> Vec<PathBuf> {
 
 fn read(path: &Path, max: u64) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
-    fs::File::open(path).ok()?.take(max).read_to_end(&mut bytes).ok()?;
+    // O_NONBLOCK: does not wait for the writer of a pipe.
+    let file = fs::OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path).ok()?;
+    file.take(max).read_to_end(&mut bytes).ok()?;
     Some(bytes)
 }
 

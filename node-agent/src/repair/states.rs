@@ -23,7 +23,7 @@ pub enum RuleState {
     Foreign,
     /// The pod's network namespace was not found or cannot be read.
     Unreachable,
-    /// The pod has invalid or unsupported settings, so the plugin does not let it start.
+    /// The pod has invalid or unsupported settings, so the plugin does not let it start; or its network namespace holds more than is read.
     Refused,
 }
 
@@ -66,9 +66,27 @@ pub struct PodState {
     pub found_by: Option<&'static str>,
     /// How often the agent restored its rules.
     pub repairs: u32,
+    /// Whether its annotations ask for other rules than it was started with; they have no effect until the pod is recreated.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub annotations_changed: bool,
     /// Resource version at the last inspection.
     #[serde(skip)]
     pub resource_version: String,
+}
+
+/// What an inspection found out about a pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Observation {
+    /// State of its rules.
+    pub state: RuleState,
+    /// What is wrong, one line each.
+    pub detail: Vec<String>,
+    /// How its network namespace was found.
+    pub found_by: Option<&'static str>,
+    /// Whether its rules were restored.
+    pub repaired: bool,
+    /// Whether its annotations ask for other rules than it was started with.
+    pub annotations_changed: bool,
 }
 
 /// The answer to `GET /pods`.
@@ -105,16 +123,10 @@ impl PodStates {
     }
 
     /// Sets the state of a pod. Returns the previous one.
-    pub fn set(
-        &self,
-        pod: &PodFacts,
-        state: RuleState,
-        detail: Vec<String>,
-        found_by: Option<&'static str>,
-        repaired: bool,
-    ) -> Option<RuleState> {
+    pub fn set(&self, pod: &PodFacts, seen: Observation) -> Option<PodState> {
+        let Observation { state, detail, found_by, repaired, annotations_changed } = seen;
         let mut all = self.lock();
-        let before = all.get(&pod.uid).map(|known| (known.state, known.repairs));
+        let repairs = all.get(&pod.uid).map_or(0, |known| known.repairs) + u32::from(repaired);
         all.insert(
             pod.uid.clone(),
             PodState {
@@ -124,11 +136,16 @@ impl PodStates {
                 state,
                 detail,
                 found_by,
-                repairs: before.map_or(0, |(_, repairs)| repairs) + u32::from(repaired),
+                repairs,
+                annotations_changed,
                 resource_version: pod.resource_version.clone(),
             },
-        );
-        before.map(|(state, _)| state)
+        )
+    }
+
+    /// Returns the number of pods whose annotations have changed since they were started.
+    pub fn changed_count(&self) -> usize {
+        self.lock().values().filter(|pod| pod.annotations_changed).count()
     }
 
     /// Removes pods with other uids.

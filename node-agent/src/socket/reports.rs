@@ -11,15 +11,14 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
-use weir_protocol::agent::{CallOutcome, CallReport, PROTOCOL_VERSION};
+use weir_protocol::agent::{CallOutcome, CallReport, PROTOCOL_VERSION, REPORT_MAX_BYTES};
 use weir_protocol::version::Verb;
 
 use super::listen::{self, BoundSocket};
 use crate::metrics::MetricsRegistry;
+use crate::repair::InstalledConfigs;
 use weir_runtime::CancellationToken;
 
-/// Longest report: one of GC lists every sandbox of the node.
-const MAX_REPORT_BYTES: usize = 128 << 10;
 /// Most attachments that are kept; a node has a few hundred pods at most.
 const MAX_ATTACHMENTS: usize = 4096;
 /// Interval at which the socket is checked for having been removed.
@@ -39,6 +38,8 @@ pub struct Attachment {
 /// Attachments by pod uid, as reported by the plugin. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub struct Attachments {
+    /// Configurations that pods were started with.
+    pub configs: InstalledConfigs,
     by_uid: Arc<Mutex<HashMap<String, Attachment>>>,
 }
 
@@ -50,6 +51,9 @@ impl Attachments {
 
     /// Updates the attachments from a report.
     pub fn apply(&self, report: &CallReport) {
+        if let (Some(Verb::Add), Some(capture)) = (Verb::parse(&report.verb), &report.capture) {
+            self.configs.record_report(&report.uid, capture);
+        }
         let mut by_uid = self.by_uid();
         match Verb::parse(&report.verb) {
             // Also from a failed call: its namespace exists.
@@ -74,6 +78,25 @@ impl Attachments {
 
     fn by_uid(&self) -> MutexGuard<'_, HashMap<String, Attachment>> {
         self.by_uid.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Version of the plugin that made the last call; clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct PluginVersion(Arc<Mutex<Option<String>>>);
+
+impl PluginVersion {
+    /// Longest version that is kept.
+    const MAX_BYTES: usize = 64;
+
+    /// Returns the version; `None` before the first report, or where the plugin is too old to report it.
+    pub fn get(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, version: &str) {
+        let version = Some(version.to_owned()).filter(|version| (1..=Self::MAX_BYTES).contains(&version.len()));
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = version;
     }
 }
 
@@ -107,6 +130,8 @@ fn histogram() -> Histogram {
 pub struct CallReportServer {
     /// Attachments from the reports.
     pub attachments: Attachments,
+    /// Version of the plugin from the reports.
+    pub plugin_version: PluginVersion,
     calls: Family<CallLabels, Counter>,
     times: Histograms<OutcomeLabels>,
     stages: Histograms<StageLabels>,
@@ -118,6 +143,7 @@ impl CallReportServer {
     pub fn register(metrics: &MetricsRegistry) -> Self {
         let reports = Self {
             attachments: Attachments::default(),
+            plugin_version: PluginVersion::default(),
             calls: Family::default(),
             times: Family::new_with_constructor(histogram as fn() -> Histogram),
             stages: Family::new_with_constructor(histogram as fn() -> Histogram),
@@ -156,6 +182,7 @@ impl CallReportServer {
             self.stages.get_or_create(&StageLabels { verb, stage }).observe(seconds(micros));
         }
         self.attachments.apply(&report);
+        self.plugin_version.set(&report.version);
         let (namespace, pod, micros) = (&report.namespace, &report.name, report.stages.total);
         if report.outcome == CallOutcome::Failed {
             info!(verb, code, namespace, pod, micros, "CNI call failed");
@@ -173,7 +200,7 @@ impl CallReportServer {
     }
 
     async fn receive(&self, path: &Path) {
-        let mut bytes = vec![0; MAX_REPORT_BYTES];
+        let mut bytes = vec![0; REPORT_MAX_BYTES];
         let mut bound: Option<BoundSocket<_>> = None;
         loop {
             let socket = match bound.take() {

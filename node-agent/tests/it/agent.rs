@@ -15,10 +15,10 @@ use crate::follow::until;
 use crate::install::free_port;
 use crate::repair::{inside, object, pod_netns, ruleset};
 
-struct Agent {
-    child: Child,
+pub(crate) struct Agent {
+    pub(crate) child: Child,
     dir: tempfile::TempDir,
-    monitoring: u16,
+    pub(crate) monitoring: u16,
 }
 
 impl Drop for Agent {
@@ -29,7 +29,7 @@ impl Drop for Agent {
 }
 
 impl Agent {
-    fn start(server: &ApiServer, flags: &[&str]) -> Self {
+    pub(crate) fn start(server: &ApiServer, flags: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path();
         for folder in ["etc/cni/net.d", "opt/cni/bin", "netns"] {
@@ -68,16 +68,16 @@ impl Agent {
         query_agent(&self.client(), &PodQuery { v: 1, uid, namespace, name })
     }
 
-    fn get(&self, path: &str) -> Option<String> {
+    pub(crate) fn get(&self, path: &str) -> Option<String> {
         let to = (Ipv4Addr::LOCALHOST, self.monitoring).into();
         http::get(to, path).ok().filter(|answer| answer.status == 200).map(|answer| answer.body)
     }
 
-    fn pod_list(&self) -> Value {
+    pub(crate) fn pod_list(&self) -> Value {
         self.get("/pods").and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
     }
 
-    fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(PathBuf::from(self.dir.path()).join("log")).unwrap()
     }
 }

@@ -166,6 +166,6 @@ async fn a_full_node_is_listed_in_pages() {
     }
     let (pods, _shutdown) = follow(connect(&server, || None));
     until("all pods", || pods.all().len() == 120).await;
-    assert!(server.requests()[0].contains("limit=50"), "{:?}", server.requests());
-    assert_eq!(server.requests().iter().filter(|asked| asked.contains("continue=")).count(), 2);
+    assert!(server.requests()[0].contains("limit=100"), "{:?}", server.requests());
+    assert_eq!(server.requests().iter().filter(|asked| asked.contains("continue=")).count(), 1);
 }

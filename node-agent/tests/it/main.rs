@@ -4,6 +4,8 @@
 
 mod agent;
 mod follow;
+mod frozen;
 mod install;
+mod memory;
 mod repair;
 mod taint;

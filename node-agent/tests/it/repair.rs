@@ -13,6 +13,7 @@ use weir_agent::metrics::MetricsRegistry;
 use weir_agent::pods::{PodCache, PodFacts};
 use weir_agent::repair::{
     Fallback, FallbackRunner, NetnsPaths, PodStates, RepairLimits, RepairMetrics, RepairOptions, Repairer, RuleState,
+    Visits,
 };
 use weir_agent::socket::Attachments;
 use weir_apiserver::ApiServer;
@@ -53,11 +54,11 @@ pub(crate) fn object(name: &str, ip: &str) -> Value {
     })
 }
 
-fn facts(object: Value) -> PodFacts {
+pub(crate) fn facts(object: Value) -> PodFacts {
     PodFacts::from_pod(serde_json::from_value(object).unwrap(), &[])
 }
 
-fn netns_paths(root: &Path) -> NetnsPaths {
+pub(crate) fn netns_paths(root: &Path) -> NetnsPaths {
     NetnsPaths {
         host_proc: "/proc".into(),
         host_root: root.to_owned(),
@@ -66,14 +67,14 @@ fn netns_paths(root: &Path) -> NetnsPaths {
     }
 }
 
-struct Bench {
-    repairer: Repairer,
-    metrics: MetricsRegistry,
+pub(crate) struct Bench {
+    pub(crate) repairer: Repairer,
+    pub(crate) metrics: MetricsRegistry,
     dir: tempfile::TempDir,
 }
 
 impl Bench {
-    fn new(in_place: bool) -> Self {
+    pub(crate) fn new(in_place: bool) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let metrics = MetricsRegistry::default();
         let options = RepairOptions {
@@ -90,12 +91,13 @@ impl Bench {
             states: PodStates::default(),
             metrics: RepairMetrics::register(&metrics),
             events,
+            visits: Visits::default(),
         };
         Self { repairer, metrics, dir }
     }
 
     /// Adds a pod whose network namespace the plugin has reported.
-    fn reported(&self, name: &str, ip: &str, netns: &Path) {
+    pub(crate) fn reported(&self, name: &str, ip: &str, netns: &Path) {
         self.repairer.pods.put(facts(object(name, ip)));
         self.repairer.attachments.apply(&CallReport {
             v: 1,
@@ -106,7 +108,7 @@ impl Bench {
         });
     }
 
-    fn state(&self, name: &str) -> (RuleState, u32) {
+    pub(crate) fn state(&self, name: &str) -> (RuleState, u32) {
         let state = self.repairer.states.get(&format!("uid-{name}")).unwrap();
         (state.state, state.repairs)
     }
@@ -250,7 +252,7 @@ fn without_in_place_nothing_is_repaired() {
 }
 
 /// Runs reflector and repairer as the agent does.
-fn run(
+pub(crate) fn run(
     server: &ApiServer,
     options: RepairOptions,
     runner: Option<FallbackRunner>,
@@ -266,6 +268,7 @@ fn run(
         states: states.clone(),
         metrics: RepairMetrics::default(),
         events,
+        visits: Visits::default(),
     };
     tokio::spawn(repairer.run(runner, shutdown.clone()));
     (pods, states, attachments, vec![following, shutdown])

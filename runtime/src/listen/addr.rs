@@ -25,6 +25,12 @@ impl ListenAddr {
     }
 }
 
+impl From<SocketAddr> for ListenAddr {
+    fn from(addr: SocketAddr) -> Self {
+        Self { host: Some(addr.ip()), port: addr.port() }
+    }
+}
+
 impl FromStr for ListenAddr {
     type Err = String;
 

@@ -46,7 +46,7 @@ pub fn veth(here: (&Netns, &str), there: (&Netns, &str)) -> Result<(), LabError>
     set_up(far, far_link)
 }
 
-/// Adds an address, without duplicate address detection.
+/// Adds an address to a link that is up, without duplicate address detection, and waits until packets to it are delivered.
 pub fn add_address(netns: &Netns, link: &str, address: IpNet) -> Result<(), LabError> {
     request(
         netns,
@@ -56,9 +56,28 @@ pub fn add_address(netns: &Netns, link: &str, address: IpNet) -> Result<(), LabE
             if address.addr().is_ipv6() {
                 add.message_mut().header.flags |= AddressHeaderFlags::Nodad;
             }
-            add.execute().await.map_err(io_error)
+            add.execute().await.map_err(io_error)?;
+            // The kernel inserts the local route of an IPv6 address later, in a work queue (`addrconf_dad_work`, net/ipv6/addrconf.c).
+            while let IpAddr::V6(address) = address.addr()
+                && !has_local_route(address)?
+            {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            Ok(())
         },
     )
+}
+
+/// Whether the namespace of the calling thread has a local route to an address.
+fn has_local_route(address: Ipv6Addr) -> io::Result<bool> {
+    const RTF_LOCAL: u32 = 0x8000_0000; // linux/ipv6_route.h
+    let destination = format!("{:032x} 80 ", address.to_bits());
+    // One route per line: destination and source with their prefix lengths, gateway, metric, two counters, flags, link.
+    let table = std::fs::read_to_string("/proc/thread-self/net/ipv6_route")?;
+    Ok(table.lines().filter(|line| line.starts_with(&destination)).any(|line| {
+        let flags = line.split_whitespace().nth(8).and_then(|flags| u32::from_str_radix(flags, 16).ok());
+        flags.is_some_and(|flags| flags & RTF_LOCAL != 0)
+    }))
 }
 
 /// Adds a default route of the gateway's family.

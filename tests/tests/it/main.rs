@@ -11,6 +11,7 @@ mod continuous;
 mod crio;
 mod demo;
 mod equivalence;
+mod hostile;
 mod images;
 mod releases;
 mod runtime_facts;

@@ -14,6 +14,28 @@ pub(crate) fn append_port<'a>(list: &'a str, port: &str) -> Cow<'a, str> {
     Cow::Owned(entries().chain([port]).collect::<Vec<_>>().join(","))
 }
 
+/// Parses volumes or mounts of a user: a JSON object from name to object, sorted here, or a list of objects
+/// that have a name.
+///
+/// # Errors
+/// The text is neither.
+pub(crate) fn parse_named(text: &str) -> Result<Vec<(String, Value)>, String> {
+    match serde_json::from_str(text) {
+        Ok(Value::Object(objects)) => {
+            let mut named: Vec<(String, Value)> = objects.into_iter().collect();
+            named.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+            Ok(named)
+        }
+        Ok(Value::Array(items)) => {
+            let named = |item: Value| Some((item["name"].as_str()?.to_owned(), item));
+            let named: Option<Vec<_>> = items.into_iter().map(named).collect();
+            named.ok_or_else(|| "is a list with an item that has no name".to_owned())
+        }
+        Ok(_) => Err("is neither a JSON object nor a list".to_owned()),
+        Err(error) => Err(format!("is not a JSON object: {error}")),
+    }
+}
+
 /// Appends a network to the value of Multus' annotation, in its short or its JSON form, unless it is in it.
 pub(crate) fn append_multus_network(existing: &str, namespace: &str, network: &str) -> String {
     let flat = if namespace.is_empty() { network.to_owned() } else { format!("{namespace}/{network}") };

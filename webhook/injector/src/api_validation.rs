@@ -129,8 +129,9 @@ fn resources(name: &str, resources: &Value, findings: &mut Vec<String>) {
         amounts
     };
     let (requests, limits) = (read("requests"), read("limits"));
+    let limits: HashMap<String, Quantity> = limits.into_iter().collect();
     for (resource, request) in &requests {
-        if limits.iter().any(|(limited, limit)| limited == resource && request > limit) {
+        if limits.get(resource).is_some_and(|limit| request > limit) {
             findings.push(format!(
                 "container '{name}' requests more {resource} ({}) than its limit ({}); set both, with annotations \
                  sidecar.istio.io/proxyCPU, proxyCPULimit, proxyMemory, proxyMemoryLimit or in the values",
@@ -200,16 +201,20 @@ fn pod_resources(pod: &Value, outline: &Value, findings: &mut Vec<String>) {
         .flat_map(|list| named(&outline["spec"][list.field()]))
         .map(|(name, _)| name)
         .collect();
-    let amount =
-        |container: &Value, block: &str, resource: &str| Quantity::of(&container["resources"][block][resource]);
+    // Sums by resource, of all containers and of those that the templates add.
+    let (mut all, mut of_added) = (HashMap::<&str, Quantity>::new(), HashMap::<&str, Quantity>::new());
+    for (name, container) in running() {
+        for (resource, value) in container["resources"]["requests"].as_object().into_iter().flatten() {
+            let Some(amount) = Quantity::of(value) else { continue };
+            let sums = [Some(&mut all), added.contains(name).then_some(&mut of_added)];
+            for sum in sums.into_iter().flatten().map(|sums| sums.entry(resource).or_default()) {
+                *sum = sum.add(amount);
+            }
+        }
+    }
     for (resource, requested) in amounts_of_pod("requests") {
-        let sum = |filter: &dyn Fn(&str) -> bool| {
-            let requests = running().filter(|(name, _)| filter(name));
-            requests
-                .filter_map(|(_, container)| amount(container, "requests", &resource))
-                .fold(Quantity::default(), Quantity::add)
-        };
-        if sum(&|name| added.contains(name)) > Quantity::default() && sum(&|_| true) > requested {
+        let sum = |sums: &HashMap<&str, Quantity>| sums.get(resource.as_str()).copied().unwrap_or_default();
+        if sum(&of_added) > Quantity::default() && sum(&all) > requested {
             findings.push(format!(
                 "with the sidecar, the containers request more {resource} than the pod's spec.resources.requests ({}); \
                  raise the pod's, or lower the sidecar's",
@@ -217,6 +222,8 @@ fn pod_resources(pod: &Value, outline: &Value, findings: &mut Vec<String>) {
             ));
         }
     }
+    let amount =
+        |container: &Value, block: &str, resource: &str| Quantity::of(&container["resources"][block][resource]);
     for (resource, maximum) in amounts_of_pod("limits") {
         for (name, container) in running().filter(|(name, _)| added.contains(name)) {
             if amount(container, "limits", &resource).is_some_and(|limit| limit > maximum) {

@@ -1,6 +1,6 @@
 //! Conflicts of an application with its sidecar: containers that run as the proxy's user, and ports that the sidecar needs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use serde_json::Value;
 
@@ -146,9 +146,10 @@ fn find_host_port_conflicts(pod: &Value, conflicts: &mut Conflicts) {
         let ports = ports.filter_map(|port| Some((port["hostPort"].as_u64().filter(|port| *port != 0)?, port)));
         ports.map(|(number, port)| (number, text(port, "protocol", "TCP"), text(port, "hostIP", "0.0.0.0"))).collect()
     };
-    let Some(proxy) = containers::find(pod, PROXY_CONTAINER).map(requested).filter(|ports| !ports.is_empty()) else {
+    let proxy: HashSet<_> = containers::find(pod, PROXY_CONTAINER).map(requested).into_iter().flatten().collect();
+    if proxy.is_empty() {
         return;
-    };
+    }
     for (name, container) in application_containers(pod) {
         for (number, protocol, address) in requested(container).into_iter().filter(|port| proxy.contains(port)) {
             conflicts.denials.push(format!(

@@ -7,9 +7,10 @@
 //! ```
 //!
 //! The result depends only on the original pod and the settings. An injected pod is first restored to its original
-//! ([`uninject()`]), so injection is idempotent, and new settings leave nothing of the old ones behind. Only what third parties
+//! ([`uninject`]), so injection is idempotent, and new settings leave nothing of the old ones behind. Only what third parties
 //! have since added to the injected containers is kept.
 
+use iptables_rules::text::truncate;
 use serde_json::{Value, json};
 
 use crate::annotations::{self, StringMap};
@@ -29,9 +30,10 @@ use crate::overlay::BuiltinTemplate;
 use crate::overrides::{self, StoredOverrides};
 use crate::request::InjectRequest;
 use crate::selected_templates::{self, SelectedTemplate};
-use crate::settings::{ProxyConfig, Settings};
+use crate::settings::{Platform, ProxyConfig, Release, Settings};
 use crate::template::RenderError;
-use crate::uninject::{self, InjectionRecord, UninjectError, third_party, uninject};
+use crate::uninject::limit::{self, CurrentInjection, Limited};
+use crate::uninject::{self, InjectionRecord, UninjectError, third_party};
 use crate::workload::workload_of_pod;
 use crate::{api_validation, capture, validate, warnings};
 
@@ -79,31 +81,38 @@ pub fn inject(request: &InjectRequest, settings: &Settings) -> Result<InjectOutc
     if let Some(too_large) = api_validation::annotations_too_large(&request.pod) {
         return Err(InjectError::Invalid(vec![too_large]));
     }
-    let before = match uninject(&request.pod) {
-        Ok(before) => before,
+    let exceeded = validate::limits::exceeded(&request.pod);
+    if !exceeded.is_empty() {
+        return Err(InjectError::Invalid(exceeded));
+    }
+    let (before, refused) = match limited_to_injections(request, settings) {
+        Ok(Some(Limited { pod, refused })) => (Some(pod), refused),
         // An unreadable status annotation records no injection.
-        Err(UninjectError::Status(_)) => None,
+        Ok(None) | Err(UninjectError::Status(_)) => (None, Vec::new()),
         Err(error) => return Err(InjectError::Invalid(vec![error.to_string()])),
     };
-    let pod = before.as_ref().map_or(&request.pod, |before| &before.pod);
+    let pod = before.as_ref().unwrap_or(&request.pod);
     let DecisionTrace { decision, mut warnings, .. } =
-        decide(pod, request.namespace.as_deref(), InjectionPolicy::of(settings));
+        decide(pod, request.namespace_for_decision(), InjectionPolicy::of(settings));
     if let Decision::Skip(reason) = decision {
         return Ok(InjectOutcome::Skipped { reason, warnings });
     }
-    let Prepared { stored, proxy_config, templates } = prepare(request, pod, settings)?;
+    let Prepared { stored, proxy_config, templates, refused: undeclared } = prepare(request, pod, settings)?;
+    warnings.extend(refused_warning(refused, undeclared));
     let workload = request.workload.clone().unwrap_or_else(|| workload_of_pod(pod, request.namespace.as_deref()));
     let mut context = InjectContext::new(request, pod, settings, &stored, proxy_config, workload);
 
     let mut injected = pod.clone();
-    let overlay = apply_overlays(&mut injected, pod, &templates, &context)?;
+    let (overlay, fingerprint) = apply_overlays(&mut injected, pod, &templates, &context, &mut warnings)?;
     let equivalents = selected_templates::builtin_equivalents(&templates, &injected);
     // Templates of old releases have no native sidecars.
     context.native &= ContainerList::InitContainers.find(&injected, PROXY_CONTAINER).is_some();
     let applied = overrides::reapply(&mut injected, pod, &overlay, &stored, settings.platform)?;
     overrides::sync_init_user(&mut injected, &applied, context.uses_tproxy());
-    if let Some(record) = applied.to_annotation() {
-        annotate(&mut injected, annotations::OVERRIDES, &record);
+    match applied.to_annotation() {
+        Some(record) => annotate(&mut injected, annotations::OVERRIDES, &record),
+        // One of the author's would count as the record of this injection from now on.
+        None => remove_annotation(&mut injected, annotations::OVERRIDES),
     }
     warnings.extend(warnings::collect(pod, &injected, &equivalents, &context));
     let mut findings = Vec::new();
@@ -116,10 +125,10 @@ pub fn inject(request: &InjectRequest, settings: &Settings) -> Result<InjectOutc
     let variables =
         injection.as_ref().map_or_else(Vec::new, |now| third_party::unlisted_variables(&injected, now, pod));
     if let (Some(_), Some(now)) = (&before, &injection) {
-        third_party::carry_over_changes(&request.pod, pod, &mut injected, now);
+        third_party::carry_over_changes(&request.pod, pod, &mut injected, now, &fingerprint);
     }
     findings.extend(write_capture_annotation(&mut injected, &equivalents, settings).err().into_iter().flatten());
-    let record = uninject::build_original_record(&injected, injection.as_ref(), pod, &variables);
+    let record = uninject::build_original_record(&injected, injection.as_ref(), pod, &variables, &fingerprint);
     annotate(&mut injected, annotations::ORIGINAL, &record);
     let Conflicts { mut denials, warnings: conflicts } = conflicts::find(&injected, &equivalents, &context);
     findings.append(&mut denials);
@@ -131,11 +140,63 @@ pub fn inject(request: &InjectRequest, settings: &Settings) -> Result<InjectOutc
     Ok(InjectOutcome::Injected { pod: injected, templates: selected_templates::names(&templates), warnings })
 }
 
+/// Restores an injected pod, limited to what an injection can have changed, see [`limit`].
+fn limited_to_injections(request: &InjectRequest, settings: &Settings) -> Result<Option<Limited>, UninjectError> {
+    let restored = || Ok(uninject::restore(&request.pod)?.map(|restored| restored.pod));
+    let Some(first) = restored()? else { return Ok(None) };
+    let current = CurrentInjection {
+        overlay: None,
+        annotations: Some(&settings.injection.injected_annotations),
+        variables: Some(&request.url_env),
+        assigns_users: settings.platform == Platform::OpenShift,
+    };
+    let trial = limit::limit(&request.pod, first, current);
+    if trial.refused.is_empty() {
+        return Ok(Some(trial));
+    }
+    // The templates may explain the rest: what they add again is not lost.
+    let Some(overlay) = render_for(request, &trial.pod, settings) else { return Ok(Some(trial)) };
+    drop(trial);
+    let current = CurrentInjection { overlay: Some(&overlay), ..current };
+    Ok(restored()?.map(|restored| limit::limit(&request.pod, restored, current)))
+}
+
+/// Returns what the templates add to a pod, merged; `None` if they cannot be rendered.
+fn render_for(request: &InjectRequest, pod: &Value, settings: &Settings) -> Option<Value> {
+    let Prepared { stored, proxy_config, templates, .. } = prepare(request, pod, settings).ok()?;
+    let workload = request.workload.clone().unwrap_or_else(|| workload_of_pod(pod, request.namespace.as_deref()));
+    let context = InjectContext::new(request, pod, settings, &stored, proxy_config, workload);
+    let rendered = selected_templates::render_all(&templates, pod, &context, &mut Vec::new()).ok()?;
+    rendered.into_iter().try_fold(json!({}), merge_pod).ok()
+}
+
+/// Warns about what the records would have changed.
+fn refused_warning(mut refused: Vec<String>, mut undeclared: Vec<String>) -> Option<String> {
+    const SHOWN: usize = 5;
+    refused.append(&mut undeclared);
+    let rest = refused.len().saturating_sub(SHOWN);
+    let more = if rest > 0 { format!(" and {rest} more") } else { String::new() };
+    let shown = refused.iter().take(SHOWN).map(|path| truncate(path)).collect::<Vec<_>>().join(", ");
+    (!refused.is_empty()).then(|| {
+        format!("the pod's records of an injection ask to restore what an injection does not write; kept as it is: {shown}{more}")
+    })
+}
+
+fn remove_annotation(pod: &mut Value, name: &str) {
+    if let Some(annotations) =
+        pod.get_mut("metadata").and_then(|metadata| metadata.get_mut("annotations")?.as_object_mut())
+    {
+        annotations.shift_remove(name);
+    }
+}
+
 /// What the pod asks for, read and validated.
 struct Prepared<'a> {
     stored: StoredOverrides,
     proxy_config: ProxyConfig,
     templates: Vec<SelectedTemplate<'a>>,
+    /// Paths of recorded declarations that do not count.
+    refused: Vec<String>,
 }
 
 /// Reads and validates what the pod asks for; an error has all findings at once.
@@ -147,6 +208,13 @@ fn prepare<'a>(request: &InjectRequest, pod: &Value, settings: &'a Settings) -> 
         findings.push(finding);
         StoredOverrides::default()
     });
+    let mut refused = Vec::new();
+    let current = CurrentInjection {
+        assigns_users: settings.platform == Platform::OpenShift,
+        variables: Some(&request.url_env),
+        ..CurrentInjection::default()
+    };
+    let stored = stored.limited(|container| limit::limit_declaration(&request.pod, container, current, &mut refused));
     let annotation = annotations.get(annotations::PROXY_CONFIG);
     let labels = StringMap::of(pod, "labels");
     let namespace = request.namespace_of_pod();
@@ -168,20 +236,22 @@ fn prepare<'a>(request: &InjectRequest, pod: &Value, settings: &'a Settings) -> 
         findings.extend(merge_metrics(&mut pod.clone(), metrics_options(settings)).err().into_iter().flatten());
     }
     if findings.is_empty() {
-        Ok(Prepared { stored, proxy_config, templates })
+        Ok(Prepared { stored, proxy_config, templates, refused })
     } else {
         Err(InjectError::Invalid(findings))
     }
 }
 
-/// Merges the templates' overlays into the pod in order, and returns the names of what they add.
+/// Merges the templates' overlays into the pod in order, and returns the names of what they add and its fingerprint. Adds warnings.
 fn apply_overlays(
     injected: &mut Value,
     original: &Value,
     templates: &[SelectedTemplate<'_>],
     context: &InjectContext<'_>,
-) -> Result<Value, InjectError> {
-    let mut rendered = selected_templates::render_all(templates, original, context)?;
+    warnings: &mut Vec<String>,
+) -> Result<(Value, String), InjectError> {
+    let mut rendered = selected_templates::render_all(templates, original, context, warnings)?;
+    let fingerprint = third_party::fingerprint(&rendered, &context.env_overrides);
     let mut outline = rendered.first().map_or_else(|| json!({}), containers::outline);
     for next in rendered.iter_mut().skip(1) {
         overrides::align_proxy_list(next, &outline);
@@ -191,7 +261,7 @@ fn apply_overlays(
     for next in rendered {
         *injected = merge_pod(injected.take(), next)?;
     }
-    Ok(outline)
+    Ok((outline, fingerprint))
 }
 
 fn metrics_options(settings: &Settings) -> MetricsMergeOptions {
@@ -208,7 +278,9 @@ fn finish_pod(pod: &mut Value, overlay: &Value, context: &InjectContext<'_>) -> 
     override_env(pod, &context.env_overrides);
     let mut warnings = merge_metrics(pod, metrics_options(settings))?;
     announce_secure_port(pod);
-    let probes = ProbeRewriteOptions { enabled: settings.values.rewrite_probes, status_port };
+    let agent = containers::find(pod, PROXY_CONTAINER).and_then(Release::of_container).unwrap_or(settings.release);
+    let lifecycle = !agent.is_before(25);
+    let probes = ProbeRewriteOptions { enabled: settings.values.rewrite_probes, status_port, lifecycle };
     warnings.extend(rewrite_probes(pod, probes));
     if !context.network.is_empty() {
         label(pod, annotations::NETWORK, context.network);

@@ -42,6 +42,13 @@ impl StoredOverrides {
         Ok(Self(stored))
     }
 
+    /// Keeps the containers for which `limit` returns a value.
+    pub(crate) fn limited(self, mut limit: impl FnMut(Value) -> Option<Value>) -> Self {
+        let mut containers: Vec<(String, Value)> = self.0.into_iter().collect();
+        containers.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        Self(containers.into_iter().filter_map(|(name, container)| Some((name, limit(container)?))).collect())
+    }
+
     pub(crate) fn find(&self, name: &str) -> Option<&Value> {
         self.0.get(name)
     }

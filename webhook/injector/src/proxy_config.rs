@@ -12,6 +12,8 @@ pub(crate) use message::IMAGE;
 use message::PROXY_CONFIG;
 use schema::{Field, canonical, snake_case};
 
+use crate::template::upper_first;
+
 /// Complete configuration of one proxy: what is not set has Istio's default.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ProxyConfig {
@@ -237,6 +239,11 @@ impl ProxyConfig {
     #[cfg(test)]
     pub(crate) fn fields(&self) -> &Map<String, Value> {
         &self.fields
+    }
+
+    /// Whether the Go type of the message has the field.
+    pub(crate) fn has_go_field(name: &str) -> bool {
+        PROXY_CONFIG.iter().any(|field| upper_first(field.name) == name)
     }
 
     /// Returns every field of the message; unset scalars, lists and maps have their zero value, other unset fields are null.

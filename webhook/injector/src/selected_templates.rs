@@ -71,25 +71,26 @@ pub(crate) fn select<'a>(
     if errors.is_empty() { Ok(templates) } else { Err(errors) }
 }
 
-/// Renders the templates in their order; each result is the partial pod to merge.
+/// Renders the templates in their order; each result is the partial pod to merge. Adds warnings.
 pub(crate) fn render_all(
     templates: &[SelectedTemplate<'_>],
     pod: &Value,
     context: &InjectContext<'_>,
+    warnings: &mut Vec<String>,
 ) -> Result<Vec<Value>, RenderError> {
     let mut data = None;
     let options = RenderOptions {
         native_sidecars: context.settings.is_native_on(pod["spec"]["nodeName"].as_str()),
         before_1_22: context.settings.release.is_before(22),
     };
-    let render = |template: &SelectedTemplate<'_>| match template.body {
+    let mut render = |template: &SelectedTemplate<'_>| match template.body {
         TemplateBody::BuiltIn(template) => Ok(template.render(context)),
         TemplateBody::Custom(template, shared) => {
             let data = data.get_or_insert_with(|| template_data::for_pod(context, pod, shared));
-            template.render(data, options)
+            template.render(data, options, warnings)
         }
     };
-    templates.iter().map(render).collect()
+    templates.iter().map(&mut render).collect()
 }
 
 pub(crate) fn names(templates: &[SelectedTemplate<'_>]) -> Vec<String> {

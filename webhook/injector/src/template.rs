@@ -14,6 +14,7 @@ mod functions;
 mod go_names;
 mod limits;
 mod print;
+mod rendered_yaml;
 mod set;
 mod whitespace;
 
@@ -22,8 +23,10 @@ use std::fmt;
 use gotmpl::{Template as Engine, TemplateError, Value as Data};
 use serde_json::{Map, Value};
 
+use crate::findings::join_findings;
 use crate::yaml;
 pub(crate) use data::SharedTemplateData;
+pub(crate) use go_names::upper_first;
 pub(crate) use limits::RenderOptions;
 pub use set::TemplateSet;
 
@@ -84,12 +87,22 @@ impl CustomTemplate {
         &self.warnings
     }
 
-    /// Renders the template to a partial pod.
+    /// Renders the template to a partial pod. Fields that Kubernetes does not know are left out, with a warning.
     ///
     /// # Errors
     /// The template fails, exceeds a limit, or does not render to a partial pod.
-    pub(crate) fn render(&self, data: &Data, options: RenderOptions) -> Result<Value, RenderError> {
-        self.parse_output(&self.render_text(data, options)?)
+    pub(crate) fn render(
+        &self,
+        data: &Data,
+        options: RenderOptions,
+        warnings: &mut Vec<String>,
+    ) -> Result<Value, RenderError> {
+        let mut partial_pod = self.parse_output(&self.render_text(data, options)?)?;
+        let unknown = data::remove_unknown_fields(&mut partial_pod);
+        if !unknown.is_empty() {
+            warnings.push(format!("template {:?}: unknown fields are left out: {}", self.name, join_findings(&unknown)));
+        }
+        Ok(partial_pod)
     }
 
     fn render_text(&self, data: &Data, options: RenderOptions) -> Result<String, RenderError> {
@@ -105,7 +118,8 @@ impl CustomTemplate {
 
     fn parse_output(&self, text: &str) -> Result<Value, RenderError> {
         let error = |reason| RenderError { name: self.name.clone(), line: 0, reason };
-        let mut partial_pod = yaml::from_str(text).map_err(|yaml_error| {
+        let parsed = rendered_yaml::parse(text).map_or_else(|| yaml::from_str(text), Ok);
+        let mut partial_pod = parsed.map_err(|yaml_error| {
             let reason = yaml_error.to_string();
             error(format!("output is not YAML: {reason}{}", quoted_line(text, &reason)))
         })?;

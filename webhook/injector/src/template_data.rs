@@ -9,19 +9,23 @@ use crate::annotations;
 use crate::context::InjectContext;
 use crate::quantity::Quantity;
 use crate::template::SharedTemplateData;
-use crate::template::data::{object_meta, pod_spec, proxy_config, text};
+use crate::template::data::{COMPLETE_KEY, object_meta, pod_spec, proxy_config, text};
 
 /// Returns the data for `pod`, which must be without an injection.
 pub(crate) fn for_pod(context: &InjectContext<'_>, pod: &Value, shared: &SharedTemplateData) -> Data {
     let settings = context.settings;
     let workload = &context.workload;
     let localhost = settings.mesh.inbound_localhost;
+    let is_default = context.proxy_config == settings.mesh.default_config;
+    let effective_config =
+        if is_default { shared.default_config.clone() } else { proxy_config(&context.proxy_config) };
     map([
+        (COMPLETE_KEY, Data::Bool(true)),
         ("TypeMeta", map([("APIVersion", text(&workload.api_version)), ("Kind", text(&workload.kind))])),
         ("DeploymentMeta", map([("Name", text(&workload.name)), ("Namespace", text(&workload.namespace))])),
         ("ObjectMeta", object_meta(pod.get("metadata"))),
         ("Spec", pod_spec(pod.get("spec"))),
-        ("ProxyConfig", proxy_config(&context.proxy_config)),
+        ("ProxyConfig", effective_config),
         ("MeshConfig", shared.mesh.clone()),
         ("Values", shared.values.clone()),
         ("Revision", text(&settings.revision)),

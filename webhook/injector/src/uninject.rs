@@ -7,8 +7,8 @@
 //!
 //! Most of the original can be reconstructed: `sidecar.istio.io/status` lists what was added, variables of the proxy hold the
 //! application's probes and metrics, and `proxy.istio.io/overrides` holds what the user declared for the proxy. The annotation
-//! records only the rest, so that of a typical pod is `{"v":1}`. A pod of Istio's own injector has no such annotation; what
-//! cannot be restored is reported.
+//! records only the rest, so that of a typical pod has no more than a version and a fingerprint. A pod of Istio's own injector has no
+//! such annotation; what cannot be restored is reported.
 //!
 //! Everything is addressed by name, so changes of the pod after its injection are kept. The records prove nothing, because the
 //! author of a pod can write them: [`limit`] bounds what they may change.
@@ -118,7 +118,7 @@ fn parse_original_record(text: &str) -> Result<Delta, UninjectError> {
 }
 
 /// Returns the value of annotation `weir.dev/original`: the difference between the reconstruction of `injected` and `original`,
-/// and the variables that a second injection needs, see [`third_party`].
+/// and the variables and the fingerprint that a second injection needs, see [`third_party`].
 ///
 /// If it exceeds [`RECORD_MAX_BYTES`], the difference is left out and the record is marked `partial`.
 pub(crate) fn build_original_record(
@@ -126,9 +126,11 @@ pub(crate) fn build_original_record(
     injection: Option<&InjectionRecord>,
     original: &Value,
     variables: &[String],
+    fingerprint: &str,
 ) -> String {
     let mut record = Map::new();
     record.insert("v".to_owned(), VERSION.into());
+    record.insert(third_party::FINGERPRINT.to_owned(), fingerprint.into());
     if !variables.is_empty() {
         record.insert(third_party::VARIABLES.to_owned(), json!(variables));
     }
@@ -137,5 +139,9 @@ pub(crate) fn build_original_record(
         record.append(&mut delta::diff(&reconstructed, original));
     }
     let text = Value::Object(record).to_string();
-    if text.len() > RECORD_MAX_BYTES { json!({"v": VERSION, "partial": true}).to_string() } else { text }
+    if text.len() > RECORD_MAX_BYTES {
+        json!({"v": VERSION, third_party::FINGERPRINT: fingerprint, "partial": true}).to_string()
+    } else {
+        text
+    }
 }

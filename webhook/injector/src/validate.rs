@@ -7,6 +7,7 @@ use iptables_rules::annotations::ProxySpec;
 use iptables_rules::text::parse_bool;
 use serde_json::{Map, Value};
 
+use crate::annotation_values::parse_named;
 use crate::annotations::{self as name, StringMap};
 use crate::capture::capture_annotations;
 use crate::findings::type_name;
@@ -151,15 +152,11 @@ fn no_control_characters(value: &str) -> Result<(), String> {
     if value.chars().any(char::is_control) { Err("has control characters".to_owned()) } else { Ok(()) }
 }
 
-fn object(value: &str) -> Result<Map<String, Value>, String> {
-    serde_json::from_str(value).map_err(|error| format!("is not a JSON object: {error}"))
-}
-
-/// Checks every entry of a JSON object; `expected` says what an entry must be.
+/// Checks every entry of [`parse_named`]; `expected` says what an entry must be.
 fn entries(value: &str, is_valid: impl Fn(&str, &Value) -> bool, expected: &str) -> Result<(), String> {
-    let object = object(value)?;
-    let bad: Vec<&str> =
-        object.iter().filter(|(key, value)| !is_valid(key, value)).map(|(key, _)| key.as_str()).collect();
+    let entries = parse_named(value)?;
+    let bad = entries.iter().filter(|(name, value)| !is_valid(name, value));
+    let bad: Vec<&str> = bad.map(|(name, _)| name.as_str()).collect();
     if bad.is_empty() { Ok(()) } else { Err(format!("{} is not {expected}", quoted(&bad))) }
 }
 
@@ -181,7 +178,10 @@ fn mounts(value: &str) -> Result<(), String> {
 }
 
 fn variables(value: &str) -> Result<(), String> {
-    entries(value, |name, _| is_env_var_name(name), "a valid environment variable name")
+    let object: Map<String, Value> =
+        serde_json::from_str(value).map_err(|error| format!("is not a JSON object: {error}"))?;
+    let bad: Vec<&str> = object.keys().map(String::as_str).filter(|name| !is_env_var_name(name)).collect();
+    if bad.is_empty() { Ok(()) } else { Err(format!("{} is not a valid environment variable name", quoted(&bad))) }
 }
 
 fn quoted(entries: &[&str]) -> String {

@@ -1,5 +1,7 @@
 //! Warnings about injected pods: settings that do not do what they seem to.
 
+use iptables_rules::names::annotation::IPV6;
+use iptables_rules::names::variable::DUAL_STACK;
 use iptables_rules::text::parse_bool;
 use serde_json::Value;
 
@@ -37,6 +39,9 @@ pub(crate) fn collect(
     if has(BuiltinTemplate::Sidecar) && !context.native && beside_application && context.interception_mode != "NONE" {
         warnings.extend(init_before_proxy(pod, injected, context));
     }
+    if has(BuiltinTemplate::Sidecar) && context.interception_mode != "NONE" {
+        warnings.extend(ipv6_without_dual_stack(context));
+    }
     warnings.extend(shared_pod_resources(
         pod,
         has(BuiltinTemplate::Sidecar) || has(BuiltinTemplate::GrpcAgent),
@@ -66,6 +71,23 @@ fn ignored_annotations(context: &InjectContext<'_>) -> Vec<String> {
         warnings.push(format!("annotation '{key}' is ignored: {value:?} is neither \"true\" nor \"false\""));
     }
     warnings
+}
+
+/// Warns about pods that expect IPv6 to go through a proxy that accepts IPv4 only. The addresses of the pod are not known yet.
+fn ipv6_without_dual_stack(context: &InjectContext<'_>) -> Option<String> {
+    let policy = context.annotations.get(IPV6);
+    let dual_stack = context.proxy_config.metadata_value(DUAL_STACK).and_then(parse_bool);
+    if dual_stack == Some(true) || policy == Some("leave") {
+        return None;
+    }
+    let ranges = [name::INCLUDE_OUTBOUND_RANGES, name::EXCLUDE_OUTBOUND_RANGES];
+    let has_ipv6 = |key: &&&str| context.annotations.get(key).is_some_and(|ranges| ranges.contains(':'));
+    let key = if policy.is_some() { IPV6 } else { ranges.iter().find(has_ipv6)? };
+    Some(format!(
+        "annotation '{key}' is about IPv6, but the proxy of a pod with an IPv4 address accepts no IPv6, so such connections fail; \
+         set {DUAL_STACK}=true for the control plane and in the proxyMetadata, or annotation '{IPV6}' to \"leave\" to let them bypass \
+         the mesh"
+    ))
 }
 
 /// Warns about pods that should complete, but whose proxy keeps running.

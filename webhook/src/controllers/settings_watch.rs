@@ -10,7 +10,6 @@
 mod objects;
 
 use std::collections::HashMap;
-use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -26,7 +25,7 @@ use weir_injector::settings::{NamespaceAnnotations, Nodes, ProxyConfigResources}
 use weir_runtime::events::EventRecord;
 use weir_runtime::health::{Condition, ReadinessImpact};
 use weir_runtime::tasks::Tasks;
-use weir_runtime::{Cache, Reflector};
+use weir_runtime::{Cache, ObjectLimits, Reflector, SkippedObject};
 
 use self::objects::{ConfigMapData, NodeObject, NodeVersion, ParsedProxyConfig, namespace_annotations};
 use super::ControllerContext;
@@ -43,6 +42,10 @@ const STATUS_INTERVAL: Duration = Duration::from_secs(5);
 /// Group and version of `ProxyConfig` resources.
 const GROUP: &str = "networking.istio.io";
 const VERSION: &str = "v1beta1";
+/// Tenants write `ProxyConfig` resources, and they are kept whole, several times: real ones have less than 2 KiB.
+const PROXY_CONFIG_LIMITS: ObjectLimits = ObjectLimits { object_bytes: 64 << 10, namespace_bytes: 256 << 10 };
+/// Skipped objects that a condition names.
+const SKIPPED_SHOWN: usize = 5;
 /// Silence of the API server that is reported; bookmarks come about every minute.
 const SILENCE_THRESHOLD: Duration = Duration::from_mins(5);
 
@@ -92,6 +95,7 @@ struct CacheStatus {
     synced: bool,
     age: Option<Duration>,
     last_error: Option<String>,
+    skipped: Vec<SkippedObject>,
 }
 
 /// A cache, and what is done with its objects.
@@ -121,6 +125,7 @@ pub(super) fn spawn(config: WatchConfig, context: &ControllerContext, tasks: &Ta
             },
             api: Box::new(move |client| Api::<ConfigMap>::namespaced(client, &namespace)),
             field_selector: format!("metadata.name={}", map.name),
+            limits: ObjectLimits::ETCD,
             transform: ConfigMapData::from,
         };
         let apply = move |cache: &Cache<_>, builder: &mut _| apply_config_map(&map, cache, builder);
@@ -132,6 +137,7 @@ pub(super) fn spawn(config: WatchConfig, context: &ControllerContext, tasks: &Ta
             name: "proxyconfigs",
             api: Box::new(|client| Api::<DynamicObject>::all_with(client, &proxy_config_kind())),
             field_selector: String::new(),
+            limits: PROXY_CONFIG_LIMITS,
             transform: ParsedProxyConfig::from,
         };
         resources.push(watch.spawn(Cache::default(), context, tasks, apply_proxy_configs()));
@@ -142,6 +148,7 @@ pub(super) fn spawn(config: WatchConfig, context: &ControllerContext, tasks: &Ta
             name: "nodes",
             api: Box::new(Api::<NodeObject>::all),
             field_selector: String::new(),
+            limits: ObjectLimits::ETCD,
             transform: NodeVersion::from,
         };
         resources.push(watch.spawn(Cache::default(), context, tasks, |cache, builder| {
@@ -157,6 +164,7 @@ pub(super) fn spawn(config: WatchConfig, context: &ControllerContext, tasks: &Ta
             name: "namespaces",
             api: Box::new(Api::<PartialObjectMeta<Namespace>>::all),
             field_selector: String::new(),
+            limits: ObjectLimits::ETCD,
             transform: namespace_annotations,
         };
         resources.push(watch.spawn(Cache::default(), context, tasks, |cache, builder| {
@@ -182,12 +190,13 @@ struct ResourceWatch<K, T> {
     name: &'static str,
     api: Box<dyn Fn(Client) -> Api<K> + Send + Sync>,
     field_selector: String,
+    limits: ObjectLimits,
     transform: fn(K) -> T,
 }
 
 impl<K, T> ResourceWatch<K, T>
 where
-    K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+    K: Resource + DeserializeOwned + Send + Sync + 'static,
     T: PartialEq + Send + Sync + 'static,
 {
     fn spawn(
@@ -197,13 +206,14 @@ where
         tasks: &Tasks,
         mut apply: impl FnMut(&Cache<T>, &mut SettingsBuilder) -> Vec<EventRecord> + Send + 'static,
     ) -> WatchedResource {
-        let Self { source, name, api, field_selector, transform } = self;
+        let Self { source, name, api, field_selector, limits, transform } = self;
         let reflector = Reflector {
             client_factory: Arc::clone(&context.client_factory),
             kind: name,
             api,
             field_selector,
             label_selector: String::new(),
+            limits,
             transform: Box::new(transform),
             cache: cache.clone(),
         };
@@ -218,6 +228,7 @@ where
                 synced: status.is_synced(),
                 age: status.age(),
                 last_error: status.last_error(),
+                skipped: status.skipped(),
             }),
             condition: conditions.register(name, ReadinessImpact::Blocking, "CacheNotSynced", "cache not synced yet"),
         }
@@ -226,10 +237,18 @@ where
 
 impl WatchedResource {
     fn update_condition(&self) {
-        let CacheStatus { synced, age, last_error } = (self.status)();
+        let CacheStatus { synced, age, last_error, skipped } = (self.status)();
         let silence = age.filter(|age| *age > SILENCE_THRESHOLD);
         let error = last_error.or(silence.map(|silence| format!("no event for {} s", silence.as_secs())));
         match (synced, error) {
+            (true, None) if !skipped.is_empty() => {
+                let shown: Vec<_> = skipped.iter().take(SKIPPED_SHOWN).map(ToString::to_string).collect();
+                let more = skipped.len() - shown.len();
+                let more = if more == 0 { String::new() } else { format!("; and {more} more") };
+                let message =
+                    format!("synced; skipped objects (last good versions are used): {}{more}", shown.join("; "));
+                self.condition.set_degraded("ObjectsSkipped", message);
+            }
             (true, None) => self.condition.set_ok("CacheSynced", "synced"),
             (true, Some(error)) => {
                 self.condition.set_ok("CacheStale", format!("using the cached state; API server: {error}"));

@@ -1,4 +1,4 @@
-//! Answers an AdmissionReview: from the bytes of a request to those of its response. Pure computation, so it runs inline.
+//! Answers an AdmissionReview: from the bytes of a request to those of its response. Pure computation, on a thread of its own.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -7,6 +7,7 @@ use weir_injector::admission::{AdmissionResult, DecodeError, Request, Review, Re
 use weir_injector::settings::Settings;
 use weir_injector::{InjectError, InjectOutcome, InjectRequest, SkipReason, patch};
 
+use super::json_size::{JsonSize, MAX_SEPARATORS};
 use crate::metrics::ReviewFailure;
 
 /// Injects a pod: [`weir_injector::inject`], or a stand-in in tests.
@@ -94,6 +95,9 @@ impl ReviewOutcome {
 
 /// Answers the body of a request.
 pub fn handle(body: &[u8], url_env: BTreeMap<String, String>, settings: &Settings, inject: InjectFn) -> ReviewResult {
+    if JsonSize::scan(body).is_excessive() {
+        return excessive_result(body);
+    }
     let Review { api_version, request } = match Review::decode(body) {
         Ok(review) => review,
         Err(error) => return decode_error_result(body, &error),
@@ -108,6 +112,15 @@ pub fn handle(body: &[u8], url_env: BTreeMap<String, String>, settings: &Setting
     let message = "internal error while injecting this pod; see the webhook's log".to_owned();
     let response = ReviewResponse::denied(api_version, &uid, 500, "InternalError", message);
     ReviewResult { status: 500, response, outcome: ReviewOutcome::Failed(ReviewFailure::Internal), subject }
+}
+
+/// Denies a review that would take too much memory to parse.
+fn excessive_result(body: &[u8]) -> ReviewResult {
+    let ReviewId { api_version, uid } = ReviewId::extract(body);
+    let message = format!("weir: the review has too many values (limit: {} fields and items)", MAX_SEPARATORS / 2);
+    let response = ReviewResponse::denied(api_version, &uid, 422, "Invalid", message);
+    let (outcome, subject) = (ReviewOutcome::Failed(ReviewFailure::Denied), ReviewSubject::default());
+    ReviewResult { status: 200, response, outcome, subject }
 }
 
 /// Returns the result for a request that is not a review; its body has the shape of a review all the same.

@@ -20,6 +20,7 @@ use weir_injector::{InjectError, InjectOutcome, InjectRequest, SkipReason};
 use weir_webhook::certs;
 use weir_webhook::health::ServerHealth;
 use weir_webhook::metrics::Metrics;
+use weir_webhook::server::bodies::BodyLimit;
 use weir_webhook::server::concurrency::ConcurrencyLimit;
 use weir_webhook::server::log_limit::LogLimiter;
 use weir_webhook::server::router::{self, AppState, BODY_LIMIT};
@@ -33,6 +34,10 @@ fn obey(request: &InjectRequest, _: &Settings) -> Result<InjectOutcome, InjectEr
             Ok(InjectOutcome::Skipped { reason: SkipReason::HostNetwork, warnings: vec!["a label is odd".to_owned()] })
         }
         Some("panic") => panic!("asked for"),
+        Some("slow") => {
+            std::thread::sleep(Duration::from_millis(1500));
+            Ok(InjectOutcome::Skipped { reason: SkipReason::OptedOut, warnings: Vec::new() })
+        }
         _ => {
             let mut pod = request.pod.clone();
             pod["metadata"]["labels"] = json!({"seen": "yes"});
@@ -57,6 +62,7 @@ fn app_with(slots: usize, settings: Option<Settings>) -> Arc<AppState> {
         metrics: Arc::new(Metrics::new()),
         health: Arc::new(health),
         concurrency: ConcurrencyLimit::new(NonZeroUsize::new(slots).unwrap(), Duration::from_secs(4)),
+        bodies: BodyLimit::new(32 << 20),
         log_limiter: LogLimiter::new(0),
         inject: obey,
     })
@@ -289,7 +295,7 @@ async fn body_that_does_not_arrive_gets_408() {
     let app = app();
     let got = post(&app, Body::new(Endless(None))).await;
     assert_eq!(got.status, StatusCode::REQUEST_TIMEOUT);
-    assert!(got.message().contains("4s"), "{}", got.text);
+    assert!(got.message().contains("3s"), "{}", got.text);
     assert!(app.metrics.render().contains("sidecar_injection_failure_total{reason=\"timeout\"} 1"));
 }
 
@@ -300,20 +306,69 @@ async fn review_that_would_be_late_gets_429() {
         let (path, router) = (format!("/inject?timeout={timeout}"), router::https(Arc::clone(&app)));
         async move { send(router, Method::POST, &path, Some("application/json"), body).await }
     };
-    // Takes the only slot until its own timeout.
-    let slow = tokio::spawn(ask("2s", Body::new(Endless(None))));
-    while !app.metrics.render().contains("weir_webhook_in_flight 1") {
-        tokio::task::yield_now().await;
+    // Takes the only turn.
+    let slow = tokio::spawn(ask("4s", review("v1", "slow").to_string().into()));
+    while !app.metrics.render().contains("weir_webhook_wait_seconds_count 1") {
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
+    let live = send(router::https(Arc::clone(&app)), Method::GET, "/livez", None, "").await;
+    assert!(live.status.is_success() && !slow.is_finished(), "a review that is decided holds up no probe");
     let got = ask("100ms", review("v1", "").to_string().into()).await;
     assert_eq!((got.status.as_u16(), got.retry_after.as_deref()), (429, Some("1")), "{}", got.text);
-    // A longer timeout is enough to get the slot.
+    // A longer timeout is enough to get the turn.
     let patient = ask("4s", review("v1", "").to_string().into()).await;
-    assert_eq!((slow.await.unwrap().status.as_u16(), patient.status.as_u16()), (408, 200));
+    assert_eq!((slow.await.unwrap().status.as_u16(), patient.status.as_u16()), (200, 200));
     let text = app.metrics.render();
     for line in ["sidecar_injection_failure_total{reason=\"overloaded\"} 1", "weir_webhook_in_flight 0"] {
         assert!(text.lines().any(|found| found == line), "{line:?} is missing in\n{text}");
     }
+}
+
+#[tokio::test]
+async fn unfinished_bodies_hold_no_turn() {
+    let app = app_with(1, Some(Settings::from_values_and_mesh(None, None).unwrap()));
+    let unfinished: Vec<_> = (0..600)
+        .map(|_| {
+            let app = Arc::clone(&app);
+            tokio::spawn(async move { post(&app, Body::new(Endless(None))).await.status.as_u16() })
+        })
+        .collect();
+    while !app.metrics.render().contains("weir_webhook_in_flight 512") {
+        tokio::task::yield_now().await;
+    }
+    for _ in 0..10 {
+        assert_eq!(post(&app, review("v1", "").to_string()).await.status, StatusCode::OK);
+    }
+    let mut statuses = BTreeMap::<_, usize>::new();
+    for request in unfinished {
+        *statuses.entry(request.await.unwrap()).or_default() += 1;
+    }
+    assert_eq!(statuses.keys().copied().collect::<Vec<_>>(), [408, 429]);
+    assert!(statuses[&429] >= 88, "more than the share of one client: {statuses:?}");
+}
+
+#[tokio::test]
+async fn bodies_over_the_budget_get_429() {
+    let app = app();
+    let mut text = review("v1", "slow").to_string();
+    text.push_str(&" ".repeat(5 << 20));
+    let large = (0..8).map(|_| {
+        let (app, text) = (Arc::clone(&app), text.clone());
+        tokio::spawn(async move { post(&app, text).await })
+    });
+    let mut statuses = BTreeMap::<_, usize>::new();
+    let large: Vec<_> = large.collect();
+    // Large bodies have a share of their own.
+    assert_eq!(post(&app, review("v1", "").to_string()).await.status, StatusCode::OK);
+    for request in large {
+        let got = request.await.unwrap();
+        if got.status == StatusCode::TOO_MANY_REQUESTS {
+            assert_eq!(got.retry_after.as_deref(), Some("1"));
+        }
+        *statuses.entry(got.status.as_u16()).or_default() += 1;
+    }
+    assert!(statuses[&200] >= 1 && statuses[&429] >= 4, "{statuses:?}");
+    assert!(app.metrics.render().contains("weir_webhook_in_flight 0"));
 }
 
 #[tokio::test]

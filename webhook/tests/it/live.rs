@@ -4,6 +4,7 @@ mod certificates;
 mod client;
 mod crowd;
 mod injection;
+mod memory;
 mod process;
 mod watched;
 
@@ -219,17 +220,46 @@ async fn garbage_on_the_tls_port_fails_only_its_handshake() {
 }
 
 #[tokio::test]
-async fn connections_beyond_the_limit_wait() {
+async fn full_port_closes_idle_connections_only() {
     let dir = tempfile::tempdir().unwrap();
     let ca = dir.path().join("ca.pem");
-    let server = start(&["--max-connections", "1", "--ca-out", ca.to_str().unwrap()]).await;
+    let server = start(&["--max-connections", "4", "--ca-out", ca.to_str().unwrap()]).await;
     let client = Client::new(server.https(), &[&std::fs::read_to_string(&ca).unwrap()], H1);
-    let first = client.connect().await.unwrap();
-    // The kernel accepts the connection, but the server does not while the first one is open.
-    assert!(timeout(Duration::from_millis(300), client.connect()).await.is_err());
-    assert!(metrics(&server).await.contains("weir_webhook_connections 2"), "the first, and the one that reads metrics");
-    drop(first);
+    // All of this client's places.
+    let (mut first, mut second) = (client.connect().await.unwrap(), client.connect().await.unwrap());
     let answer = timeout(TIMEOUT, client.post("/inject", review("v1").to_string())).await;
-    assert_eq!(answer.expect("accepted after the first closed").0, StatusCode::OK);
+    assert_eq!(answer.expect("it takes the place of the first").0, StatusCode::OK);
+    assert!(closed(&mut first).await);
+    let more = [client.connect().await.unwrap(), client.connect().await.unwrap()];
+    assert!(closed(&mut second).await, "the next idlest");
+    drop(more);
+    server.shutdown(std::future::pending()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn idle_connections_and_unfinished_bodies_hold_up_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let ca = dir.path().join("ca.pem");
+    let server = start(&["--ca-out", ca.to_str().unwrap()]).await;
+    let ca = std::fs::read_to_string(&ca).unwrap();
+    let http = server.http().unwrap();
+    let mut idle = Vec::new();
+    for _ in 0..1100 {
+        idle.push(TcpStream::connect(http).await.unwrap());
+    }
+    let mut unfinished = Vec::new();
+    for _ in 0..512 {
+        let mut body = Client::new(server.https(), &[&ca], H1).connect().await.unwrap();
+        let head = "POST /inject HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{";
+        body.write_all(head.as_bytes()).await.unwrap();
+        unfinished.push(body);
+    }
+    let client = Client::new(server.https(), &[&ca], H2);
+    for _ in 0..20 {
+        let begun = std::time::Instant::now();
+        assert_eq!(client.post("/inject", review("v1").to_string()).await.0, StatusCode::OK);
+        assert_eq!(get(http, "/livez").await.0, StatusCode::OK);
+        assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    }
     server.shutdown(std::future::pending()).await;
 }

@@ -165,6 +165,9 @@ const PLANTED: &[Planted] = &[
         mount_certificate(fixture, &Authority::new((2036, 1, 1)), "weir.example.com", (2036, 1, 1));
         fixture.fail_webhook_call("tls: failed to verify certificate: x509: certificate is valid for weir.example.com, not weir-webhook.weir-system.svc");
     }),
+    (&["clients-not-verified"], |fixture| {
+        webhook_args(fixture).retain(|arg| !arg.as_str().is_some_and(|arg| arg.starts_with("--client-ca-file")));
+    }),
     (&["client-certificate-refused"], |fixture| fixture.fail_webhook_call("remote error: tls: certificate required")),
     (&["entry-missing"], |fixture| {
         fixture.configuration()["webhooks"].as_array_mut().unwrap().remove(0);

@@ -191,6 +191,8 @@ impl Fixture {
         }
         self.configuration()["metadata"]["creationTimestamp"] = "2026-02-01T00:00:00Z".into();
         self.deployment()["status"] = json!({"replicas": 2, "updatedReplicas": 2, "readyReplicas": 2});
+        let container = &mut self.deployment()["spec"]["template"]["spec"]["containers"][0];
+        container["args"].as_array_mut().expect("args").push("--client-ca-file=/client-ca/ca.crt".into());
         let deployment = self.deployment().clone();
         for (number, node) in [(1, "node-1"), (2, "node-2")] {
             let name = format!("weir-webhook-{number}");

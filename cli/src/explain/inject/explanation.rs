@@ -34,6 +34,8 @@ pub(super) struct InjectExplanation {
 #[derive(Debug)]
 pub(super) struct InjectionPreview {
     pub(super) templates: Vec<String>,
+    /// The templates whose text is in the configuration; the others are built in.
+    pub(super) rendered_templates: Vec<String>,
     pub(super) containers: Vec<String>,
     pub(super) init_containers: Vec<String>,
     pub(super) volumes: Vec<String>,
@@ -134,7 +136,9 @@ fn preview(request: &InjectRequest, settings: &Settings) -> Result<Option<Inject
     } else {
         "nothing is captured; there is no proxy"
     };
+    let from_configuration = |name: &&String| settings.injection.templates.is_rendered(name);
     Ok(Some(InjectionPreview {
+        rendered_templates: templates.iter().filter(from_configuration).cloned().collect(),
         templates,
         containers,
         init_containers,

@@ -69,8 +69,12 @@ fn paragraph(out: &mut String, explanation: &InjectExplanation) -> std::fmt::Res
         }
         Some(Ok(preview)) => {
             writeln!(out, "\n  what it gets:")?;
+            for name in &preview.templates {
+                let is_rendered = preview.rendered_templates.contains(name);
+                let origin = if is_rendered { "rendered from the configuration" } else { "built-in" };
+                writeln!(out, "    template {name}: {origin}")?;
+            }
             for (what, names) in [
-                ("templates", &preview.templates),
                 ("init containers", &preview.init_containers),
                 ("containers", &preview.containers),
                 ("volumes", &preview.volumes),
@@ -146,6 +150,7 @@ fn of_pod(explanation: &InjectExplanation) -> Value {
 fn of_preview(preview: &InjectionPreview) -> Value {
     json!({
         "templates": preview.templates,
+        "renderedTemplates": preview.rendered_templates,
         "initContainers": preview.init_containers,
         "containers": preview.containers,
         "volumes": preview.volumes,

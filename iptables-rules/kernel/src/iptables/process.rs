@@ -7,10 +7,14 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::read_limits::{ExceededLimit, ReadLimits};
+
 /// Interval at which a running child is polled.
 const POLL: Duration = Duration::from_millis(2);
 /// Timeout of one call, including the wait for the lock of the legacy variant.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
+/// What a call gets at least, even if the time of the [`ReadLimits`] has ended.
+const MIN_TIMEOUT: Duration = Duration::from_millis(100);
 /// How many bytes of stderr an error shows.
 const SHOWN_STDERR: usize = 1024;
 
@@ -51,6 +55,14 @@ pub enum IptablesError {
         /// The timeout.
         limit: Duration,
     },
+    /// The output of the program is longer than what is read (see [`crate::ReadLimits`]).
+    #[error("output of {program} is not read completely: {limit}")]
+    TooLarge {
+        /// Name of the program.
+        program: String,
+        /// The exceeded limit.
+        limit: ExceededLimit,
+    },
     /// The input or output of the program failed.
     #[error("cannot communicate with {program}: {source}")]
     Pipe {
@@ -77,8 +89,12 @@ pub(super) fn run(
     limit: Duration,
 ) -> Result<String, IptablesError> {
     let program = || name.to_owned();
-    let pipe = |source| IptablesError::Pipe { program: program(), source };
-    let deadline = Instant::now() + limit;
+    let pipe = |source: io::Error| match ExceededLimit::of(&source) {
+        Some(limit) => IptablesError::TooLarge { program: program(), limit },
+        None => IptablesError::Pipe { program: program(), source },
+    };
+    let (limits, latest) = ReadLimits::current();
+    let deadline = (Instant::now() + limit).min(latest.max(Instant::now() + MIN_TIMEOUT));
     let mut child = Command::new(path)
         .args(arguments)
         // A lock per network namespace, instead of one for all namespaces (iptables 1.8.6).
@@ -93,14 +109,20 @@ pub(super) fn run(
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let written =
         in_background(move || stdin.map_or(Ok(()), |mut stdin| stdin.write_all(input.as_bytes()))).map_err(pipe)?;
-    let output = in_background(move || read_all(stdout)).map_err(pipe)?;
-    let errors = in_background(move || read_all(stderr)).map_err(pipe)?;
+    let output = in_background(move || read_all(stdout, limits)).map_err(pipe)?;
+    let errors = in_background(move || read_all(stderr, limits)).map_err(pipe)?;
     let status =
         wait(&mut child, deadline).map_err(pipe)?.ok_or(IptablesError::Timeout { program: program(), limit })?;
     let timeout = |_| IptablesError::Timeout { program: program(), limit };
     let rest = || deadline.saturating_duration_since(Instant::now());
     let stderr = errors.recv_timeout(rest()).map_err(timeout)?.map_err(pipe)?;
     if !status.success() {
+        // The program fails if nobody reads the rest of its output.
+        if let Ok(Err(error)) = output.recv_timeout(rest().min(MIN_TIMEOUT))
+            && ExceededLimit::of(&error).is_some()
+        {
+            return Err(pipe(error));
+        }
         let stderr = stderr.trim();
         let stderr = stderr[..stderr.floor_char_boundary(SHOWN_STDERR)].to_owned();
         return Err(IptablesError::Failed { program: program(), status, stderr });
@@ -117,10 +139,17 @@ fn in_background<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -
     Ok(receiver)
 }
 
-fn read_all(pipe: Option<impl Read>) -> io::Result<String> {
+/// Reads a pipe to its end, or to the limits of bytes and lines.
+fn read_all(pipe: Option<impl Read>, limits: ReadLimits) -> io::Result<String> {
     let mut bytes = Vec::new();
-    if let Some(mut pipe) = pipe {
-        pipe.read_to_end(&mut bytes)?;
+    if let Some(pipe) = pipe {
+        pipe.take(u64::try_from(limits.bytes).unwrap_or(u64::MAX).saturating_add(1)).read_to_end(&mut bytes)?;
+    }
+    if bytes.len() > limits.bytes {
+        return Err(io::Error::other(ExceededLimit::Bytes(limits.bytes)));
+    }
+    if bytes.iter().filter(|byte| **byte == b'\n').count() > limits.objects {
+        return Err(io::Error::other(ExceededLimit::Objects(limits.objects)));
     }
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
@@ -149,6 +178,13 @@ mod tests {
         let error =
             run("iptables-of-nobody", Path::new("iptables-of-nobody"), &[], String::new(), TIMEOUT).unwrap_err();
         assert!(error.to_string().starts_with("cannot run iptables-of-nobody: "), "{error}");
+    }
+
+    #[test]
+    fn endless_output_is_not_read() {
+        let limits = ReadLimits { bytes: 1 << 20, ..ReadLimits::default() };
+        let error = limits.within(|| run("yes", Path::new("yes"), &[], String::new(), TIMEOUT)).unwrap_err();
+        assert!(matches!(error, IptablesError::TooLarge { limit: ExceededLimit::Bytes(1_048_576), .. }), "{error}");
     }
 
     #[test]

@@ -23,7 +23,7 @@ pub fn chains(program: &Program, packet: IpAddr) -> Chains {
     for table in seen {
         let name = format!("{} {TABLE}", table.family.name());
         for chain in &table.chains {
-            let index = chains.chain_index(&name, &chain.name);
+            let index = chains.push_chain(&name, &chain.name);
             let rules = chain.rules.iter().filter_map(|rule| rule_for(table, rule, family)).collect();
             if let Some(found) = chains.chains.get_mut(index) {
                 found.rules = rules;

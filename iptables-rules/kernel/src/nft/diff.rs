@@ -2,7 +2,11 @@
 
 use super::program::{ChainDef, Elements, Program, TABLE, TableDef};
 
-/// Returns one line for each difference.
+/// How many differences are described, of one chain and in all; the others are counted.
+const MAX_CHAIN_LINES: usize = 50;
+const MAX_LINES: usize = 200;
+
+/// Returns one line for each difference, up to a limit.
 pub(super) fn differences(expected: &Program, found: &Program) -> Vec<String> {
     let mut lines = Vec::new();
     for table in &expected.tables {
@@ -13,6 +17,11 @@ pub(super) fn differences(expected: &Program, found: &Program) -> Vec<String> {
     }
     for other in found.tables.iter().filter(|other| expected.tables.iter().all(|table| table.family != other.family)) {
         lines.push(format!("table {} {TABLE} is unexpected", other.family.name()));
+    }
+    let more = lines.len().saturating_sub(MAX_LINES);
+    if more > 0 {
+        lines.truncate(MAX_LINES);
+        lines.push(format!("and {more} more differences"));
     }
     lines
 }
@@ -57,7 +66,8 @@ fn chains(expected: &ChainDef, found: &ChainDef, lines: &mut Vec<String>) {
     let (expected, found) = (&expected.rules[head..], &found.rules[head..]);
     let tail = expected.iter().rev().zip(found.iter().rev()).take_while(|(a, b)| a == b).count();
     let (expected, found) = (&expected[..expected.len() - tail], &found[..found.len() - tail]);
-    for n in 0..expected.len().max(found.len()) {
+    let count = expected.len().max(found.len());
+    for n in 0..count.min(MAX_CHAIN_LINES) {
         let number = head + n + 1;
         lines.push(match (expected.get(n), found.get(n)) {
             (Some(a), Some(b)) => format!("rule {number} of chain {name} differs: expected \"{a}\", found \"{b}\""),
@@ -65,6 +75,9 @@ fn chains(expected: &ChainDef, found: &ChainDef, lines: &mut Vec<String>) {
             (None, Some(b)) => format!("rule {number} of chain {name} is unexpected: \"{b}\""),
             (None, None) => continue,
         });
+    }
+    if count > MAX_CHAIN_LINES {
+        lines.push(format!("and {} more rules of chain {name} differ", count - MAX_CHAIN_LINES));
     }
 }
 

@@ -2,6 +2,8 @@ use std::io;
 
 use nix::errno::Errno;
 
+use crate::read_limits::ExceededLimit;
+
 /// How many times a transaction is sent while other programs change nf_tables.
 pub(super) const MAX_COMMIT_ATTEMPTS: usize = 8;
 
@@ -25,6 +27,22 @@ pub enum NftError {
     /// Every attempt met changes by other programs; nothing was changed.
     #[error("cannot commit to nf_tables: other programs changed it during all {MAX_COMMIT_ATTEMPTS} attempts")]
     Contended,
+    /// nf_tables holds more than is read (see [`crate::ReadLimits`]).
+    #[error("nf_tables is not read completely: {what}: {limit}")]
+    TooLarge {
+        /// What was read: `rules of family inet`.
+        what: String,
+        /// The exceeded limit.
+        limit: ExceededLimit,
+    },
+    /// Reading took longer than allowed (see [`crate::ReadLimits`]).
+    #[error("nf_tables is not read completely: {what}: {limit}")]
+    Timeout {
+        /// What was read.
+        what: String,
+        /// The exceeded limit.
+        limit: ExceededLimit,
+    },
     /// A socket call failed.
     #[error("netlink: {0}")]
     Socket(#[from] io::Error),
@@ -37,6 +55,20 @@ pub enum NftError {
 }
 
 impl NftError {
+    /// Returns the error for a dump that failed.
+    pub(super) fn from_dump(error: io::Error, what: impl FnOnce() -> String) -> Self {
+        match ExceededLimit::of(&error) {
+            Some(limit @ ExceededLimit::Time(_)) => Self::Timeout { what: what(), limit },
+            Some(limit) => Self::TooLarge { what: what(), limit },
+            None => Self::Socket(error),
+        }
+    }
+
+    /// Returns whether a limit was exceeded.
+    pub const fn is_over_limit(&self) -> bool {
+        matches!(self, Self::TooLarge { .. } | Self::Timeout { .. })
+    }
+
     pub(super) fn from_io(error: io::Error) -> Self {
         match error.raw_os_error().map(Errno::from_raw) {
             Some(Errno::EPROTONOSUPPORT | Errno::EAFNOSUPPORT | Errno::EOPNOTSUPP) => Self::Unavailable(error),

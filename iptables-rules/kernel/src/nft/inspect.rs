@@ -24,7 +24,7 @@ pub struct NftState {
 pub fn inspect() -> Result<NftState, NftError> {
     let socket = NftSocket::open()?;
     let program = socket.read_program()?;
-    let fingerprint = socket.own_tables()?.into_iter().find_map(|table| table.fingerprint);
+    let fingerprint = NftSocket::open()?.own_tables()?.into_iter().find_map(|table| table.fingerprint);
     let mut others = Vec::new();
     for family in TableFamily::ALL {
         let request = NfTablesMessage::GetTable(TableMessage { attributes: Vec::new() });

@@ -74,7 +74,7 @@ pub fn apply(rules: &RuleSet, force: bool) -> Result<ApplyOutcome, NftError> {
     for _ in 0..MAX_COMMIT_ATTEMPTS {
         // The generation first: the kernel rejects the transaction if anything changes after it.
         let generation = socket.generation()?;
-        let plans = table_plans(&socket, rules)?;
+        let plans = table_plans(rules)?;
         let had_some = plans.iter().any(|plan| plan.found.has_own_rules());
         let same = plans.iter().all(|plan| plan.differences().is_empty());
         if (same && !force) || (rules.is_empty() && !had_some) {
@@ -85,7 +85,7 @@ pub fn apply(rules: &RuleSet, force: bool) -> Result<ApplyOutcome, NftError> {
         }
         let transaction = Transaction::new(generation, &plans);
         match socket.transact(&transaction.bytes)? {
-            None if table_plans(&socket, rules)?.iter().all(|plan| plan.differences().is_empty()) => {
+            None if table_plans(rules)?.iter().all(|plan| plan.differences().is_empty()) => {
                 return Ok(if had_some { ApplyOutcome::Replaced } else { ApplyOutcome::Created });
             }
             None => return Err(NftError::NotCommitted),
@@ -109,7 +109,7 @@ pub fn remove() -> Result<bool, NftError> {
 
 /// Compares the rules in the kernel with the expected ones: one line per difference.
 pub fn verify(expected: &RuleSet) -> Result<Vec<String>, NftError> {
-    Ok(table_plans(&NftSocket::open()?, expected)?.iter().flat_map(TablePlan::differences).collect())
+    Ok(table_plans(expected)?.iter().flat_map(TablePlan::differences).collect())
 }
 
 /// Checks that the kernel supports such rules. Changes nothing.
@@ -147,8 +147,9 @@ fn check_kernel(socket: &NftSocket) -> Result<(), NftError> {
     )))
 }
 
-/// Returns all tables with their plan and current content.
-fn table_plans(socket: &NftSocket, rules: &RuleSet) -> Result<Vec<TablePlan>, NftError> {
+/// Returns all tables with their plan and current content, which is read by a socket of its own, with a full budget.
+fn table_plans(rules: &RuleSet) -> Result<Vec<TablePlan>, NftError> {
+    let socket = NftSocket::open()?;
     let (mut plans, mut problems) = (Vec::new(), Vec::new());
     for family in RestoreFamily::ALL {
         for table in Table::ALL {
@@ -157,7 +158,7 @@ fn table_plans(socket: &NftSocket, rules: &RuleSet) -> Result<Vec<TablePlan>, Nf
                 family,
                 table,
                 chains,
-                found: KernelTable::read(socket, table_family(family), table)?,
+                found: KernelTable::read(&socket, table_family(family), table)?,
             });
         }
     }

@@ -21,19 +21,26 @@ pub(super) enum ListMatch {
     Ports(Vec<u16>),
 }
 
+/// Kind of the elements of a list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum ListKind {
+    V4,
+    V6,
+    Ports,
+}
+
 impl ListMatch {
     pub(super) const fn is_none(&self) -> bool {
         matches!(self, Self::None)
     }
 
-    /// Returns whether the elements of `other` can join this list.
-    pub(super) fn same_kind(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Nets(a), Self::Nets(b)) => {
-                a.first().map(IpNet::max_prefix_len) == b.first().map(IpNet::max_prefix_len)
-            }
-            (Self::Ports(_), Self::Ports(_)) => true,
-            _ => false,
+    /// Returns the kind of the elements; lists of the same kind can be joined.
+    pub(super) fn kind(&self) -> Option<ListKind> {
+        match self {
+            Self::None => None,
+            Self::Nets(nets) if matches!(nets.first(), Some(IpNet::V6(_))) => Some(ListKind::V6),
+            Self::Nets(_) => Some(ListKind::V4),
+            Self::Ports(_) => Some(ListKind::Ports),
         }
     }
 
@@ -168,8 +175,8 @@ mod tests {
 
     #[test]
     fn families_have_separate_lists() {
-        assert!(!nets(&["10.0.0.0/8"]).same_kind(&nets(&["fd00::/8"])));
-        assert!(nets(&["10.0.0.0/8"]).same_kind(&nets(&["11.0.0.0/8"])));
+        assert_ne!(nets(&["10.0.0.0/8"]).kind(), nets(&["fd00::/8"]).kind());
+        assert_eq!(nets(&["10.0.0.0/8"]).kind(), nets(&["11.0.0.0/8"]).kind());
     }
 
     #[test]

@@ -9,12 +9,13 @@
 //! rule with the same tests drops it.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
 use super::error::NftError;
-use super::lists::{self, ListMatch};
+use super::lists::{self, ListKind, ListMatch};
 use super::program::{ChainDef, Expr, Hook, IpFamily, Name, Program, RuleDef, SetDef, TableDef, TableFamily, Test};
 use iptables_rules::RuleSet;
 use iptables_rules::config::Group;
@@ -105,6 +106,33 @@ struct RuleGroup {
     reason: RuleReason,
 }
 
+/// Neighbouring rules with the same action.
+#[derive(Default)]
+struct Run {
+    action: Option<Action>,
+    groups: Vec<RuleGroup>,
+    /// Index of the group of a kind of list, by its tests.
+    indices: HashMap<ListKind, HashMap<Vec<Expr>, usize>>,
+}
+
+impl Run {
+    /// Adds a rule to the group with the same tests, or as a new group.
+    fn add(&mut self, group: RuleGroup) {
+        let Some(kind) = group.list.kind() else { return self.groups.push(group) };
+        let indices = self.indices.entry(kind).or_default();
+        match indices.get(&group.tests).and_then(|&at| self.groups.get_mut(at)) {
+            Some(other) => {
+                other.list.append(group.list);
+                other.reason = group.reason;
+            }
+            None => {
+                indices.insert(group.tests.clone(), self.groups.len());
+                self.groups.push(group);
+            }
+        }
+    }
+}
+
 impl Lowering<'_> {
     fn table(mut self) -> TableDef {
         let mut chains = Vec::new();
@@ -146,11 +174,11 @@ impl Lowering<'_> {
         let gated = self.family == TableFamily::Inet && !is_custom(chain);
         let mut lowered = Vec::new();
         // Neighbours with the same action give the same verdict in any order, so a run of them can be grouped.
-        let mut run: (Option<Action>, Vec<RuleGroup>) = (None, Vec::new());
+        let mut run = Run::default();
         for (scope, rule) in ordered(self.rules, self.scope, table, chain) {
-            if run.0 != Some(rule.action) {
-                self.finish_run(table, &mut run, &mut lowered);
-                run.0 = Some(rule.action);
+            if run.action != Some(rule.action) {
+                self.finish_run(table, std::mem::take(&mut run), &mut lowered);
+                run.action = Some(rule.action);
             }
             let family = match (self.scope, packets(scope, rule)) {
                 (_, PacketFamilies::None) => continue,
@@ -160,11 +188,11 @@ impl Lowering<'_> {
                 (_, PacketFamilies::Of(family)) => Some(family),
             };
             match self.rule_group(rule, family) {
-                Ok(group) => add_to_run(&mut run.1, group),
+                Ok(group) => run.add(group),
                 Err(problem) => self.problems.push(problem),
             }
         }
-        self.finish_run(table, &mut run, &mut lowered);
+        self.finish_run(table, run, &mut lowered);
         lowered
     }
 
@@ -207,9 +235,9 @@ impl Lowering<'_> {
         Ok(RuleGroup { family, tests, list, reason: rule.reason })
     }
 
-    fn finish_run(&mut self, table: Table, run: &mut (Option<Action>, Vec<RuleGroup>), lowered: &mut Vec<RuleDef>) {
-        let Some(action) = run.0.take() else { return };
-        for RuleGroup { family, tests, list, reason } in run.1.drain(..) {
+    fn finish_run(&mut self, table: Table, run: Run, lowered: &mut Vec<RuleDef>) {
+        let Some(action) = run.action else { return };
+        for RuleGroup { family, tests, list, reason } in run.groups {
             if lists::needs_set(&list) {
                 let stem = lists::set_name(reason, &list, transport(&tests));
                 let (set, test) = lists::build_set(&self.sets, &stem, list);
@@ -241,18 +269,6 @@ fn ordered<'a>(rules: &'a RuleSet, scope: FamilyScope, table: Table, chain: &str
     match scope {
         FamilyScope::One(family) => of(family).into_iter().map(|rule| (None, rule)).collect(),
         FamilyScope::Both => merge(&of(IpFamily::V4), &of(IpFamily::V6)),
-    }
-}
-
-/// Adds rules to a group with the same tests, or as a new group. Searches the newest groups first, as elements of a list are neighbours.
-fn add_to_run(run: &mut Vec<RuleGroup>, group: RuleGroup) {
-    let same = run.iter_mut().rev().find(|other| other.tests == group.tests && other.list.same_kind(&group.list));
-    match same {
-        Some(other) => {
-            other.list.append(group.list);
-            other.reason = group.reason;
-        }
-        None => run.push(group),
     }
 }
 

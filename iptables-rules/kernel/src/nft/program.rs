@@ -108,7 +108,7 @@ pub struct RuleDef {
 }
 
 /// Part of a rule; a fixed short sequence of kernel expressions.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Expr {
     /// Ends the rule if the condition does not hold.
     Test {

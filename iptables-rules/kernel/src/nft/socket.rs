@@ -1,5 +1,6 @@
 //! Netlink socket that reads and writes nf_tables.
 
+use std::collections::HashMap;
 use std::io;
 
 use netlink_packet_core::{NLM_F_DUMP, NetlinkDeserializable};
@@ -151,12 +152,15 @@ impl NftSocket {
         let tables = self.each_table(|family, flags| {
             let (mut chains, _) = self.chains(family)?;
             let mut sets = self.sets(family)?;
-            for (chain, rule) in self.rules(family)? {
-                match chains.iter_mut().find(|c| c.name == chain) {
-                    Some(chain) => chain.rules.push(rule),
-                    // A foreign rule in a fingerprint chain, which is empty otherwise.
-                    None => chains.push(ChainDef { name: chain.into(), hook: None, rules: vec![rule] }),
-                }
+            let mut indices: HashMap<String, usize> =
+                chains.iter().enumerate().map(|(at, chain)| (chain.name.to_string(), at)).collect();
+            for (name, rule) in self.rules(family)? {
+                // A foreign rule may be in a fingerprint chain, which is empty otherwise.
+                let at = *indices.entry(name).or_insert_with_key(|name| {
+                    chains.push(ChainDef { name: name.clone().into(), hook: None, rules: Vec::new() });
+                    chains.len() - 1
+                });
+                chains[at].rules.push(rule);
             }
             for set in &mut sets {
                 self.elements(family, set)?;
@@ -275,9 +279,18 @@ impl NftSocket {
         mut decode: impl FnMut(M) -> Option<T>,
     ) -> Result<Vec<T>, NftError> {
         let mut bytes = Vec::with_capacity(128);
+        let objects = match &request {
+            NfTablesMessage::GetTable(_) => "tables",
+            NfTablesMessage::GetChain(_) => "chains",
+            NfTablesMessage::GetSet(_) => "sets",
+            NfTablesMessage::GetSetElement(_) => "set elements",
+            NfTablesMessage::GetRule(_) => "rules",
+            _ => "objects",
+        };
         append(&mut bytes, 1, NLM_F_DUMP, message(family, request));
         for _ in 0..MAX_DUMP_ATTEMPTS {
-            match self.netlink.dump(&bytes, &mut decode)? {
+            let what = || format!("{objects} of family {}", family.name());
+            match self.netlink.dump(&bytes, &mut decode).map_err(|error| NftError::from_dump(error, what))? {
                 DumpResult::Complete(items) => return Ok(items),
                 DumpResult::Interrupted => {}
                 DumpResult::Failed(errno) => return Err(NftError::Socket(errno.into())),

@@ -1,5 +1,6 @@
 //! The backend with the real kernel, in fresh network namespaces. Requires root.
 
+mod limits;
 mod properties;
 
 use super::*;

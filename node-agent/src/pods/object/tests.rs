@@ -51,8 +51,6 @@ fn decision_uses_annotations_labels_and_spec() {
     for (pointer, value, reason) in [
         ("/spec/hostNetwork", json!(true), SkipReason::HostNetwork),
         ("/metadata/namespace", json!("kube-system"), SkipReason::ExcludedNamespace),
-        ("/metadata/annotations", json!(null), SkipReason::NotInjected),
-        ("/metadata/labels", json!({"sidecar.istio.io/inject": "false"}), SkipReason::InjectionOff),
         ("/spec/initContainers", json!([{"name": "istio-init"}]), SkipReason::InitContainer),
         ("/spec/containers", json!([{"name": "app"}]), SkipReason::NoProxy),
         (
@@ -65,6 +63,20 @@ fn decision_uses_annotations_labels_and_spec() {
         assert_eq!(facts.decision, CaptureDecision::Skip(reason));
         assert!(facts.ips.is_empty() && facts.container_ids.is_empty(), "nothing is kept of others");
     }
+    // What an UPDATE can change does not hide a pod with a proxy.
+    let labels = json!({"sidecar.istio.io/inject": "false"});
+    let facts = changed("/metadata/labels", labels.clone());
+    assert_eq!(facts.decision, CaptureDecision::Skip(SkipReason::InjectionOff));
+    assert!(facts.was_capturable && !facts.ips.is_empty());
+    let without_status = |labels: Value| {
+        let mut pod = injected();
+        pod["metadata"]["annotations"] = json!(null);
+        pod["metadata"]["labels"] = labels;
+        super::facts(pod)
+    };
+    assert!(matches!(without_status(json!(null)).decision, CaptureDecision::StatusContradicted(_)));
+    let facts = without_status(labels);
+    assert_eq!((facts.decision, facts.was_capturable), (CaptureDecision::Skip(SkipReason::NotInjected), true));
     assert!(changed("/status/phase", json!("Succeeded")).is_terminating);
     assert!(changed("/metadata/deletionTimestamp", json!("2026-01-01T00:00:00Z")).is_terminating);
     let restored = json!([{"name": "istio-validation", "state": {"terminated": {"exitCode": 0}},

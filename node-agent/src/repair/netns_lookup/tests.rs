@@ -84,7 +84,8 @@ fn candidates_are_found_lazily_in_order_of_trust() {
         "spec": {"containers": [{"name": "istio-proxy"}]},
         "status": {"containerStatuses": [{"name": "a", "containerID": format!("containerd://{id}")}]},
     }));
-    let lookup = NetnsLookup::new(&paths, &attachments);
+    let visits = Visits::default();
+    let lookup = NetnsLookup::new(&paths, &attachments, &visits);
     assert_eq!(lookup.candidates(&pod).next().map(|found| found.1), Some(NetnsSource::Report));
     assert!(lookup.runtime.get().is_none() && lookup.processes.get().is_none(), "not looked for yet");
     let found: Vec<(String, NetnsSource)> = lookup

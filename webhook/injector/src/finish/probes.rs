@@ -20,6 +20,8 @@ pub struct ProbeRewriteOptions {
     pub enabled: bool,
     /// Port of the agent, `defaultConfig.statusPort` of the mesh; the pod's `status.sidecar.istio.io/port` overrides it.
     pub status_port: u16,
+    /// Whether the pod's agent answers lifecycle handlers, which it does since Istio 1.25. Otherwise they stay as they are.
+    pub lifecycle: bool,
 }
 
 /// Variable that tells the agent the application's original handlers.
@@ -46,7 +48,7 @@ pub fn rewrite_probes(pod: &mut Value, options: ProbeRewriteOptions) -> Vec<Stri
         let containers = pod.get_mut("spec").and_then(|spec| spec.get_mut(list)).and_then(Value::as_array_mut);
         for container in containers.into_iter().flatten().filter(|container| !is_proxy(container)) {
             if let Some(container) = container.as_object_mut() {
-                rewrite_container(container, &agent, &mut handlers, &mut warnings);
+                rewrite_container(container, &agent, options, &mut handlers, &mut warnings);
             }
         }
     }
@@ -96,7 +98,16 @@ pub(crate) fn is_redirected(container: &str, field: &str, handler: Option<&Value
     let (Some(port), Some(_)) = (action.port(), known) else { return false };
     let mut redirected = original.clone();
     ProbeAction::redirect(&mut redirected, &path, port);
-    redirected == *handler
+    let mut handler = handler.clone();
+    for handler in [&mut redirected, &mut handler] {
+        // The API server sets the default in the handler that it has got.
+        if let Some(request) = handler.get_mut("httpGet").and_then(Value::as_object_mut)
+            && request.get("scheme").is_some_and(|scheme| scheme == "HTTP" || scheme == "")
+        {
+            request.shift_remove("scheme");
+        }
+    }
+    redirected == handler
 }
 
 /// The ports of the agent.
@@ -117,12 +128,13 @@ impl Agent {
 fn rewrite_container(
     container: &mut Map<String, Value>,
     agent: &Agent,
+    options: ProbeRewriteOptions,
     handlers: &mut BTreeMap<String, Value>,
     warnings: &mut Vec<String>,
 ) {
     let name = container.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
     debug_assert_ne!(name, PROXY_CONTAINER);
-    for field in HandlerField::ALL {
+    for field in HandlerField::ALL.into_iter().filter(|field| field.is_probe() || options.lifecycle) {
         let Some(handler) = field.find(container) else { continue };
         let Some(action) = ProbeAction::of(handler, field) else { continue };
         let path = field.path(&name);

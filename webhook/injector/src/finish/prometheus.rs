@@ -1,5 +1,6 @@
 //! Merges the metrics of application and proxy under one port: Prometheus scrapes the agent, and the agent scrapes both.
 
+use iptables_rules::text::truncate;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -21,6 +22,9 @@ const PATH: &str = "prometheus.io/path";
 const TARGETS: &str = "prometheus.istio.io/scrape-targets";
 const SECURE_PORT: &str = "prometheus.istio.io/secure-port";
 const SECURE_PORT_VARIABLE: &str = "ENVOY_SECURE_MERGED_METRICS_PORT";
+
+/// Maximum number of scrape targets that are reported.
+const MAX_DENIALS: usize = 50;
 
 /// Ports of the proxy and its agent, which the agent must not scrape as those of the application.
 const RESERVED: [u16; 9] = [15000, 15001, 15004, 15006, 15008, 15020, 15021, 15053, 15090];
@@ -80,14 +84,12 @@ pub fn merge_metrics(pod: &mut Value, options: MetricsMergeOptions) -> Result<Ve
     }
     if let Some(text) = first(TARGETS) {
         if let Some(targets) = targets(text) {
-            for target in &targets {
-                if let Err(reason) = check_scrape_port(target.port, options.status_port) {
-                    denials.push(denial(TARGETS, text, &reason));
-                }
-            }
+            let bad = targets.iter().filter_map(|target| check_scrape_port(target.port, options.status_port).err());
+            // Each denial repeats part of the annotation.
+            denials.extend(bad.take(MAX_DENIALS).map(|reason| denial(TARGETS, text, &reason)));
             scrape_configuration.targets = targets;
         } else {
-            warnings.push(format!("annotation '{TARGETS}' is ignored: an entry of '{text}' has no port"));
+            warnings.push(format!("annotation '{TARGETS}' is ignored: an entry of '{}' has no port", truncate(text)));
         }
     }
     if !denials.is_empty() {
@@ -192,7 +194,7 @@ fn targets(text: &str) -> Option<Vec<Target<'_>>> {
 fn check_scrape_port(port: &str, status_port: u16) -> Result<(), String> {
     let number = port.bytes().all(|byte| byte.is_ascii_digit()).then(|| port.parse::<u16>().ok()).flatten();
     match number {
-        None | Some(0) => Err(format!("'{port}' is not a valid port (1-65535)")),
+        None | Some(0) => Err(format!("'{}' is not a valid port (1-65535)", truncate(port))),
         Some(number) if number == status_port => {
             Err(format!("port {number} is the agent's own; it would scrape itself"))
         }
@@ -202,7 +204,7 @@ fn check_scrape_port(port: &str, status_port: u16) -> Result<(), String> {
 }
 
 fn denial(name: &str, value: &str, reason: &str) -> String {
-    format!("invalid value '{value}' for annotation '{name}': {reason}")
+    format!("invalid value '{}' for annotation '{name}': {reason}", truncate(value))
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::annotation_values::parse_named;
 use crate::annotations as name;
 use crate::context::InjectContext;
 
@@ -208,12 +209,9 @@ fn traces_with_tls(context: &InjectContext<'_>) -> bool {
     context.settings.values.proxy.tracer == "lightstep" && context.proxy_config.tracing_ca().is_some()
 }
 
-/// Returns the volumes or mounts of the user's annotation `key`, sorted by name. The annotation has been validated.
+/// Returns the volumes or mounts of the user's annotation `key`. The annotation has been validated.
 fn from_annotation(context: &InjectContext<'_>, key: &str) -> Vec<Value> {
-    let text = context.annotations.get(key).unwrap_or("{}");
-    let objects: Map<String, Value> = serde_json::from_str(text).unwrap_or_default();
-    let mut objects: Vec<(String, Value)> = objects.into_iter().collect();
-    objects.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+    let objects = parse_named(context.annotations.get(key).unwrap_or("{}")).unwrap_or_default();
     let named = objects.into_iter().filter_map(|(name, object)| {
         let Value::Object(fields) = object else { return None };
         let mut named = Map::from_iter([("name".to_owned(), Value::from(name))]);

@@ -16,6 +16,14 @@ impl Release {
         Self { minor: minor_of(tag).or(before_1_22.then_some(21)) }
     }
 
+    /// Reads the release from the image tag of a container; `None` for a tag without a version, or no tag.
+    pub(crate) fn of_container(container: &Value) -> Option<Self> {
+        let image = container["image"].as_str()?;
+        let name = image.split('@').next()?.rsplit('/').next()?;
+        let (_, tag) = name.split_once(':')?;
+        Some(Self { minor: Some(minor_of(tag)?) })
+    }
+
     /// Whether the release is known to be before 1.`minor`.
     pub(crate) fn is_before(self, minor: u32) -> bool {
         self.minor.is_some_and(|known| known < minor)
@@ -23,7 +31,7 @@ impl Release {
 }
 
 /// Returns the minor version in an image tag: `1.28.3`, `1.20-alpha.1a2b3c-distroless`, `v1.24.0`.
-pub(crate) fn minor_of(tag: &str) -> Option<u32> {
+fn minor_of(tag: &str) -> Option<u32> {
     let rest = tag.strip_prefix('v').unwrap_or(tag).strip_prefix("1.")?;
     let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
     let (minor, after) = rest.split_at(end);
@@ -49,6 +57,16 @@ mod tests {
             ("2.1.0", None),
         ] {
             assert_eq!(minor_of(tag), minor, "{tag}");
+        }
+    }
+
+    #[test]
+    fn image_has_the_release_in_its_tag() {
+        let of = |image: &str| Release::of_container(&json!({"image": image}));
+        assert!(of("host:5000/istio/proxyv2:1.24.6-distroless@sha256:00").unwrap().is_before(25));
+        assert!(!of("proxyv2:1.25.0").unwrap().is_before(25));
+        for image in ["host:5000/proxyv2", "proxyv2@sha256:1.2", "proxyv2:latest", ""] {
+            assert_eq!(of(image), None, "{image}");
         }
     }
 

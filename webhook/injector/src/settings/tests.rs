@@ -68,3 +68,22 @@ fn a_config_map_object_is_rejected_with_a_command() {
     assert!(texts[0].contains("get configmap istio-sidecar-injector -o jsonpath='{.data.values}'"), "{texts:?}");
     assert!(texts[1].contains("get configmap istio -o jsonpath='{.data.mesh}'"), "{texts:?}");
 }
+
+#[test]
+fn cni_mode_of_old_charts_is_read() {
+    let settings = |values: Value| Settings::from_values_and_mesh(Some(&values), None).unwrap();
+    assert!(settings(json!({"istio_cni": {"enabled": true}})).values.pilot.cni_enabled);
+    assert!(!settings(json!({"istio_cni": {"enabled": false}})).values.pilot.cni_enabled);
+    assert!(settings(json!({"istio_cni": {"chained": true}})).release.is_before(22));
+}
+
+#[test]
+fn template_of_old_releases_is_rejected() {
+    let read = |template: &str| {
+        let config = json!({"template": template});
+        Settings::from_documents(Documents { config: Some(&config), ..Documents::default() })
+    };
+    let errors = read("metadata: {}").unwrap_err();
+    assert!(errors[0].to_string().starts_with("config: template: is a template of Istio before 1.8"), "{errors:?}");
+    assert!(read("{{ Template_Version_And_Istio_Version_Mismatched_Check_Installation }}").is_ok());
+}

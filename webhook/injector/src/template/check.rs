@@ -14,6 +14,8 @@ use super::{data, functions};
 pub(super) const MAIN: &str = "\0main";
 /// Function that records the line of an action. No template can write its name.
 pub(super) const START_ACTION: &str = "\0step";
+/// Function that reads fields of a value whose type is not known before it is rendered. No template can write its name.
+pub(super) const FIELD: &str = "\0field";
 /// Function that fails with a message. No template can write its name.
 pub(super) const FAIL: &str = "\0fail";
 /// Function that prints the value of an action. No template can write its name.
@@ -191,21 +193,23 @@ impl Checker<'_> {
     fn check_command(&mut self, command: &mut CommandNode, piped: bool) {
         let alone = command.args.len() == 1 && !piped;
         let pos = command.pos;
+        if let [Expr::Identifier(_, name), map, ..] = command.args.as_mut_slice()
+            && name == "index"
+            && is_string_map(map)
+        {
+            *name = INDEX_STRINGS.into();
+        }
+        let called = command.args.first().map_or("a literal".to_owned(), describe);
         for arg in &mut command.args {
             self.check_expression(arg);
         }
-        let [first, rest @ ..] = command.args.as_mut_slice() else { return };
+        let Some(first) = command.args.first() else { return };
         match first {
-            Expr::Identifier(_, name) => {
-                if name == "index" && rest.first().is_some_and(is_string_map) {
-                    *name = INDEX_STRINGS.into();
-                }
-            }
+            Expr::Identifier(..) => {}
             Expr::Chain(_, inner, _) if matches!(**inner, Expr::Identifier(..)) => {}
             Expr::Nil(_) if alone => self.add_error(pos, "nil is not a command"),
             _ if alone => {}
-            other => {
-                let called = describe(other);
+            _ => {
                 self.add_error(
                     pos,
                     format!("cannot pass arguments to {called}: methods with arguments are not supported"),
@@ -228,7 +232,8 @@ impl Checker<'_> {
                 match self.check_chain(pos, fields, root) {
                     Some(failure) => *expr = failure,
                     None if fields.is_empty() => *expr = Expr::Dot(pos),
-                    None => {}
+                    None if root => {}
+                    None => *expr = read_fields(pos, Expr::Dot(pos), fields),
                 }
             }
             Expr::Variable(pos, name, fields) => {
@@ -237,14 +242,20 @@ impl Checker<'_> {
                     let reason = format!("undefined variable {name}");
                     self.add_error(pos, reason);
                 }
-                if let Some(failure) = self.check_chain(pos, fields, root) {
-                    *expr = failure;
+                match self.check_chain(pos, fields, root) {
+                    Some(failure) => *expr = failure,
+                    None if root || fields.is_empty() => {}
+                    None => *expr = read_fields(pos, Expr::Variable(pos, name.clone(), Vec::new()), fields),
                 }
             }
             Expr::Chain(pos, inner, fields) => {
                 let pos = *pos;
                 self.check_expression(inner);
                 self.check_chain(pos, fields, false);
+                if !matches!(**inner, Expr::Identifier(..)) {
+                    let inner = std::mem::replace(&mut **inner, Expr::Nil(pos));
+                    *expr = read_fields(pos, inner, fields);
+                }
             }
             Expr::Pipe(_, pipe) => self.check_pipe(pipe),
             Expr::Dot(_) | Expr::String(..) | Expr::Number(..) | Expr::Bool(..) | Expr::Nil(_) => {}
@@ -305,7 +316,17 @@ fn describe(expr: &Expr) -> String {
 
 /// Returns an expression that fails when it is evaluated.
 fn failure(pos: Pos, reason: &str) -> Expr {
-    let args = vec![Expr::Identifier(pos, FAIL.into()), Expr::String(pos, reason.into())];
+    call(pos, FAIL, [Expr::String(pos, reason.into())])
+}
+
+/// Returns an expression that reads a chain of fields.
+fn read_fields(pos: Pos, value: Expr, fields: &[SmolStr]) -> Expr {
+    let names = fields.iter().map(|field| Expr::String(pos, field.as_str().into()));
+    call(pos, FIELD, std::iter::once(value).chain(names))
+}
+
+fn call(pos: Pos, function: &'static str, args: impl IntoIterator<Item = Expr>) -> Expr {
+    let args = std::iter::once(Expr::Identifier(pos, function.into())).chain(args).collect();
     let commands = vec![CommandNode { pos, args }];
     Expr::Pipe(pos, PipeNode { pos, decl: Vec::new(), commands, is_assign: false })
 }

@@ -2,7 +2,7 @@
 //! that are not set have the zero value of their type.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use gotmpl::Value as Data;
 use serde_json::{Map, Value};
@@ -33,6 +33,8 @@ pub(super) const ROOT_FIELDS: [&str; 16] = [
 /// Key that marks a map as a typed object. No template can write it, and none ranges over an object. The value lists the
 /// fields that are set in the order of the Go type, or is [`PROTO_OBJECT`].
 pub(super) const TYPED_OBJECT_KEY: &str = "\0";
+/// Key of typed objects that have all fields of their Go type.
+pub(crate) const COMPLETE_KEY: &str = "\0complete";
 /// Value of [`TYPED_OBJECT_KEY`] in messages of Istio's API, whose Go names differ from the JSON names by the first letter only.
 pub(super) const PROTO_OBJECT: Data = Data::Bool(true);
 
@@ -43,110 +45,258 @@ enum GoType {
     Flag,
     /// `int32`.
     Number,
-    Slice(&'static GoType),
+    Slice,
+    Structs(&'static LazyLock<GoStruct>),
     /// A map with keys of the user.
     Keyed,
-    Struct(&'static [(&'static str, GoType)]),
+    Struct(&'static LazyLock<GoStruct>),
     /// A pointer, or a type that is not in the tables below; the zero value is nil.
     Other,
 }
 
-use GoType::{Flag, Keyed, Number, Other, Slice, Struct, Text};
+use GoType::{Flag, Keyed, Number, Other, Slice, Struct, Structs, Text};
 
-static META: [(&str, GoType); 14] = [
-    ("name", Text),
-    ("generateName", Text),
-    ("namespace", Text),
-    ("selfLink", Text),
-    ("uid", Text),
-    ("resourceVersion", Text),
-    ("generation", Number),
-    ("creationTimestamp", Other),
-    ("deletionTimestamp", Other),
-    ("deletionGracePeriodSeconds", Other),
-    ("labels", Keyed),
-    ("annotations", Keyed),
-    ("ownerReferences", Slice(&Other)),
-    ("finalizers", Slice(&Other)),
-];
-static PORT: [(&str, GoType); 5] =
-    [("name", Text), ("hostPort", Number), ("containerPort", Number), ("protocol", Text), ("hostIP", Text)];
-static VARIABLE: [(&str, GoType); 3] = [("name", Text), ("value", Text), ("valueFrom", Other)];
-static MOUNT: [(&str, GoType); 5] =
-    [("name", Text), ("readOnly", Flag), ("mountPath", Text), ("subPath", Text), ("subPathExpr", Text)];
-static RESOURCES: [(&str, GoType); 3] = [("limits", Keyed), ("requests", Keyed), ("claims", Slice(&Other))];
-static CONTAINER: [(&str, GoType); 24] = [
-    ("name", Text),
-    ("image", Text),
-    ("command", Slice(&Other)),
-    ("args", Slice(&Other)),
-    ("workingDir", Text),
-    ("ports", Slice(&Struct(&PORT))),
-    ("envFrom", Slice(&Other)),
-    ("env", Slice(&Struct(&VARIABLE))),
-    ("resources", Struct(&RESOURCES)),
-    ("resizePolicy", Slice(&Other)),
-    ("restartPolicy", Other),
-    ("volumeMounts", Slice(&Struct(&MOUNT))),
-    ("volumeDevices", Slice(&Other)),
-    ("livenessProbe", Other),
-    ("readinessProbe", Other),
-    ("startupProbe", Other),
-    ("lifecycle", Other),
-    ("terminationMessagePath", Text),
-    ("terminationMessagePolicy", Text),
-    ("imagePullPolicy", Text),
-    ("securityContext", Other),
-    ("stdin", Flag),
-    ("stdinOnce", Flag),
-    ("tty", Flag),
-];
-static VOLUME: [(&str, GoType); 1] = [("name", Text)];
-static SECRET: [(&str, GoType); 1] = [("name", Text)];
-static SPEC: [(&str, GoType); 42] = [
-    ("volumes", Slice(&Struct(&VOLUME))),
-    ("initContainers", Slice(&Struct(&CONTAINER))),
-    ("containers", Slice(&Struct(&CONTAINER))),
-    ("ephemeralContainers", Slice(&Other)),
-    ("restartPolicy", Text),
-    ("terminationGracePeriodSeconds", Other),
-    ("activeDeadlineSeconds", Other),
-    ("dnsPolicy", Text),
-    ("nodeSelector", Keyed),
-    ("serviceAccountName", Text),
-    ("deprecatedServiceAccount", Text),
-    ("automountServiceAccountToken", Other),
-    ("nodeName", Text),
-    ("hostNetwork", Flag),
-    ("hostPID", Flag),
-    ("hostIPC", Flag),
-    ("shareProcessNamespace", Other),
-    ("securityContext", Other),
-    ("imagePullSecrets", Slice(&Struct(&SECRET))),
-    ("hostname", Text),
-    ("subdomain", Text),
-    ("affinity", Other),
-    ("schedulerName", Text),
-    ("tolerations", Slice(&Other)),
-    ("hostAliases", Slice(&Other)),
-    ("priorityClassName", Text),
-    ("priority", Other),
-    ("dnsConfig", Other),
-    ("readinessGates", Slice(&Other)),
-    ("runtimeClassName", Other),
-    ("enableServiceLinks", Other),
-    ("preemptionPolicy", Other),
-    ("overhead", Keyed),
-    ("topologySpreadConstraints", Slice(&Other)),
-    ("setHostnameAsFQDN", Other),
-    ("os", Other),
-    ("hostUsers", Other),
-    ("schedulingGates", Slice(&Other)),
-    ("resourceClaims", Slice(&Other)),
-    ("resources", Other),
-    ("hostnameOverride", Other),
-    ("workloadRef", Other),
-];
+/// A struct of Kubernetes' API.
+struct GoStruct {
+    /// JSON name, Go name and type of each field.
+    fields: Vec<(&'static str, Arc<str>, GoType)>,
+    /// The object without any field set.
+    zero: BTreeMap<Arc<str>, Data>,
+}
+
+impl GoStruct {
+    /// All fields of a struct, by type. The order is that of Go.
+    fn complete<const N: usize>(fields: [(&'static str, GoType); N]) -> Self {
+        let mut all = Self::open(fields);
+        all.zero.insert(COMPLETE_KEY.into(), Data::Bool(true));
+        all
+    }
+
+    /// Some fields of a struct that has others.
+    fn open<const N: usize>(fields: [(&'static str, GoType); N]) -> Self {
+        let named = fields.into_iter().map(|(json, go_type)| (json, Arc::from(go_name(json)), go_type));
+        let fields: Vec<(&str, Arc<str>, GoType)> = named.collect();
+        let mut zero: BTreeMap<Arc<str>, Data> =
+            fields.iter().map(|(_, go, go_type)| (Arc::clone(go), typed(None, *go_type))).collect();
+        zero.insert(TYPED_OBJECT_KEY.into(), list([]));
+        Self { fields, zero }
+    }
+
+    fn has_field(&self, field: &str) -> bool {
+        self.fields.iter().any(|(_, go, _)| **go == *field)
+    }
+
+    /// Removes fields that the struct does not have, except directives of the merge, and adds their paths to `removed`.
+    fn remove_unknown(&self, object: &mut Value, path: &str, removed: &mut Vec<String>) {
+        if let Some(entries) = object.as_object_mut() {
+            entries.retain(|name, _| {
+                let known = name.starts_with('$') || self.fields.iter().any(|(json, ..)| json == name);
+                if !known {
+                    removed.push(format!("{path}.{name}"));
+                }
+                known
+            });
+        }
+    }
+}
+
+static META: LazyLock<GoStruct> = LazyLock::new(|| {
+    GoStruct::complete([
+        ("name", Text),
+        ("generateName", Text),
+        ("namespace", Text),
+        ("selfLink", Text),
+        ("uid", Text),
+        ("resourceVersion", Text),
+        ("generation", Number),
+        ("creationTimestamp", Other),
+        ("deletionTimestamp", Other),
+        ("deletionGracePeriodSeconds", Other),
+        ("labels", Keyed),
+        ("annotations", Keyed),
+        ("ownerReferences", Slice),
+        ("finalizers", Slice),
+        ("managedFields", Slice),
+    ])
+});
+static PORT: LazyLock<GoStruct> = LazyLock::new(|| {
+    GoStruct::complete([
+        ("name", Text),
+        ("hostPort", Number),
+        ("containerPort", Number),
+        ("protocol", Text),
+        ("hostIP", Text),
+    ])
+});
+static VARIABLE: LazyLock<GoStruct> =
+    LazyLock::new(|| GoStruct::complete([("name", Text), ("value", Text), ("valueFrom", Other)]));
+static MOUNT: LazyLock<GoStruct> = LazyLock::new(|| {
+    GoStruct::complete([
+        ("name", Text),
+        ("readOnly", Flag),
+        ("recursiveReadOnly", Other),
+        ("mountPath", Text),
+        ("subPath", Text),
+        ("mountPropagation", Other),
+        ("subPathExpr", Text),
+    ])
+});
+static RESOURCES: LazyLock<GoStruct> =
+    LazyLock::new(|| GoStruct::complete([("limits", Keyed), ("requests", Keyed), ("claims", Slice)]));
+static CONTAINER: LazyLock<GoStruct> = LazyLock::new(|| {
+    GoStruct::complete([
+        ("name", Text),
+        ("image", Text),
+        ("command", Slice),
+        ("args", Slice),
+        ("workingDir", Text),
+        ("ports", Structs(&PORT)),
+        ("envFrom", Slice),
+        ("env", Structs(&VARIABLE)),
+        ("resources", Struct(&RESOURCES)),
+        ("resizePolicy", Slice),
+        ("restartPolicy", Other),
+        ("restartPolicyRules", Slice),
+        ("volumeMounts", Structs(&MOUNT)),
+        ("volumeDevices", Slice),
+        ("livenessProbe", Other),
+        ("readinessProbe", Other),
+        ("startupProbe", Other),
+        ("lifecycle", Other),
+        ("terminationMessagePath", Text),
+        ("terminationMessagePolicy", Text),
+        ("imagePullPolicy", Text),
+        ("securityContext", Other),
+        ("stdin", Flag),
+        ("stdinOnce", Flag),
+        ("tty", Flag),
+    ])
+});
+static NAMED: LazyLock<GoStruct> = LazyLock::new(|| GoStruct::open([("name", Text)]));
+static SPEC: LazyLock<GoStruct> = LazyLock::new(|| {
+    GoStruct::complete([
+        ("volumes", Structs(&NAMED)),
+        ("initContainers", Structs(&CONTAINER)),
+        ("containers", Structs(&CONTAINER)),
+        ("ephemeralContainers", Slice),
+        ("restartPolicy", Text),
+        ("terminationGracePeriodSeconds", Other),
+        ("activeDeadlineSeconds", Other),
+        ("dnsPolicy", Text),
+        ("nodeSelector", Keyed),
+        ("serviceAccountName", Text),
+        ("serviceAccount", Text),
+        ("automountServiceAccountToken", Other),
+        ("nodeName", Text),
+        ("hostNetwork", Flag),
+        ("hostPID", Flag),
+        ("hostIPC", Flag),
+        ("shareProcessNamespace", Other),
+        ("securityContext", Other),
+        ("imagePullSecrets", Structs(&NAMED)),
+        ("hostname", Text),
+        ("subdomain", Text),
+        ("affinity", Other),
+        ("schedulerName", Text),
+        ("tolerations", Slice),
+        ("hostAliases", Slice),
+        ("priorityClassName", Text),
+        ("priority", Other),
+        ("dnsConfig", Other),
+        ("readinessGates", Slice),
+        ("runtimeClassName", Other),
+        ("enableServiceLinks", Other),
+        ("preemptionPolicy", Other),
+        ("overhead", Keyed),
+        ("topologySpreadConstraints", Slice),
+        ("setHostnameAsFQDN", Other),
+        ("os", Other),
+        ("hostUsers", Other),
+        ("schedulingGates", Slice),
+        ("resourceClaims", Slice),
+        ("resources", Other),
+        ("hostnameOverride", Other),
+        ("schedulingGroup", Other),
+        ("workloadRef", Other),
+    ])
+});
+
+/// Fields of `MeshConfig` (istio/api `mesh/v1alpha1/config.proto`), with their zero values; null for messages.
+static MESH: LazyLock<BTreeMap<Arc<str>, Data>> = LazyLock::new(|| {
+    let mut fields = BTreeMap::new();
+    let mut add = |names: &[&str], zero: Data| {
+        fields.extend(names.iter().map(|name| (Arc::from(*name), zero.clone())));
+    };
+    add(&["ProxyListenPort", "ProxyInboundListenPort", "ProxyHttpPort"], Data::Int(0));
+    add(
+        &["EnableTracing", "EnableEnvoyAccessLogService", "DisableEnvoyListenerLog", "PolicyCheckFailOpen"],
+        Data::Bool(false),
+    );
+    add(
+        &[
+            "IngressClass",
+            "IngressService",
+            "IngressSelector",
+            "AccessLogFile",
+            "AccessLogFormat",
+            "TrustDomain",
+            "RootNamespace",
+            "InboundClusterStatName",
+            "OutboundClusterStatName",
+            "MixerCheckServer",
+            "MixerReportServer",
+            "SdsUdsPath",
+        ],
+        text(""),
+    );
+    add(&["IngressControllerMode"], text("UNSPECIFIED"));
+    add(&["AccessLogEncoding"], text("TEXT"));
+    add(&["H2UpgradePolicy"], text("DO_NOT_UPGRADE"));
+    add(
+        &[
+            "ConfigSources",
+            "TrustDomainAliases",
+            "CaCertificates",
+            "DefaultServiceExportTo",
+            "DefaultVirtualServiceExportTo",
+            "DefaultDestinationRuleExportTo",
+            "Certificates",
+            "ServiceSettings",
+            "ServiceScopeConfigs",
+            "ExtensionProviders",
+            "DiscoverySelectors",
+        ],
+        list([]),
+    );
+    add(
+        &[
+            "ConnectTimeout",
+            "ProtocolDetectionTimeout",
+            "TcpKeepalive",
+            "DefaultConfig",
+            "OutboundTrafficPolicy",
+            "InboundTrafficPolicy",
+            "EnableAutoMtls",
+            "LocalityLbSetting",
+            "DnsRefreshRate",
+            "ThriftConfig",
+            "EnablePrometheusMerge",
+            "VerifyCertificateAtClient",
+            "Ca",
+            "DefaultProviders",
+            "PathNormalization",
+            "DefaultHttpRetryPolicy",
+            "MeshMTLS",
+            "TlsDefaults",
+            "HboneIdleTimeout",
+            "ReportBatchMaxEntries",
+            "ReportBatchMaxTime",
+        ],
+        Data::Nil,
+    );
+    fields
+});
+
 /// Fields of types without a table that are maps with keys of the user.
 const KEYED_FIELDS: [&str; 9] = [
     "matchLabels",
@@ -162,15 +312,33 @@ const KEYED_FIELDS: [&str; 9] = [
 
 /// Whether the value at a path of [`ROOT_FIELDS`] has a field; `None` if the fields of its type are not known.
 pub(super) fn has_field(path: &str, field: &str) -> Option<bool> {
-    let typed = |fields: &[(&str, GoType)]| Some(fields.iter().any(|(json, _)| go_name(json) == field));
     match path {
         "" => Some(ROOT_FIELDS.contains(&field)),
-        ".ObjectMeta" => typed(&META),
-        ".Spec" => typed(&SPEC),
+        ".ObjectMeta" => Some(META.has_field(field)),
+        ".Spec" => Some(SPEC.has_field(field)),
         ".TypeMeta" => Some(["APIVersion", "Kind"].contains(&field)),
         ".DeploymentMeta" => Some(["Name", "Namespace"].contains(&field)),
+        ".MeshConfig" => Some(MESH.contains_key(field)),
+        ".ProxyConfig" | ".MeshConfig.DefaultConfig" => Some(ProxyConfig::has_go_field(field)),
         _ => None,
     }
+}
+
+/// Removes fields that neither pods nor containers have, as the decoder of Istio's injector does; returns their paths.
+pub(super) fn remove_unknown_fields(partial_pod: &mut Value) -> Vec<String> {
+    let mut removed = Vec::new();
+    if let Some(metadata) = partial_pod.get_mut("metadata") {
+        META.remove_unknown(metadata, "metadata", &mut removed);
+    }
+    let Some(spec) = partial_pod.get_mut("spec") else { return removed };
+    SPEC.remove_unknown(spec, "spec", &mut removed);
+    for list in ["initContainers", "containers"] {
+        for container in spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
+            let path = format!("spec.{list}[{}]", container["name"].as_str().unwrap_or_default());
+            CONTAINER.remove_unknown(container, &path, &mut removed);
+        }
+    }
+    removed
 }
 
 /// Template data that is the same for every pod.
@@ -178,14 +346,18 @@ pub(super) fn has_field(path: &str, field: &str) -> Option<bool> {
 pub(crate) struct SharedTemplateData {
     pub(crate) values: Data,
     pub(crate) mesh: Data,
+    /// `defaultConfig` of the mesh.
+    pub(crate) default_config: Data,
 }
 
 impl SharedTemplateData {
     /// Takes the document `values`, the fields of the mesh configuration, and its `defaultConfig`.
     pub(crate) fn new(values: &Value, mesh_fields: &Map<String, Value>, default_config: &ProxyConfig) -> Self {
-        let mut mesh: BTreeMap<Arc<str>, Data> = message_fields(mesh_fields).collect();
-        mesh.insert("DefaultConfig".into(), proxy_config(default_config));
-        Self { values: untyped(values), mesh: Data::Map(Arc::new(mesh)) }
+        let mut mesh = MESH.clone();
+        mesh.extend(message_fields(mesh_fields));
+        let default_config = proxy_config(default_config);
+        mesh.insert("DefaultConfig".into(), default_config.clone());
+        Self { values: untyped(values), mesh: Data::Map(Arc::new(mesh)), default_config }
     }
 }
 
@@ -206,8 +378,8 @@ pub(crate) fn proxy_config(config: &ProxyConfig) -> Data {
         let value = if user_keyed.contains(&name.as_str()) { with_integers(value) } else { message(value) };
         (Arc::from(upper_first(name)), value)
     };
-    let marker = std::iter::once((Arc::from(TYPED_OBJECT_KEY), PROTO_OBJECT));
-    Data::Map(Arc::new(config.all_fields().iter().map(field).chain(marker).collect()))
+    let markers = [(Arc::from(TYPED_OBJECT_KEY), PROTO_OBJECT), (Arc::from(COMPLETE_KEY), PROTO_OBJECT)];
+    Data::Map(Arc::new(config.all_fields().iter().map(field).chain(markers).collect()))
 }
 
 /// Converts a value of a known type.
@@ -217,46 +389,53 @@ fn typed(value: Option<&Value>, go_type: GoType) -> Data {
         (Text, None) => text(""),
         (Flag, None) => Data::Bool(false),
         (Number, None) => Data::Int(0),
-        (Slice(_), None) => Data::List([].into()),
+        (Slice | Structs(_), None) => Data::List([].into()),
         (Keyed, None) => Data::Map(Arc::default()),
         (Other, None) => Data::Nil,
-        (Slice(item), Some(Value::Array(items))) => list(items.iter().map(|value| typed(Some(value), *item))),
+        (Structs(item), Some(Value::Array(items))) => list(items.iter().map(|value| object(value.as_object(), item))),
         (Keyed, Some(Value::Object(entries))) => Data::Map(Arc::new(
             entries.iter().map(|(key, value)| (key.as_str().into(), with_integers(value))).collect(),
         )),
-        (Struct(fields), value) => object(value.and_then(Value::as_object), fields),
+        (Struct(go_struct), None) => Data::Map(Arc::new(go_struct.zero.clone())),
+        (Struct(go_struct), value) => object(value.and_then(Value::as_object), go_struct),
         (_, Some(value)) => match value {
-            Value::Object(entries) => object(Some(entries), &[]),
+            Value::Object(entries) => object(Some(entries), &UNKNOWN),
             Value::Array(items) => list(items.iter().map(|item| typed(Some(item), Other))),
             scalar => with_integers(scalar),
         },
     }
 }
 
-/// Converts a struct: the fields of the table, and any further ones.
-fn object(entries: Option<&Map<String, Value>>, fields: &[(&str, GoType)]) -> Data {
-    let mut out: BTreeMap<Arc<str>, Data> = BTreeMap::new();
+/// Converts a struct: the fields of its type, and any further ones.
+fn object(entries: Option<&Map<String, Value>>, go_struct: &GoStruct) -> Data {
+    let mut out = go_struct.zero.clone();
     let mut set = Vec::new();
-    for (json, go_type) in fields {
-        let value = entries.and_then(|entries| entries.get(*json));
-        let go = go_name(json);
-        if value.is_some_and(|value| !value.is_null()) {
-            set.push(text(&go));
+    let mut unlisted = Vec::new();
+    for (json, value) in entries.into_iter().flatten().filter(|(_, value)| !value.is_null()) {
+        match go_struct.fields.iter().position(|(known, ..)| known == json) {
+            Some(position) => {
+                let (_, go, go_type) = &go_struct.fields[position];
+                set.push(position);
+                out.insert(Arc::clone(go), typed(Some(value), *go_type));
+            }
+            None => unlisted.push((json, value)),
         }
-        out.insert(go.into(), typed(value, *go_type));
     }
-    let unlisted = entries.into_iter().flatten().filter(|(json, _)| !fields.iter().any(|(known, _)| known == json));
-    let mut unlisted: Vec<_> = unlisted.collect();
+    set.sort_unstable();
     unlisted.sort_by_key(|(json, _)| *json);
+    let mut set: Vec<Arc<str>> = set.into_iter().map(|position| Arc::clone(&go_struct.fields[position].1)).collect();
     for (json, value) in unlisted {
         let go_type = if KEYED_FIELDS.contains(&json.as_str()) { Keyed } else { Other };
-        let go = go_name(json);
-        set.push(text(&go));
-        out.insert(go.into(), typed(Some(value), go_type));
+        let go: Arc<str> = go_name(json).into();
+        set.push(Arc::clone(&go));
+        out.insert(go, typed(Some(value), go_type));
     }
-    out.insert(TYPED_OBJECT_KEY.into(), list(set));
+    out.insert(TYPED_OBJECT_KEY.into(), list(set.into_iter().map(Data::String)));
     Data::Map(Arc::new(out))
 }
+
+/// A struct without known fields.
+static UNKNOWN: LazyLock<GoStruct> = LazyLock::new(|| GoStruct::open([]));
 
 /// Converts a message of Istio's API.
 fn message(value: &Value) -> Data {

@@ -10,12 +10,12 @@ use gotmpl::Value as Data;
 use serde_json::{Value, json};
 
 use super::go::{GoEngine, number_from_env};
-use super::{CustomTemplate, RenderOptions};
+use super::{CustomTemplate, RenderOptions, rendered_yaml};
 use crate::context::InjectContext;
 use crate::overrides::StoredOverrides;
 use crate::settings::{Documents, GATEWAY_CONTROLLER_TEMPLATES, NativeSidecars, Settings};
-use crate::workload::workload_of_pod;
 use crate::template_data::estimated_concurrency;
+use crate::workload::workload_of_pod;
 use crate::{InjectRequest, template_data, yaml};
 
 /// A context in which a template is rendered, with its number in the Go program.
@@ -214,7 +214,12 @@ fn difference(go: &mut GoEngine, text: &str, contexts: &[Context]) -> Option<Str
             Err(errors) => Err(errors.join("; ")),
         };
         match (got, want) {
-            (Ok(got), Ok(want)) if got == want => {}
+            (Ok(got), Ok(want)) if got == want => {
+                let fast = rendered_yaml::parse(&got);
+                if fast.is_some() && fast != yaml::from_str(&got).ok() {
+                    return Some(format!("context {}: rendered_yaml differs from yaml", context.number));
+                }
+            }
             (Err(_), Err(_)) => {}
             (Ok(got), Ok(want)) => {
                 let pairs = got.lines().zip(want.lines());
@@ -222,7 +227,12 @@ fn difference(go: &mut GoEngine, text: &str, contexts: &[Context]) -> Option<Str
                 return Some(format!("context {}: {first:?}", context.number));
             }
             (got, want) => {
-                return Some(format!("context {}: {:?}, Go {:?}", context.number, got.map(|_| "text"), want.map(|_| "text")));
+                return Some(format!(
+                    "context {}: {:?}, Go {:?}",
+                    context.number,
+                    got.map(|_| "text"),
+                    want.map(|_| "text")
+                ));
             }
         }
     }
@@ -247,6 +257,7 @@ fn edited_templates_have_the_output_of_go() {
         }
     }
     eprintln!("{compared} edits compared");
-    let shown: Vec<String> = different.iter().take(40).map(|(edit, difference)| format!("{edit}\n  {difference}")).collect();
+    let shown: Vec<String> =
+        different.iter().take(40).map(|(edit, difference)| format!("{edit}\n  {difference}")).collect();
     assert!(different.is_empty(), "{} of {compared} differ\n{}", different.len(), shown.join("\n"));
 }

@@ -12,11 +12,15 @@ mod lists;
 mod numbers;
 mod strings;
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use gotmpl::{FuncMap, Template as Engine, TemplateError, Value as Data};
 
-use super::check::{FAIL, INDEX_STRINGS, PRINT, START_ACTION};
+use super::check::{FAIL, FIELD, INDEX_STRINGS, PRINT, START_ACTION};
+use super::data::COMPLETE_KEY;
 use super::limits;
 use super::print::{go_string, sprint, sprintln};
 
@@ -61,7 +65,33 @@ pub(super) fn all() -> FuncMap {
         Ok(text(""))
     };
     all.insert(START_ACTION.to_owned(), Arc::new(start_action));
+    all.insert(FIELD.to_owned(), Arc::new(fields));
     all
+}
+
+/// Reads a chain of fields: the first value is the object, the others are names. As in Go, a missing key of a map is nil, and a
+/// missing field of a struct or a field of a nil pointer is an error.
+fn fields(values: &[Data]) -> FunctionResult {
+    let Some((first, names)) = values.split_first() else { return Ok(Data::Nil) };
+    let (mut value, mut in_struct) = (first, false);
+    for name in names {
+        let Data::String(name) = name else { continue };
+        let error = |problem: &str| Err(TemplateError::Exec(format!("{problem} has no field {name:?}")));
+        value = match value {
+            Data::Map(entries) => {
+                in_struct = entries.contains_key(COMPLETE_KEY);
+                match entries.get(&**name) {
+                    Some(found) => found,
+                    None if in_struct => return error("the object"),
+                    None => &Data::Nil,
+                }
+            }
+            Data::Nil if in_struct => return error("nil"),
+            Data::Nil => value,
+            other => return error(other.type_name()),
+        };
+    }
+    Ok(value.clone())
 }
 
 /// Go's functions whose results can be larger than their arguments.
@@ -123,11 +153,23 @@ fn printf_values(format: &str, values: &[Data]) -> Vec<Data> {
     values
 }
 
+thread_local! {
+    /// Templates that call a function of the engine, by its name and the number of arguments.
+    static CALLS: RefCell<BTreeMap<(&'static str, usize), Engine>> = const { RefCell::new(BTreeMap::new()) };
+}
+
 /// Calls a function of the engine through a template, which is the only way to call one.
-fn builtin(name: &str, values: &[Data]) -> FunctionResult {
-    let arguments: Vec<String> = (0..values.len()).map(|index| format!(" (index . {index})")).collect();
-    let engine = Engine::new("").parse(&format!("{{{{{name}{}}}}}", arguments.concat()))?;
-    Ok(owned(engine.execute_to_string(&Data::List(values.into()))?))
+fn builtin(name: &'static str, values: &[Data]) -> FunctionResult {
+    CALLS.with_borrow_mut(|calls| {
+        let engine = match calls.entry((name, values.len())) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => {
+                let arguments: String = (0..values.len()).map(|index| format!(" (index . {index})")).collect();
+                entry.insert(Engine::new("").parse(&format!("{{{{{name}{arguments}}}}}"))?)
+            }
+        };
+        Ok(owned(engine.execute_to_string(&Data::List(values.into()))?))
+    })
 }
 
 struct Args<'a> {

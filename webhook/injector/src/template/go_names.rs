@@ -6,7 +6,8 @@ const INITIALISMS: [&str; 21] = [
     "pd", "rbd", "tcp", "tty", "uid",
 ];
 /// Names without a rule.
-const IRREGULAR: [(&str, &str); 4] = [
+const IRREGULAR: [(&str, &str); 5] = [
+    ("serviceAccount", "DeprecatedServiceAccount"),
     ("cephfs", "CephFS"),
     ("storageos", "StorageOS"),
     ("seLinuxOptions", "SELinuxOptions"),
@@ -35,7 +36,7 @@ pub(super) fn json_name(go: &str) -> String {
 }
 
 /// Converts `meshId` to `MeshId`, as protobuf's Go code names fields.
-pub(super) fn upper_first(name: &str) -> String {
+pub(crate) fn upper_first(name: &str) -> String {
     let mut chars = name.chars();
     chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
 }

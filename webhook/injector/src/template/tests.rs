@@ -116,20 +116,17 @@ fn functions_match_those_of_go_sprig_and_istio() {
 
 #[test]
 fn parsing_reports_all_errors_with_their_lines() {
-    let template = "a: 1\nb: {{ nosuch .Values.x }}\nc: {{ .ObjectMeta.Nmae }}{{ .Vales.x }}\nd: {{ $undeclared }}\n{{ template \"x\" . }}\n\
-                    e: {{ .ProxyConfig.Lookup \"a\" }}\nf: {{ set (dict) `a` 1 }}{{ $y = 1 }}\n{{ $.Spec.Nope }}";
+    let template = "a: 1\nb: {{ nosuch .Values.x }}\nc: x\nd: {{ $undeclared }}\n{{ template \"x\" . }}\n\
+                    e: {{ .ProxyConfig.Lookup \"a\" }}\nf: {{ set (dict) `a` 1 }}{{ $y = 1 }}";
     assert_eq!(
         parse_errors(template),
         [
             "line 2: function \"nosuch\" not defined",
-            "line 3: .ObjectMeta has no field \"Nmae\"",
-            "line 3: the template data has no field \"Vales\"",
             "line 4: undefined variable $undeclared",
             "line 5: template \"x\" not defined",
             "line 6: cannot pass arguments to .ProxyConfig.Lookup: methods with arguments are not supported",
             "line 7: function \"set\" not defined",
             "line 7: undefined variable $y in assignment",
-            "line 8: .Spec has no field \"Nope\"",
         ]
     );
     assert_eq!(parse_errors("a: 1\n{{ if }}x{{ end }}").len(), 1);
@@ -139,6 +136,27 @@ fn parsing_reports_all_errors_with_their_lines() {
         parse_errors("a\n{{ .X")
     );
     assert!(parse_errors(&"x".repeat(2_000_000))[0].contains("the limit is"));
+}
+
+#[test]
+fn fields_that_do_not_exist_fail_where_they_are_used() {
+    let template = "{{ if .Revision }}{{ .Vales.x }}\n{{ .ObjectMeta.Nmae }}{{ range .Spec.Containers }}{{ .Nmae }}{{ end }}{{ end }}x";
+    let template = CustomTemplate::parse("t", template).unwrap();
+    assert_eq!(
+        template.warnings(),
+        ["line 1: the template data has no field \"Vales\"", "line 2: .ObjectMeta has no field \"Nmae\""]
+    );
+    let data = |revision: &str| {
+        let spec = data::pod_spec(Some(&json!({"containers": [{"name": "a"}]})));
+        Data::Map(std::sync::Arc::new([("Revision".into(), data::text(revision)), ("Spec".into(), spec)].into()))
+    };
+    let render = |data: &Data| template.render_text(data, RenderOptions::default());
+    assert_eq!(render(&data("")).as_deref(), Ok("x"));
+    let error = render(&data("r")).unwrap_err().to_string();
+    assert!(error.ends_with("the template data has no field \"Vales\""), "{error}");
+    let dynamic = CustomTemplate::parse("t", "{{ range .Spec.Containers }}{{ .Nmae }}{{ end }}").unwrap();
+    let error = dynamic.render_text(&data(""), RenderOptions::default()).unwrap_err().to_string();
+    assert!(error.ends_with("the object has no field \"Nmae\""), "{error}");
 }
 
 #[test]
@@ -332,6 +350,21 @@ fn a_failing_template_denies_the_pod() {
 }
 
 #[test]
+fn unknown_fields_of_the_output_are_left_out_with_a_warning() {
+    let template = "metadata: {labels: {x: y}, odd: 1}\nspec:\n  odd: 1\n  containers:\n  - {name: helper, image: a, imagee: b, $patch: merge}\n";
+    let settings = settings(&json!({}), &json!({"t": template}));
+    let mut own = pod();
+    own["spec"]["newer"] = 1.into();
+    let request = InjectRequest { pod: own, ..InjectRequest::default() };
+    let Ok(InjectOutcome::Injected { pod, warnings, .. }) = inject(&request, &settings) else { panic!("not injected") };
+    assert_eq!((pod["spec"].get("odd"), &pod["spec"]["newer"]), (None, &json!(1)), "fields of the user stay");
+    let helper = pod["spec"]["containers"].as_array().unwrap().iter().find(|container| container["name"] == "helper");
+    assert_eq!(helper, Some(&json!({"name": "helper", "image": "a"})));
+    let warning = "template \"t\": unknown fields are left out: metadata.odd; spec.odd; spec.containers[helper].imagee";
+    assert!(warnings.contains(&warning.to_owned()), "{warnings:?}");
+}
+
+#[test]
 fn templates_and_aliases_are_merged_in_order() {
     let templates = json!({
         "one": "metadata: {labels: {x: one, y: one}}\nspec: {containers: [{name: helper, image: a}]}",
@@ -382,7 +415,7 @@ proptest! {
             Just("\n"), Just("a: b"), Just("é"), Just("\0"), Just("break"), Just("continue"), Just("/*"), Just("*/"),
         ], 0..40)) {
         if let Ok(template) = CustomTemplate::parse("t", &parts.concat()) {
-            let _ = template.render(&data::untyped(&sample_data()), RenderOptions::default());
+            let _ = template.render(&data::untyped(&sample_data()), RenderOptions::default(), &mut Vec::new());
         }
     }
 }

@@ -35,7 +35,10 @@ pub(super) fn resolve(text: &str) -> Result<String, String> {
         }
         removed += literal.matches('\n').count() - kept.matches('\n').count();
         out.push_str(kept);
-        let Some((_, body)) = inside else { return Ok(out) };
+        let Some((_, body)) = inside else {
+            // The engine closes some blocks at the end of the text.
+            return if depth == 0 { Ok(out) } else { Err(format!("line {}: unexpected end of the text", line_at(""))) };
+        };
         if let Some(comment) = body.strip_prefix("/*") {
             let reject = |reason| Err(format!("line {}: {reason}", line_at(body)));
             let Some((_, after)) = comment.split_once("*/") else { return reject("unclosed comment") };
@@ -152,5 +155,6 @@ mod tests {
     fn end_without_a_block_is_rejected() {
         assert_eq!(resolve("{{if 1}}{{end}}\n{{- end}}x"), Err("line 2: unexpected {{end}}".to_owned()));
         assert_eq!(resolve("{{else}}"), Err("line 1: unexpected {{else}}".to_owned()));
+        assert_eq!(resolve("{{if 1}}\nx"), Err("line 2: unexpected end of the text".to_owned()));
     }
 }

@@ -113,7 +113,7 @@ fn child_field(field: Field, name: &str) -> Field {
 }
 
 /// Returns the names of the items of a keyed list, with a number for duplicates; `None` for other lists.
-fn names(items: &[Value], field: Field) -> Option<Vec<Cow<'_, str>>> {
+pub(super) fn names(items: &[Value], field: Field) -> Option<Vec<Cow<'_, str>>> {
     let Field::Keyed(key, _) = field else { return None };
     let mut seen: HashMap<Cow<'_, str>, usize> = HashMap::with_capacity(items.len());
     let mut names = Vec::with_capacity(items.len());

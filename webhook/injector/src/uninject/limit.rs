@@ -108,6 +108,29 @@ pub(crate) fn limit(standing: &Value, restored: Value, current: CurrentInjection
     Limited { pod: pod.unwrap_or_default(), refused: limiter.refused }
 }
 
+/// Keeps of a declaration of a container of the mesh what the pod shows; `None` if the container is not the mesh's.
+///
+/// A pod without the container shows nothing, but there is nothing that anybody could have changed in it either.
+pub(crate) fn limit_declaration(
+    standing: &Value,
+    declared: Value,
+    current: CurrentInjection<'_>,
+    refused: &mut Vec<String>,
+) -> Option<Value> {
+    let name = declared["name"].as_str().unwrap_or_default().to_owned();
+    if !MESH_CONTAINERS.contains(&name.as_str()) {
+        refused.push(format!("container '{name}'"));
+        return None;
+    }
+    if containers::find(standing, &name).is_none() {
+        return Some(declared);
+    }
+    let mut limiter = Limiter { standing, current, path: format!("spec.containers[{name}]"), refused: Vec::new() };
+    let limited = limiter.container(&name, Change { was: None, now: Some(declared), added: None });
+    refused.append(&mut limiter.refused);
+    limited
+}
+
 /// A field or an item of the pod as it stands, of the restored pod, and of the templates.
 struct Change<'a> {
     was: Option<&'a Value>,
@@ -181,7 +204,9 @@ impl<'a> Limiter<'a> {
         if !is_map(was) || !is_map(change.now.as_ref()) {
             return self.strict(change);
         }
-        let existed = change.now.is_some();
+        // What is left of a refused object is nothing, unless the pod has it.
+        let existed = change.now.is_some() && (was.is_some() || is_empty(change.now.as_ref()));
+        let is_null = change.now.as_ref().is_some_and(Value::is_null);
         let now = match change.now {
             Some(Value::Object(fields)) => fields,
             _ => Map::new(),
@@ -211,11 +236,14 @@ impl<'a> Limiter<'a> {
                 result.insert(key.clone(), value);
             }
         }
+        if is_null && result.is_empty() {
+            return Some(Value::Null);
+        }
         (existed || !result.is_empty()).then_some(Value::Object(result))
     }
 
     /// Decides about each item of a list with a merge key; `field` is the list's in `kind`.
-    fn items(&mut self, change: Change<'a>, kind: MapKind, field: &str, mut rules: ListRules<'_, 'a>) -> Option<Value> {
+    fn items(&mut self, change: Change<'a>, kind: MapKind, field: &str, rules: ListRules<'_, 'a>) -> Option<Value> {
         let list = |value: Option<&'a Value>| value.and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
         let (was, added) = (list(change.was), list(change.added));
         let field = kind.field(field);
@@ -230,7 +258,8 @@ impl<'a> Limiter<'a> {
         let now_names: Vec<String> = now_names.into_iter().map(Cow::into_owned).collect();
         let added: HashMap<Cow<'_, str>, &'a Value> =
             names(added, field).unwrap_or_default().into_iter().zip(added).collect();
-        let existed = change.now.is_some();
+        let existed = change.now.is_some() && (change.was.is_some() || is_empty(change.now.as_ref()));
+        let is_null = change.now.as_ref().is_some_and(Value::is_null);
         let now = match change.now {
             Some(Value::Array(items)) => items,
             _ => Vec::new(),
@@ -261,11 +290,11 @@ impl<'a> Limiter<'a> {
             result.extend(item.map(|item| (name.clone(), item)));
         }
         if rules.ordered && !forced {
-            let common = |name: &&str, item: &Value| {
-                by_name.contains_key(*name) && in_now.contains(*name) && !is_of_mesh(item)
-            };
+            let common =
+                |name: &&str, item: &Value| by_name.contains_key(*name) && in_now.contains(*name) && !is_of_mesh(item);
             let before = was_names.iter().map(|name| &**name).zip(was).filter(|(name, item)| common(name, item));
-            let after = result.iter().map(|(name, item)| (name.as_str(), item)).filter(|(name, item)| common(name, item));
+            let after =
+                result.iter().map(|(name, item)| (name.as_str(), item)).filter(|(name, item)| common(name, item));
             if !before.map(|(name, _)| name).eq(after.map(|(name, _)| name)) {
                 self.refuse();
                 forced = true;
@@ -286,6 +315,9 @@ impl<'a> Limiter<'a> {
             return Some(Value::Array(ordered));
         }
         let items: Vec<Value> = result.into_iter().map(|(_, item)| item).collect();
+        if is_null && items.is_empty() {
+            return Some(Value::Null);
+        }
         (existed || !items.is_empty()).then_some(Value::Array(items))
     }
 
@@ -360,7 +392,7 @@ impl<'a> Limiter<'a> {
                 let may_go = |item: &Value, added: Option<&Value>| {
                     let name = item["name"].as_str().unwrap_or_default();
                     is_mesh_volume(name)
-                        || added.is_some_and(|added| added == item || !by_user.contains_key(name))
+                        || added.is_some_and(|added| is_same_but_defaults(added, item) || !by_user.contains_key(name))
                 };
                 let rules = ListRules { may_go: &may_go, decide: &mut Self::volume, ordered: true };
                 self.items(change, MapKind::PodSpec, key, rules)
@@ -454,7 +486,11 @@ impl<'a> Limiter<'a> {
             "name" | "restartPolicy" => change.now,
             "image" if change.now.as_ref().is_some_and(|image| image == "auto") => change.now,
             "securityContext" => self.nested(change, &mut |limiter, key, change| {
-                if limiter.is_written_user(container, user, key, change.was) { change.now } else { limiter.shown(change) }
+                if limiter.is_written_user(container, user, key, change.was) {
+                    change.now
+                } else {
+                    limiter.shown(change)
+                }
             }),
             "env" => {
                 let variables = change.was.and_then(Value::as_array).into_iter().flatten();
@@ -541,4 +577,23 @@ fn is_same_but_user(was: Option<&Value>, now: Option<&Value>) -> bool {
     let user = was.iter().position(|arg| arg == "-u").map(|flag| flag + 1);
     was.len() == now.len()
         && was.iter().zip(now).enumerate().all(|(position, (was, now))| was == now || Some(position) == user)
+}
+
+/// Whether `item` is `added`, but for defaults of volumes that the API server has set.
+fn is_same_but_defaults(added: &Value, item: &Value) -> bool {
+    let is_default = |field: &str, value: &Value| match field {
+        "defaultMode" => *value == 420,
+        "type" => *value == "",
+        _ => false,
+    };
+    match (added, item) {
+        (Value::Object(added), Value::Object(item)) => {
+            added.keys().all(|field| item.contains_key(field))
+                && item.iter().all(|(field, value)| match added.get(field) {
+                    Some(added) => is_same_but_defaults(added, value),
+                    None => is_default(field, value),
+                })
+        }
+        _ => added == item,
+    }
 }

@@ -160,7 +160,8 @@ fn remove_grpc_additions(container: &mut Value, stored: &Value, injection: &Inje
     let Some(fields) = container.as_object_mut() else { return };
     let mut remove_from = |list: &str, key: &str, is_added: &dyn Fn(&str) -> bool| {
         let Some(items) = fields.get_mut(list).and_then(Value::as_array_mut) else { return };
-        let own: HashSet<&str> = stored[list].as_array().into_iter().flatten().filter_map(|own| own[key].as_str()).collect();
+        let own: HashSet<&str> =
+            stored[list].as_array().into_iter().flatten().filter_map(|own| own[key].as_str()).collect();
         items.retain(|item| !is_named(item, is_added) || item[key].as_str().is_some_and(|key| own.contains(key)));
         if items.is_empty() {
             fields.shift_remove(list);

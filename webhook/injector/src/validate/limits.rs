@@ -21,11 +21,12 @@ pub(crate) const MAX_MOUNTS: usize = 20_000;
 pub(crate) const MAX_METADATA_KEYS: usize = 5000;
 /// Entries of every other list of the spec, of the metadata and of a container.
 pub(crate) const MAX_ENTRIES: usize = 10_000;
+/// Values in a pod, all in all: each takes about 100 bytes of memory, whatever it takes in the review.
+pub(crate) const MAX_VALUES: usize = 150_000;
 /// Size of the record `sidecar.istio.io/status` in bytes: names of containers and volumes.
 pub(crate) const MAX_STATUS_BYTES: usize = 32 * 1024;
 
-/// Returns a finding for each limit that a pod exceeds. Takes time linear in the number of containers and fields, not in the lengths of
-/// the lists.
+/// Returns a finding for each limit that a pod exceeds.
 pub(crate) fn exceeded(pod: &Value) -> Vec<String> {
     let mut findings = Vec::new();
     let mut check = |what: &str, number: usize, unit: &str, limit: usize| {
@@ -66,12 +67,30 @@ pub(crate) fn exceeded(pod: &Value) -> Vec<String> {
     check("the pod", mounts, "volume mounts", MAX_MOUNTS);
     let counted = |field: &str| matches!(field, "containers" | "initContainers" | "volumes" | "labels" | "annotations");
     for (parent, object) in [("", pod), ("metadata.", &pod["metadata"]), ("spec.", spec)] {
-        check(if parent.is_empty() { "the pod" } else { parent.trim_end_matches('.') }, length(object), "entries", MAX_ENTRIES);
+        check(
+            if parent.is_empty() { "the pod" } else { parent.trim_end_matches('.') },
+            length(object),
+            "entries",
+            MAX_ENTRIES,
+        );
         for (field, value) in object.as_object().into_iter().flatten().take(MAX_ENTRIES) {
             if !counted(field) && length(value) > MAX_ENTRIES {
                 check(&format!("{parent}{field:.40}"), length(value), "entries", MAX_ENTRIES);
             }
         }
     }
+    if findings.is_empty() && count(pod, MAX_VALUES + 1) > MAX_VALUES {
+        findings.push(format!("the pod has more than {MAX_VALUES} values, all fields and items counted"));
+    }
     findings
+}
+
+/// Counts the values in a value, up to about `limit`.
+fn count(value: &Value, limit: usize) -> usize {
+    let add = |sum: usize, value: &Value| if sum > limit { sum } else { sum + count(value, limit - sum.min(limit)) };
+    match value {
+        Value::Array(items) => items.iter().fold(1, add),
+        Value::Object(fields) => fields.values().fold(1, add),
+        _ => 1,
+    }
 }

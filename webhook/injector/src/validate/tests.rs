@@ -44,7 +44,7 @@ fn reports_all_invalid_annotations_with_name_value_and_reason() {
         (name::PROXY_CPU, "1 2"),
         (name::PROXY_MEMORY, "lots"),
         (name::MERGE_METRICS, "yes"),
-        (name::USER_VOLUME, "[]"),
+        (name::USER_VOLUME, "[{}]"),
         (name::USER_VOLUME_MOUNT, "{\"a\":1}"),
     ];
     let annotations = bad.iter().map(|(key, value)| ((*key).to_owned(), Value::from(*value))).collect();

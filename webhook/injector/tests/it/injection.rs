@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 use weir_injector::settings::{NativeSidecars, ProxyConfigResources, Settings};
-use weir_injector::{InjectOutcome, InjectRequest, SkipReason, inject};
+use weir_injector::{InjectOutcome, InjectRequest, SkipReason, Workload, inject};
 
 fn settings(cni: bool, native: NativeSidecars) -> Settings {
     let values = json!({
@@ -51,6 +51,25 @@ fn names<'a>(pod: &'a Value, list: &str) -> Vec<&'a str> {
 
 fn args(container: &Value) -> Vec<&str> {
     container["args"].as_array().unwrap().iter().map(|arg| arg.as_str().unwrap()).collect()
+}
+
+#[test]
+fn workload_of_a_system_namespace_is_injected_in_a_manifest_only() {
+    let settings = Settings::from_values_and_mesh(None, None).unwrap();
+    let workload = Some(Workload { kind: "Deployment".to_owned(), ..Workload::default() });
+    let request = |is_manifest, workload| InjectRequest {
+        pod: json!({"spec": {"containers": [{"name": "app"}]}}),
+        namespace: Some("kube-system".to_owned()),
+        workload,
+        is_manifest,
+        ..InjectRequest::default()
+    };
+    let is_injected = |request: InjectRequest| {
+        matches!(inject(&request, &settings).unwrap(), InjectOutcome::Injected { .. })
+    };
+    assert!(is_injected(request(true, workload.clone())));
+    assert!(!is_injected(request(false, workload)));
+    assert!(!is_injected(request(true, None)), "a pod of a manifest names its namespace itself");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 mod conformance;
 mod docs;
+mod hostile;
 mod injection;
 mod mirror;
 mod options;

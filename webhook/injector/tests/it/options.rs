@@ -190,6 +190,39 @@ fn user_volumes_and_mounts_follow_those_of_the_mesh_sorted() {
 }
 
 #[test]
+fn ipv6_without_a_dual_stack_proxy_causes_a_warning() {
+    let settings = Settings::from_values_and_mesh(None, None).unwrap();
+    let is_warned = |annotations: Value| {
+        let pod = json!({"metadata": {"annotations": annotations}, "spec": {"containers": [{"name": "app"}]}});
+        let InjectOutcome::Injected { warnings, .. } =
+            inject(&InjectRequest { pod, ..InjectRequest::default() }, &settings).unwrap()
+        else {
+            panic!("skipped")
+        };
+        warnings.iter().any(|warning| warning.contains("is about IPv6"))
+    };
+    let ranges = "traffic.sidecar.istio.io/includeOutboundIPRanges";
+    assert!(is_warned(json!({ranges: "10.0.0.0/8,fd00::/8"})));
+    assert!(is_warned(json!({"weir.dev/ipv6": "capture"})));
+    assert!(!is_warned(json!({ranges: "10.0.0.0/8"})));
+    assert!(!is_warned(json!({ranges: "fd00::/8", "weir.dev/ipv6": "leave"})));
+    let dual_stack = "proxyMetadata: {ISTIO_DUAL_STACK: 'true'}";
+    assert!(!is_warned(json!({ranges: "fd00::/8", "proxy.istio.io/config": dual_stack})));
+}
+
+#[test]
+fn user_volumes_and_mounts_may_be_lists() {
+    let pod = annotated(json!({
+        "sidecar.istio.io/userVolume": r#"[{"name":"z","emptyDir":{}}]"#,
+        "sidecar.istio.io/userVolumeMount": r#"[{"name":"z","mountPath":"/z"},{"name":"z","mountPath":"/a"}]"#,
+    }));
+    assert_eq!(volume(&pod, "z"), &json!({"name": "z", "emptyDir": {}}));
+    let mounts = proxy(&pod)["volumeMounts"].as_array().unwrap();
+    let expected = [json!({"name": "z", "mountPath": "/z"}), json!({"name": "z", "mountPath": "/a"})];
+    assert_eq!(mounts[mounts.len() - 2..], expected);
+}
+
+#[test]
 fn certificates_come_from_the_configured_provider() {
     let gke = values(json!({"global": {"caName": "GkeWorkloadCertificate"}}));
     let driver = json!({"driver": "workloadcertificates.security.cloud.google.com"});

@@ -92,7 +92,7 @@ fn request(pod: Value, namespace: &str, workload: Option<Workload>) -> InjectReq
         }
     }
     let namespace = (!namespace.is_empty()).then(|| namespace.to_owned());
-    InjectRequest { pod, namespace, namespace_annotations, url_env: BTreeMap::new(), workload }
+    InjectRequest { pod, namespace, namespace_annotations, workload, ..InjectRequest::default() }
 }
 
 /// Injects an object as a manifest.
@@ -108,7 +108,8 @@ fn inject_manifest(settings: &Settings, object: &Value) -> Result<Value, String>
     };
     let workload = (workload.kind != "Pod").then_some(workload);
     let Some(pod) = template(&mut object) else { return Ok(object) };
-    let outcome = inject(&request(pod.clone(), &namespace, workload), settings).map_err(|error| error.to_string())?;
+    let request = InjectRequest { is_manifest: true, ..request(pod.clone(), &namespace, workload) };
+    let outcome = inject(&request, settings).map_err(|error| error.to_string())?;
     if let InjectOutcome::Injected { pod: injected, .. } = outcome {
         *pod = injected;
     }
@@ -126,12 +127,19 @@ fn admit(settings: &Settings, object: &Value) -> Option<Result<Value, String>> {
     })
 }
 
-/// Returns a pod as two admissions are compared: without the record of the injection, and with the default revision.
+/// Returns a pod as two admissions are compared: without the record of the injection.
 fn admitted(mut pod: Value) -> Value {
     if let Some(annotations) = pod["metadata"]["annotations"].as_object_mut() {
         annotations.remove("sidecar.istio.io/status");
     }
     normalized(pod)
+}
+
+/// Whether the pod has an annotation `weir.dev/capture` if and only if a CNI plugin captures its traffic.
+fn is_capture_annotated(pod: &Value) -> bool {
+    let inits = pod["spec"]["initContainers"].as_array().map_or(&[][..], Vec::as_slice);
+    let validated = inits.iter().any(|container| container["name"] == "istio-validation");
+    validated == pod["metadata"]["annotations"].get("weir.dev/capture").is_some()
 }
 
 /// Compares one case in both modes; returns its differences.
@@ -150,7 +158,11 @@ fn differences(release: &Release, case: &ReleaseCase, want: &str) -> Result<(), 
             }
         }
         if let (Some(got), Some(want)) = (admit(&settings, input), pod_of(&want)) {
-            if let Some(difference) = difference(&admitted(got?), &admitted(want)) {
+            let got = got?;
+            if !is_capture_annotated(&got) {
+                return Err("annotation weir.dev/capture is wrong".to_owned());
+            }
+            if let Some(difference) = difference(&admitted(got), &admitted(want)) {
                 return Err(format!("admission:\n{difference}"));
             }
         }

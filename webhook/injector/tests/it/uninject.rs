@@ -34,14 +34,23 @@ fn web() -> Value {
 
 const RECORD: &str = "weir.dev/original";
 
+/// Returns the record without the fingerprint.
+fn record(injected: &Value) -> Value {
+    let mut record: Value =
+        serde_json::from_str(injected["metadata"]["annotations"][RECORD].as_str().unwrap()).unwrap();
+    let hash = record.as_object_mut().unwrap().shift_remove("hash").unwrap();
+    assert_eq!(hash.as_str().unwrap().len(), 16);
+    record
+}
+
 #[test]
-fn record_of_a_typical_pod_has_only_a_version() {
+fn record_of_a_typical_pod_has_only_a_version_and_a_fingerprint() {
     for cni in [false, true] {
         for native in [NativeSidecars::On, NativeSidecars::Off] {
             let mut settings = settings(cni);
             settings.native_sidecars = native;
             let injected = injected(&web(), &settings);
-            assert_eq!(injected["metadata"]["annotations"][RECORD], r#"{"v":1}"#, "cni {cni}, {native:?}");
+            assert_eq!(record(&injected), json!({"v": 1}), "cni {cni}, {native:?}");
             assert_eq!(uninject(&injected).unwrap().unwrap().pod.to_string(), web().to_string());
         }
     }
@@ -53,9 +62,8 @@ fn only_what_cannot_be_derived_is_recorded() {
     pod["spec"]["containers"][0]["readinessProbe"]["httpGet"]["port"] = "http".into();
     pod["metadata"]["labels"]["security.istio.io/tlsMode"] = "istio".into();
     let injected = injected(&pod, &settings(true));
-    let record: Value = serde_json::from_str(injected["metadata"]["annotations"][RECORD].as_str().unwrap()).unwrap();
     assert_eq!(
-        record,
+        record(&injected),
         json!({"v": 1,
             ".metadata": {".labels": {"+": {"security.istio.io/tlsMode": "istio"}}},
             ".spec": {".containers": {".app": {".readinessProbe": {".httpGet": {"=": {"port": "http"}}}}}}})
@@ -140,7 +148,7 @@ fn record_that_is_too_long_is_marked_partial() {
     let mut pod = web();
     pod["metadata"]["annotations"]["weir.dev/capture"] = "x".repeat(RECORD_MAX_BYTES).into();
     let injected = injected(&pod, &settings(true));
-    assert_eq!(injected["metadata"]["annotations"][RECORD], r#"{"v":1,"partial":true}"#);
+    assert_eq!(record(&injected), json!({"v": 1, "partial": true}));
     let back = uninject(&injected).unwrap().unwrap();
     assert_eq!(back.unrecoverable, ["changes beyond the size limit of annotation 'weir.dev/original'"]);
     assert_eq!(back.pod, web());

@@ -14,7 +14,7 @@ use weir_runtime::contention::ContentionBackoff;
 use weir_runtime::events::EventRecord;
 use weir_runtime::health::{Condition, ReadinessImpact};
 use weir_runtime::tasks::Tasks;
-use weir_runtime::{Cache, Reflector};
+use weir_runtime::{Cache, ObjectLimits, Reflector};
 
 use super::metrics::BundleMetrics;
 use super::observed::{ObservedConfiguration, ObservedEntry};
@@ -94,6 +94,7 @@ impl CaBundleReconciler {
             api: Box::new(api),
             field_selector: String::new(),
             label_selector: label_selector.clone(),
+            limits: ObjectLimits::ETCD,
             transform: Box::new(ObservedConfiguration::from),
             cache: cache.clone(),
         };

@@ -23,15 +23,15 @@ async fn output(args: &[&str]) -> Output {
     timeout(TIMEOUT, webhook(args).output()).await.expect("it ends").unwrap()
 }
 
-struct Running {
+pub(super) struct Running {
     child: Child,
     https: SocketAddr,
-    http: SocketAddr,
+    pub(super) http: SocketAddr,
     log: tokio::task::JoinHandle<Vec<serde_json::Value>>,
 }
 
 /// Starts the process and reads its addresses from its log.
-async fn start(args: &[&str]) -> Running {
+pub(super) async fn start(args: &[&str]) -> Running {
     let fixed = ["--https-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0", "--log-format", "json"];
     let mut child = webhook(&[&fixed[..], args].concat()).stderr(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
@@ -58,6 +58,13 @@ async fn start(args: &[&str]) -> Running {
 }
 
 impl Running {
+    /// Returns the highest resident memory so far, in KiB.
+    pub(super) fn peak_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id().unwrap())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
     async fn signal(&self, name: &str) {
         let pid = self.child.id().unwrap().to_string();
         assert!(Command::new("kill").args(["-s", name, &pid]).status().await.unwrap().success());

@@ -1,5 +1,7 @@
 //! Reads the tables of iptables-nft, with ours and foreign rules, as far as we need them.
 
+use std::collections::HashMap;
+
 use netlink_packet_core::NLA_HEADER_SIZE;
 use netlink_packet_netfilter::nftables::{ChainMessage, NfTablesMessage, RuleAttribute, RuleMessage};
 
@@ -67,8 +69,10 @@ impl KernelTable {
                 let expressions = attribute(attributes, RULE_EXPRESSIONS).unwrap_or_default().to_vec();
                 Some((text(attributes, RULE_CHAIN)?.to_owned(), KernelRule { handle, expressions }))
             })?;
+        let indices: HashMap<String, usize> =
+            found.chains.iter().enumerate().map(|(at, chain)| (chain.name.clone(), at)).collect();
         for (name, rule) in rules {
-            if let Some(chain) = found.chains.iter_mut().find(|chain| chain.name == name) {
+            if let Some(chain) = indices.get(&name).and_then(|&at| found.chains.get_mut(at)) {
                 chain.rules.push(rule);
             }
         }

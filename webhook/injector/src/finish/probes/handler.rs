@@ -35,7 +35,8 @@ impl HandlerField {
         }
     }
 
-    const fn is_probe(self) -> bool {
+    /// Returns whether it is a probe, not a lifecycle handler.
+    pub(super) const fn is_probe(self) -> bool {
         matches!(self, Self::Readiness | Self::Liveness | Self::Startup)
     }
 

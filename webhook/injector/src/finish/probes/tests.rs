@@ -2,7 +2,7 @@ use serde_json::{Value, json};
 
 use super::{ProbeRewriteOptions, VARIABLE, restore_probes, rewrite_probes};
 
-const FRESH: ProbeRewriteOptions = ProbeRewriteOptions { enabled: true, status_port: 15020 };
+const FRESH: ProbeRewriteOptions = ProbeRewriteOptions { enabled: true, status_port: 15020, lifecycle: true };
 
 fn pod(app: &Value) -> Value {
     json!({"spec": {"containers": [app, {"name": "istio-proxy"}]}})
@@ -46,6 +46,15 @@ fn all_handlers_are_rewritten_and_recorded_as_sorted_json() {
                "postStart": {"httpGet": {"path": "/app-lifecycle/hello/poststartz", "port": 15020}}})
     );
     assert_eq!(pod["spec"]["containers"][1]["readinessProbe"], json!({"httpGet": {"port": 15021}}));
+}
+
+#[test]
+fn lifecycle_handlers_stay_where_the_agent_cannot_answer_them() {
+    let handlers = json!({"preStop": {"httpGet": {"port": 91}}, "postStart": {"tcpSocket": {"port": 93}}});
+    let mut pod = pod(&json!({"name": "a", "livenessProbe": {"httpGet": {"port": 80}}, "lifecycle": handlers}));
+    rewrite_probes(&mut pod, ProbeRewriteOptions { lifecycle: false, ..FRESH });
+    assert_eq!(app(&pod)["lifecycle"], handlers);
+    assert_eq!(recorded(&pod), Some(r#"{"/app-health/a/livez":{"httpGet":{"port":80}}}"#));
 }
 
 #[test]

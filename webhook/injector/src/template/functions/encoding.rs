@@ -72,7 +72,7 @@ pub(super) fn json(value: &Data) -> Value {
                 names.filter_map(|name| Some((json_name(name), json(fields.get(name)?)))).collect()
             }
             Some(_) => {
-                let is_set = |name: &str, field: &Data| name != TYPED_OBJECT_KEY && !matches!(field, Data::Nil);
+                let is_set = |name: &str, field: &Data| !name.starts_with('\0') && !matches!(field, Data::Nil);
                 let set = fields.iter().filter(|(name, field)| is_set(name, field));
                 let mut out: Map<String, Value> = set.map(|(name, field)| (lower_first(name), json(field))).collect();
                 out.sort_keys();

@@ -6,7 +6,7 @@ use super::{Args, Function, FunctionResult, VARIADIC, builtin, flag, limits, lis
 
 pub(super) const ALL: [Function; 43] = [
     ("quote", 0, VARIADIC, |args| {
-        each(args, |value| builtin("printf", &[text("%q"), owned(strval(value))]).map(|quoted| strval(&quoted)))
+        each(args, |value| quoted(&strval(value)))
     }),
     ("squote", 0, VARIADIC, |args| each(args, |value| Ok(format!("'{}'", strval(value))))),
     ("trim", 1, 1, |args| Ok(text(args.text(0)?.trim()))),
@@ -173,6 +173,14 @@ fn title(whole: &str) -> String {
         starts = if c.is_ascii() { !c.is_ascii_alphanumeric() && c != '_' } else { c.is_whitespace() };
     }
     out
+}
+
+/// Quotes as `%q` of Go does.
+fn quoted(text: &str) -> Result<String, gotmpl::TemplateError> {
+    if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+        return Ok(format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\"")));
+    }
+    builtin("printf", &[super::text("%q"), super::text(text)]).map(|quoted| strval(&quoted))
 }
 
 /// Splits an identifier of any style into words in lower case.

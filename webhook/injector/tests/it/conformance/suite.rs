@@ -1,6 +1,5 @@
 //! Builds the injector's input from the cases.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::{Value, json};
@@ -46,8 +45,8 @@ impl InjectorSuite for Suite {
             pod,
             namespace: (!namespace.is_empty()).then(|| namespace.to_owned()),
             namespace_annotations: self.harness.namespaces.get(namespace).cloned().unwrap_or_default(),
-            url_env: BTreeMap::new(),
             workload,
+            ..InjectRequest::default()
         }
     }
 }

@@ -1,0 +1,78 @@
+//! The capture rules that a pod should have: those that it was started with.
+
+use std::sync::Arc;
+
+use iptables_rules::backend::Backend;
+use iptables_rules::{CaptureConfig, plan};
+use weir_protocol::decision::CaptureDecision;
+
+use super::inspect::ExpectedRules;
+use super::installed::{InstalledConfigs, Knowledge};
+use crate::pods::PodFacts;
+
+/// What is known about the rules of one pod before its network namespace is visited.
+#[derive(Debug)]
+pub(super) struct Target {
+    /// The configuration to compare with and to restore.
+    pub(super) config: Option<Arc<CaptureConfig>>,
+    /// Whether the pod was started with it for sure.
+    pub(super) is_known: bool,
+    /// Whether the pod is in the mesh, by its annotations or by what was installed.
+    pub(super) is_meshed: bool,
+    /// Whether the annotations ask for something else than `config`.
+    pub(super) annotations_changed: bool,
+    /// Why the annotations or the spec are invalid, one line each, where nothing else is known.
+    pub(super) faults: Option<Vec<String>>,
+}
+
+impl Target {
+    /// Finds out what a pod was started with: what ADD reported or an inspection confirmed, else what its annotations said when it was first
+    /// seen, else what they say now.
+    pub(super) fn of(pod: &PodFacts, configs: &InstalledConfigs) -> Self {
+        let asked = match &pod.decision {
+            CaptureDecision::Capture(config, _) => Some(config),
+            _ => None,
+        };
+        let is_skipped = matches!(pod.decision, CaptureDecision::Skip(_));
+        match configs.get(pod) {
+            Some((config, knowledge)) => Self {
+                annotations_changed: asked.is_none_or(|asked| **asked != *config),
+                is_known: knowledge == Knowledge::Installed,
+                is_meshed: true,
+                faults: None,
+                config: Some(config),
+            },
+            None => Self {
+                annotations_changed: false,
+                is_known: false,
+                is_meshed: !is_skipped,
+                faults: if asked.is_some() || is_skipped { None } else { Some(faults(&pod.decision)) },
+                config: asked.map(|config| Arc::new((**config).clone())),
+            },
+        }
+    }
+
+    /// Plans the rules.
+    ///
+    /// # Errors
+    /// A line for each unsupported setting.
+    pub(super) fn expected_rules(&self, backend: Backend) -> Result<ExpectedRules, Vec<String>> {
+        let rules = self.config.as_ref().map(|config| plan(config)).transpose();
+        let rules = rules.map_err(|settings| to_lines(&settings))?;
+        Ok(ExpectedRules { rules, is_known: self.is_known, backend })
+    }
+}
+
+/// Returns a line for each invalid setting.
+fn faults(decision: &CaptureDecision) -> Vec<String> {
+    match decision {
+        CaptureDecision::InvalidAnnotations(errors) => to_lines(errors),
+        CaptureDecision::InvalidSpec(lines) | CaptureDecision::NeedsSpec(lines) => lines.clone(),
+        CaptureDecision::StatusContradicted(fault) => vec![fault.clone()],
+        CaptureDecision::Capture(..) | CaptureDecision::Skip(_) => Vec::new(),
+    }
+}
+
+fn to_lines<T: ToString>(items: &[T]) -> Vec<String> {
+    items.iter().map(ToString::to_string).collect()
+}

@@ -1,0 +1,579 @@
+//! Hostile pods: forged records undo nothing, other webhooks keep what they changed, and no pod takes more than its share.
+
+use std::time::{Duration, Instant};
+
+use allocation_counter::measure;
+use serde_json::{Map, Value, json};
+use weir_injector::admission::Review;
+use weir_injector::patch::{diff, to_json};
+use weir_injector::settings::{NativeSidecars, Settings};
+use weir_injector::uninject::uninject;
+use weir_injector::{InjectOutcome, InjectRequest, inject};
+
+const STATUS: &str = "sidecar.istio.io/status";
+const ORIGINAL: &str = "weir.dev/original";
+const OVERRIDES: &str = "proxy.istio.io/overrides";
+
+fn settings(cni: bool, native: NativeSidecars) -> Settings {
+    let values = json!({"global": {"hub": "h", "tag": "t"}, "pilot": {"cni": {"enabled": cni}}});
+    let mut settings = Settings::from_values_and_mesh(Some(&values), None).unwrap();
+    settings.native_sidecars = native;
+    settings
+}
+
+/// Returns the injected pod and the warnings.
+fn injected(pod: &Value, settings: &Settings) -> (Value, Vec<String>) {
+    match inject(&InjectRequest { pod: pod.clone(), ..InjectRequest::default() }, settings).unwrap() {
+        InjectOutcome::Injected { pod, warnings, .. } => (pod, warnings),
+        InjectOutcome::Skipped { reason, .. } => panic!("skipped: {reason:?}"),
+    }
+}
+
+fn container<'a>(pod: &'a Value, name: &str) -> &'a Value {
+    let of = |list: &str| pod["spec"][list].as_array().into_iter().flatten().find(|found| found["name"] == name);
+    of("containers").or_else(|| of("initContainers")).unwrap_or_else(|| panic!("no {name} in {pod}"))
+}
+
+fn container_mut<'a>(pod: &'a mut Value, name: &str) -> &'a mut Value {
+    let list = if pod["spec"]["containers"].as_array().unwrap().iter().any(|found| found["name"] == name) {
+        "containers"
+    } else {
+        "initContainers"
+    };
+    pod["spec"][list].as_array_mut().unwrap().iter_mut().find(|found| found["name"] == name).unwrap()
+}
+
+/// A pod as another webhook has left it, with forged records.
+fn forged(status: &Value, original: &Value, overrides: Option<&Value>) -> Value {
+    let mut pod = json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": "web", "labels": {"app": "web", "team": "a"}, "annotations": {
+            "container.apparmor.security.beta.kubernetes.io/app": "runtime/default",
+            STATUS: status.to_string(), ORIGINAL: original.to_string(),
+        }},
+        "spec": {
+            "serviceAccountName": "restricted",
+            "securityContext": {"runAsNonRoot": true, "fsGroup": 1000},
+            "imagePullSecrets": [{"name": "policy"}],
+            "initContainers": [{"name": "policy-init", "image": "p"}],
+            "containers": [
+                {"name": "app", "image": "app@sha256:00", "securityContext": {"privileged": false},
+                 "env": [{"name": "HTTPS_PROXY", "value": "http://policy"}],
+                 "volumeMounts": [{"name": "policy-ca", "mountPath": "/ca"}],
+                 "readinessProbe": {"httpGet": {"path": "/", "port": 80}}},
+                {"name": "policy-agent", "image": "p"},
+            ],
+            "volumes": [{"name": "policy-ca", "configMap": {"name": "ca"}}],
+        },
+    });
+    if let Some(overrides) = overrides {
+        pod["metadata"]["annotations"][OVERRIDES] = overrides.to_string().into();
+    }
+    pod
+}
+
+/// Asserts that everything of the pod is still in the injected one.
+fn assert_kept(before: &Value, after: &Value) {
+    for field in ["serviceAccountName", "securityContext", "imagePullSecrets", "hostPID", "hostNetwork"] {
+        assert_eq!(after["spec"][field], before["spec"][field], "{field}");
+    }
+    for (key, value) in before["metadata"]["annotations"].as_object().unwrap() {
+        if ![STATUS, ORIGINAL, OVERRIDES].contains(&key.as_str()) {
+            assert_eq!(&after["metadata"]["annotations"][key], value, "{key}");
+        }
+    }
+    for (key, value) in before["metadata"]["labels"].as_object().unwrap() {
+        assert_eq!(&after["metadata"]["labels"][key], value, "{key}");
+    }
+    for list in ["containers", "initContainers", "volumes"] {
+        for item in before["spec"][list].as_array().unwrap() {
+            let found = after["spec"][list].as_array().unwrap().iter().find(|found| found["name"] == item["name"]);
+            let mut found = found.unwrap_or_else(|| panic!("{item} is gone")).clone();
+            if found.get("readinessProbe").is_some() {
+                found["readinessProbe"] = item["readinessProbe"].clone();
+            }
+            assert_eq!(&found, item);
+        }
+    }
+    let own = |pod: &Value| -> Vec<String> {
+        let items = pod["spec"]["containers"].as_array().unwrap().iter().filter_map(|item| item["name"].as_str());
+        items.filter(|name| *name != "istio-proxy").map(str::to_owned).collect()
+    };
+    assert_eq!(own(after), own(before));
+}
+
+#[test]
+fn forged_records_undo_nothing() {
+    let all = json!({"containers": ["app", "policy-agent"], "initContainers": ["policy-init"],
+                     "volumes": ["policy-ca"], "imagePullSecrets": ["policy"]});
+    let app = |change: Value| json!({"v": 1, ".spec": {".containers": {".app": change}}});
+    let originals = [
+        json!({"v": 1}),
+        json!({"v": 1, ".spec": {"+": {"hostPID": true, "hostNetwork": true}, "=": {"serviceAccountName": "admin"}}}),
+        json!({"v": 1, ".spec": {"-": ["securityContext", "imagePullSecrets"]}}),
+        json!({"v": 1, ".spec": {".securityContext": {"=": {"runAsNonRoot": false}, "-": ["fsGroup"]}}}),
+        app(json!({"=": {"image": "evil"}})),
+        app(json!({".securityContext": {"=": {"privileged": true}, "+": {"capabilities": {"add": ["SYS_ADMIN"]}}}})),
+        app(json!({"-": ["securityContext", "env", "volumeMounts"]})),
+        app(json!({".env": {"-": ["HTTPS_PROXY"], "+": {"LD_PRELOAD": {"name": "LD_PRELOAD", "value": "x"}}}})),
+        app(json!({"+": {"lifecycle": {"postStart": {"exec": {"command": ["x"]}}}}})),
+        app(json!({"=": {"readinessProbe": {"exec": {"command": ["x"]}}}})),
+        json!({"v": 1, ".spec": {".containers": {"+": {"evil": {"name": "evil", "image": "e"}}, "-": ["policy-agent"]}}}),
+        json!({"v": 1, ".spec": {".containers": {"@": {"policy-agent": 0}}}}),
+        json!({"v": 1, ".spec": {".initContainers": {"-": ["policy-init"]}}}),
+        json!({"v": 1, ".spec": {".volumes": {"+": {"root": {"name": "root", "hostPath": {"path": "/"}}}, "-": ["policy-ca"]}}}),
+        json!({"v": 1, ".spec": {".volumes": {"+": {"istio-data": {"name": "istio-data", "hostPath": {"path": "/"}}}}}}),
+        json!({"v": 1, ".spec": {"=": {"containers": [{"name": "evil", "image": "e"}]}}}),
+        json!({"v": 1, ".metadata": {".labels": {"-": ["team"], "=": {"app": "other"}}}}),
+        json!({"v": 1, ".metadata": {".annotations": {"-": ["container.apparmor.security.beta.kubernetes.io/app"]}}}),
+        json!({"v": 1, ".metadata": {"-": ["labels", "annotations"]}}),
+        json!({"v": 1, "-": ["metadata"]}),
+        json!({"v": 1, "=": {"spec": {"containers": [{"name": "evil", "image": "e"}]}}}),
+    ];
+    for cni in [true, false] {
+        for native in [NativeSidecars::On, NativeSidecars::Off] {
+            let settings = settings(cni, native);
+            for status in [&all, &json!({})] {
+                for original in &originals {
+                    let pod = forged(status, original, None);
+                    let (once, warnings) = injected(&pod, &settings);
+                    assert_kept(&pod, &once);
+                    if *original != json!({"v": 1}) {
+                        assert!(
+                            warnings.iter().any(|text| text.contains("kept as it is: ")),
+                            "{original}: {warnings:?}"
+                        );
+                    }
+                    let (twice, _) = injected(&once, &settings);
+                    assert_eq!(twice.to_string(), once.to_string(), "{original}");
+                    // The command line tool applies the records, and says so.
+                    let back = uninject(&pod).unwrap().unwrap();
+                    let asked = *original != json!({"v": 1}) || *status != json!({});
+                    assert_eq!(!back.unverified.is_empty(), asked, "{original} {:?}", back.unverified);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn forged_overrides_undo_nothing() {
+    let overrides = json!({"containers": [
+        {"name": "app", "image": "evil", "securityContext": {"privileged": true}},
+        {"name": "istio-proxy", "image": "evil", "securityContext": {"privileged": true}, "command": ["evil"],
+         "volumeMounts": [{"name": "policy-ca", "mountPath": "/etc"}], "env": [{"name": "LD_PRELOAD", "value": "x"}]},
+    ]});
+    let declared = json!({"name": "istio-proxy", "image": "proxy@sha256:11", "securityContext": {"privileged": false}});
+    for template in ["sidecar", "grpc-simple"] {
+        for status in [json!({}), json!({"containers": ["app", "istio-proxy"]})] {
+            let settings = settings(true, NativeSidecars::Off);
+            let mut pod = forged(&status, &json!({"v": 1}), Some(&overrides));
+            pod["metadata"]["annotations"]["inject.istio.io/templates"] = template.into();
+            pod["spec"]["containers"].as_array_mut().unwrap().push(declared.clone());
+            for recorded in [true, false] {
+                if !recorded {
+                    pod["metadata"]["annotations"].as_object_mut().unwrap().shift_remove(STATUS);
+                }
+                let (once, _) = injected(&pod, &settings);
+                assert_eq!(container(&once, "app")["image"], "app@sha256:00", "{template} {status}");
+                assert_eq!(container(&once, "app")["securityContext"]["privileged"], false);
+                let proxy = container(&once, "istio-proxy");
+                assert_ne!(proxy["image"], "evil");
+                assert_eq!(proxy["securityContext"]["privileged"], false);
+                assert!(
+                    !proxy.to_string().contains("LD_PRELOAD") && !proxy.to_string().contains("\"/etc\""),
+                    "{proxy}"
+                );
+                assert!(proxy.get("command").is_none(), "{proxy}");
+            }
+        }
+    }
+}
+
+/// Another mutating webhook: pins images, adds a container, and tightens security.
+fn other_webhook(mut pod: Value) -> Value {
+    for list in ["containers", "initContainers"] {
+        for container in pod["spec"].get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
+            let image = container["image"].as_str().unwrap().to_owned();
+            if image != "auto" && !image.contains('@') {
+                container["image"] = format!("{image}@sha256:{}", "0".repeat(64)).into();
+            }
+            container["securityContext"]["allowPrivilegeEscalation"] = false.into();
+            container["securityContext"]["privileged"] = false.into();
+            container["securityContext"]["seccompProfile"] = json!({"type": "RuntimeDefault"});
+        }
+    }
+    pod["spec"]["securityContext"]["runAsNonRoot"] = true.into();
+    pod["spec"]["hostPID"] = false.into();
+    let containers = pod["spec"]["containers"].as_array_mut().unwrap();
+    if !containers.iter().any(|container| container["name"] == "scanner") {
+        containers.push(json!({
+            "name": "scanner", "image": format!("s@sha256:{}", "0".repeat(64)), "ports": [{"containerPort": 9000}],
+            "securityContext": {"allowPrivilegeEscalation": false, "privileged": false, "seccompProfile": {"type": "RuntimeDefault"}},
+            "readinessProbe": {"httpGet": {"port": 9000}},
+        }));
+    }
+    pod
+}
+
+fn user_pods() -> Vec<Value> {
+    let plain = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web", "labels": {"app": "web"}},
+        "spec": {"containers": [{"name": "app", "image": "a:1", "readinessProbe": {"httpGet": {"port": "http"}},
+                                 "ports": [{"name": "http", "containerPort": 80}]}],
+                 "initContainers": [{"name": "migrate", "image": "m:1"}]},
+    });
+    let mut own = plain.clone();
+    let declared = json!({"name": "istio-proxy", "image": "own:1", "securityContext": {"privileged": true}});
+    own["spec"]["containers"].as_array_mut().unwrap().push(declared);
+    let mut grpc = plain.clone();
+    grpc["metadata"]["annotations"] = json!({"inject.istio.io/templates": "grpc-simple"});
+    vec![plain, own, grpc]
+}
+
+#[test]
+fn reinvocation_keeps_what_another_webhook_changed() {
+    for cni in [true, false] {
+        for native in [NativeSidecars::On, NativeSidecars::Off] {
+            let settings = settings(cni, native);
+            for pod in user_pods() {
+                let (first, _) = injected(&pod, &settings);
+                let changed = other_webhook(first);
+                let (again, _) = injected(&changed, &settings);
+                // Nothing is left to change for the other webhook, so it has lost nothing.
+                assert_eq!(other_webhook(again.clone()), again, "cni {cni}, {native:?}");
+                assert_eq!(
+                    again["spec"]["containers"].as_array().unwrap().len(),
+                    changed["spec"]["containers"].as_array().unwrap().len()
+                );
+                let probe = &container(&again, "scanner")["readinessProbe"]["httpGet"]["path"];
+                if container(&again, "app")["readinessProbe"]["httpGet"]["path"] != Value::Null {
+                    assert_eq!(probe, "/app-health/scanner/readyz");
+                    assert!(again.to_string().contains("/app-health/scanner/readyz\\\":"), "the agent knows the probe");
+                }
+                assert_eq!(injected(&again, &settings).0.to_string(), again.to_string());
+                let back = uninject(&again).unwrap().unwrap().pod;
+                assert_eq!(back["spec"]["hostPID"], false);
+                assert_eq!(
+                    back["spec"]["containers"].as_array().unwrap().len(),
+                    pod["spec"]["containers"].as_array().unwrap().len() + 1
+                );
+            }
+        }
+    }
+}
+
+/// Sets defaults as the API server does between two webhooks.
+fn defaulted(mut pod: Value) -> Value {
+    for list in ["containers", "initContainers"] {
+        for container in pod["spec"].get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
+            container["terminationMessagePath"] = "/dev/termination-log".into();
+            container["imagePullPolicy"] = "Always".into();
+            for port in container.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
+                port["protocol"] = "TCP".into();
+            }
+            if let Some(probe) = container.get_mut("readinessProbe") {
+                probe["successThreshold"] = 1.into();
+                if probe.get("httpGet").is_some() {
+                    probe["httpGet"]["scheme"] = "HTTP".into();
+                }
+            }
+        }
+    }
+    for volume in pod["spec"].get_mut("volumes").and_then(Value::as_array_mut).into_iter().flatten() {
+        if volume.get("configMap").is_some() {
+            volume["configMap"]["defaultMode"] = 420.into();
+        }
+    }
+    pod["spec"]["securityContext"] = json!({});
+    pod
+}
+
+#[test]
+fn defaults_of_the_api_server_are_no_hostile_records() {
+    for probe in [
+        json!({"tcpSocket": {"port": 80}}),
+        json!({"grpc": {"port": 80}}),
+        json!({"httpGet": {"port": "http", "scheme": "HTTPS"}}),
+    ] {
+        for cni in [true, false] {
+            for mut pod in user_pods() {
+                pod["spec"]["containers"][0]["readinessProbe"] = probe.clone();
+                let mine = r#"{"mine":{"configMap":{"name":"m"}},"yours":{"emptyDir":{}}}"#;
+                if pod["metadata"].get("annotations").is_none() {
+                    pod["metadata"]["annotations"] = json!({"sidecar.istio.io/userVolume": mine});
+                }
+                let settings = settings(cni, NativeSidecars::On);
+                let (once, _) = injected(&pod, &settings);
+                let standing = defaulted(once.clone());
+                let (again, warnings) = injected(&standing, &settings);
+                assert!(!warnings.iter().any(|text| text.contains("kept as it is")), "{warnings:?}");
+                for name in ["app", "migrate"] {
+                    assert_eq!(container(&defaulted(again.clone()), name), container(&standing, name));
+                }
+                for list in ["containers", "initContainers", "volumes"] {
+                    let length = |pod: &Value| pod["spec"][list].as_array().map_or(0, Vec::len);
+                    assert_eq!(length(&again), length(&standing));
+                }
+                assert_eq!(injected(&again, &settings).0.to_string(), again.to_string());
+                let env = |pod: &Value| pod.to_string().matches("ISTIO_KUBE_APP_PROBERS").count();
+                assert_eq!(env(&again), env(&once));
+            }
+        }
+    }
+}
+
+#[test]
+fn injection_keeps_what_an_earlier_webhook_changed() {
+    for cni in [true, false] {
+        let settings = settings(cni, NativeSidecars::On);
+        for pod in user_pods() {
+            let before = other_webhook(pod);
+            let (once, _) = injected(&before, &settings);
+            for name in ["app", "migrate", "scanner"] {
+                for field in ["image", "securityContext"] {
+                    assert_eq!(container(&once, name)[field], container(&before, name)[field]);
+                }
+            }
+            assert_eq!(once["spec"]["securityContext"]["runAsNonRoot"], true);
+            let after = other_webhook(once);
+            let (again, _) = injected(&after, &settings);
+            assert_eq!(again.to_string(), after.to_string());
+        }
+    }
+}
+
+#[test]
+fn containers_of_the_mesh_change_with_the_settings() {
+    let (old, _) = injected(&user_pods()[0], &settings(true, NativeSidecars::On));
+    let values = json!({"global": {"hub": "h", "tag": "t2"}, "pilot": {"cni": {"enabled": true}}});
+    let mut newer = Settings::from_values_and_mesh(Some(&values), None).unwrap();
+    newer.native_sidecars = NativeSidecars::On;
+    let (new, _) = injected(&old, &newer);
+    assert_eq!(new.to_string(), injected(&user_pods()[0], &newer).0.to_string());
+    assert_eq!(container_mut(&mut new.clone(), "istio-proxy")["image"], "h/proxyv2:t2");
+}
+
+/// Time for one review in a debug build on a busy machine, ten times what it takes.
+const TIME: Duration = Duration::from_secs(10);
+/// Memory at the peak per byte of the review.
+const MEMORY: u64 = 12;
+/// Where decoding alone takes more (many small values): copies of the decoded pod. They are the review's, the result, the restored pod,
+/// and its comparison with the result.
+const COPIES: u64 = 5;
+/// Memory that any review may take.
+const FLOOR: u64 = 16 << 20;
+
+/// Answers a review as the webhook does, and asserts that it is cheap; returns the patch, or the reason of the denial.
+fn answer(what: &str, pod: &Value) -> Result<usize, String> {
+    let review = json!({
+        "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview",
+        "request": {"uid": "u", "kind": {"version": "v1", "kind": "Pod"}, "operation": "CREATE", "object": pod},
+    });
+    let body = review.to_string().into_bytes();
+    let settings = settings(true, NativeSidecars::On);
+    let mut result = Err(String::new());
+    let mut object = 0;
+    let decoded =
+        measure(|| object = Review::decode(&body).map_or(0, |review| std::hint::black_box(review).request.uid.len()));
+    assert_eq!(object, 1);
+    let start = Instant::now();
+    let used = measure(|| {
+        let review = Review::decode(&body).unwrap();
+        let request = InjectRequest { pod: review.request.object, ..InjectRequest::default() };
+        result = match inject(&request, &settings) {
+            Ok(InjectOutcome::Injected { pod, .. }) => Ok(to_json(&diff(&request.pod, &pod)).unwrap().len()),
+            Ok(InjectOutcome::Skipped { reason, .. }) => Err(format!("skipped: {reason:?}")),
+            Err(error) => Err(error.to_string()),
+        };
+    });
+    let (took, bytes) = (start.elapsed(), body.len() as u64);
+    let factor = |used: u64| used as f64 / bytes as f64;
+    println!(
+        "{what}: {} KiB, {took:?}, memory x{:.1} (decoding x{:.1}), {}",
+        bytes / 1024,
+        factor(used.bytes_max),
+        factor(decoded.bytes_max),
+        result.as_ref().map_or_else(|text| text.chars().take(100).collect(), |bytes| format!("patch of {bytes} bytes"))
+    );
+    assert!(took < TIME, "{what}: {took:?}");
+    let limit = (MEMORY * bytes).max(decoded.bytes_max * COPIES) + FLOOR;
+    assert!(used.bytes_max < limit, "{what}: {} bytes for {bytes}", used.bytes_max);
+    result
+}
+
+fn plain() -> Value {
+    json!({"metadata": {"name": "web", "annotations": {}, "labels": {}}, "spec": {"containers": [{"name": "app", "image": "a"}]}})
+}
+
+fn many(count: usize, item: impl Fn(usize) -> Value) -> Value {
+    (0..count).map(item).collect()
+}
+
+#[test]
+fn many_names_in_the_status_are_refused() {
+    let mut pod = plain();
+    let status = json!({"containers": many(25_000, |i| format!("c{i}").into()), "volumes": many(500, |i| format!("v{i}").into())});
+    pod["metadata"]["annotations"][STATUS] = status.to_string().into();
+    let reason = answer("25,000 status names", &pod).unwrap_err();
+    assert!(
+        reason.starts_with("annotation 'sidecar.istio.io/status' has ") && reason.ends_with("the limit is 32768"),
+        "{reason}"
+    );
+    // As many as are accepted, with containers to match.
+    let names = |count: usize| many(count, |i| format!("c{i}").into());
+    pod["metadata"]["annotations"][STATUS] = json!({"containers": names(3500)}).to_string().into();
+    pod["spec"]["containers"] =
+        many(900, |i| json!({"name": format!("c{i}"), "image": "i", "env": [{"name": "A", "value": "1"}]}));
+    answer("3,500 status names", &pod).unwrap();
+    pod["metadata"]["annotations"][STATUS] = json!({"containers": many(6000, |_| "a".into())}).to_string().into();
+    answer("6,000 equal status names", &pod).unwrap();
+}
+
+#[test]
+fn many_ports_are_cheap_or_refused() {
+    let ports = |count: usize| many(count, |i| json!({"containerPort": i % 65535 + 1, "hostPort": i % 65535 + 1}));
+    let of = |count: usize| {
+        let mut pod = plain();
+        pod["spec"]["containers"][0]["ports"] = ports(count / 2);
+        let proxy = json!({"name": "istio-proxy", "image": "auto", "ports": ports(count / 2)});
+        pod["spec"]["containers"].as_array_mut().unwrap().push(proxy);
+        pod
+    };
+    assert_eq!(answer("38,000 host ports", &of(38_000)).unwrap_err(), "the pod has 38000 ports; the limit is 10000");
+    let reason = answer("10,000 host ports", &of(10_000)).unwrap_err();
+    assert!(reason.contains("both request host port"), "{:.300}", reason);
+    assert!(reason.len() < 4 << 20);
+}
+
+#[test]
+fn many_containers_are_cheap_or_refused() {
+    let of = |count: usize| {
+        let mut pod = plain();
+        pod["spec"]["containers"] = many(count, |i| json!({"name": format!("c{i}"), "image": "i"}));
+        pod
+    };
+    assert_eq!(
+        answer("20,000 containers", &of(20_000)).unwrap_err(),
+        "spec.containers has 20000 containers; the limit is 1000"
+    );
+    answer("1,000 containers", &of(1000)).unwrap();
+    let mut proxies = of(0);
+    proxies["spec"]["containers"] = many(1000, |_| json!({"name": "istio-proxy", "image": "i"}));
+    answer("1,000 proxies", &proxies).unwrap_err();
+}
+
+#[test]
+fn many_variables_are_cheap_or_refused() {
+    for (what, distinct) in [("variables", true), ("equal variables", false)] {
+        for name in ["app", "istio-proxy"] {
+            let of = |count: usize| {
+                let mut pod = plain();
+                let env =
+                    many(count, |i| json!({"name": if distinct { format!("V{i}") } else { "V".into() }, "value": "x"}));
+                pod["spec"]["containers"].as_array_mut().unwrap().push(json!({"name": name, "image": "i", "env": env}));
+                if name == "app" {
+                    pod["spec"]["containers"].as_array_mut().unwrap().swap_remove(0);
+                }
+                pod
+            };
+            assert_eq!(
+                answer(&format!("50,000 {what} of {name}"), &of(50_000)).unwrap_err(),
+                "the pod has 50000 environment variables; the limit is 20000"
+            );
+            let small = of(2000);
+            answer(&format!("2,000 {what} of {name}"), &small).unwrap();
+            let (again, _) = injected(&small, &settings(true, NativeSidecars::On));
+            answer(&format!("2,000 {what} of {name}, again"), &again).unwrap();
+            if name == "app" {
+                answer(&format!("20,000 {what} of {name}"), &of(20_000)).unwrap();
+            } else {
+                let _ = answer(&format!("20,000 {what} of {name}"), &of(20_000));
+            }
+        }
+    }
+}
+
+#[test]
+fn many_volumes_and_mounts_are_cheap_or_refused() {
+    let of = |count: usize| {
+        let mut pod = plain();
+        pod["spec"]["volumes"] = many(count, |i| json!({"name": format!("v{i}"), "emptyDir": {}}));
+        pod["spec"]["containers"][0]["volumeMounts"] =
+            many(count, |i| json!({"name": format!("v{i}"), "mountPath": format!("/v{i}")}));
+        pod
+    };
+    let reason = answer("50,000 volumes and mounts", &of(50_000)).unwrap_err();
+    assert!(reason.contains("spec.volumes has 50000 volumes; the limit is 5000"), "{reason}");
+    assert!(reason.contains("the pod has 50000 volume mounts; the limit is 20000"), "{reason}");
+    answer("5,000 volumes and mounts", &of(5000)).unwrap();
+}
+
+#[test]
+fn many_labels_and_annotations_are_cheap_or_refused() {
+    let map = |count: usize| Value::Object((0..count).map(|i| (format!("k{i}"), "v".into())).collect::<Map<_, _>>());
+    for field in ["labels", "annotations"] {
+        let mut pod = plain();
+        pod["metadata"][field] = map(100_000);
+        let reason = answer(&format!("100,000 {field}"), &pod).unwrap_err();
+        assert!(reason.contains("the limit is"), "{reason}");
+        pod["metadata"][field] = map(5000 - 20);
+        answer(&format!("5,000 {field}"), &pod).unwrap();
+    }
+}
+
+#[test]
+fn many_small_values_are_refused() {
+    let mut pod = plain();
+    pod["spec"]["affinity"] = json!({"a": {"b": many(400_000, |_| json!(1))}});
+    assert_eq!(
+        answer("400,000 numbers", &pod).unwrap_err(),
+        "the pod has more than 150000 values, all fields and items counted"
+    );
+}
+
+#[test]
+fn findings_do_not_multiply() {
+    let mut pod = plain();
+    pod["metadata"]["annotations"]["prometheus.istio.io/scrape-targets"] =
+        "x:y,".repeat(50_000).trim_end_matches(',').into();
+    let reason = answer("50,000 scrape targets", &pod).unwrap_err();
+    assert!(reason.len() < 64 * 1024, "{}", reason.len());
+    let mut pod = plain();
+    let amounts = Value::Object((0..9000).map(|i| (format!("r{i}"), "1".into())).collect::<Map<_, _>>());
+    let resources = json!({"requests": amounts, "limits": amounts});
+    pod["spec"]["resources"] = json!({"requests": amounts});
+    pod["spec"]["containers"] = many(300, |i| json!({"name": format!("c{i}"), "image": "i"}));
+    pod["spec"]["containers"]
+        .as_array_mut()
+        .unwrap()
+        .push(json!({"name": "istio-proxy", "image": "auto", "resources": resources}));
+    answer("9,000 resources", &pod).unwrap();
+}
+
+#[test]
+fn deep_and_long_values_are_cheap() {
+    let mut pod = plain();
+    // The parser's limit is 128 levels.
+    let mut deep = json!(1);
+    for _ in 0..50 {
+        deep = json!({"a": [deep]});
+    }
+    pod["spec"]["deep"] = deep.clone();
+    answer("deep", &pod).unwrap();
+    let record = json!({"v": 1, ".spec": {"+": {"deep": deep}}}).to_string();
+    pod["metadata"]["annotations"] = json!({STATUS: "{}", ORIGINAL: record});
+    answer("deep record", &pod).unwrap();
+
+    let long = "x".repeat(1 << 20);
+    let mut pod = plain();
+    pod["spec"]["containers"][0]["env"] = json!([{"name": "A", "value": long}]);
+    answer("long value", &pod).unwrap();
+    pod["spec"]["containers"][0]["image"] = long.clone().into();
+    answer("long image", &pod).unwrap();
+    pod["spec"]["containers"][0]["name"] = long.clone().into();
+    answer("long name", &pod).unwrap_err();
+    let mut pod = plain();
+    pod["metadata"]["annotations"][&long] = "x".into();
+    answer("long annotation", &pod).unwrap_err();
+}
