@@ -53,6 +53,12 @@ test-e2e: test-tools ## tests of whole binaries: real namespaces, runtimes, API 
 	WEIR_IMAGES=$(DIST)/images-dev WEIR_BIN_DIR=$(abspath $(STATIC_DIR))/debug $(STATIC) \
 	  cargo test --workspace --target $(STATIC_TARGET) --test '*' --no-fail-fast
 
+.PHONY: soak
+soak: ## ten minutes of a hostile tenant against the webhook's release binary
+	cargo build --release --locked -p weir-webhook
+	WEIR_BIN_DIR=$(abspath $(TARGET_DIR))/release WEIR_HOSTILE_SECONDS=600 \
+	  cargo test --release --locked -p weir-tests --test it hostile::honest -- --nocapture
+
 .PHONY: doc
 doc: ## documentation, without warnings
 	RUSTDOCFLAGS=-Dwarnings cargo doc --workspace --no-deps --quiet

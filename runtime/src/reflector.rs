@@ -35,8 +35,10 @@ const MAX_PAGE_SIZE: u32 = 500;
 /// Bytes of a page from which the next one is half as long, and up to which it is twice as long.
 const LARGE_PAGE: usize = 8 << 20;
 const SMALL_PAGE: usize = 2 << 20;
-/// Time for one page, or for a watch to begin.
-const LIST_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time for a watch to begin.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time for one page, which may have 150 MB before pages shrink.
+const PAGE_TIMEOUT: Duration = Duration::from_mins(2);
 /// Duration of a watch. The server sends bookmarks about every minute if nothing happens.
 const WATCH_TIMEOUT_SECONDS: u32 = 240;
 /// First and longest pause after an error.
@@ -220,7 +222,7 @@ where
                 Ok(object) => all.push((uid, object)),
                 Err(object) => skipped.push((uid, object)),
             });
-            let (metadata, bytes) = match timeout(LIST_TIMEOUT, page).await {
+            let (metadata, bytes) = match timeout(PAGE_TIMEOUT, page).await {
                 Ok(page) => page?,
                 Err(_) => {
                     state.page_size = (state.page_size / 2).max(1);
@@ -294,7 +296,7 @@ where
             Ok(request) => request,
             Err(error) => return Error::BuildRequest(error).into(),
         };
-        let mut response = match timeout(LIST_TIMEOUT, Response::open(collection.client.clone(), request)).await {
+        let mut response = match timeout(OPEN_TIMEOUT, Response::open(collection.client.clone(), request)).await {
             Ok(Ok(response)) => response,
             Ok(Err(end)) => return end,
             Err(_) => return WatchEnd::Failed(ApiError::no_response("watch request timed out")),

@@ -124,6 +124,7 @@ fn env(list: &Value) -> anyhow::Result<Vec<(String, String)>> {
             (_, Some("spec.nodeName")) => "node-1",
             (_, Some("metadata.namespace")) => "weir-node",
             (_, Some("metadata.name")) => "weir-agent-x",
+            (_, Some("status.hostIP")) => "127.0.0.1",
             _ => bail!("unsupported source of variable {}", entry["name"]),
         }
         .to_owned())

@@ -36,6 +36,9 @@ pub struct AgentPod {
     /// Number of times that the agent restored its rules.
     #[serde(default)]
     pub repairs: u32,
+    /// Whether its annotations ask for other rules than it was started with.
+    #[serde(default)]
+    pub annotations_changed: bool,
     /// How the agent found its network namespace.
     #[serde(default)]
     pub found_by: Option<String>,

@@ -120,7 +120,7 @@ faults! {
         "remove the caBundle from what your deployment tool applies; the webhook writes it";
     CA_EXPIRED = "WEIR303" "ca-expired" Error:
         "Every CA in the caBundle has expired.",
-        "renew the CA: with the built-in one, kubectl -n weir-system delete secret weir-webhook-ca";
+        "with the built-in CA the webhook renews it, and kubectl -n weir-system logs deployment/weir-webhook says what prevents it; with your own files, renew the CA and its caBundle";
     CA_BUNDLE_DIFFERS = "WEIR304" "ca-bundle-differs" Warning:
         "The webhook entries of one revision have different caBundles: another writer changes them too.",
         "remove the caBundle from what your deployment tool applies, or have it ignore differences in that field";
@@ -264,6 +264,9 @@ faults! {
     POD_SECURITY_REFUSES = "WEIR807" "pod-security-refuses" Error:
         "The Pod Security level of a namespace rejects the injected containers.",
         "set pilot.cni.enabled: true, so that pods need no privileged init container; or lower the level of the namespace";
+    CAPTURE_ANNOTATIONS_CHANGED = "WEIR808" "capture-annotations-changed" Warning:
+        "The annotations of running pods ask for other capture rules than the pods were started with. They have no effect until the pods are recreated.",
+        "find out who changed them, and recreate the pods; weir check node lists them";
 }
 
 #[cfg(test)]

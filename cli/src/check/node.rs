@@ -48,7 +48,9 @@ fn table(agent: &AgentPods) -> String {
     }
     for pod in &agent.pods {
         let name = format!("{}/{}", pod.namespace, pod.name);
-        let line = format!("{name:width$}  {:11}  {:7}  {}", pod.state, pod.repairs, pod.detail.join("; "));
+        let changed = pod.annotations_changed.then_some("capture annotations changed since its start; recreate it");
+        let detail = changed.into_iter().chain(pod.detail.iter().map(String::as_str)).collect::<Vec<_>>().join("; ");
+        let line = format!("{name:width$}  {:11}  {:7}  {detail}", pod.state, pod.repairs);
         let _ = writeln!(text, "{}", line.trim_end());
     }
     let node = if agent.node.is_empty() { "(unknown)" } else { &agent.node };

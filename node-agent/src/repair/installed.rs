@@ -143,8 +143,8 @@ mod tests {
     #[test]
     fn what_is_kept_is_bounded() {
         let configs = InstalledConfigs::default();
-        let long = format!(r#"{{"v":1,"outboundPorts":[{}1]}}"#, "1,".repeat(20_000));
-        for number in 0..2 * MAX_PODS {
+        let long = format!(r#"{{"v":1,"outboundCidrs":["::1/128"{}]}}"#, r#","10.0.0.0/8""#.repeat(8_000));
+        for number in 0..2 * MAX_TOTAL_BYTES / long.len() {
             configs.record_report(&number.to_string(), &long);
         }
         assert!(configs.lock().bytes <= MAX_TOTAL_BYTES && !configs.lock().by_uid.is_empty());

@@ -153,6 +153,7 @@ mod tests {
             assert!(begun.elapsed() < Duration::from_secs(20));
             thread::sleep(Duration::from_millis(5));
         }
+        let visits = Visits::default();
         assert_eq!(visits.run("web", || panic!("a defect")), Err::<(), _>(VisitError::Failed("panicked".to_owned())));
         assert_eq!(visits.run("web", || 1), Ok(1));
     }

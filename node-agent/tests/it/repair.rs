@@ -243,6 +243,9 @@ fn without_in_place_nothing_is_repaired() {
         (json!({"metadata": {"annotations": {"weir.dev/capture": "{"}}}), Some(RuleState::Refused)),
         (json!({"status": {"phase": "Succeeded"}}), None),
     ] {
+        // As the agent sees it for the first time.
+        let bench = Bench::new(false);
+        bench.reported("web", "10.0.0.7", &pod.path());
         let mut object = object("web", "10.0.0.7");
         json_patch::merge(&mut object, &change);
         bench.repairer.pods.put(facts(object));

@@ -12,8 +12,9 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-/// Idle time after which a connection may be closed to make room: time for a handshake and its first request.
-const REAP_AGE: Duration = Duration::from_millis(250);
+/// Idle time after which a connection may be closed to make room. The newest ones are closed last, so this only bounds how fast a flood of
+/// connections replaces itself; a probe waits for it at most once.
+const REAP_AGE: Duration = Duration::from_millis(50);
 
 /// The open connections.
 #[derive(Debug)]

@@ -350,16 +350,17 @@ fn agent_lists_a_node_of_the_largest_pods() {
         .unwrap();
     let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let text = || fs::read_to_string(dir.path().join("log")).unwrap_or_default();
-    let synced = weir_tests::try_wait_until("the agent knows its pods", || {
-        anyhow::ensure!(agent.try_wait()?.is_none(), "the agent has exited: {}", text());
-        match weir_lab::http::get(addr, "/readyz") {
-            Ok(response) if response.body.contains("[+]pods:") => Ok(Ok(())),
-            other => Ok(Err(format!("{other:?}\n{}", text()))),
-        }
-    });
-    let peak = synced.map(|()| peak_memory(agent.id()));
+    // A debug build reads 165 MB in a minute on a busy machine.
+    let begun = Instant::now();
+    let is_synced = || weir_lab::http::get(addr, "/readyz").is_ok_and(|response| response.body.contains("[+]pods:"));
+    let mut synced = false;
+    while !synced && begun.elapsed() < 4 * weir_tests::TIMEOUT && agent.try_wait().unwrap().is_none() {
+        std::thread::sleep(Duration::from_millis(200));
+        synced = is_synced();
+    }
+    let peak = if synced { peak_memory(agent.id()) } else { 0 };
     let _ = agent.kill().and_then(|()| agent.wait());
-    let peak = peak.unwrap();
+    assert!(synced, "the agent does not know its pods: {}", text());
     println!("peak memory of the agent with 110 pods of 1.5 MB: {} MiB", peak >> 10);
     assert!(peak < 128 << 10, "{peak} KiB");
 }

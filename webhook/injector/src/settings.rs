@@ -23,9 +23,9 @@ pub use namespaces::NamespaceAnnotations;
 pub use nodes::Nodes;
 pub use proxy_resources::ProxyConfigResources;
 pub use release::Release;
-pub(crate) use templates::TemplateSource;
 #[cfg(test)]
 pub(crate) use templates::GATEWAY_CONTROLLER_TEMPLATES;
+pub(crate) use templates::TemplateSource;
 pub use templates::Templates;
 pub use values::{Global, InjectionConfig, Pilot, Proxy, ProxyInit, Values};
 

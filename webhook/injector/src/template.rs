@@ -12,6 +12,7 @@ mod check;
 pub(crate) mod data;
 mod functions;
 mod go_names;
+mod go_types;
 mod limits;
 mod print;
 mod rendered_yaml;
@@ -98,9 +99,13 @@ impl CustomTemplate {
         warnings: &mut Vec<String>,
     ) -> Result<Value, RenderError> {
         let mut partial_pod = self.parse_output(&self.render_text(data, options)?)?;
-        let unknown = data::remove_unknown_fields(&mut partial_pod);
+        let unknown = go_types::remove_unknown_fields(&mut partial_pod);
         if !unknown.is_empty() {
-            warnings.push(format!("template {:?}: unknown fields are left out: {}", self.name, join_findings(&unknown)));
+            warnings.push(format!(
+                "template {:?}: unknown fields are left out: {}",
+                self.name,
+                join_findings(&unknown)
+            ));
         }
         Ok(partial_pod)
     }

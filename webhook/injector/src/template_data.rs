@@ -17,8 +17,7 @@ pub(crate) fn for_pod(context: &InjectContext<'_>, pod: &Value, shared: &SharedT
     let workload = &context.workload;
     let localhost = settings.mesh.inbound_localhost;
     let is_default = context.proxy_config == settings.mesh.default_config;
-    let effective_config =
-        if is_default { shared.default_config.clone() } else { proxy_config(&context.proxy_config) };
+    let effective_config = if is_default { shared.default_config.clone() } else { proxy_config(&context.proxy_config) };
     map([
         (COMPLETE_KEY, Data::Bool(true)),
         ("TypeMeta", map([("APIVersion", text(&workload.api_version)), ("Kind", text(&workload.kind))])),

@@ -29,7 +29,11 @@ pub(super) fn analyze(view: &ClusterView<'_>, findings: &mut Findings) {
         check_expiry(view, installed, served.as_deref(), findings);
         if installed.deployment.is_some() && installed.flags.get("client-ca-file").is_none() {
             let text = "weir-webhook has no --client-ca-file";
-            findings.add(&fault::CLIENTS_NOT_VERIFIED, installed.deployment_object(&view.snapshot.install_namespaces.webhook), text);
+            findings.add(
+                &fault::CLIENTS_NOT_VERIFIED,
+                installed.deployment_object(&view.snapshot.install_namespaces.webhook),
+                text,
+            );
         }
     }
 }

@@ -150,6 +150,11 @@ fn check_agent(view: &ClusterView<'_>, node: &Node, pod: &OwnPod, findings: &mut
         let text = format!("{unhealthy} meshed pods lack capture rules");
         findings.add_with_fix(&fault::PODS_WITHOUT_RULES, object.clone(), text, fix);
     }
+    let changed = report.and_then(|report| report.metrics.as_ref()).map_or(0, |metrics| metrics.changed_pods);
+    if changed > 0 {
+        let text = format!("the capture annotations of {changed} running pods have changed");
+        findings.add(&fault::CAPTURE_ANNOTATIONS_CHANGED, object.clone(), text);
+    }
     let taint = node.spec.taints.iter().find(|taint| TAINTS.contains(&taint.key.as_str()));
     if let Some(taint) = taint.filter(|_| pod.is_ready()) {
         let text = format!("has the taint {}, but its agent is ready", taint.key);

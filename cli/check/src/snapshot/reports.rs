@@ -115,6 +115,8 @@ pub(crate) struct Metrics {
     pub(crate) certificate_expiry: Option<i64>,
     /// Number of meshed pods that lack their capture rules, or may lack them.
     pub(crate) unhealthy_pods: u64,
+    /// Number of meshed pods whose annotations have changed since they were started.
+    pub(crate) changed_pods: u64,
 }
 
 impl Metrics {
@@ -136,6 +138,7 @@ impl Metrics {
                 "weir_agent_meshed_pods" if label(labels, "state").is_some_and(|it| UNHEALTHY_STATES.contains(&it)) => {
                     metrics.unhealthy_pods += value.parse::<u64>().unwrap_or(0);
                 }
+                "weir_agent_capture_annotations_changed" => metrics.changed_pods = value.parse().unwrap_or(0),
                 _ => {}
             }
         }

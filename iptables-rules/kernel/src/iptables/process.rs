@@ -148,7 +148,7 @@ fn read_all(pipe: Option<impl Read>, limits: ReadLimits) -> io::Result<String> {
     if bytes.len() > limits.bytes {
         return Err(io::Error::other(ExceededLimit::Bytes(limits.bytes)));
     }
-    if bytes.iter().filter(|byte| **byte == b'\n').count() > limits.objects {
+    if bytes.split(|byte| *byte == b'\n').count() > limits.objects.saturating_add(1) {
         return Err(io::Error::other(ExceededLimit::Objects(limits.objects)));
     }
     Ok(String::from_utf8_lossy(&bytes).into_owned())

@@ -120,15 +120,12 @@ impl Run {
     fn add(&mut self, group: RuleGroup) {
         let Some(kind) = group.list.kind() else { return self.groups.push(group) };
         let indices = self.indices.entry(kind).or_default();
-        match indices.get(&group.tests).and_then(|&at| self.groups.get_mut(at)) {
-            Some(other) => {
-                other.list.append(group.list);
-                other.reason = group.reason;
-            }
-            None => {
-                indices.insert(group.tests.clone(), self.groups.len());
-                self.groups.push(group);
-            }
+        if let Some(other) = indices.get(&group.tests).and_then(|&at| self.groups.get_mut(at)) {
+            other.list.append(group.list);
+            other.reason = group.reason;
+        } else {
+            indices.insert(group.tests.clone(), self.groups.len());
+            self.groups.push(group);
         }
     }
 }

@@ -7,7 +7,8 @@ use crate::fields::{FieldError, FieldReader};
 use crate::template::{CustomTemplate, SharedTemplateData};
 
 /// Templates that Istio's gateway controller renders into objects of its own.
-pub(crate) const GATEWAY_CONTROLLER_TEMPLATES: [&str; 4] = ["waypoint", "kube-gateway", "agentgateway", "agentgateway-waypoint"];
+pub(crate) const GATEWAY_CONTROLLER_TEMPLATES: [&str; 4] =
+    ["waypoint", "kube-gateway", "agentgateway", "agentgateway-waypoint"];
 
 /// Origin of a template.
 #[derive(Debug, Clone, PartialEq)]

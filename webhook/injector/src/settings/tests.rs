@@ -74,7 +74,7 @@ fn cni_mode_of_old_charts_is_read() {
     let settings = |values: Value| Settings::from_values_and_mesh(Some(&values), None).unwrap();
     assert!(settings(json!({"istio_cni": {"enabled": true}})).values.pilot.cni_enabled);
     assert!(!settings(json!({"istio_cni": {"enabled": false}})).values.pilot.cni_enabled);
-    assert!(settings(json!({"istio_cni": {"chained": true}})).release.is_before(22));
+    assert!(settings(json!({"global": {"tag": "latest"}, "istio_cni": {"chained": true}})).release.is_before(22));
 }
 
 #[test]

@@ -363,7 +363,9 @@ impl InjectionConfig {
         let policy = config.field("policy").string();
         let template = config.field("template");
         if template.string().is_some_and(|text| !text.contains(VERSION_MISMATCH)) {
-            template.add_error("is a template of Istio before 1.8, which is not supported; templates are read from `templates`");
+            template.add_error(
+                "is a template of Istio before 1.8, which is not supported; templates are read from `templates`",
+            );
         }
         Self {
             policy: policy.unwrap_or_else(|| text(&root.field("global").field("proxy"), "autoInject", "enabled")),

@@ -1,13 +1,14 @@
 //! JSON objects as values of the template engine, spelled as Go's reflection spells them: fields have Go's names, and fields
 //! that are not set have the zero value of their type.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 
 use gotmpl::Value as Data;
 use serde_json::{Map, Value};
 
 use super::go_names::{go_name, upper_first};
+use super::go_types::GoType::{self, Flag, Keyed, Number, Other, Slice, Struct, Structs, Text};
+use super::go_types::{GoStruct, MESH, META, SPEC};
 use crate::proxy_config::ProxyConfig;
 
 /// Fields of the data that a template is rendered with, Istio's `SidecarTemplateData`.
@@ -38,265 +39,6 @@ pub(crate) const COMPLETE_KEY: &str = "\0complete";
 /// Value of [`TYPED_OBJECT_KEY`] in messages of Istio's API, whose Go names differ from the JSON names by the first letter only.
 pub(super) const PROTO_OBJECT: Data = Data::Bool(true);
 
-/// Go type of a field of a Kubernetes object; it determines the zero value.
-#[derive(Clone, Copy)]
-enum GoType {
-    Text,
-    Flag,
-    /// `int32`.
-    Number,
-    Slice,
-    Structs(&'static LazyLock<GoStruct>),
-    /// A map with keys of the user.
-    Keyed,
-    Struct(&'static LazyLock<GoStruct>),
-    /// A pointer, or a type that is not in the tables below; the zero value is nil.
-    Other,
-}
-
-use GoType::{Flag, Keyed, Number, Other, Slice, Struct, Structs, Text};
-
-/// A struct of Kubernetes' API.
-struct GoStruct {
-    /// JSON name, Go name and type of each field.
-    fields: Vec<(&'static str, Arc<str>, GoType)>,
-    /// The object without any field set.
-    zero: BTreeMap<Arc<str>, Data>,
-}
-
-impl GoStruct {
-    /// All fields of a struct, by type. The order is that of Go.
-    fn complete<const N: usize>(fields: [(&'static str, GoType); N]) -> Self {
-        let mut all = Self::open(fields);
-        all.zero.insert(COMPLETE_KEY.into(), Data::Bool(true));
-        all
-    }
-
-    /// Some fields of a struct that has others.
-    fn open<const N: usize>(fields: [(&'static str, GoType); N]) -> Self {
-        let named = fields.into_iter().map(|(json, go_type)| (json, Arc::from(go_name(json)), go_type));
-        let fields: Vec<(&str, Arc<str>, GoType)> = named.collect();
-        let mut zero: BTreeMap<Arc<str>, Data> =
-            fields.iter().map(|(_, go, go_type)| (Arc::clone(go), typed(None, *go_type))).collect();
-        zero.insert(TYPED_OBJECT_KEY.into(), list([]));
-        Self { fields, zero }
-    }
-
-    fn has_field(&self, field: &str) -> bool {
-        self.fields.iter().any(|(_, go, _)| **go == *field)
-    }
-
-    /// Removes fields that the struct does not have, except directives of the merge, and adds their paths to `removed`.
-    fn remove_unknown(&self, object: &mut Value, path: &str, removed: &mut Vec<String>) {
-        if let Some(entries) = object.as_object_mut() {
-            entries.retain(|name, _| {
-                let known = name.starts_with('$') || self.fields.iter().any(|(json, ..)| json == name);
-                if !known {
-                    removed.push(format!("{path}.{name}"));
-                }
-                known
-            });
-        }
-    }
-}
-
-static META: LazyLock<GoStruct> = LazyLock::new(|| {
-    GoStruct::complete([
-        ("name", Text),
-        ("generateName", Text),
-        ("namespace", Text),
-        ("selfLink", Text),
-        ("uid", Text),
-        ("resourceVersion", Text),
-        ("generation", Number),
-        ("creationTimestamp", Other),
-        ("deletionTimestamp", Other),
-        ("deletionGracePeriodSeconds", Other),
-        ("labels", Keyed),
-        ("annotations", Keyed),
-        ("ownerReferences", Slice),
-        ("finalizers", Slice),
-        ("managedFields", Slice),
-    ])
-});
-static PORT: LazyLock<GoStruct> = LazyLock::new(|| {
-    GoStruct::complete([
-        ("name", Text),
-        ("hostPort", Number),
-        ("containerPort", Number),
-        ("protocol", Text),
-        ("hostIP", Text),
-    ])
-});
-static VARIABLE: LazyLock<GoStruct> =
-    LazyLock::new(|| GoStruct::complete([("name", Text), ("value", Text), ("valueFrom", Other)]));
-static MOUNT: LazyLock<GoStruct> = LazyLock::new(|| {
-    GoStruct::complete([
-        ("name", Text),
-        ("readOnly", Flag),
-        ("recursiveReadOnly", Other),
-        ("mountPath", Text),
-        ("subPath", Text),
-        ("mountPropagation", Other),
-        ("subPathExpr", Text),
-    ])
-});
-static RESOURCES: LazyLock<GoStruct> =
-    LazyLock::new(|| GoStruct::complete([("limits", Keyed), ("requests", Keyed), ("claims", Slice)]));
-static CONTAINER: LazyLock<GoStruct> = LazyLock::new(|| {
-    GoStruct::complete([
-        ("name", Text),
-        ("image", Text),
-        ("command", Slice),
-        ("args", Slice),
-        ("workingDir", Text),
-        ("ports", Structs(&PORT)),
-        ("envFrom", Slice),
-        ("env", Structs(&VARIABLE)),
-        ("resources", Struct(&RESOURCES)),
-        ("resizePolicy", Slice),
-        ("restartPolicy", Other),
-        ("restartPolicyRules", Slice),
-        ("volumeMounts", Structs(&MOUNT)),
-        ("volumeDevices", Slice),
-        ("livenessProbe", Other),
-        ("readinessProbe", Other),
-        ("startupProbe", Other),
-        ("lifecycle", Other),
-        ("terminationMessagePath", Text),
-        ("terminationMessagePolicy", Text),
-        ("imagePullPolicy", Text),
-        ("securityContext", Other),
-        ("stdin", Flag),
-        ("stdinOnce", Flag),
-        ("tty", Flag),
-    ])
-});
-static NAMED: LazyLock<GoStruct> = LazyLock::new(|| GoStruct::open([("name", Text)]));
-static SPEC: LazyLock<GoStruct> = LazyLock::new(|| {
-    GoStruct::complete([
-        ("volumes", Structs(&NAMED)),
-        ("initContainers", Structs(&CONTAINER)),
-        ("containers", Structs(&CONTAINER)),
-        ("ephemeralContainers", Slice),
-        ("restartPolicy", Text),
-        ("terminationGracePeriodSeconds", Other),
-        ("activeDeadlineSeconds", Other),
-        ("dnsPolicy", Text),
-        ("nodeSelector", Keyed),
-        ("serviceAccountName", Text),
-        ("serviceAccount", Text),
-        ("automountServiceAccountToken", Other),
-        ("nodeName", Text),
-        ("hostNetwork", Flag),
-        ("hostPID", Flag),
-        ("hostIPC", Flag),
-        ("shareProcessNamespace", Other),
-        ("securityContext", Other),
-        ("imagePullSecrets", Structs(&NAMED)),
-        ("hostname", Text),
-        ("subdomain", Text),
-        ("affinity", Other),
-        ("schedulerName", Text),
-        ("tolerations", Slice),
-        ("hostAliases", Slice),
-        ("priorityClassName", Text),
-        ("priority", Other),
-        ("dnsConfig", Other),
-        ("readinessGates", Slice),
-        ("runtimeClassName", Other),
-        ("enableServiceLinks", Other),
-        ("preemptionPolicy", Other),
-        ("overhead", Keyed),
-        ("topologySpreadConstraints", Slice),
-        ("setHostnameAsFQDN", Other),
-        ("os", Other),
-        ("hostUsers", Other),
-        ("schedulingGates", Slice),
-        ("resourceClaims", Slice),
-        ("resources", Other),
-        ("hostnameOverride", Other),
-        ("schedulingGroup", Other),
-        ("workloadRef", Other),
-    ])
-});
-
-/// Fields of `MeshConfig` (istio/api `mesh/v1alpha1/config.proto`), with their zero values; null for messages.
-static MESH: LazyLock<BTreeMap<Arc<str>, Data>> = LazyLock::new(|| {
-    let mut fields = BTreeMap::new();
-    let mut add = |names: &[&str], zero: Data| {
-        fields.extend(names.iter().map(|name| (Arc::from(*name), zero.clone())));
-    };
-    add(&["ProxyListenPort", "ProxyInboundListenPort", "ProxyHttpPort"], Data::Int(0));
-    add(
-        &["EnableTracing", "EnableEnvoyAccessLogService", "DisableEnvoyListenerLog", "PolicyCheckFailOpen"],
-        Data::Bool(false),
-    );
-    add(
-        &[
-            "IngressClass",
-            "IngressService",
-            "IngressSelector",
-            "AccessLogFile",
-            "AccessLogFormat",
-            "TrustDomain",
-            "RootNamespace",
-            "InboundClusterStatName",
-            "OutboundClusterStatName",
-            "MixerCheckServer",
-            "MixerReportServer",
-            "SdsUdsPath",
-        ],
-        text(""),
-    );
-    add(&["IngressControllerMode"], text("UNSPECIFIED"));
-    add(&["AccessLogEncoding"], text("TEXT"));
-    add(&["H2UpgradePolicy"], text("DO_NOT_UPGRADE"));
-    add(
-        &[
-            "ConfigSources",
-            "TrustDomainAliases",
-            "CaCertificates",
-            "DefaultServiceExportTo",
-            "DefaultVirtualServiceExportTo",
-            "DefaultDestinationRuleExportTo",
-            "Certificates",
-            "ServiceSettings",
-            "ServiceScopeConfigs",
-            "ExtensionProviders",
-            "DiscoverySelectors",
-        ],
-        list([]),
-    );
-    add(
-        &[
-            "ConnectTimeout",
-            "ProtocolDetectionTimeout",
-            "TcpKeepalive",
-            "DefaultConfig",
-            "OutboundTrafficPolicy",
-            "InboundTrafficPolicy",
-            "EnableAutoMtls",
-            "LocalityLbSetting",
-            "DnsRefreshRate",
-            "ThriftConfig",
-            "EnablePrometheusMerge",
-            "VerifyCertificateAtClient",
-            "Ca",
-            "DefaultProviders",
-            "PathNormalization",
-            "DefaultHttpRetryPolicy",
-            "MeshMTLS",
-            "TlsDefaults",
-            "HboneIdleTimeout",
-            "ReportBatchMaxEntries",
-            "ReportBatchMaxTime",
-        ],
-        Data::Nil,
-    );
-    fields
-});
-
 /// Fields of types without a table that are maps with keys of the user.
 const KEYED_FIELDS: [&str; 9] = [
     "matchLabels",
@@ -322,23 +64,6 @@ pub(super) fn has_field(path: &str, field: &str) -> Option<bool> {
         ".ProxyConfig" | ".MeshConfig.DefaultConfig" => Some(ProxyConfig::has_go_field(field)),
         _ => None,
     }
-}
-
-/// Removes fields that neither pods nor containers have, as the decoder of Istio's injector does; returns their paths.
-pub(super) fn remove_unknown_fields(partial_pod: &mut Value) -> Vec<String> {
-    let mut removed = Vec::new();
-    if let Some(metadata) = partial_pod.get_mut("metadata") {
-        META.remove_unknown(metadata, "metadata", &mut removed);
-    }
-    let Some(spec) = partial_pod.get_mut("spec") else { return removed };
-    SPEC.remove_unknown(spec, "spec", &mut removed);
-    for list in ["initContainers", "containers"] {
-        for container in spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
-            let path = format!("spec.{list}[{}]", container["name"].as_str().unwrap_or_default());
-            CONTAINER.remove_unknown(container, &path, &mut removed);
-        }
-    }
-    removed
 }
 
 /// Template data that is the same for every pod.
@@ -383,7 +108,7 @@ pub(crate) fn proxy_config(config: &ProxyConfig) -> Data {
 }
 
 /// Converts a value of a known type.
-fn typed(value: Option<&Value>, go_type: GoType) -> Data {
+pub(super) fn typed(value: Option<&Value>, go_type: GoType) -> Data {
     let value = value.filter(|value| !value.is_null());
     match (go_type, value) {
         (Text, None) => text(""),
@@ -478,6 +203,6 @@ pub(crate) fn text(text: &str) -> Data {
     Data::String(text.into())
 }
 
-fn list(items: impl IntoIterator<Item = Data>) -> Data {
+pub(super) fn list(items: impl IntoIterator<Item = Data>) -> Data {
     Data::List(items.into_iter().collect())
 }

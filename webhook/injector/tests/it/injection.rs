@@ -64,9 +64,8 @@ fn workload_of_a_system_namespace_is_injected_in_a_manifest_only() {
         is_manifest,
         ..InjectRequest::default()
     };
-    let is_injected = |request: InjectRequest| {
-        matches!(inject(&request, &settings).unwrap(), InjectOutcome::Injected { .. })
-    };
+    let is_injected =
+        |request: InjectRequest| matches!(inject(&request, &settings).unwrap(), InjectOutcome::Injected { .. });
     assert!(is_injected(request(true, workload.clone())));
     assert!(!is_injected(request(false, workload)));
     assert!(!is_injected(request(true, None)), "a pod of a manifest names its namespace itself");

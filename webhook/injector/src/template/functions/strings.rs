@@ -5,9 +5,7 @@ use gotmpl::Value as Data;
 use super::{Args, Function, FunctionResult, VARIADIC, builtin, flag, limits, list, owned, strval, text};
 
 pub(super) const ALL: [Function; 43] = [
-    ("quote", 0, VARIADIC, |args| {
-        each(args, |value| quoted(&strval(value)))
-    }),
+    ("quote", 0, VARIADIC, |args| each(args, |value| quoted(&strval(value)))),
     ("squote", 0, VARIADIC, |args| each(args, |value| Ok(format!("'{}'", strval(value))))),
     ("trim", 1, 1, |args| Ok(text(args.text(0)?.trim()))),
     ("trimAll", 2, 2, trim_all),
