@@ -23,8 +23,8 @@ help: ## this list
 
 .PHONY: demo
 demo: tools ## inject a real manifest, program a real namespace, show captured connections (root)
-	cargo build --profile demo -p weir-demo -p weir-webhook
-	$(STATIC) cargo build --profile dist-plugin --target $(STATIC_TARGET) -p weir-cni
+	cargo build --locked --profile demo -p weir-demo -p weir-webhook
+	$(STATIC) cargo build --locked --profile dist-plugin --target $(STATIC_TARGET) -p weir-cni
 	mkdir -p $(DIST)/demo
 	install -m 0755 $(TARGET_DIR)/demo/weir-demo $(TARGET_DIR)/demo/weir-webhook $(STATIC_DIR)/dist-plugin/weir-cni $(DIST)/demo/
 	$(DIST)/demo/weir-demo $(DEMO_ARGS)
@@ -43,15 +43,15 @@ lint: ## formatting and lints
 
 .PHONY: test-unit
 test-unit: ## unit tests
-	$(STATIC) cargo test --workspace --target $(STATIC_TARGET) --lib --bins --no-fail-fast
+	$(STATIC) cargo test --locked --workspace --target $(STATIC_TARGET) --lib --bins --no-fail-fast
 
 # The images hold the binaries that cargo has built for the tests.
 .PHONY: test-e2e
 test-e2e: test-tools ## tests of whole binaries: real namespaces, runtimes, API servers, images (root)
-	$(STATIC) cargo build --workspace --target $(STATIC_TARGET) --lib --bins --tests
+	$(STATIC) cargo build --locked --workspace --target $(STATIC_TARGET) --lib --bins --tests
 	scripts/build-images $(STATIC_DIR)/debug $(DIST)/images-dev
 	WEIR_IMAGES=$(DIST)/images-dev WEIR_BIN_DIR=$(abspath $(STATIC_DIR))/debug $(STATIC) \
-	  cargo test --workspace --target $(STATIC_TARGET) --test '*' --no-fail-fast
+	  cargo test --locked --workspace --target $(STATIC_TARGET) --test '*' --no-fail-fast
 
 .PHONY: soak
 soak: ## ten minutes of a hostile tenant against the webhook's release binary
@@ -72,22 +72,25 @@ fuzz-smoke: ## fuzz targets, a bounded number of inputs each (FUZZ_RUNS)
 	scripts/fuzz-smoke
 
 .PHONY: deny
-deny: ## licences, sources and duplicates of the dependencies (installs cargo-deny)
-	command -v cargo-deny >/dev/null || cargo install --locked --quiet cargo-deny@0.20.2
-	cargo deny check licenses bans sources
+deny: ## licences, sources, duplicates and advisories of the dependencies
+	scripts/deny
+
+.PHONY: reproducible
+reproducible: ## build weir-cni in two folders and compare the bytes
+	scripts/reproducible
 
 .PHONY: dist
 dist: ## weir, weir-webhook, weir-agent and the static weir-cni and weir-iptables in dist/
-	cargo build --release -p weir-cli -p weir-webhook -p weir-agent
-	$(STATIC) cargo build --profile dist-plugin --target $(STATIC_TARGET) -p weir-cni -p weir-iptables
+	cargo build --release --locked -p weir-cli -p weir-webhook -p weir-agent
+	$(STATIC) cargo build --locked --profile dist-plugin --target $(STATIC_TARGET) -p weir-cni -p weir-iptables
 	mkdir -p $(DIST)
 	install -m 0755 $(addprefix $(TARGET_DIR)/release/,weir weir-webhook weir-agent) \
 	  $(addprefix $(STATIC_DIR)/dist-plugin/,weir-cni weir-iptables) $(DIST)/
 
 .PHONY: images
 images: test-tools ## images FROM scratch of static binaries, as OCI archives in dist/images-dist/ (buildah)
-	$(STATIC) cargo build --profile dist --target $(STATIC_TARGET) -p weir-cli -p weir-webhook -p weir-agent
-	$(STATIC) cargo build --profile dist-plugin --target $(STATIC_TARGET) -p weir-cni -p weir-iptables
+	$(STATIC) cargo build --locked --profile dist --target $(STATIC_TARGET) -p weir-cli -p weir-webhook -p weir-agent
+	$(STATIC) cargo build --locked --profile dist-plugin --target $(STATIC_TARGET) -p weir-cni -p weir-iptables
 	mkdir -p $(DIST)/static
 	install -m 0755 $(addprefix $(STATIC_DIR)/dist/,weir weir-webhook weir-agent) \
 	  $(addprefix $(STATIC_DIR)/dist-plugin/,weir-cni weir-iptables) $(DIST)/static/
@@ -95,7 +98,7 @@ images: test-tools ## images FROM scratch of static binaries, as OCI archives in
 
 .PHONY: bench
 bench: tools dist ## measurements beside the alternatives, in the same run (root)
-	$(STATIC) cargo build --profile dist-plugin --target $(STATIC_TARGET) -p weir-benches --bin netns-floor
+	$(STATIC) cargo build --locked --profile dist-plugin --target $(STATIC_TARGET) -p weir-benches --bin netns-floor
 	WEIR_CNI=$(DIST)/weir-cni NETNS_FLOOR=$(abspath $(STATIC_DIR))/dist-plugin/netns-floor WEIR_WEBHOOK=$(DIST)/weir-webhook \
 	  WEIR_AGENT=$(DIST)/weir-agent cargo bench -p weir-benches
 

@@ -39,7 +39,9 @@ fn main() -> anyhow::Result<()> {
     let request = InjectRequest { pod: pod.clone(), ..InjectRequest::default() };
     let injected = match inject(&request, &settings).context("the webhook would deny this pod")? {
         InjectOutcome::Injected { pod, warnings, .. } => {
-            warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+            for warning in &warnings {
+                eprintln!("warning: {warning}");
+            }
             pod
         }
         InjectOutcome::Skipped { reason, .. } => bail!("the pod is not injected: {reason:?}"),

@@ -7,9 +7,9 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// Bytes that any input may allocate: documents with defaults, tables of names.
-const BASE: usize = 4 << 20;
+const BASE: usize = 16 << 20;
 /// Further bytes per byte of input.
-const PER_BYTE: usize = 2 << 10;
+const PER_BYTE: usize = 4 << 10;
 /// Largest single allocation.
 const LARGEST: usize = 64 << 20;
 
@@ -66,8 +66,13 @@ pub fn with_budget(length: usize, target: impl FnOnce()) {
 /// Like `libfuzzer_sys::fuzz_target!`, with the work of every input bounded.
 #[macro_export]
 macro_rules! bounded_target {
-    (|$input:ident: $type:ty| $body:block) => {
-        libfuzzer_sys::fuzz_target!(|$input: $type| {
+    (|$input:ident: &[u8]| $body:block) => {
+        libfuzzer_sys::fuzz_target!(|$input: &[u8]| {
+            $crate::with_budget($input.len(), || $body);
+        });
+    };
+    (|$input:ident: &str| $body:block) => {
+        libfuzzer_sys::fuzz_target!(|$input: &str| {
             $crate::with_budget($input.len(), || $body);
         });
     };

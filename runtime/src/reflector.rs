@@ -222,14 +222,12 @@ where
                 Ok(object) => all.push((uid, object)),
                 Err(object) => skipped.push((uid, object)),
             });
-            let (metadata, bytes) = match timeout(PAGE_TIMEOUT, page).await {
-                Ok(page) => page?,
-                Err(_) => {
-                    state.page_size = (state.page_size / 2).max(1);
-                    let reason = format!("list of {} timed out", self.kind);
-                    return Err(WatchEnd::Failed(ApiError::no_response(reason)));
-                }
+            let Ok(page) = timeout(PAGE_TIMEOUT, page).await else {
+                state.page_size = (state.page_size / 2).max(1);
+                let reason = format!("list of {} timed out", self.kind);
+                return Err(WatchEnd::Failed(ApiError::no_response(reason)));
             };
+            let (metadata, bytes) = page?;
             self.cache.record_contact();
             if bytes > LARGE_PAGE {
                 state.page_size = (state.page_size / 2).max(1);
@@ -261,9 +259,12 @@ where
         let not_a_list = || WatchEnd::Failed(ApiError::no_response(format!("response is not a list of {}", self.kind)));
         while let Some(part) = response.next().await? {
             bytes += part.len();
-            let parsed = splitter.push(&part, |item| match self.parse(item, usage) {
-                Some((head, object)) => emit(head.uid, object),
-                None => warn!(kind = self.kind, "skipped an object of a list that has no readable metadata"),
+            let parsed = splitter.push(&part, |item| {
+                if let Some((head, object)) = self.parse(item, usage) {
+                    emit(head.uid, object);
+                } else {
+                    warn!(kind = self.kind, "skipped an object of a list that has no readable metadata");
+                }
             });
             parsed.map_err(|_| not_a_list())?;
         }

@@ -138,14 +138,13 @@ pub fn decide_capture(annotations: &BTreeMap<String, String>, spec: Option<&Spec
     let skip = match spec {
         Some(spec) if spec.istio_init => Some((SkipReason::InitContainer, "")),
         Some(spec) if spec.proxy.is_none() => Some((SkipReason::NoProxy, "")),
-        Some(_) => None,
         None if status.init_containers.iter().any(|name| name == "istio-init") => {
             Some((SkipReason::InitContainer, "names the container istio-init"))
         }
         None if status.is_complete && !status.names().any(|name| name == "istio-proxy") => {
             Some((SkipReason::NoProxy, "names no container istio-proxy"))
         }
-        None => None,
+        _ => None,
     };
     if let Some((reason, claim)) = skip {
         // The webhook writes weir.dev/capture only for pods that have a proxy and no istio-init.

@@ -117,7 +117,7 @@ pub(super) fn map_concurrently<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) 
     let mut results = thread::scope(|scope| {
         let others = 1..MAX_CONCURRENT.min(items.len());
         // This thread works as well, so that a missing thread only costs time.
-        let workers: Vec<_> = others.filter_map(|_| thread::Builder::new().spawn_scoped(scope, &take).ok()).collect();
+        let workers: Vec<_> = others.filter_map(|_| thread::Builder::new().spawn_scoped(scope, take).ok()).collect();
         let mut results = take();
         for worker in workers {
             match worker.join() {

@@ -110,9 +110,9 @@ impl ConnectionTable {
             let Some((id, since)) = idlest else {
                 return if of_peer { Admission::Refused } else { Admission::WaitForPlace };
             };
-            let idle = since.elapsed();
-            if idle < REAP_AGE {
-                return Admission::Wait(REAP_AGE - idle);
+            let wait = REAP_AGE.saturating_sub(since.elapsed());
+            if !wait.is_zero() {
+                return Admission::Wait(wait);
             }
             if let Some(state) = open.remove(id) {
                 state.close.cancel();

@@ -49,6 +49,7 @@ impl Collector {
 
 /// Splits `{"metadata": {...}, "items": [{...}, ...]}`.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "the state of a scanner that takes one byte at a time")]
 pub(super) struct ListSplitter {
     item: Collector,
     in_item: bool,

@@ -65,7 +65,7 @@ impl Webhook {
     }
 
     fn target(&self) -> Target {
-        Target { https: self.https, http: self.http, connector: self.connector.clone() }
+        Target { https: self.https, connector: self.connector.clone() }
     }
 }
 
@@ -85,7 +85,6 @@ impl Drop for Webhook {
 #[derive(Clone)]
 struct Target {
     https: SocketAddr,
-    http: SocketAddr,
     connector: TlsConnector,
 }
 
@@ -143,11 +142,11 @@ fn hostile_reviews() -> Vec<Bytes> {
     [forged, huge, ports].iter().map(|pod| Bytes::from(admission_review(pod).to_string())).collect()
 }
 
-async fn send_hostile_reviews(target: Target, review: Bytes, sent: Arc<AtomicU64>) {
+async fn send_hostile_reviews(target: Target, review: Bytes, counter: Arc<AtomicU64>) {
     loop {
         let Some(mut send) = target.connect().await else { continue };
         while ask(&mut send, Body::from(review.clone())).await.is_some() {
-            sent.fetch_add(1, Ordering::Relaxed);
+            counter.fetch_add(1, Ordering::Relaxed);
             sleep(Duration::from_millis(100)).await;
         }
     }

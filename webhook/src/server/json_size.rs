@@ -60,6 +60,6 @@ mod tests {
         let size = JsonSize::scan(br#"{"a,\"[{":["x",{"b":1}],"c":"\\"}"#);
         assert_eq!((size.separators, size.is_excessive()), (5, false));
         assert!(JsonSize::scan(&b"{},".repeat(MAX_SEPARATORS / 2 + 1)).is_excessive());
-        assert!(!JsonSize::scan(&[b'"'; 1 << 20]).is_excessive());
+        assert!(!JsonSize::scan(&vec![b'"'; 1 << 20]).is_excessive());
     }
 }

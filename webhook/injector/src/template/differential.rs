@@ -196,7 +196,7 @@ impl Generator {
             1 => format!("and {} {}", self.operand(), self.operand()),
             2 => format!("or {} {}", self.operand(), self.operand()),
             3 => format!("not {}", self.operand()),
-            4 => format!("printf \"%v|%s|%t|%d|%q|%5s|%-4v|%x\" 1.5 `t` true 12 `q` `s` `v` 255"),
+            4 => "printf \"%v|%s|%t|%d|%q|%5s|%-4v|%x\" 1.5 `t` true 12 `q` `s` `v` 255".to_owned(),
             5 => format!("default {} {}", self.operand(), self.operand()),
             6 if depth > 0 => format!("print ({})", self.pipeline(depth - 1)),
             _ => self.operand(),

@@ -164,8 +164,8 @@ fn builtin(name: &'static str, values: &[Data]) -> FunctionResult {
         let engine = match calls.entry((name, values.len())) {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => {
-                let arguments: String = (0..values.len()).map(|index| format!(" (index . {index})")).collect();
-                entry.insert(Engine::new("").parse(&format!("{{{{{name}{arguments}}}}}"))?)
+                let arguments: Vec<String> = (0..values.len()).map(|index| format!("(index . {index})")).collect();
+                entry.insert(Engine::new("").parse(&format!("{{{{{name} {}}}}}", arguments.join(" ")))?)
             }
         };
         Ok(owned(engine.execute_to_string(&Data::List(values.into()))?))

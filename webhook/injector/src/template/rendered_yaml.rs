@@ -199,7 +199,7 @@ struct Flow<'a, 'p> {
     indent: usize,
 }
 
-impl<'a> Flow<'a, '_> {
+impl Flow<'_, '_> {
     /// Returns the next character that is not white space or a comment, on this or a later line.
     fn skip(&mut self) -> Option<u8> {
         loop {

@@ -126,9 +126,9 @@ pub(crate) fn limit_declaration(
         return Some(declared);
     }
     let mut limiter = Limiter { standing, current, path: format!("spec.containers[{name}]"), refused: Vec::new() };
-    let limited = limiter.container(&name, Change { was: None, now: Some(declared), added: None });
+    let kept = limiter.container(&name, Change { was: None, now: Some(declared), added: None });
     refused.append(&mut limiter.refused);
-    limited
+    kept
 }
 
 /// A field or an item of the pod as it stands, of the restored pod, and of the templates.
@@ -243,7 +243,13 @@ impl<'a> Limiter<'a> {
     }
 
     /// Decides about each item of a list with a merge key; `field` is the list's in `kind`.
-    fn items(&mut self, change: Change<'a>, kind: MapKind, field: &str, rules: ListRules<'_, 'a>) -> Option<Value> {
+    fn items(
+        &mut self,
+        change: Change<'a>,
+        kind: MapKind,
+        field: &str,
+        rules: &mut ListRules<'_, 'a>,
+    ) -> Option<Value> {
         let list = |value: Option<&'a Value>| value.and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
         let (was, added) = (list(change.was), list(change.added));
         let field = kind.field(field);
@@ -382,8 +388,8 @@ impl<'a> Limiter<'a> {
                 let may_go = |item: &Value, added: Option<&Value>| {
                     is_of_mesh(item) || added.is_some_and(|added| added["image"].is_string())
                 };
-                let rules = ListRules { may_go: &may_go, decide: &mut Self::container, ordered: true };
-                self.items(change, MapKind::PodSpec, key, rules)
+                let mut rules = ListRules { may_go: &may_go, decide: &mut Self::container, ordered: true };
+                self.items(change, MapKind::PodSpec, key, &mut rules)
             }
             "volumes" => {
                 let annotation = self.standing["metadata"]["annotations"][name::USER_VOLUME].as_str();
@@ -394,14 +400,14 @@ impl<'a> Limiter<'a> {
                     is_mesh_volume(name)
                         || added.is_some_and(|added| is_same_but_defaults(added, item) || !by_user.contains_key(name))
                 };
-                let rules = ListRules { may_go: &may_go, decide: &mut Self::volume, ordered: true };
-                self.items(change, MapKind::PodSpec, key, rules)
+                let mut rules = ListRules { may_go: &may_go, decide: &mut Self::volume, ordered: true };
+                self.items(change, MapKind::PodSpec, key, &mut rules)
             }
             "imagePullSecrets" => {
                 let may_go = |_: &Value, added: Option<&Value>| added.is_some();
                 let decide: Decide<'_, 'a> = &mut |limiter, _, change| limiter.existing(change);
-                let rules = ListRules { may_go: &may_go, decide, ordered: true };
-                self.items(change, MapKind::PodSpec, key, rules)
+                let mut rules = ListRules { may_go: &may_go, decide, ordered: true };
+                self.items(change, MapKind::PodSpec, key, &mut rules)
             }
             "securityContext" => self.nested(change, &mut |limiter, key, change| {
                 let low_ports = |value: &Value| {
@@ -460,14 +466,14 @@ impl<'a> Limiter<'a> {
                     added == Some(item) || item["name"].as_str().is_some_and(|name| GRPC_VARIABLES.contains(&name))
                 };
                 let decide: Decide<'_, 'a> = &mut |limiter, _, change| limiter.existing(change);
-                self.items(change, MapKind::Container, key, ListRules { may_go: &may_go, decide, ordered: true })
+                self.items(change, MapKind::Container, key, &mut ListRules { may_go: &may_go, decide, ordered: true })
             }
             "volumeMounts" => {
                 let may_go = |item: &Value, added: Option<&Value>| {
                     added == Some(item) || item["name"].as_str().is_some_and(is_mesh_volume)
                 };
                 let decide: Decide<'_, 'a> = &mut |limiter, _, change| limiter.existing(change);
-                self.items(change, MapKind::Container, key, ListRules { may_go: &may_go, decide, ordered: true })
+                self.items(change, MapKind::Container, key, &mut ListRules { may_go: &may_go, decide, ordered: true })
             }
             "lifecycle" => self.nested(change, &mut |limiter, key, change| {
                 if is_redirected(container, key, change.was, change.now.as_ref()) {
@@ -504,11 +510,21 @@ impl<'a> Limiter<'a> {
                     }
                     limiter.shown(change)
                 };
-                self.items(change, MapKind::Container, key, ListRules { may_go: &|_, _| true, decide, ordered: false })
+                self.items(
+                    change,
+                    MapKind::Container,
+                    key,
+                    &mut ListRules { may_go: &|_, _| true, decide, ordered: false },
+                )
             }
             "volumeMounts" | "volumeDevices" | "ports" => {
                 let decide: Decide<'_, 'a> = &mut |limiter, _, change| limiter.shown(change);
-                self.items(change, MapKind::Container, key, ListRules { may_go: &|_, _| true, decide, ordered: false })
+                self.items(
+                    change,
+                    MapKind::Container,
+                    key,
+                    &mut ListRules { may_go: &|_, _| true, decide, ordered: false },
+                )
             }
             "args" if is_same_but_user(change.was, change.now.as_ref()) => change.now,
             "lifecycle" => self.nested(change, &mut |limiter, key, change| {

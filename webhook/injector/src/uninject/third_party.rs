@@ -53,7 +53,9 @@ pub(crate) fn fingerprint(rendered: &[Value], variables: &BTreeMap<String, Strin
         }
     }
     let mut hash = Fnv::new();
-    containers.iter().for_each(|container| hash.value(&(*container).into()));
+    for container in &containers {
+        hash.value(&(*container).into());
+    }
     for text in variables.iter().flat_map(|(name, value)| [name, value]) {
         hash.value(&text.as_str().into());
     }

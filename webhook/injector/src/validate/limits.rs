@@ -56,7 +56,7 @@ pub(crate) fn exceeded(pod: &Value) -> Vec<String> {
                 "env" => variables += length(value),
                 "volumeMounts" => mounts += length(value),
                 _ if length(value) > MAX_ENTRIES => {
-                    check(&format!("a container's {:.40}", field), length(value), "entries", MAX_ENTRIES);
+                    check(&format!("a container's {field:.40}"), length(value), "entries", MAX_ENTRIES);
                 }
                 _ => {}
             }

@@ -388,9 +388,9 @@ fn answer(what: &str, pod: &Value) -> Result<usize, String> {
         };
     });
     let (took, bytes) = (start.elapsed(), body.len() as u64);
-    let factor = |used: u64| used as f64 / bytes as f64;
-    println!(
-        "{what}: {} KiB, {took:?}, memory x{:.1} (decoding x{:.1}), {}",
+    let factor = |used: u64| used / bytes.max(1);
+    eprintln!(
+        "{what}: {} KiB, {took:?}, memory x{} (decoding x{}), {}",
         bytes / 1024,
         factor(used.bytes_max),
         factor(decoded.bytes_max),
@@ -442,7 +442,7 @@ fn many_ports_are_cheap_or_refused() {
     };
     assert_eq!(answer("38,000 host ports", &of(38_000)).unwrap_err(), "the pod has 38000 ports; the limit is 10000");
     let reason = answer("10,000 host ports", &of(10_000)).unwrap_err();
-    assert!(reason.contains("both request host port"), "{:.300}", reason);
+    assert!(reason.contains("both request host port"), "{reason:.300}");
     assert!(reason.len() < 4 << 20);
 }
 

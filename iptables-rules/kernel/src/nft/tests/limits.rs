@@ -43,7 +43,7 @@ fn own_table_with_too_many_rules_is_refused_and_replaced() {
         apply(&expected).unwrap();
         fill("inet weir", "many", HOSTILE_RULES);
         let begun = Instant::now();
-        let patient = ReadLimits { time: Duration::from_secs(60), ..ReadLimits::default() }; // for debug builds
+        let patient = ReadLimits { time: Duration::from_mins(1), ..ReadLimits::default() }; // for debug builds
         let error = patient.within(|| verify(&expected)).unwrap_err();
         let limit = ReadLimits::default().objects;
         assert!(
@@ -101,7 +101,7 @@ fn twenty_thousand_rules_are_lowered_compared_and_printed_at_once() {
     assert_eq!(differences(&program, &program), Vec::<String>::new());
     let lines = differences(&program, &super::program(&rules(&v4_only())).unwrap());
     assert!(lines.len() <= 201, "{} lines", lines.len());
-    for chain in [many.trace(&iptables_rules::trace::Packet {
+    let trace = many.trace(&iptables_rules::trace::Packet {
         origin: iptables_rules::trace::PacketOrigin::Sent { interface: "eth0".to_owned(), owner: None },
         transport: iptables_rules::trace::Transport::Tcp,
         source: "10.0.0.1".parse().unwrap(),
@@ -111,9 +111,8 @@ fn twenty_thousand_rules_are_lowered_compared_and_printed_at_once() {
         mark: 0,
         connection_mark: 0,
         state: iptables_rules::trace::ConntrackState::New,
-    })] {
-        assert!(chain.uncertain_rules.is_empty());
-    }
+    });
+    assert!(trace.uncertain_rules.is_empty());
     assert!(chains(&program, "10.0.0.1".parse().unwrap()).chains.iter().any(|chain| chain.rules.len() > 20_000));
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
 }

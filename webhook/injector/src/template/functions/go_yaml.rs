@@ -1,6 +1,8 @@
 //! Writes YAML as Istio's injector does (`sigs.k8s.io/yaml`, with the emitter of yaml.v2): keys are sorted, lists are not indented
 //! below their key, and strings have the quotes that `emitterc.go` and `resolve.go` choose.
 
+use std::fmt::Write as _;
+
 use serde_json::Value;
 
 /// Returns a value as one YAML document.
@@ -176,9 +178,12 @@ fn double_quoted(out: &mut String, text: &str) {
             '\u{2028}' => out.push_str("\\L"),
             '\u{2029}' => out.push_str("\\P"),
             c if is_printable(c) => out.push(c),
-            c if u32::from(c) <= 0xff => out.push_str(&format!("\\x{:02X}", u32::from(c))),
-            c if u32::from(c) <= 0xffff => out.push_str(&format!("\\u{:04X}", u32::from(c))),
-            c => out.push_str(&format!("\\U{:08X}", u32::from(c))),
+            // Writing to a string does not fail.
+            c => drop(match u32::from(c) {
+                code @ ..=0xff => write!(out, "\\x{code:02X}"),
+                code @ ..=0xffff => write!(out, "\\u{code:04X}"),
+                code => write!(out, "\\U{code:08X}"),
+            }),
         }
     }
     out.push('"');

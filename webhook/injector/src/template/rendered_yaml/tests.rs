@@ -97,7 +97,8 @@ proptest! {
         Just("v: w: x"), Just("- [y"), Just("z: -a"), Just("text"), Just("a: b #c"), Just("b: 1.5"), Just("c: {d: e}, f: g"), Just("  "),
         Just("- |"), Just("h: on"), Just("- {i: j}"), Just("\"k\": l"), Just("m: {}"), Just("- \"n\": 1"), Just("o: [p, q"), Just(","),
     ]), 0..9)) {
-        let text: String = lines.iter().map(|(indent, line)| format!("{}{line}\n", " ".repeat(*indent))).collect();
+        let lines: Vec<String> = lines.iter().map(|(indent, line)| format!("{}{line}\n", " ".repeat(*indent))).collect();
+        let text = lines.concat();
         if let Some(value) = parse(&text) {
             prop_assert_eq!(crate::yaml::from_str(&text), Ok(value), "{:?}", text);
         }
