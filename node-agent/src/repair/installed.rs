@@ -142,10 +142,11 @@ mod tests {
 
     #[test]
     fn what_is_kept_is_bounded() {
+        const BYTES: usize = 100_000;
         let configs = InstalledConfigs::default();
-        let long = format!(r#"{{"v":1,"outboundCidrs":["::1/128"{}]}}"#, r#","10.0.0.0/8""#.repeat(8_000));
-        for number in 0..2 * MAX_TOTAL_BYTES / long.len() {
-            configs.record_report(&number.to_string(), &long);
+        for number in 0..2 * MAX_TOTAL_BYTES / BYTES {
+            let config = Arc::new(CaptureConfig::default());
+            configs.record(&number.to_string(), config, Knowledge::Installed, BYTES, false);
         }
         assert!(configs.lock().bytes <= MAX_TOTAL_BYTES && !configs.lock().by_uid.is_empty());
         // A reported pod may not be in the cache yet; one that was is gone.
