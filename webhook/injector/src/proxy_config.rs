@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use crate::fields::{FieldError, FieldErrors, FieldReader};
 pub(crate) use message::IMAGE;
 use message::PROXY_CONFIG;
-use schema::{Field, canonical, snake_case};
+use schema::{Field, FieldType, canonical, snake_case};
 
 use crate::template::upper_first;
 
@@ -241,9 +241,18 @@ impl ProxyConfig {
         &self.fields
     }
 
-    /// Whether the Go type of the message has the field.
-    pub(crate) fn has_go_field(name: &str) -> bool {
-        PROXY_CONFIG.iter().any(|field| upper_first(field.name) == name)
+    /// Whether the Go type at a path of Go names has the field; `None` if its fields are not known.
+    pub(crate) fn has_go_field<'a>(path: impl Iterator<Item = &'a str>, name: &str) -> Option<bool> {
+        let find = |message: &'static [Field], name: &str| message.iter().find(|field| upper_first(field.name) == name);
+        let mut message: &'static [Field] = &PROXY_CONFIG;
+        for segment in path {
+            match find(message, segment)?.field_type {
+                FieldType::Message(inner) => message = inner,
+                FieldType::Duration | FieldType::Opaque | FieldType::StringMap | FieldType::Repeated(_) => return None,
+                _ => return Some(false),
+            }
+        }
+        Some(find(message, name).is_some())
     }
 
     /// Returns every field of the message; unset scalars, lists and maps have their zero value, other unset fields are null.

@@ -83,7 +83,7 @@ impl CustomTemplate {
         Ok(Self { name: name.to_owned(), text: text.to_owned(), engine, warnings })
     }
 
-    /// Returns fields in the template that do not exist, each with its line.
+    /// Returns fields and nested templates that do not exist, each with its line.
     pub(crate) fn warnings(&self) -> &[String] {
         &self.warnings
     }

@@ -62,7 +62,7 @@ impl Templates {
         self.named.get(name)
     }
 
-    /// Returns fields that do not exist in the templates; rendering fails where they are used.
+    /// Returns what does not exist, but is used in the templates; rendering fails there.
     pub(super) fn warnings(&self) -> impl Iterator<Item = FieldError> {
         let warnings = self.named.iter().filter_map(|(name, source)| match source {
             TemplateSource::Custom(template) => Some(template.warnings().iter().map(move |warning| (name, warning))),

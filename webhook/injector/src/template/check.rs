@@ -27,7 +27,7 @@ pub(super) const INDEX_STRINGS: &str = "\0index";
 pub(super) struct Compiled {
     /// The trees with their names.
     pub(super) trees: Vec<(String, ListNode)>,
-    /// Fields that do not exist; as in Go, rendering fails only where they are used.
+    /// Fields and nested templates that do not exist; as in Go, rendering fails only where they are used.
     pub(super) warnings: Vec<String>,
 }
 
@@ -134,7 +134,8 @@ impl Checker<'_> {
                 }
                 Node::Template(call) => {
                     if !self.templates.contains(&call.name) {
-                        self.add_error(call.pos, format!("template {:?} not defined", call.name.as_str()));
+                        let reason = format!("template {:?} not defined", call.name.as_str());
+                        self.warnings.push(format!("line {}: {reason}", call.pos.line));
                     }
                     if let Some(pipe) = &mut call.pipe {
                         self.check_pipe(pipe);

@@ -61,8 +61,11 @@ pub(super) fn has_field(path: &str, field: &str) -> Option<bool> {
         ".TypeMeta" => Some(["APIVersion", "Kind"].contains(&field)),
         ".DeploymentMeta" => Some(["Name", "Namespace"].contains(&field)),
         ".MeshConfig" => Some(MESH.contains_key(field)),
-        ".ProxyConfig" | ".MeshConfig.DefaultConfig" => Some(ProxyConfig::has_go_field(field)),
-        _ => None,
+        _ => {
+            let config =
+                [".MeshConfig.DefaultConfig", ".ProxyConfig"].iter().find_map(|root| path.strip_prefix(root))?;
+            ProxyConfig::has_go_field(config.split('.').filter(|segment| !segment.is_empty()), field)
+        }
     }
 }
 

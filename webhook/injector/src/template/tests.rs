@@ -123,7 +123,6 @@ fn parsing_reports_all_errors_with_their_lines() {
         [
             "line 2: function \"nosuch\" not defined",
             "line 4: undefined variable $undeclared",
-            "line 5: template \"x\" not defined",
             "line 6: cannot pass arguments to .ProxyConfig.Lookup: methods with arguments are not supported",
             "line 7: function \"set\" not defined",
             "line 7: undefined variable $y in assignment",
@@ -140,11 +139,16 @@ fn parsing_reports_all_errors_with_their_lines() {
 
 #[test]
 fn fields_that_do_not_exist_fail_where_they_are_used() {
-    let template = "{{ if .Revision }}{{ .Vales.x }}\n{{ .ObjectMeta.Nmae }}{{ range .Spec.Containers }}{{ .Nmae }}{{ end }}{{ end }}x";
+    let template = "{{ if .Revision }}{{ .Vales.x }}{{ .ProxyConfig.GetTracing.GetTlsSettingt }}{{ .ProxyConfig.Concurrency.GetValuf }}\n{{ .ObjectMeta.Nmae }}{{ range .Spec.Containers }}{{ .Nmae }}{{ end }}{{ end }}x";
     let template = CustomTemplate::parse("t", template).unwrap();
     assert_eq!(
         template.warnings(),
-        ["line 1: the template data has no field \"Vales\"", "line 2: .ObjectMeta has no field \"Nmae\""]
+        [
+            "line 1: the template data has no field \"Vales\"",
+            "line 1: .ProxyConfig.Tracing has no field \"TlsSettingt\"",
+            "line 1: .ProxyConfig.Concurrency has no field \"Valuf\"",
+            "line 2: .ObjectMeta has no field \"Nmae\"",
+        ]
     );
     let data = |revision: &str| {
         let spec = data::pod_spec(Some(&json!({"containers": [{"name": "a"}]})));

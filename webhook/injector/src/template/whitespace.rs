@@ -34,7 +34,7 @@ pub(super) fn resolve(text: &str) -> Result<String, String> {
             kept = kept.trim_end_matches(SPACE);
         }
         removed += literal.matches('\n').count() - kept.matches('\n').count();
-        out.push_str(kept);
+        push_literal(&mut out, kept);
         let Some((_, body)) = inside else {
             // The engine closes some blocks at the end of the text.
             return if depth == 0 { Ok(out) } else { Err(format!("line {}: unexpected end of the text", line_at(""))) };
@@ -50,6 +50,9 @@ pub(super) fn resolve(text: &str) -> Result<String, String> {
         }
         if body.trim_start_matches(SPACE).starts_with("/*") {
             return Err(format!("line {}: unexpected \"/\" in command", line_at(body)));
+        }
+        if out.ends_with('{') {
+            escape_brace(&mut out);
         }
         out.push_str(LEFT);
         out.extend(std::iter::repeat_n('\n', std::mem::take(&mut removed)));
@@ -73,6 +76,20 @@ pub(super) fn resolve(text: &str) -> Result<String, String> {
         rest = &body[end..];
         trim_start = trims;
     }
+}
+
+/// Appends literal text; a brace that would form a delimiter with it is printed by an action.
+fn push_literal(out: &mut String, literal: &str) {
+    if literal.starts_with('{') && out.ends_with('{') {
+        escape_brace(out);
+    }
+    out.push_str(literal);
+}
+
+/// Replaces the brace at the end by an action that prints it.
+fn escape_brace(out: &mut String) {
+    out.pop();
+    out.push_str("{{ `{` }}");
 }
 
 /// Returns the length of the closing delimiter at the start of a text, and whether it trims what follows.
@@ -130,6 +147,12 @@ mod tests {
     fn actions_keep_their_line() {
         assert_eq!(resolve("a\n\n{{- .X -}}\n\n b {{ .Y }}").as_deref(), Ok("a{{\n\n .X }}b {{\n\n  .Y  }}"));
         assert_eq!(resolve("{{/* 1\n2 */}}{{ .X }}").as_deref(), Ok("{{\n  .X  }}"));
+    }
+
+    #[test]
+    fn braces_that_trimming_joins_do_not_form_delimiters() {
+        assert_eq!(resolve("a: {\n{{- 1 }}").as_deref(), Ok("a: {{ `{` }}{{\n 1  }}"));
+        assert_eq!(resolve("{\n{{- /* c */ -}}\n{x").as_deref(), Ok("{{ `{` }}{x"));
     }
 
     #[test]
