@@ -342,6 +342,9 @@ const PLANTED: &[Planted] = &[
         let metrics = "weir_agent_meshed_pods{state=\"ok\"} 4\nweir_agent_meshed_pods{state=\"missing\"} 2\n";
         fixture.set_metrics("weir-node", "weir-agent-3", metrics);
     }),
+    (&["capture-annotations-changed"], |fixture| {
+        fixture.set_metrics("weir-node", "weir-agent-3", "weir_agent_capture_annotations_changed 1\n");
+    }),
     (&["pods-refused"], |fixture| {
         let failure = json!({"type": "ReplicaFailure", "status": "True", "message": WEBHOOK_TIMEOUT});
         fixture.get("deployments", "shop", "web")["status"]["conditions"].as_array_mut().unwrap().push(failure);
