@@ -290,7 +290,7 @@ fn capture_that_the_plugin_would_reject_is_denied_in_cni_mode() {
         (pod(json!({}), with_proxy(json!({"runAsGroup": "7"}))), "securityContext.runAsGroup must be an id"),
         (pod(json!({}), with_proxy(json!({"runAsUser": u32::MAX}))), "proxy uid: 4294967295 is not a valid uid"),
         (pod(groups("202,java"), json!({})), "'ISTIO_OUTBOUND_OWNER_GROUPS': group 'java' is a name"),
-        (pod(many, json!({})), "the lists of ports and addresses are too long: annotation 'weir.dev/capture'"),
+        (pod(many, json!({})), "bytes long; the limit is 131072"),
     ] {
         let error = inject(&request(pod), &settings(true, NativeSidecars::On)).unwrap_err().to_string();
         assert!(error.contains(reason), "{reason}: {error}");
