@@ -11,7 +11,7 @@
 //! such annotation; what cannot be restored is reported.
 //!
 //! Everything is addressed by name, so changes of the pod after its injection are kept. The records prove nothing, because the
-//! author of a pod can write them: [`limit`] bounds what they may change.
+//! author of a pod can write them: `limit` bounds what they may change.
 
 mod delta;
 pub(crate) mod limit;
