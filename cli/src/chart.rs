@@ -53,8 +53,11 @@ pub(crate) struct ChartArgs {
     #[arg(short = 'f', long = "values", alias = "filename", value_name = "FILE")]
     values: Vec<String>,
 
-    /// Set values in Helm's grammar, separated by commas: a.b=c, a[0]=c, a={x,y}, a=null
-    #[arg(long, value_name = "PATH=VALUE")]
+    #[arg(
+        long,
+        value_name = "PATH=VALUE",
+        help = "Set values in Helm's grammar, separated by commas: a.b=c, a[0]=c, a={x,y}, a=null"
+    )]
     set: Vec<String>,
 
     /// Set values like --set, always as strings

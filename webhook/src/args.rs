@@ -1,5 +1,7 @@
 //! The command line of `weir-webhook`, as the user wrote it; [`crate::config`] resolves it.
 
+#![allow(rustdoc::invalid_html_tags, reason = "help texts name their values as clap prints them: <DURATION>")]
+
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;

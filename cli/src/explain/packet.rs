@@ -19,8 +19,11 @@ pub(crate) struct PacketArgs {
     #[arg(long, value_enum, value_name = "SENDER")]
     from: Option<Sender>,
 
-    /// Destination: ADDRESS:PORT or [ADDRESS]:PORT, followed by /udp for UDP; with --from outside, PORT is enough
-    #[arg(long, value_name = "DESTINATION")]
+    #[arg(
+        long,
+        value_name = "DESTINATION",
+        help = "Destination: ADDRESS:PORT or [ADDRESS]:PORT, followed by /udp for UDP; with --from outside, PORT is enough"
+    )]
     to: Option<String>,
 
     /// Source: ADDRESS or ADDRESS:PORT
