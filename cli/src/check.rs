@@ -103,7 +103,7 @@ struct ClusterCheckArgs {
     #[arg(long, value_name = "NAMESPACE")]
     probe_namespace: Option<String>,
 
-    /// Wait at most <DURATION> for the whole check
+    /// Wait at most DURATION for the whole check
     #[arg(long, value_name = "DURATION", default_value = "2m", value_parser = duration::parse)]
     timeout: Duration,
 }
