@@ -122,7 +122,8 @@ fn skipped_pod_is_unchanged_and_the_reason_reported() {
     let comment = "    spec: # keep me\n      hostNetwork: true\n";
     let host = DEPLOYMENT.replace("    spec:\n", comment);
     let off = DEPLOYMENT.replace("app: web", "sidecar.istio.io/inject: \"false\"").replace("  namespace: shop\n", "");
-    let system = DEPLOYMENT.replace("namespace: shop", "namespace: kube-system");
+    let system = "apiVersion: v1\nkind: Pod\nmetadata:\n  name: web\n  namespace: kube-system\n\
+                  spec:\n  containers:\n  - {name: a, image: a}\n";
     let stream = format!("{host}---\n{off}---\n{system}---\n");
     let run = inject(&[], &stream);
     assert_eq!(run.stdout, stream);
@@ -131,13 +132,22 @@ fn skipped_pod_is_unchanged_and_the_reason_reported() {
 
     ===> Skipping injection because Deployment "web" has sidecar injection disabled: sidecar.istio.io/inject is "false"
 
-    ===> Skipping injection because Deployment "kube-system/web" has sidecar injection disabled: pods in this system namespace are never injected
+    ===> Skipping injection because Pod "kube-system/web" has sidecar injection disabled: pods in this system namespace are never injected
     "#);
+}
+
+/// `istioctl kube-inject` asks for the namespace that the pod template names, and a template names none.
+#[test]
+fn workload_in_a_system_namespace_is_injected() {
+    let run = inject(&[], &DEPLOYMENT.replace("namespace: shop", "namespace: kube-system"));
+    assert!(containers(&documents(&run.stdout)[0], "/spec/template/spec/initContainers").contains(&"istio-proxy"));
 }
 
 #[test]
 fn invalid_label_of_a_skipped_pod_is_reported() {
-    let text = DEPLOYMENT.replace("app: web", "sidecar.istio.io/inject: \"no\"").replace(": shop", ": kube-system");
+    let text = DEPLOYMENT
+        .replace("app: web", "sidecar.istio.io/inject: \"no\"")
+        .replace("    spec:\n", "    spec:\n      hostNetwork: true\n");
     let run = inject(&[], &text);
     assert!(run.stderr.contains("label 'sidecar.istio.io/inject' is ignored: \"no\" is neither"), "{}", run.stderr);
     assert!(run.stderr.contains("===> Skipping injection"), "{}", run.stderr);
