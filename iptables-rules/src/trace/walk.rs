@@ -13,7 +13,7 @@ const CONNTRACK: i32 = -200;
 /// Limit of nested jumps, above that of the kernel (`NFT_JUMP_STACK_SIZE`).
 const MAX_JUMP_DEPTH: usize = 64;
 
-/// How evaluation continues after a rule or a chain.
+/// Continuation after a rule or a chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Flow {
     /// With the next rule of the calling chain.

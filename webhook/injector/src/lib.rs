@@ -18,6 +18,7 @@ mod containers;
 mod context;
 mod fields;
 mod findings;
+mod go_names;
 mod inject;
 mod name_rules;
 mod otel;

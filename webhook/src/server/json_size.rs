@@ -1,4 +1,4 @@
-//! How much memory a JSON text takes when it is parsed, estimated without parsing it.
+//! Estimates the memory that a JSON text takes when it is parsed, without parsing it.
 //!
 //! `{"a":1},{"a":1},…` takes 60 times its length, a long string once: the number of values decides, not that of bytes.
 
@@ -38,7 +38,7 @@ impl JsonSize {
         Self { bytes: text.len(), separators }
     }
 
-    /// Whether parsing would take too much memory.
+    /// Returns whether parsing would take too much memory.
     pub const fn is_excessive(self) -> bool {
         self.separators > MAX_SEPARATORS
     }
