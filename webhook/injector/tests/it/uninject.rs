@@ -194,7 +194,7 @@ fn assert_second_decides(pod: &Value, first: &Settings, second: &Settings) {
 fn order_of_volumes_is_restored() {
     let mut pod = web();
     pod["metadata"]["annotations"] = json!({"sidecar.istio.io/userVolume": r#"{"mine":{"emptyDir":{}}}"#});
-    pod["spec"]["volumes"] = json!([{"name": "mine"}, {"name": "data"}]);
+    pod["spec"]["volumes"] = json!([{"name": "mine"}, {"name": "data"}, {"name": "istio-envoy"}]);
     assert_second_decides(&pod, &settings(true), &settings(true));
     assert_second_decides(&pod, &settings(true), &settings(false));
 }
