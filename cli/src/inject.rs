@@ -11,8 +11,11 @@ use crate::failure::{Failure, join};
 use crate::files::InputFile;
 use crate::manifest::pods::{ObjectName, PodHolder};
 use crate::manifest::proxy_configs;
-use crate::manifest::rewrite::{RewrittenStream, rewrite};
+use crate::manifest::rewrite::{EditedDocument, RewrittenStream, rewrite};
+use crate::manifest::stream::Document;
+use crate::manifest::text_record::TextRecord;
 use crate::settings::InjectorArgs;
+use crate::uninject::original_text;
 
 /// Options of `weir inject`.
 #[derive(Debug, Args)]
@@ -59,8 +62,33 @@ pub(crate) fn run(args: &InjectArgs) -> Result<ExitCode, Failure> {
     settings.proxy_configs = proxy_configs::in_stream(&text, namespace)
         .map_err(|findings| Failure::findings_in(&input.name(), &findings))?;
     let injector = ManifestInjector { settings, namespace };
-    rewrite(&text, |holder, location, out| inject_pod(holder, location, &injector, out))
-        .write(&input, args.output.as_deref())
+    inject_text(&text, &injector).write(&input, args.output.as_deref())
+}
+
+fn inject_text(text: &str, injector: &ManifestInjector<'_>) -> RewrittenStream {
+    let change = |holder: &mut PodHolder<'_>, location: &str, out: &mut RewrittenStream| {
+        inject_pod(holder, location, injector, out)
+    };
+    rewrite(text, change, record_text)
+}
+
+/// Adds what `weir uninject` needs to restore the original text exactly.
+fn record_text(document: &Document<'_>, edited: EditedDocument, out: &mut RewrittenStream) -> String {
+    let injected_before = original_text(document.text);
+    let original = injected_before.as_deref().unwrap_or(document.text);
+    let Some(restored) = original_text(&edited.text) else { return edited.text };
+    if restored == original {
+        return edited.text;
+    }
+    let recorded = TextRecord::between(&restored, original).append_to(&edited.text);
+    let is_kept = Document::alone(&recorded).parse().is_ok_and(|value| value == edited.value)
+        && original_text(&recorded).is_some_and(|text| text == original);
+    if is_kept {
+        return recorded;
+    }
+    let lines = TextRecord::between(&restored, original).lines_of_result(document.line);
+    out.notices.push(format!("weir: warning: {document}: weir uninject will not restore the text of {lines}"));
+    edited.text
 }
 
 /// Injects one pod; returns whether that changed it.
@@ -121,3 +149,6 @@ fn skip_notice(name: &ObjectName, reason: SkipReason) -> String {
     };
     format!("\n===> Skipping injection because {name} {fact}: {}", reason.message())
 }
+
+#[cfg(test)]
+mod tests;

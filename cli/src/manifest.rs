@@ -4,3 +4,4 @@ pub(crate) mod pods;
 pub(crate) mod proxy_configs;
 pub(crate) mod rewrite;
 pub(crate) mod stream;
+pub(crate) mod text_record;

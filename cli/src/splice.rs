@@ -181,7 +181,14 @@ impl Splicer<'_> {
         if !self.begins_line(start) {
             return Err(NotEditable);
         }
-        self.edits.push((self.line_start(start)..self.line_end(end), String::new()));
+        let mut lines = self.line_start(start)..self.line_end(end);
+        // The line before becomes the last one, which lacks a line feed as this one does.
+        if !self.text[lines.clone()].ends_with('\n') {
+            let before = &self.text[..lines.start];
+            let before = before.strip_suffix('\n').unwrap_or(before);
+            lines.start = before.strip_suffix('\r').unwrap_or(before).len();
+        }
+        self.edits.push((lines, String::new()));
         Ok(())
     }
 

@@ -9,12 +9,13 @@ use weir_injector::uninject::{Uninjected, uninject};
 use crate::failure::Failure;
 use crate::files::InputFile;
 use crate::manifest::pods::PodHolder;
-use crate::manifest::rewrite::{RewrittenStream, rewrite};
+use crate::manifest::rewrite::{EditedDocument, RewrittenStream, edit_document, rewrite};
+use crate::manifest::stream::Document;
 
 /// Options of `weir uninject`.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
-Pods that `weir` or its webhook injected are restored exactly. Pods that Istio's injector injected are restored as far as they record
+Pods that `weir` or its webhook injected are restored exactly, and manifests of `weir inject` byte for byte. Pods that Istio's injector injected are restored as far as they record
 the original; what cannot be restored is reported on standard error. What the records of a pod change outside of what the built-in
 templates write is reported as unverified: a custom template wrote it, or somebody forged the records. All other text stays byte for byte. Nothing is written unless
 every document is valid.
@@ -39,7 +40,31 @@ pub(crate) struct UninjectArgs {
 /// Everything that is wrong with the command line and the input.
 pub(crate) fn run(args: &UninjectArgs) -> Result<ExitCode, Failure> {
     let input = InputFile::from(args.filename.as_str());
-    rewrite(&input.read()?, uninject_pod).write(&input, args.output.as_deref())
+    uninject_text(&input.read()?).write(&input, args.output.as_deref())
+}
+
+pub(crate) fn uninject_text(text: &str) -> RewrittenStream {
+    rewrite(text, uninject_pod, restore_text)
+}
+
+/// Returns the text of a document without its injection; `None` if it is not injected, or invalid.
+pub(crate) fn original_text(text: &str) -> Option<String> {
+    let document = Document::alone(text);
+    let mut out = RewrittenStream::default();
+    let edited = edit_document(&document, uninject_pod, &mut out)?;
+    Some(restore_text(&document, edited, &mut out))
+}
+
+/// Restores what the document records of its original text, as long as this does not change its value: a record proves nothing.
+fn restore_text(document: &Document<'_>, edited: EditedDocument, out: &mut RewrittenStream) -> String {
+    let Some(record) = edited.record else { return edited.text };
+    let is_same = |text: &String| Document::alone(text).parse().is_ok_and(|value| value == edited.value);
+    record.apply(&edited.text).filter(is_same).unwrap_or_else(|| {
+        out.notices.push(format!(
+            "weir: note: {document}: edited since its injection; original quotes and comments of changed parts are not restored"
+        ));
+        edited.text
+    })
 }
 
 /// Removes the sidecar from one pod; returns whether that changed it.

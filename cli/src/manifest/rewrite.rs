@@ -2,17 +2,19 @@
 //!
 //! ```text
 //! text ──stream──▶ documents ──pods──▶ pods ──change──▶ changed pods
-//!                      │ untouched: byte for byte           │ touched: splice, else serialized
+//!                      │ untouched: byte for byte           │ touched: splice, else serialized; finish
 //!                      └──────────────▶ text ◀──────────────┘
 //! ```
 
 use std::path::Path;
 use std::process::ExitCode;
 
+use serde_json::Value;
 use weir_injector::yaml;
 
 use super::pods::{self, PodHolder};
 use super::stream::{self, Document};
+use super::text_record::TextRecord;
 use crate::failure::Failure;
 use crate::files::{self, InputFile};
 use crate::splice;
@@ -20,7 +22,7 @@ use crate::splice;
 /// A stream with changed pods.
 #[derive(Debug, Default)]
 pub(crate) struct RewrittenStream {
-    /// The documents, each followed by a separator.
+    /// The stream; what does not change is byte for byte that of the input.
     pub(crate) text: String,
     /// Lines for standard error.
     pub(crate) notices: Vec<String>,
@@ -45,10 +47,26 @@ impl RewrittenStream {
     }
 }
 
-/// Calls `change` for every pod of a stream, with its location for messages; `change` returns whether it replaced the pod.
+/// Changes one pod, with its location for messages; returns whether it replaced the pod.
+pub(crate) trait Change: FnMut(&mut PodHolder<'_>, &str, &mut RewrittenStream) -> bool {}
+
+impl<F: FnMut(&mut PodHolder<'_>, &str, &mut RewrittenStream) -> bool> Change for F {}
+
+/// A document whose pods have changed.
+pub(crate) struct EditedDocument {
+    /// The new text, without record.
+    pub(crate) text: String,
+    /// The value that the new text has.
+    pub(crate) value: Value,
+    /// Record of the text before.
+    pub(crate) record: Option<TextRecord>,
+}
+
+/// Changes every pod of a stream. `finish` makes the new text of a document out of the edited one.
 pub(crate) fn rewrite(
     text: &str,
-    mut change: impl FnMut(&mut PodHolder<'_>, &str, &mut RewrittenStream) -> bool,
+    mut change: impl Change,
+    finish: impl Fn(&Document<'_>, EditedDocument, &mut RewrittenStream) -> String,
 ) -> RewrittenStream {
     let mut out = RewrittenStream::default();
     let documents = match stream::split(text) {
@@ -58,24 +76,24 @@ pub(crate) fn rewrite(
             return out;
         }
     };
+    let mut at = 0;
     for document in documents {
-        let rewritten = rewrite_document(&document, &mut change, &mut out);
-        let text = rewritten.as_deref().unwrap_or(document.text);
-        out.text.push_str(text);
-        if !text.ends_with('\n') {
-            out.text.push('\n');
-        }
-        out.text.push_str("---\n");
+        let Some(edited) = edit_document(&document, &mut change, &mut out) else { continue };
+        let finished = finish(&document, edited, &mut out);
+        out.text.push_str(&text[at..document.start]);
+        out.text.push_str(&finished);
+        at = document.start + document.text.len();
     }
+    out.text.push_str(&text[at..]);
     out
 }
 
-/// Returns the new text of a document; `None` if it is unchanged.
-fn rewrite_document(
+/// Changes the pods of a document; `None` if nothing changes, or the document is invalid.
+pub(crate) fn edit_document(
     document: &Document<'_>,
-    change: &mut impl FnMut(&mut PodHolder<'_>, &str, &mut RewrittenStream) -> bool,
+    mut change: impl Change,
     out: &mut RewrittenStream,
-) -> Option<String> {
+) -> Option<EditedDocument> {
     let mut value = match document.parse() {
         Ok(value) => value,
         Err(error) => {
@@ -99,11 +117,12 @@ fn rewrite_document(
     if !touched {
         return None;
     }
+    let (before, record) = TextRecord::split(document.text);
     // Serialize the whole document only where the change cannot be spliced into its text.
-    match splice::splice(document.text, &original, &value).map_or_else(|| yaml::to_string(&value), Ok) {
+    match splice::splice(&before, &original, &value).map_or_else(|| yaml::to_string(&value), Ok) {
         Ok(text) => {
-            out.notices.extend(lost_comments(document, &text));
-            Some(text)
+            out.notices.extend(lost_comments(document, &before, &text));
+            Some(EditedDocument { text, value, record })
         }
         Err(error) => {
             out.findings.push(format!("{document}: {error:#}"));
@@ -113,8 +132,8 @@ fn rewrite_document(
 }
 
 /// Returns a notice about comments that the new text lacks.
-fn lost_comments(document: &Document<'_>, text: &str) -> Option<String> {
-    let lost = splice::lost_comments(document.text, text);
+fn lost_comments(document: &Document<'_>, before: &str, after: &str) -> Option<String> {
+    let lost = splice::lost_comments(before, after);
     if lost.is_empty() {
         return None;
     }

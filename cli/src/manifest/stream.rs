@@ -1,6 +1,7 @@
 //! Splits a text into YAML documents without changing them.
 
 use std::fmt;
+use std::ops::Range;
 
 use serde_json::Value;
 use weir_injector::yaml;
@@ -12,6 +13,8 @@ pub(crate) struct Document<'a> {
     pub(crate) number: usize,
     /// Line of the stream, from 1, on which the document starts.
     pub(crate) line: usize,
+    /// Position of the text in the stream, in bytes.
+    pub(crate) start: usize,
     /// Text without the separators.
     pub(crate) text: &'a str,
 }
@@ -33,9 +36,10 @@ pub(crate) struct StraySeparator {
 pub(crate) fn split(text: &str) -> Result<Vec<Document<'_>>, Vec<StraySeparator>> {
     let mut documents: Vec<Document<'_>> = Vec::new();
     let mut strays = Vec::new();
-    let mut close = |line: usize, text| {
-        if !is_blank(text) {
-            documents.push(Document { number: documents.len() + 1, line, text });
+    let mut close = |line: usize, range: Range<usize>| {
+        let document = &text[range.clone()];
+        if !is_blank(document) {
+            documents.push(Document { number: documents.len() + 1, line, start: range.start, text: document });
         }
     };
     // Start of the current document: byte offset and line.
@@ -47,12 +51,12 @@ pub(crate) fn split(text: &str) -> Result<Vec<Document<'_>>, Vec<StraySeparator>
             if !rest.is_empty() && !rest.starts_with('#') {
                 strays.push(StraySeparator { line: index + 1, found: line.trim_end().chars().take(80).collect() });
             }
-            close(start_line, &text[start..offset]);
+            close(start_line, start..offset);
             (start, start_line) = (offset + line.len(), index + 2);
         }
         offset += line.len();
     }
-    close(start_line, &text[start..]);
+    close(start_line, start..text.len());
     if strays.is_empty() { Ok(documents) } else { Err(strays) }
 }
 
@@ -67,7 +71,12 @@ impl fmt::Display for Document<'_> {
     }
 }
 
-impl Document<'_> {
+impl<'a> Document<'a> {
+    /// Wraps a text that is no part of a stream.
+    pub(crate) fn alone(text: &'a str) -> Self {
+        Self { number: 1, line: 1, start: 0, text }
+    }
+
     /// Parses the document; `null` if it has only comments.
     ///
     /// # Errors
@@ -131,13 +140,13 @@ mod tests {
 
     #[test]
     fn json_escapes_are_parsed() {
-        let document = Document { number: 1, line: 1, text: "{\"a\": \"\\/ \\ud83d\\ude00\"}\n" };
+        let document = Document::alone("{\"a\": \"\\/ \\ud83d\\ude00\"}\n");
         assert_eq!(document.parse().unwrap(), json!({"a": "/ 😀"}));
     }
 
     #[test]
     fn comments_alone_are_null() {
-        let document = Document { number: 1, line: 1, text: "# nothing here\n" };
+        let document = Document::alone("# nothing here\n");
         assert_eq!(document.parse().unwrap(), Value::Null);
     }
 }
