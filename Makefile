@@ -88,13 +88,14 @@ dist: ## weir, weir-webhook, weir-agent and the static weir-cni and weir-iptable
 	  $(addprefix $(STATIC_DIR)/dist-plugin/,weir-cni weir-iptables) $(DIST)/
 
 .PHONY: images
-images: test-tools ## images FROM scratch of static binaries, as OCI archives in dist/images-dist/ (buildah)
+images: ## images FROM scratch of static binaries, as OCI archives in dist/images-dist/; HUB=registry.example/weir names them
+	scripts/install-tools images
 	$(STATIC) cargo build --locked --profile dist --target $(STATIC_TARGET) -p weir-cli -p weir-webhook -p weir-agent
 	$(STATIC) cargo build --locked --profile dist-plugin --target $(STATIC_TARGET) -p weir-cni -p weir-iptables
 	mkdir -p $(DIST)/static
 	install -m 0755 $(addprefix $(STATIC_DIR)/dist/,weir weir-webhook weir-agent) \
 	  $(addprefix $(STATIC_DIR)/dist-plugin/,weir-cni weir-iptables) $(DIST)/static/
-	scripts/build-images $(DIST)/static $(DIST)/images-dist
+	HUB=$(HUB) scripts/build-images $(DIST)/static $(DIST)/images-dist
 
 .PHONY: bench
 bench: tools dist ## measurements beside the alternatives, in the same run (root)

@@ -112,7 +112,8 @@ def pairs_of(root):
         # With kustomize the rest stays applied from the overlay itself until the nodes are clean.
         pairs.append({"name": f"taking it off {platform}", "overlay": f"{overlay}/uninstall", "values": uninstall, "only": ["DaemonSet", "ConfigMap"]})
     for pair in pairs:
-        pair["values"] = merged({"webhook": {"createNamespace": True}}, pair["values"])
+        # The images of kustomize are those of `make images`.
+        pair["values"] = merged({"webhook": {"createNamespace": True}, "images": {"hub": "localhost"}}, pair["values"])
     return pairs
 
 

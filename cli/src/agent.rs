@@ -1,42 +1,133 @@
-//! Requests to the monitoring port of a node's agent.
+//! Requests to the monitoring port of a node's agent, which lists pods on its node's loopback only.
+//!
+//! ```text
+//! --agent-url ─────────────────────────────▶ HTTP
+//! node or pod ─▶ agent of the node (cluster) ─▶ port-forward ─▶ HTTP
+//! ```
+
+mod forward;
 
 use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
+use serde_json::Value;
 use weir_check::agent::AgentPods;
 
+use crate::cluster::{Cluster, ConnectArgs};
 use crate::failure::Failure;
+use crate::objects::{ObjectRef, POD};
 
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// Limit for finding and asking every agent.
+const CLUSTER_TIMEOUT: Duration = Duration::from_mins(1);
+/// The monitoring port of the manifests, on the node itself.
+const LOCAL_URL: &str = "http://127.0.0.1:15034";
 
 /// Options for the connection to an agent.
 #[derive(Debug, Args)]
 pub(crate) struct AgentArgs {
-    /// The agent's monitoring port; from another machine: kubectl -n weir-node port-forward POD 15034
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:15034")]
-    agent_url: String,
+    /// Ask the agent at this monitoring port, instead of finding it in the cluster [default on a node without a kubeconfig: http://127.0.0.1:15034]
+    #[arg(long, value_name = "URL")]
+    agent_url: Option<String>,
+
+    /// Namespace of the node agents
+    #[arg(long, value_name = "NAMESPACE", default_value = "weir-node")]
+    node_namespace: String,
 }
 
+/// Whose agents are asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum AgentTarget {
+    /// The agent of a node.
+    Node(String),
+    /// The agent of the node that a pod is on.
+    PodNode { namespace: String, name: String },
+    /// All agents.
+    All,
+}
+
+/// The answer of an agent, parsed and as JSON.
+pub(crate) type AgentAnswer = (AgentPods, String);
+
 impl AgentArgs {
-    /// Returns the meshed pods that the agent lists, parsed and as JSON.
+    /// Asks the agent at `--agent-url`, or on this node if there is neither that option nor a cluster to look in.
     ///
     /// # Errors
     /// The agent cannot be reached, responds with an error, or with something else.
-    pub(crate) fn fetch_pods(&self) -> Result<(AgentPods, String), Failure> {
-        let url = pods_url(&self.agent_url)?;
-        // The agent is on this machine or behind a port-forward: no proxy leads to it.
-        let config =
-            ureq::Agent::config_builder().timeout_global(Some(TIMEOUT)).http_status_as_error(false).proxy(None);
-        let agent = ureq::Agent::new_with_config(config.build());
-        let mut response = agent.get(&url).call().with_context(|| format!("cannot reach the agent: {url}"))?;
-        let body = response.body_mut().read_to_string().with_context(|| format!("cannot read {url}"))?;
-        if response.status() != 200 {
-            return Err(Failure::usage(format!("{url}: the agent responds {}: {}", response.status(), body.trim())));
+    pub(crate) fn fetch_direct(&self, connect: &ConnectArgs) -> Option<Result<AgentAnswer, Failure>> {
+        match &self.agent_url {
+            Some(url) => Some(fetch(url)),
+            None if !connect.is_given() && !connect.finds_cluster() => Some(fetch(LOCAL_URL)),
+            None => None,
         }
-        let pods = serde_json::from_str(&body).with_context(|| format!("cannot parse the agent's response: {url}"))?;
-        Ok((pods, body))
     }
+
+    /// Finds the agents in the cluster, and asks them through port-forwards.
+    ///
+    /// # Errors
+    /// There is no such agent, or one cannot be reached.
+    pub(crate) fn fetch_from_cluster(
+        &self,
+        connect: &ConnectArgs,
+        target: &AgentTarget,
+    ) -> Result<Vec<AgentAnswer>, Failure> {
+        connect.run(CLUSTER_TIMEOUT, async |cluster| {
+            let node = match target {
+                AgentTarget::Node(node) => Some(node.clone()),
+                AgentTarget::PodNode { namespace, name } => Some(node_of(&cluster, namespace, name).await?),
+                AgentTarget::All => None,
+            };
+            let agents = cluster.objects(POD, &self.node_namespace, "app.kubernetes.io/name=weir-agent").await?;
+            let on_node = |pod: &&Value| node.as_deref().is_none_or(|node| pod["spec"]["nodeName"] == node);
+            let agents: Vec<&Value> = agents.iter().filter(on_node).collect();
+            if agents.is_empty() {
+                let place = node.map_or_else(|| "in the cluster".to_owned(), |node| format!("on node {node}"));
+                let text = format!("{}: no agent runs {place} (pods of {})", cluster.server, self.node_namespace);
+                return Err(Failure::findings(vec![text]));
+            }
+            let mut answers = Vec::new();
+            for agent in agents {
+                let name = agent["metadata"]["name"].as_str().unwrap_or_default();
+                let body = forward::get(&cluster, &self.node_namespace, name, port_of(agent)).await?;
+                answers.push(parse(&format!("pod {}/{name}", self.node_namespace), body)?);
+            }
+            Ok(answers)
+        })
+    }
+}
+
+async fn node_of(cluster: &Cluster, namespace: &str, name: &str) -> Result<String, Failure> {
+    let pod = cluster.object(&ObjectRef::new(POD, namespace, name)).await?;
+    let text = |text: String| Failure::findings(vec![format!("{}: {text}", cluster.server)]);
+    let pod = pod.ok_or_else(|| text(format!("pod {namespace}/{name} not found")))?;
+    let node = pod["spec"]["nodeName"].as_str().map(str::to_owned);
+    node.ok_or_else(|| text(format!("pod {namespace}/{name} is on no node yet")))
+}
+
+/// Returns the monitoring port of an agent's pod.
+fn port_of(agent: &Value) -> u16 {
+    let ports = agent.pointer("/spec/containers/0/ports").and_then(Value::as_array);
+    let port = ports.into_iter().flatten().find(|port| port["name"] == "http-metrics");
+    port.and_then(|port| port["containerPort"].as_u64()).and_then(|port| port.try_into().ok()).unwrap_or(15034)
+}
+
+fn fetch(agent_url: &str) -> Result<AgentAnswer, Failure> {
+    let url = pods_url(agent_url)?;
+    // The agent is on this machine or behind a port-forward: no proxy leads to it.
+    let config = ureq::Agent::config_builder().timeout_global(Some(TIMEOUT)).http_status_as_error(false).proxy(None);
+    let agent = ureq::Agent::new_with_config(config.build());
+    let mut response = agent.get(&url).call().with_context(|| format!("cannot reach the agent: {url}"))?;
+    let body = response.body_mut().read_to_string().with_context(|| format!("cannot read {url}"))?;
+    if response.status() != 200 {
+        return Err(Failure::usage(format!("{url}: the agent responds {}: {}", response.status(), body.trim())));
+    }
+    parse(&url, body)
+}
+
+fn parse(origin: &str, body: String) -> Result<AgentAnswer, Failure> {
+    let pods = serde_json::from_str(&body).with_context(|| format!("cannot parse the agent's response: {origin}"))?;
+    Ok((pods, body))
 }
 
 fn pods_url(agent_url: &str) -> anyhow::Result<String> {

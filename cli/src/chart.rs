@@ -214,8 +214,12 @@ impl Release {
     /// Returns whether pods need the plugin for their rules, according to these settings.
     pub(crate) fn needs_agent(&self) -> bool {
         let values = &self.values;
-        let cni = values.pointer("/config/values/pilot/cni/enabled").and_then(Value::as_bool);
-        values["webhook"]["enabled"] == true && values["config"]["from"] == "values" && cni == Some(true)
+        let config = &values["config"];
+        let is_cni_mode = config["cniMode"].as_bool().unwrap_or_else(|| match config["from"].as_str() {
+            Some("istio") => values["node"]["enabled"] != false,
+            _ => config.pointer("/values/pilot/cni/enabled").and_then(Value::as_bool) == Some(true),
+        });
+        values["webhook"]["enabled"] == true && is_cni_mode
     }
 
     /// Renders for this version of Kubernetes instead of the newest one.
@@ -255,12 +259,13 @@ impl Release {
         Ok(objects)
     }
 
-    /// Renders the notes, which say what to do next.
+    /// Renders the notes, which say what to do next. They leave out how to wait for the workloads if those are ready.
     ///
     /// # Errors
     /// Settings contradict each other.
-    pub(crate) fn notes(&self) -> Result<String, Failure> {
-        let (templates, data) = self.templates()?;
+    pub(crate) fn notes(&self, is_ready: bool) -> Result<String, Failure> {
+        let (templates, mut data) = self.templates()?;
+        data["Ready"] = is_ready.into();
         templates.render("NOTES.txt", &data).map_err(|reason| Failure::findings(vec![reason]))
     }
 

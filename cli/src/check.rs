@@ -6,13 +6,15 @@
 
 mod node;
 
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand, ValueEnum};
-use weir_check::{CheckScope, InstallNamespaces, Severity, Suppression, analyze, collect, print, unsuppressed};
+use weir_check::{
+    CheckScope, InstallNamespaces, Severity, Suppression, analyze, areas, collect, is_complete, print, unsuppressed,
+};
 
 use crate::cluster::ConnectArgs;
 use crate::duration;
@@ -28,7 +30,7 @@ Checks the cluster, the path from the API server to the webhook, certificates, w
 agents, settings, and workloads. Changes nothing: it creates a dry-run pod, which the API server does not store. Every finding has a code,
 which docs/check.md explains, and a fix.
 
-What you may not read is reported, and the rest is checked.
+What you may not read is reported, and the rest is checked; the exit status is 1 then, unless --allow-incomplete is given.
 
 Examples:
   weir check
@@ -36,7 +38,7 @@ Examples:
   weir check -n shop -o json
   weir check -S 'single-replica' -S 'WEIR802=Pod shop/*'
 
-Exit status: 0 no finding at or above --failure-threshold, 1 findings, 2 wrong usage or the cluster is unreachable."
+Exit status: 0 no finding at or above --failure-threshold, 1 findings or an incomplete check, 2 wrong usage or the cluster is unreachable."
 )]
 pub(crate) struct CheckArgs {
     #[command(subcommand)]
@@ -90,6 +92,10 @@ struct ClusterCheckArgs {
     /// Lowest severity for exit status 1
     #[arg(long, value_name = "SEVERITY", value_enum, ignore_case = true, default_value_t = Threshold::Error)]
     failure_threshold: Threshold,
+
+    /// Exit with 0 although not everything could be read
+    #[arg(long)]
+    allow_incomplete: bool,
 
     /// Suppress findings: CODE, or CODE=KIND NAMESPACE/NAME, where `*` matches anything; may be repeated
     #[arg(short = 'S', long, value_name = "RULE")]
@@ -163,14 +169,17 @@ fn check_cluster(args: &ClusterCheckArgs, is_pre_install: bool) -> Result<ExitCo
         dry_run_namespace: (!args.no_probe).then(|| args.probe_namespace.clone().unwrap_or_default()),
         pod_report_timeout: args.timeout / 2,
     };
-    let snapshot = args.connect.run_slow(args.timeout, async |cluster| {
+    let (snapshot, target) = args.connect.run_slow(args.timeout, async |cluster| {
         let collected = collect(&cluster.client, &scope).await;
-        collected.map_err(|error| Failure::usage(format!("{}: {error}", cluster.server)))
+        let snapshot = collected.map_err(|error| Failure::usage(format!("{}: {error}", cluster.server)))?;
+        Ok((snapshot, format!("context {}, {}\n", cluster.context, cluster.server)))
     })?;
     let findings = unsuppressed(analyze(&snapshot), &args.suppress);
     let text = match args.output {
         OutputFormat::Text => {
-            print::text(&findings, std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none())
+            let is_colored = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+            let areas = print::areas(&areas(&findings, is_pre_install), is_colored);
+            format!("{target}{areas}\n{}", print::text(&findings, is_colored))
         }
         OutputFormat::Json => print::json(&findings),
         OutputFormat::Junit => print::junit(&findings).context("cannot write JUnit XML")?,
@@ -178,5 +187,10 @@ fn check_cluster(args: &ClusterCheckArgs, is_pre_install: bool) -> Result<ExitCo
     files::write(None, &text)?;
     let threshold = Severity::from(args.failure_threshold);
     let is_failed = findings.iter().any(|finding| finding.fault.severity >= threshold);
-    Ok(if is_failed { ExitCode::from(exit::FINDINGS) } else { ExitCode::SUCCESS })
+    let is_incomplete = !args.allow_incomplete && !is_complete(&findings);
+    if is_incomplete {
+        let text = "weir: not everything could be read, so the check is incomplete; --allow-incomplete accepts that";
+        let _ = writeln!(std::io::stderr(), "{text}");
+    }
+    Ok(if is_failed || is_incomplete { ExitCode::from(exit::FINDINGS) } else { ExitCode::SUCCESS })
 }

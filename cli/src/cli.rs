@@ -8,6 +8,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::failure::Failure;
+use crate::install::Operation;
 use crate::{check, explain, files, generate, inject, install, rules, tag, uninject, uninstall, version};
 
 /// Inject Istio sidecars, inspect capture rules, and install Weir in clusters
@@ -31,8 +32,10 @@ pub(crate) enum Command {
     Explain(Box<explain::ExplainArgs>),
     /// Check a cluster or a node for problems, before or after installation
     Check(Box<check::CheckArgs>),
-    /// Install the webhook and the node agent in a cluster, or upgrade them
+    /// Install the webhook and the node agent in a cluster
     Install(Box<install::InstallArgs>),
+    /// Upgrade the webhook and the node agent that a cluster has, or change their settings
+    Upgrade(Box<install::InstallArgs>),
     /// Uninstall the webhook and the node agent
     Uninstall(Box<uninstall::UninstallArgs>),
     /// Manage revision tags of the webhook
@@ -70,7 +73,8 @@ impl Command {
             Self::Rules(args) => rules::run(args),
             Self::Explain(args) => explain::run(args),
             Self::Check(args) => check::run(args),
-            Self::Install(args) => install::run(args),
+            Self::Install(args) => install::run(args, Operation::Install),
+            Self::Upgrade(args) => install::run(args, Operation::Upgrade),
             Self::Uninstall(args) => uninstall::run(args),
             Self::Tag(args) => tag::run(args),
             Self::Manifest(args) => generate::run(args),

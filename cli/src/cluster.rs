@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
+use weir_runtime::proxy::{kubeconfig_proxy, set_proxy};
 
 use crate::failure::Failure;
 
@@ -32,12 +33,19 @@ pub(crate) struct Cluster {
     pub(crate) client: Client,
     /// URL of the API server, for messages.
     pub(crate) server: String,
+    /// Context of the kubeconfig; `in-cluster` for the service account of the pod.
+    pub(crate) context: String,
 }
 
 impl ConnectArgs {
     /// Returns whether any of the options is set.
     pub(crate) fn is_given(&self) -> bool {
         self.kubeconfig.is_some() || self.context.is_some()
+    }
+
+    /// Returns whether there is a kubeconfig with a context, or the process runs in a cluster.
+    pub(crate) fn finds_cluster(&self) -> bool {
+        self.kubeconfig().is_ok() || Config::incluster().is_ok()
     }
 
     /// Connects and runs `work`, within `timeout`.
@@ -78,33 +86,48 @@ impl ConnectArgs {
             let run = async { work(self.connect(request).await?).await };
             match tokio::time::timeout(timeout, run).await {
                 Ok(answer) => answer,
-                Err(_) => Err(Failure::usage(format!("cluster did not respond within {} s", timeout.as_secs()))),
+                Err(_) => Err(Failure::usage(format!(
+                    "not done within {} s; pass a longer --timeout if the cluster is only slow",
+                    timeout.as_secs()
+                ))),
             }
         })
     }
 
     async fn connect(&self, request: Duration) -> Result<Cluster, Failure> {
-        let mut config = self.config().await?;
+        let (context, mut config) = self.config().await?;
         config.connect_timeout = Some(REQUEST_TIMEOUT);
         config.read_timeout = Some(request);
         config.write_timeout = Some(request);
         let server = config.cluster_url.to_string();
-        let client =
-            Client::try_from(config).map_err(|error| Failure::usage(format!("{server}: {}", error_chain(&error))))?;
-        Ok(Cluster { client, server })
+        let plugin = config.auth_info.exec.as_ref().and_then(|exec| exec.command.clone());
+        let client = Client::try_from(config).map_err(|error| {
+            let plugin =
+                plugin.map(|plugin| format!("credential plugin {plugin} of the kubeconfig: ")).unwrap_or_default();
+            Failure::usage(format!("{server}: {plugin}{}", error_chain(&error)))
+        })?;
+        Ok(Cluster { client, server, context })
     }
 
     /// Finds the configuration as kubectl does: the named kubeconfig, else the default one, else the pod's service account.
-    async fn config(&self) -> Result<Config, Failure> {
+    async fn config(&self) -> Result<(String, Config), Failure> {
         let kubeconfig = match self.kubeconfig() {
             Ok(kubeconfig) => kubeconfig,
             Err(failure) if self.is_given() => return Err(failure),
-            Err(failure) => return Config::incluster().map_err(|_| failure),
+            Err(failure) => {
+                let mut config = Config::incluster().map_err(|_| failure)?;
+                set_proxy(&mut config, None).map_err(Failure::usage)?;
+                return Ok(("in-cluster".to_owned(), config));
+            }
         };
+        let context = self.context.clone().or(kubeconfig.current_context.clone()).unwrap_or_default();
+        let proxy = kubeconfig_proxy(&kubeconfig, Some(&context)).map(str::to_owned);
         let options = KubeConfigOptions { context: self.context.clone(), ..KubeConfigOptions::default() };
-        Config::from_custom_kubeconfig(kubeconfig, &options)
+        let mut config = Config::from_custom_kubeconfig(kubeconfig, &options)
             .await
-            .map_err(|error| Failure::usage(format!("cannot use the kubeconfig: {}", error_chain(&error))))
+            .map_err(|error| Failure::usage(format!("cannot use the kubeconfig: {}", error_chain(&error))))?;
+        set_proxy(&mut config, proxy.as_deref()).map_err(Failure::usage)?;
+        Ok((context, config))
     }
 
     fn kubeconfig(&self) -> Result<Kubeconfig, Failure> {

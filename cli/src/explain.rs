@@ -12,6 +12,7 @@ mod json;
 mod netns;
 mod packet;
 mod pod;
+mod probe;
 mod sentences;
 mod summary;
 mod svg;
@@ -22,7 +23,7 @@ use std::process::ExitCode;
 
 use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 
-use crate::agent::AgentArgs;
+use crate::agent::{AgentArgs, AgentTarget};
 use crate::failure::{Failure, exit};
 use crate::files;
 use crate::rules::planned::{self, Planned, PlannedFile};
@@ -49,6 +50,7 @@ Examples:
   weir explain --pid 4711 --to 10.1.2.3:443
   weir explain --netns /run/netns/web -f web.yaml
   weir explain --pod shop/web
+  weir explain --pod pod/web -n shop --context prod
 
 Exit status: 0 done, 1 the input has errors or the rules of a namespace are not the expected ones, 2 wrong usage, or a file or
 namespace cannot be read.")]
@@ -72,9 +74,13 @@ pub(crate) struct ExplainArgs {
     #[arg(long, value_name = "PID", group = "subject")]
     pid: Option<u32>,
 
-    /// Print the state of a meshed pod, as reported by its node's agent
-    #[arg(long, value_name = "NAMESPACE/NAME", group = "subject", conflicts_with_all = ["filename", "annotations", "netns", "pid"])]
+    /// Print the state of a meshed pod, as reported by its node's agent, which is found in the cluster
+    #[arg(long, value_name = "NAMESPACE/NAME|pod/NAME", group = "subject", conflicts_with_all = ["filename", "annotations", "netns", "pid"])]
     pod: Option<String>,
+
+    /// Namespace of pod/NAME
+    #[arg(short, long, value_name = "NAMESPACE", default_value = "default")]
+    namespace: String,
 
     #[command(flatten)]
     agent: AgentArgs,
@@ -166,8 +172,22 @@ fn explain_from_agent(pod: &str, args: &ExplainArgs) -> Result<ExitCode, Failure
             "--pod prints the state of the rules as text; packets and other formats need --netns, --pid or -f",
         ));
     }
-    let (listing, _) = args.agent.fetch_pods()?;
-    let (text, healthy) = pod::explain(&listing, pod).map_err(|finding| Failure::findings(vec![finding]))?;
+    let (namespace, name) = match pod.split_once('/') {
+        Some(("pod" | "pods", name)) => (args.namespace.as_str(), name),
+        Some(both) => both,
+        None => (args.namespace.as_str(), pod),
+    };
+    let connect = args.injector.connection();
+    let (listing, _) = match args.agent.fetch_direct(connect) {
+        Some(answer) => answer?,
+        None => {
+            let target = AgentTarget::PodNode { namespace: namespace.to_owned(), name: name.to_owned() };
+            let answers = args.agent.fetch_from_cluster(connect, &target)?;
+            answers.into_iter().next().ok_or_else(|| Failure::usage("the agent gives no answer"))?
+        }
+    };
+    let pod = format!("{namespace}/{name}");
+    let (text, healthy) = pod::explain(&listing, &pod).map_err(|finding| Failure::findings(vec![finding]))?;
     files::write(None, &text)?;
     Ok(if healthy { ExitCode::SUCCESS } else { ExitCode::from(exit::FINDINGS) })
 }

@@ -1,39 +1,45 @@
-//! `weir install`: applies the objects of `weir manifest generate` in an order that never blocks pods on a webhook that is not ready.
+//! `weir install` and `weir upgrade`: apply the objects of `weir manifest generate` in an order that never blocks pods on a webhook that is
+//! not ready.
 //!
 //! ```text
-//! settings ──chart──▶ objects ──▶ dry run of all objects: every error is reported, nothing is changed
+//! settings ──chart──▶ objects ──▶ dry run of all objects: every error is reported, the changes are shown, a person confirms
 //!                                    └▶ namespaces, RBAC, configuration, workloads ──▶ wait until ready ──▶ webhook configurations
 //! ```
 //!
-//! Objects are applied server-side, by the field manager `weir`: fields of other managers stay unless --force-conflicts is set, and nothing
-//! is deleted. Installing again upgrades.
+//! Objects are applied server-side, by the field manager `weir`: fields of other managers stay unless --force-conflicts is set. Of what
+//! an earlier installation has left, only roles and bindings are deleted. Installing again upgrades.
+
+mod neighbors;
+mod preview;
 
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 use serde_json::Value;
-use weir_injector::selection::configurations::AGENT_NAMESPACE;
+use weir_injector::selection::configurations::{AGENT_NAMESPACE, OWNER_REVISION_LABEL, OWNER_TAG_LABEL};
 
 use crate::chart::{ChartArgs, Release};
 use crate::cluster::{Cluster, ConnectArgs};
-use crate::console::print_line;
+use crate::console::{confirm, print_line};
 use crate::failure::Failure;
 use crate::node_release::AGENT;
-use crate::objects::{
-    ApplyOptions, ApplyResult, CONFIGURATION, DAEMON_SET, DEPLOYMENT, NAMESPACE, ObjectError, ObjectRef, with_refs,
-};
-use crate::revisions;
-use crate::rollout::{self, REQUESTS_TIMEOUT, WaitArgs};
+use crate::objects::{ApplyOptions, CONFIGURATION, DAEMON_SET, DEPLOYMENT, ObjectRef, RBAC, with_refs};
+use crate::revisions::{self, label};
+use crate::rollout::{self, CONFIRM_TIMEOUT, REQUESTS_TIMEOUT, WaitArgs};
+use crate::version;
 
-/// Options of `weir install`.
+/// Label that tells Weir's own objects from those of Helm.
+const MANAGED_BY: &str = "app.kubernetes.io/part-of=weir,app.kubernetes.io/managed-by=weir";
+
+/// Options of `weir install` and `weir upgrade`.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
   weir install --set images.hub=registry.example/weir
-  weir install --platform gke --dry-run=server
-  weir install --revision canary --set images.tag=0.2.0
+  weir install --set images.hub=registry.example/weir --platform gke --dry-run=server
+  weir upgrade --set images.hub=registry.example/weir,images.tag=0.2.0 -y
 
-Exit status: 0 done, 1 a setting or an object was rejected, or a workload was not ready in time, 2 wrong usage or the cluster is unreachable.")]
+Exit status: 0 done, 1 a setting or an object was rejected, or a workload was not ready in time, 2 wrong usage, not confirmed, or the cluster is unreachable.")]
 pub(crate) struct InstallArgs {
     #[command(flatten)]
     settings: ChartArgs,
@@ -49,6 +55,10 @@ pub(crate) struct InstallArgs {
     #[arg(long)]
     force_conflicts: bool,
 
+    /// Skip the confirmation
+    #[arg(short = 'y', long, alias = "skip-confirmation")]
+    yes: bool,
+
     #[command(flatten)]
     wait: WaitArgs,
 }
@@ -63,25 +73,55 @@ enum DryRun {
     Server,
 }
 
-/// Runs `weir install`.
+/// Whether Weir has to be in the cluster already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Operation {
+    Install,
+    Upgrade,
+}
+
+/// Runs `weir install` or `weir upgrade`.
 ///
 /// # Errors
-/// Settings or objects are rejected, or a workload is not ready in time.
-pub(crate) fn run(args: &InstallArgs) -> Result<ExitCode, Failure> {
+/// Settings or objects are rejected, nobody confirms, or a workload is not ready in time.
+pub(crate) fn run(args: &InstallArgs, operation: Operation) -> Result<ExitCode, Failure> {
     let release = args.settings.release()?;
+    require_registry(&release.objects()?)?;
     if args.dry_run == DryRun::Client {
         for (what, _) in with_refs(release.objects()?)? {
             print_line(&format!("{what} (dry run)"))?;
         }
         return Ok(ExitCode::SUCCESS);
     }
-    args.connect.run(args.wait.timeout + REQUESTS_TIMEOUT, async |cluster| install(&cluster, release, args).await)?;
+    let timeout = args.wait.timeout + REQUESTS_TIMEOUT + if args.yes { Default::default() } else { CONFIRM_TIMEOUT };
+    args.connect.run(timeout, async |cluster| install(&cluster, release, args, operation).await)?;
     Ok(ExitCode::SUCCESS)
 }
 
-async fn install(cluster: &Cluster, release: Release, args: &InstallArgs) -> Result<(), Failure> {
-    let release = release.for_kubernetes(cluster.kubernetes_version().await?);
+/// Rejects image names without a registry: runtimes look them up in a public registry, where they belong to somebody else.
+fn require_registry(objects: &[Value]) -> Result<(), Failure> {
+    let specs = objects.iter().filter_map(|object| object.pointer("/spec/template/spec"));
+    let lists = specs.flat_map(|spec| ["initContainers", "containers"].map(|list| spec[list].as_array()));
+    let images = lists.flatten().flatten().filter_map(|container| container["image"].as_str());
+    let mut bare: Vec<&str> = images.filter(|image| !image.contains('/')).collect();
+    bare.sort_unstable();
+    bare.dedup();
+    if bare.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::findings(vec![format!(
+        "images.hub: not set, and {} would be pulled from a public registry, where the name is not Weir's; pass --set \
+         images.hub=REGISTRY/FOLDER, or images.hub=localhost for images that are imported on the nodes (make images)",
+        bare.join(", ")
+    )]))
+}
+
+async fn install(cluster: &Cluster, release: Release, args: &InstallArgs, operation: Operation) -> Result<(), Failure> {
+    let kubernetes = cluster.kubernetes_version().await?;
+    print_target(cluster, &kubernetes, operation).await?;
+    let release = release.for_kubernetes(kubernetes);
     let release = revisions::preserve_default(cluster, release).await?;
+    neighbors::warn(cluster, release.revision()).await?;
     let (configurations, others): (Vec<_>, Vec<_>) =
         with_refs(release.objects()?)?.into_iter().partition(|(what, _)| what.kind == CONFIGURATION);
     if !others.iter().any(|(what, _)| what.kind == DAEMON_SET) && release.needs_agent() {
@@ -90,14 +130,20 @@ async fn install(cluster: &Cluster, release: Release, args: &InstallArgs) -> Res
             print_line("warning: no node agent is installed, but pods need one; --set node.enabled=true installs it")?;
         }
     }
-    let options = ApplyOptions { dry_run: true, force: args.force_conflicts };
-    let planned = dry_run_all(cluster, others.iter().chain(&configurations), options).await?;
+    let mut preview = preview::preview(cluster, others.iter().chain(&configurations), args.force_conflicts).await?;
+    let leftovers = leftover_rights(cluster, &release, &others).await?;
+    preview.add_deleted(&leftovers);
+    print_line(&preview.text())?;
     if args.dry_run == DryRun::Server {
-        return planned.iter().try_for_each(|(what, result)| print_line(&format!("{what} {result} (server dry run)")));
+        return print_line("server dry run: nothing was changed");
+    }
+    if !preview.is_empty() {
+        confirm("Continue?", args.yes)?;
     }
 
-    let options = ApplyOptions { dry_run: false, ..options };
+    let options = ApplyOptions { dry_run: false, force: args.force_conflicts };
     cluster.apply_all(&others, options).await?;
+    cluster.delete_all(leftovers).await?;
     if args.wait.wait {
         let workloads = others.iter().map(|(what, _)| what);
         let workloads: Vec<&ObjectRef> =
@@ -111,37 +157,62 @@ async fn install(cluster: &Cluster, release: Release, args: &InstallArgs) -> Res
     }
     cluster.apply_all(&configurations, options).await?;
     revisions::reconcile_default(cluster).await?;
-    print_line(&release.notes()?)
+    print_line(&release.notes(args.wait.wait)?)
 }
 
-/// Applies every object as a server-side dry run, so that all errors are known before anything is changed.
-async fn dry_run_all<'a>(
+/// Prints the cluster, and the versions of everything.
+async fn print_target(cluster: &Cluster, kubernetes: &str, operation: Operation) -> Result<(), Failure> {
+    let installed = version::components(cluster).await?;
+    if installed.is_empty() && operation == Operation::Upgrade {
+        let text = format!("{}: Weir is not installed in this cluster; weir install installs it", cluster.server);
+        return Err(Failure::findings(vec![text]));
+    }
+    print_line(&format!("context:    {}", cluster.context))?;
+    print_line(&format!("server:     {}", cluster.server))?;
+    print_line(&format!("Kubernetes: {kubernetes}"))?;
+    print_line(&format!("weir:       {}", env!("CARGO_PKG_VERSION")))?;
+    for component in installed {
+        print_line(&format!("running:    {component}"))?;
+    }
+    Ok(())
+}
+
+/// Finds roles and bindings of an earlier installation that these settings do not need.
+async fn leftover_rights(
     cluster: &Cluster,
-    objects: impl Iterator<Item = &'a (ObjectRef, Value)>,
-    options: ApplyOptions,
-) -> Result<Vec<(&'a ObjectRef, ApplyResult)>, Failure> {
-    let (mut planned, mut findings, mut namespaces) = (Vec::new(), Vec::new(), Vec::new());
-    let mut conflicts = false;
-    for (what, object) in objects {
-        if what.kind == NAMESPACE {
-            namespaces.push(what.name.as_str());
-        }
-        match cluster.try_apply(what, object, options).await {
-            Ok(result) => planned.push((what, result)),
-            // Its namespace is created before it.
-            Err(ObjectError::NamespaceNotFound) if namespaces.contains(&what.namespace.as_str()) => {
-                planned.push((what, ApplyResult::Created));
-            }
-            Err(error) => {
-                conflicts |= matches!(error, ObjectError::Conflict(_));
-                findings.push(format!("{what}: {error}"));
-            }
+    release: &Release,
+    objects: &[(ObjectRef, Value)],
+) -> Result<Vec<ObjectRef>, Failure> {
+    let has = |kind| objects.iter().any(|(what, _)| what.kind == kind);
+    // Without a workload, the settings say nothing of its rights.
+    let webhook = has(DEPLOYMENT).then(|| format!("{MANAGED_BY},{OWNER_REVISION_LABEL}={}", release.revision()));
+    let agent = has(DAEMON_SET).then(|| format!("{MANAGED_BY},app.kubernetes.io/name={AGENT}"));
+    let mut leftovers = Vec::new();
+    for kind in RBAC {
+        for labels in [&webhook, &agent].into_iter().flatten() {
+            let found = cluster.objects(kind, "", labels).await?;
+            let own = found.iter().filter(|object| label(object, OWNER_TAG_LABEL).is_none());
+            let unused = own.filter_map(ObjectRef::of).filter(|what| objects.iter().all(|(kept, _)| kept != what));
+            leftovers.extend(unused);
         }
     }
-    if findings.is_empty() {
-        return Ok(planned);
+    Ok(leftovers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn image_names_without_a_registry_are_rejected() {
+        let objects = |set: &[&str]| ChartArgs::of(set).release().unwrap().objects().unwrap();
+        let failure = require_registry(&objects(&[])).unwrap_err().to_string();
+        assert!(
+            failure.contains("images.hub: not set, and weir-agent:") && failure.contains("weir-webhook:"),
+            "{failure}"
+        );
+        for set in ["images.hub=localhost", "images.webhook=r.example/w:1,images.agent=r.example/a:1"] {
+            assert_eq!(require_registry(&objects(&[set])), Ok(()), "{set}");
+        }
     }
-    let advice = if conflicts { "; pass --force-conflicts to take ownership" } else { "" };
-    findings.push(format!("{}: nothing was applied{advice}", cluster.server));
-    Err(Failure::findings(findings))
 }

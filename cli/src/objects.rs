@@ -37,12 +37,22 @@ pub(crate) const CONFIGURATION: ResourceKind =
     kind("admissionregistration.k8s.io", "v1", "MutatingWebhookConfiguration", "mutatingwebhookconfigurations", false);
 pub(crate) const NAMESPACE: ResourceKind = kind("", "v1", "Namespace", "namespaces", false);
 pub(crate) const POD: ResourceKind = kind("", "v1", "Pod", "pods", true);
+pub(crate) const EVENT: ResourceKind = kind("", "v1", "Event", "events", true);
 pub(crate) const SECRET: ResourceKind = kind("", "v1", "Secret", "secrets", true);
 pub(crate) const LEASE: ResourceKind = kind("coordination.k8s.io", "v1", "Lease", "leases", true);
 pub(crate) const DEPLOYMENT: ResourceKind = kind("apps", "v1", "Deployment", "deployments", true);
 pub(crate) const DAEMON_SET: ResourceKind = kind("apps", "v1", "DaemonSet", "daemonsets", true);
+pub(crate) const STATEFUL_SET: ResourceKind = kind("apps", "v1", "StatefulSet", "statefulsets", true);
 pub(crate) const CONFIG_MAP: ResourceKind = kind("", "v1", "ConfigMap", "configmaps", true);
 const SERVICE_ACCOUNT: ResourceKind = kind("", "v1", "ServiceAccount", "serviceaccounts", true);
+
+/// Bindings and roles, in the order of deletion.
+pub(crate) const RBAC: [ResourceKind; 4] = [
+    kind("rbac.authorization.k8s.io", "v1", "RoleBinding", "rolebindings", true),
+    kind("rbac.authorization.k8s.io", "v1", "Role", "roles", true),
+    kind("rbac.authorization.k8s.io", "v1", "ClusterRoleBinding", "clusterrolebindings", false),
+    kind("rbac.authorization.k8s.io", "v1", "ClusterRole", "clusterroles", false),
+];
 
 /// All kinds of the chart, in the order of deletion.
 pub(crate) const ALL: [ResourceKind; 21] = [
@@ -65,10 +75,10 @@ pub(crate) const ALL: [ResourceKind; 21] = [
     kind("cert-manager.io", "v1", "Issuer", "issuers", true),
     kind("k8s.cni.cncf.io", "v1", "NetworkAttachmentDefinition", "network-attachment-definitions", true),
     CONFIG_MAP,
-    kind("rbac.authorization.k8s.io", "v1", "RoleBinding", "rolebindings", true),
-    kind("rbac.authorization.k8s.io", "v1", "Role", "roles", true),
-    kind("rbac.authorization.k8s.io", "v1", "ClusterRoleBinding", "clusterrolebindings", false),
-    kind("rbac.authorization.k8s.io", "v1", "ClusterRole", "clusterroles", false),
+    RBAC[0],
+    RBAC[1],
+    RBAC[2],
+    RBAC[3],
     SERVICE_ACCOUNT,
     kind("security.openshift.io", "v1", "SecurityContextConstraints", "securitycontextconstraints", false),
     kind("", "v1", "ResourceQuota", "resourcequotas", true),
@@ -171,7 +181,7 @@ impl Cluster {
 
     /// Gets an object; `None` if it does not exist.
     pub(crate) async fn object(&self, what: &ObjectRef) -> Result<Option<Value>, Failure> {
-        self.get(what).await.map_err(|error| self.failure(what, &error))
+        self.get(what).await.map_err(|error| self.failure("get", what, &error))
     }
 
     async fn get(&self, what: &ObjectRef) -> Result<Option<Value>, ObjectError> {
@@ -193,7 +203,7 @@ impl Cluster {
         loop {
             let list = match api.list(&page).await.map_err(object_error) {
                 Err(ObjectError::KindNotFound | ObjectError::NamespaceNotFound) => return Ok(all),
-                other => other.map_err(|error| self.failure(kind.plural, &error))?,
+                other => other.map_err(|error| self.failure("list", kind.plural, &error))?,
             };
             let next = list.metadata.continue_.filter(|next| !next.is_empty());
             all.extend(list.items.into_iter().map(to_value).map(|mut object| {
@@ -216,7 +226,7 @@ impl Cluster {
         object: &Value,
         options: ApplyOptions,
     ) -> Result<ApplyResult, Failure> {
-        self.try_apply(what, object, options).await.map_err(|error| self.failure(what, &error))
+        self.try_apply(what, object, options).await.map_err(|error| self.failure("apply", what, &error))
     }
 
     /// Like [`Self::apply`], with the reason of a rejection.
@@ -227,23 +237,36 @@ impl Cluster {
         options: ApplyOptions,
     ) -> Result<ApplyResult, ObjectError> {
         let version = |object: &Value| object["metadata"]["resourceVersion"].as_str().map(str::to_owned);
-        let before = self.get(what).await?.as_ref().map(version);
+        let (before, after) = self.apply_and_compare(what, object, options).await?;
+        Ok(match before {
+            None => ApplyResult::Created,
+            Some(before) if version(&before) == version(&after) => ApplyResult::Unchanged,
+            Some(_) => ApplyResult::Configured,
+        })
+    }
+
+    /// Like [`Self::try_apply`], and returns the object before and after.
+    pub(crate) async fn apply_and_compare(
+        &self,
+        what: &ObjectRef,
+        object: &Value,
+        options: ApplyOptions,
+    ) -> Result<(Option<Value>, Value), ObjectError> {
+        let before = self.get(what).await?;
         let params =
             PatchParams { dry_run: options.dry_run, force: options.force, ..PatchParams::apply(FIELD_MANAGER) };
         let api = self.api(what.kind, &what.namespace);
         let after = to_value(api.patch(&what.name, &params, &Patch::Apply(object)).await.map_err(object_error)?);
-        Ok(match before {
-            None => ApplyResult::Created,
-            Some(before) if before == version(&after) => ApplyResult::Unchanged,
-            Some(_) => ApplyResult::Configured,
-        })
+        Ok((before, after))
     }
 
     /// Applies objects in their order, and prints the result of each.
     pub(crate) async fn apply_all(&self, objects: &[(ObjectRef, Value)], options: ApplyOptions) -> Result<(), Failure> {
         for (what, object) in objects {
             let result = self.apply(what, object, options).await?;
-            print_line(&format!("{what} {result}"))?;
+            let is_ambiguous = objects.iter().filter(|(other, _)| other.to_string() == what.to_string()).count() > 1;
+            let place = if is_ambiguous { format!(" in {}", what.namespace) } else { String::new() };
+            print_line(&format!("{what}{place} {result}"))?;
         }
         Ok(())
     }
@@ -258,7 +281,7 @@ impl Cluster {
         let params = PatchParams::apply(manager).force();
         let api = self.api(what.kind, &what.namespace);
         let applied = api.patch(&what.name, &params, &Patch::Apply(object)).await;
-        applied.map(|_| ()).map_err(|error| self.failure(what, &object_error(error)))
+        applied.map(|_| ()).map_err(|error| self.failure("apply", what, &object_error(error)))
     }
 
     /// Deletes objects in their order, and prints those that existed.
@@ -269,14 +292,14 @@ impl Cluster {
             match self.api(what.kind, &what.namespace).delete(&what.name, &params).await {
                 Ok(_) => print_line(&format!("{what} deleted"))?,
                 Err(kube::Error::Api(status)) if status.code == 404 => {}
-                Err(error) => return Err(self.failure(&what, &object_error(error))),
+                Err(error) => return Err(self.failure("delete", &what, &object_error(error))),
             }
         }
         Ok(())
     }
 
-    fn failure(&self, what: impl fmt::Display, error: &ObjectError) -> Failure {
-        let message = format!("{}: {what}: {error}", self.server);
+    fn failure(&self, operation: &str, what: impl fmt::Display, error: &ObjectError) -> Failure {
+        let message = format!("{}: cannot {operation} {what}: {error}", self.server);
         // An unreachable cluster is wrong usage, like a kubeconfig that cannot be read.
         if matches!(error, ObjectError::Unreachable(_)) {
             Failure::usage(message)

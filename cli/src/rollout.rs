@@ -1,5 +1,8 @@
 //! Waits until workloads are ready, and says why pods are not.
 
+mod problems;
+
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use clap::Args;
@@ -10,7 +13,7 @@ use crate::cluster::Cluster;
 use crate::console::print_line;
 use crate::duration;
 use crate::failure::Failure;
-use crate::objects::{DAEMON_SET, ObjectRef, POD, ResourceKind};
+use crate::objects::{ObjectRef, ResourceKind};
 
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// Limit of pods that are named.
@@ -18,6 +21,9 @@ const MAX_PODS: usize = 5;
 
 /// Limit for the requests of a command, without the time for rollouts.
 pub(crate) const REQUESTS_TIMEOUT: Duration = Duration::from_mins(2);
+
+/// Time for a person to confirm.
+pub(crate) const CONFIRM_TIMEOUT: Duration = Duration::from_mins(10);
 
 /// Options for the time of a rollout.
 #[derive(Debug, Clone, Copy, Args)]
@@ -45,15 +51,18 @@ enum Progress {
     Waiting(String),
 }
 
-/// Waits until all workloads are ready.
+/// Waits until all workloads are ready. Prints the problems of their pods as they appear, and gives up early on one that waiting does
+/// not solve.
 ///
 /// # Errors
 /// Every workload that is not ready in time, with the problems of its pods.
 pub(crate) async fn wait(cluster: &Cluster, workloads: &[&ObjectRef], timeout: Duration) -> Result<(), Failure> {
-    let deadline = Instant::now() + timeout;
+    let started = Instant::now();
     let mut pending: Vec<(&ObjectRef, String)> = workloads.iter().map(|what| (*what, String::new())).collect();
+    let mut printed_problems = BTreeSet::new();
     loop {
         let mut waiting = Vec::new();
+        let mut problems = Vec::new();
         for (what, printed) in pending {
             let found = cluster.object(what).await?;
             match found.as_ref().map_or_else(|| Progress::Waiting("not found".to_owned()), progress) {
@@ -62,6 +71,7 @@ pub(crate) async fn wait(cluster: &Cluster, workloads: &[&ObjectRef], timeout: D
                     if missing != printed {
                         print_line(&format!("waiting for {what}: {missing}"))?;
                     }
+                    problems.push(problems::of_workload(cluster, what, found.as_ref()).await);
                     waiting.push((what, missing));
                 }
             }
@@ -69,13 +79,23 @@ pub(crate) async fn wait(cluster: &Cluster, workloads: &[&ObjectRef], timeout: D
         if waiting.is_empty() {
             return Ok(());
         }
-        if Instant::now() >= deadline {
+        let is_final = problems.iter().flatten().any(|problem| problem.is_final);
+        if is_final || started.elapsed() >= timeout {
+            let seconds = started.elapsed().as_secs();
             let mut wrong = Vec::new();
-            for (what, missing) in waiting {
-                wrong.push(format!("{what} was not ready in {} s: {missing}", timeout.as_secs()));
-                wrong.extend(pod_problems(cluster, what).await);
+            for ((what, missing), problems) in waiting.iter().zip(&problems) {
+                wrong.push(format!("{what} was not ready in {seconds} s: {missing}"));
+                wrong.extend(problems.iter().map(|problem| problem.text.clone()));
+            }
+            if is_final {
+                wrong.push("waiting any longer would not help".to_owned());
             }
             return Err(Failure::findings(wrong));
+        }
+        for problem in problems.into_iter().flatten().filter(|problem| problem.is_known) {
+            if printed_problems.insert(problem.text.clone()) {
+                print_line(&format!("  {}", problem.text))?;
+            }
         }
         pending = waiting;
         sleep(POLL_INTERVAL).await;
@@ -139,58 +159,6 @@ fn progress(workload: &Value) -> Progress {
     }
 }
 
-/// Returns why pods of a workload are not ready.
-async fn pod_problems(cluster: &Cluster, what: &ObjectRef) -> Vec<String> {
-    let Ok(Some(object)) = cluster.object(what).await else { return Vec::new() };
-    let labels = object.pointer("/spec/selector/matchLabels").and_then(Value::as_object);
-    let labels: Vec<String> =
-        labels.into_iter().flatten().filter_map(|(key, value)| Some(format!("{key}={}", value.as_str()?))).collect();
-    let pods = cluster.objects(POD, &what.namespace, &labels.join(",")).await.unwrap_or_default();
-    if pods.is_empty() {
-        let kind = if what.kind == DAEMON_SET { "daemonset" } else { "deployment" };
-        return vec![format!("no pods found: kubectl -n {} describe {kind} {}", what.namespace, what.name)];
-    }
-    let mut problems: Vec<String> = pods.iter().filter_map(pod_problem).collect();
-    let more = problems.len().saturating_sub(MAX_PODS);
-    problems.truncate(MAX_PODS);
-    if more > 0 {
-        problems.push(format!("and {more} more pods"));
-    }
-    problems
-}
-
-/// Returns why a pod is not ready; `None` if it is.
-fn pod_problem(pod: &Value) -> Option<String> {
-    let text = |value: &Value, key: &str| value[key].as_str().filter(|text| !text.is_empty()).map(str::to_owned);
-    let conditions = pod.pointer("/status/conditions").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-    if conditions.iter().any(|condition| condition["type"] == "Ready" && condition["status"] == "True") {
-        return None;
-    }
-    let name = pod["metadata"]["name"].as_str().unwrap_or_default();
-    let node = pod["spec"]["nodeName"].as_str().map_or(String::new(), |node| format!(" on {node}"));
-    let containers = ["/status/initContainerStatuses", "/status/containerStatuses"].into_iter();
-    let mut containers = containers.filter_map(|path| pod.pointer(path)?.as_array()).flatten();
-    let container = containers.find_map(|container| {
-        let state = &container["state"];
-        let (state, ended) = [("waiting", false), ("terminated", true)]
-            .into_iter()
-            .find_map(|(key, ended)| state.get(key).map(|state| (state, ended)))?;
-        if ended && state["exitCode"] == 0 {
-            return None;
-        }
-        Some([text(state, "reason"), text(state, "message")].into_iter().flatten().collect::<Vec<_>>().join(": "))
-    });
-    let unscheduled = || {
-        conditions
-            .iter()
-            .find(|c| c["type"] == "PodScheduled" && c["status"] == "False")
-            .and_then(|c| text(c, "message"))
-    };
-    let why = container.filter(|why| !why.is_empty()).or_else(unscheduled);
-    let why = why.unwrap_or_else(|| "running but not ready; its /readyz says why".to_owned());
-    Some(format!("pod {name}{node}: {why}"))
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -213,22 +181,5 @@ mod tests {
         assert_eq!(deployment(3, 2, 1), Progress::Waiting("1 of 2 ready".to_owned()));
         // No nodes.
         assert_eq!(progress(&json!({"kind": "DaemonSet", "status": {}})), Progress::Ready);
-    }
-
-    #[test]
-    fn unready_pod_is_reported_with_its_reason() {
-        let pod = |status: Value| {
-            pod_problem(&json!({"metadata": {"name": "p"}, "spec": {"nodeName": "n"}, "status": status}))
-        };
-        let pulling = json!({"containerStatuses": [{"state": {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}}]});
-        assert_eq!(pod(pulling).unwrap(), "pod p on n: ImagePullBackOff: no such image");
-        let full =
-            json!({"conditions": [{"type": "PodScheduled", "status": "False", "message": "0/3 nodes are available"}]});
-        assert!(pod(full).unwrap().ends_with("0/3 nodes are available"));
-        let init_done = json!({"initContainerStatuses": [{"state": {"terminated": {"exitCode": 0, "reason": "Completed"}}}],
-            "containerStatuses": [{"state": {"terminated": {"exitCode": 1, "reason": "Error"}}}]});
-        assert_eq!(pod(init_done).unwrap(), "pod p on n: Error");
-        assert!(pod(json!({"containerStatuses": [{"state": {"running": {}}}]})).unwrap().contains("/readyz"));
-        assert_eq!(pod(json!({"conditions": [{"type": "Ready", "status": "True"}]})), None);
     }
 }

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use weir_injector::settings::{Documents, NativeSidecars, Settings};
 use weir_injector::yaml;
 
+use crate::cluster::ConnectArgs;
 use crate::failure::{Failure, join};
 use crate::files::InputFile;
 use cluster::{ClusterConfigArgs, ClusterDocuments, DocumentRequest};
@@ -82,6 +83,16 @@ impl InjectorArgs {
                 .into_iter()
                 .any(Option::is_some)
             || self.cluster.is_given()
+    }
+
+    /// Returns how to connect to the cluster, named or not.
+    pub(crate) fn connection(&self) -> &ConnectArgs {
+        &self.cluster.connect
+    }
+
+    /// Returns how to connect to the cluster, if one is named.
+    pub(crate) fn connect_args(&self) -> Option<&ConnectArgs> {
+        self.cluster.is_given().then_some(&self.cluster.connect)
     }
 
     /// Reads the documents that no file gives from the cluster, if one is named. The arguments say which of values, configuration and mesh

@@ -6,6 +6,8 @@
 //!
 //! Only objects that are labelled as part of Weir are deleted, and the Secret and Lease that the webhook itself created.
 
+mod gateways;
+
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -23,11 +25,13 @@ use crate::objects::{
     ResourceKind, SECRET, with_refs,
 };
 use crate::revisions;
-use crate::rollout::{self, REQUESTS_TIMEOUT, WaitArgs};
+use crate::rollout::{self, CONFIRM_TIMEOUT, REQUESTS_TIMEOUT, WaitArgs};
 
 const PART_OF_LABEL: &str = "app.kubernetes.io/part-of=weir";
-/// Time for a person to confirm.
-const CONFIRM_TIMEOUT: Duration = Duration::from_mins(10);
+/// What the uninstaller says of a node where the plugin stays.
+const PLUGIN_KEPT: &str = "kept the plugin";
+/// Limit of nodes that are named.
+const MAX_NODES: usize = 5;
 
 /// Options of `weir uninstall`.
 #[derive(Debug, Args)]
@@ -123,6 +127,9 @@ async fn uninstall(cluster: &Cluster, args: &UninstallArgs) -> Result<(), Failur
         cluster.server,
         objects.len()
     );
+    if objects.iter().any(|(kind, _)| *kind == CONFIGURATION) {
+        gateways::warn(cluster).await?;
+    }
     confirm(&question, args.yes)?;
 
     // First of all, so that no pod is sent to a webhook that is being deleted.
@@ -192,7 +199,26 @@ async fn wait_for_nodes(cluster: &Cluster, args: &UninstallArgs) -> Result<(), F
             "the remaining objects were not deleted; run weir uninstall again when the plugin is removed from all nodes".to_owned(),
         )
     })?;
+    let kept = nodes_with_plugin(cluster).await?;
+    if !kept.is_empty() {
+        print_line(&format!(
+            "the plugin's binary stays on {} ({}): pods that run were started with it, and CRI-O needs it to stop them; it does nothing, \
+             and weir-cni.kept beside it says why",
+            if kept.len() == 1 { "1 node".to_owned() } else { format!("{} nodes", kept.len()) },
+            kept.iter().take(MAX_NODES).map(String::as_str).collect::<Vec<_>>().join(", "),
+        ))?;
+    }
     cluster.delete_all([uninstaller, ObjectRef::new(CONFIG_MAP, AGENT_NAMESPACE, node_release::CONFIG_MAP_NAME)]).await
+}
+
+/// Returns the nodes whose uninstaller has left the binary, by what it says in the end.
+async fn nodes_with_plugin(cluster: &Cluster) -> Result<Vec<String>, Failure> {
+    let pods = cluster.objects(POD, AGENT_NAMESPACE, &format!("app.kubernetes.io/name={UNINSTALLER}")).await?;
+    let is_kept = |pod: &&Value| {
+        let text = pod.pointer("/status/initContainerStatuses/0/state/terminated/message").and_then(Value::as_str);
+        text.is_some_and(|text| text.contains(PLUGIN_KEPT))
+    };
+    Ok(pods.iter().filter(is_kept).filter_map(|pod| pod["spec"]["nodeName"].as_str().map(str::to_owned)).collect())
 }
 
 /// Deletes a namespace, unless it has other pods.

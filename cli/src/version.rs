@@ -1,6 +1,6 @@
 //! `weir version`: the version of this program, and of the components in a cluster.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ pub(crate) struct VersionArgs {
 
 /// A webhook or agent in a cluster.
 #[derive(Debug, PartialEq, Eq)]
-struct Component {
+pub(crate) struct Component {
     name: &'static str,
     /// Empty for the agent, which has none.
     revision: String,
@@ -58,6 +58,14 @@ impl Component {
     }
 }
 
+impl fmt::Display for Component {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let separator = if self.revision.is_empty() { "" } else { " " };
+        let Self { name, revision, image, ready, wanted } = self;
+        write!(f, "{name}{separator}{revision}: {image} ({ready} of {wanted} ready)")
+    }
+}
+
 /// Runs `weir version`.
 ///
 /// # Errors
@@ -72,7 +80,11 @@ pub(crate) fn run(args: &VersionArgs) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn components(cluster: &Cluster) -> Result<Vec<Component>, Failure> {
+/// Returns webhooks and agents of a cluster.
+///
+/// # Errors
+/// The cluster rejects a request.
+pub(crate) async fn components(cluster: &Cluster) -> Result<Vec<Component>, Failure> {
     let (webhooks, agents) = tokio::try_join!(
         cluster.objects(DEPLOYMENT, "", "app.kubernetes.io/name=weir-webhook"),
         cluster.objects(DAEMON_SET, "", "app.kubernetes.io/name=weir-agent"),
@@ -97,9 +109,8 @@ fn print(components: Option<&[Component]>, format: OutputFormat) -> String {
     }
     let mut text = format!("weir {CLIENT}\n");
     for it in components.unwrap_or_default() {
-        let name = if it.revision.is_empty() { it.name.to_owned() } else { format!("{} {}", it.name, it.revision) };
         // Writing to a string does not fail.
-        let _ = writeln!(text, "{name}: {} ({} of {} ready)", it.image, it.ready, it.wanted);
+        let _ = writeln!(text, "{it}");
     }
     if components.is_some_and(<[_]>::is_empty) {
         text.push_str("Weir is not installed in this cluster\n");

@@ -35,6 +35,9 @@ pub enum Command {
     Install(Box<OnceArgs>),
     /// Remove the plugin and its conflist entry from the node
     Uninstall(Box<OnceArgs>),
+    /// Do nothing until SIGTERM: the main container of a DaemonSet whose init container has done the work
+    #[command(hide = true)]
+    Pause,
     /// Print the version
     Version,
 }

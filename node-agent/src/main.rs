@@ -1,26 +1,29 @@
 //! Binary `weir-agent`.
 
 use std::io::Write as _;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use tokio::signal::unix::{SignalKind, signal};
 
 use weir_agent::args::{Cli, Command, InstallArgs, LogArgs, OnceArgs, RunArgs};
-use weir_agent::install::once::{self, Completion};
+use weir_agent::install::once;
 use weir_agent::install::settings::InstallSettings;
 use weir_agent::run;
 use weir_runtime::logging::{self, LogFormat, LogLevelHandle};
 
 /// `EX_USAGE` of sysexits.h: flags exclude each other; nothing was changed.
 const EXIT_USAGE: u8 = 64;
-/// `EX_TEMPFAIL`: something is left to do; try again later.
-const EXIT_TRY_AGAIN: u8 = 75;
+/// Where a kubelet reads what a container has to say in the end.
+const TERMINATION_LOG: &str = "/dev/termination-log";
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
         Some(Command::Run(args)) => serve(*args),
         Some(Command::Version) => print_version(),
+        Some(Command::Pause) => pause(),
         Some(Command::Install(args)) => once(&args, |settings| once::install(settings, args.wait)),
         Some(Command::Uninstall(args)) => once(&args, |settings| once::uninstall(&settings, args.wait)),
         None => serve(cli.run),
@@ -36,19 +39,34 @@ fn print_version() -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn once(
-    args: &OnceArgs,
-    act: impl FnOnce(InstallSettings) -> Result<Completion, Vec<String>>,
-) -> anyhow::Result<ExitCode> {
+fn once(args: &OnceArgs, act: impl FnOnce(InstallSettings) -> Result<String, Vec<String>>) -> anyhow::Result<ExitCode> {
     init_logging(&args.log)?;
     let Some(settings) = resolve(args.install.clone()) else { return Ok(ExitCode::from(EXIT_USAGE)) };
     match act(settings) {
-        Ok(Completion { summary, is_complete }) => {
+        Ok(summary) => {
             writeln!(std::io::stdout(), "{summary}")?;
-            Ok(if is_complete { ExitCode::SUCCESS } else { ExitCode::from(EXIT_TRY_AGAIN) })
+            if Path::new(TERMINATION_LOG).exists() {
+                // The log has the summary, too.
+                let _ = std::fs::write(TERMINATION_LOG, &summary);
+            }
+            Ok(ExitCode::SUCCESS)
         }
         Err(errors) => Err(anyhow::anyhow!(errors.join("\n  "))),
     }
+}
+
+/// Waits for a signal to terminate.
+fn pause() -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        Ok(ExitCode::SUCCESS)
+    })
 }
 
 fn init_logging(args: &LogArgs) -> anyhow::Result<LogLevelHandle> {

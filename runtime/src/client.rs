@@ -8,6 +8,8 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config, Error};
 use tokio::time::timeout;
 
+use crate::proxy::{kubeconfig_proxy, set_proxy};
+
 /// Bound of one short request, from the connection to the end of the response.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Silence after which a connection counts as dead; the server is asked to end watches earlier.
@@ -21,7 +23,9 @@ pub type ClientFactory = Arc<dyn Fn() -> Result<Client, String> + Send + Sync>;
 /// # Errors
 /// Neither is configured.
 pub async fn inferred_client_factory() -> Result<ClientFactory, String> {
-    let config = Config::infer().await.map_err(|error| format!("cannot find a cluster or kubeconfig: {error}"))?;
+    let mut config = Config::infer().await.map_err(|error| format!("cannot find a cluster or kubeconfig: {error}"))?;
+    let kubeconfig = Kubeconfig::read().ok();
+    set_proxy(&mut config, kubeconfig.as_ref().and_then(|kubeconfig| kubeconfig_proxy(kubeconfig, None)))?;
     Ok(fixed(config))
 }
 
@@ -32,16 +36,23 @@ pub async fn inferred_client_factory() -> Result<ClientFactory, String> {
 /// The process does not run in a cluster, or the kubeconfig is unusable.
 pub async fn client_factory(kubeconfig: Option<&Path>) -> Result<ClientFactory, String> {
     let Some(path) = kubeconfig else {
-        let in_cluster =
-            || Config::incluster().map_err(|error| format!("not running in a cluster: {}", error_chain(&error)));
+        let in_cluster = || {
+            let mut config =
+                Config::incluster().map_err(|error| format!("not running in a cluster: {}", error_chain(&error)))?;
+            set_proxy(&mut config, None)?;
+            Ok::<_, String>(config)
+        };
         in_cluster()?;
         return Ok(Arc::new(move || client(in_cluster()?)));
     };
     let unusable =
         |error: &dyn std::error::Error| format!("cannot use kubeconfig {}: {}", path.display(), error_chain(error));
     let read = Kubeconfig::read_from(path).map_err(|error| unusable(&error))?;
+    let proxy = kubeconfig_proxy(&read, None).map(str::to_owned);
     let config = Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await;
-    Ok(fixed(config.map_err(|error| unusable(&error))?))
+    let mut config = config.map_err(|error| unusable(&error))?;
+    set_proxy(&mut config, proxy.as_deref())?;
+    Ok(fixed(config))
 }
 
 fn fixed(config: Config) -> ClientFactory {
@@ -127,6 +138,21 @@ mod tests {
     async fn unusable_kubeconfig_is_named() {
         let error = client_factory(Some(Path::new("/nonexistent/config"))).await.err().unwrap_or_default();
         assert!(error.contains("/nonexistent/config") && error.contains("No such file"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn client_goes_through_the_proxy_of_the_kubeconfig() {
+        let server = weir_apiserver::ApiServer::cluster().unwrap();
+        let proxy = weir_apiserver::ForwardProxy::start(server.addr()).unwrap();
+        for url in [proxy.http_url(), proxy.socks5_url()] {
+            let dir = std::env::temp_dir().join(format!("weir-proxy-{}-{}", std::process::id(), url.len()));
+            std::fs::create_dir_all(&dir).unwrap();
+            let path = server.kubeconfig_through(&dir, "https://kubernetes.default.svc", Some(&url)).unwrap();
+            let client = client_factory(Some(&path)).await.unwrap()().unwrap();
+            client.apiserver_version().await.unwrap();
+            assert_eq!(proxy.targets().pop().as_deref(), Some("kubernetes.default.svc:443"), "{url}");
+            std::fs::remove_dir_all(&dir).unwrap();
+        }
     }
 
     #[test]

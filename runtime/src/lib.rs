@@ -8,6 +8,7 @@
 //!
 //! client ──▶ reflector ──▶ cache    objects of one kind, kept current by list and watch
 //! client ──▶ events                 Kubernetes events, bounded and counted
+//! proxy                             HTTPS_PROXY, NO_PROXY and proxy-url, for every client
 //! contention                        backoff against another writer that keeps reverting ours
 //! ```
 //!
@@ -20,6 +21,7 @@ pub mod events;
 pub mod health;
 pub mod listen;
 pub mod logging;
+pub mod proxy;
 pub mod reflector;
 pub mod tasks;
 

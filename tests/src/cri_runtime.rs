@@ -132,16 +132,16 @@ impl CriRuntime {
     pub fn import(&self, image: &Image, reference: &str) -> anyhow::Result<()> {
         let tar = self.dir.path().join("image.tar");
         image.write(reference, &tar)?;
-        let imported = self.import_archive(&tar, reference);
+        let imported = self.import_archive(&tar);
         fs::remove_file(&tar)?;
         imported
     }
 
-    /// Imports the image of an OCI archive under a reference, which must also be its name in the archive.
+    /// Imports the image of an OCI archive under the name that the archive gives it.
     ///
     /// # Errors
     /// When the daemon rejects it.
-    pub fn import_archive(&self, tar: &Path, reference: &str) -> anyhow::Result<()> {
+    pub fn import_archive(&self, tar: &Path) -> anyhow::Result<()> {
         if self.release == RuntimeRelease::CriO {
             return self.pull_archive(tar);
         }
@@ -150,7 +150,7 @@ impl CriRuntime {
                 .env("PATH", self.release.path())
                 .arg("--address")
                 .arg(Paths::in_dir(self.dir.path()).socket)
-                .args(["--namespace", "k8s.io", "images", "import", "--index-name", reference])
+                .args(["--namespace", "k8s.io", "images", "import"])
                 .arg(tar)
                 .output()
                 .context("ctr")?;

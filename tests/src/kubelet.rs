@@ -12,7 +12,7 @@ use crate::cri::{Container, LinuxSandboxSecurityContext, Mount, NamespaceOption,
 use crate::cri_runtime::CriRuntime;
 
 /// Fields of a container that do not concern the runtime.
-const IGNORED_FIELDS: [&str; 4] = ["ports", "readinessProbe", "livenessProbe", "resources"];
+const IGNORED_FIELDS: [&str; 5] = ["ports", "readinessProbe", "livenessProbe", "resources", "terminationMessagePolicy"];
 
 /// Renders an overlay of `manifests/` with `kubectl kustomize`.
 ///

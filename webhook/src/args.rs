@@ -97,6 +97,11 @@ pub struct ServeArgs {
     #[arg(long, env = "WEIR_NATIVE_SIDECARS", value_name = "WHEN", default_value = "auto")]
     pub native_sidecars: NativeSidecarsArg,
 
+    /// Expect the capture rules from a CNI plugin on the node, or give pods an init container that installs them; auto means by
+    /// pilot.cni.enabled of the values
+    #[arg(long, env = "WEIR_CNI_MODE", value_name = "WHEN", default_value = "auto")]
+    pub cni_mode: CniModeArg,
+
     /// Check files for changes every <DURATION>
     #[arg(long, env = "WEIR_RELOAD_INTERVAL", value_name = "DURATION", default_value = "5s", value_parser = parse_duration)]
     pub reload_interval: Duration,
@@ -239,6 +244,17 @@ pub enum WatchTarget {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum NativeSidecarsArg {
     /// Decided by the nodes if they are watched, else on.
+    Auto,
+    /// On.
+    True,
+    /// Off.
+    False,
+}
+
+/// Values of `--cni-mode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum CniModeArg {
+    /// Decided by the values.
     Auto,
     /// On.
     True,

@@ -76,12 +76,20 @@ fn list(paths: &[PathBuf]) -> String {
 }
 
 /// When a certificate is valid.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Validity {
     /// First moment.
     pub not_before: SystemTime,
     /// First moment at which it is no longer valid.
     pub not_after: SystemTime,
+}
+
+impl fmt::Debug for Validity {
+    /// Writes both times as in RFC 3339, for logs.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let time = humantime::format_rfc3339_seconds;
+        write!(f, "{} to {}", time(self.not_before), time(self.not_after))
+    }
 }
 
 impl Validity {
@@ -223,6 +231,12 @@ mod tests {
 
     fn certs() -> GeneratedCerts {
         generate(&["localhost".to_owned(), "::1".to_owned()], 1, SystemTime::now()).unwrap()
+    }
+
+    #[test]
+    fn validity_is_logged_as_times() {
+        let validity = Validity { not_before: UNIX_EPOCH, not_after: UNIX_EPOCH + Duration::from_secs(86_400) };
+        assert_eq!(format!("{validity:?}"), "1970-01-01T00:00:00Z to 1970-01-02T00:00:00Z");
     }
 
     #[test]

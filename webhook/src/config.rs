@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use weir_injector::settings::NativeSidecars;
 
-use crate::args::{NativeSidecarsArg, ServeArgs, WatchTarget};
+use crate::args::{CniModeArg, NativeSidecarsArg, ServeArgs, WatchTarget};
 use crate::certs::{self, CertsError, GeneratedCerts};
 use crate::client_auth::ClientCa;
 use crate::controllers::settings_watch::{ConfigMapRef, WatchConfig};
@@ -158,6 +158,11 @@ fn settings(flags: &ServeArgs, controllers: Option<&mut ControllerConfig>) -> Re
             NativeSidecarsArg::Auto => NativeSidecars::default(),
             NativeSidecarsArg::True => NativeSidecars::On,
             NativeSidecarsArg::False => NativeSidecars::Off,
+        },
+        cni_mode: match flags.cni_mode {
+            CniModeArg::Auto => None,
+            CniModeArg::True => Some(true),
+            CniModeArg::False => Some(false),
         },
     };
     let own = controllers.as_ref().map_or("", |controllers| controllers.namespace.as_str());

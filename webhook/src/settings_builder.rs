@@ -16,6 +16,7 @@ use arc_swap::ArcSwapOption;
 use serde_json::Value;
 use weir_injector::settings::{
     Documents, FieldError, NamespaceAnnotations, NativeSidecars, Nodes, Platform, ProxyConfigResources, Settings,
+    set_cni_mode,
 };
 use weir_injector::yaml;
 
@@ -75,6 +76,8 @@ pub struct FlagOverrides {
     pub revision: Option<String>,
     /// See [`NativeSidecars`].
     pub native_sidecars: NativeSidecars,
+    /// CNI mode, instead of that of the values.
+    pub cni_mode: Option<bool>,
 }
 
 /// State of the cluster; `None` for what is watched and not synced yet.
@@ -262,9 +265,12 @@ fn parse_documents(documents: &[DocumentState; 3], overrides: &FlagOverrides) ->
             parse_yaml(bytes).map_err(|error| errors.push(format!("{origin}: {error}"))).ok()
         }
     };
-    let [values, mesh, config] = documents.each_ref().map(&mut parse);
+    let [mut values, mesh, config] = documents.each_ref().map(&mut parse);
     if !errors.is_empty() {
         return Err(errors.join("; "));
+    }
+    if let Some(enabled) = overrides.cni_mode {
+        set_cni_mode(values.get_or_insert_with(Settings::builtin_values), enabled);
     }
     let documents = Documents { values: values.as_ref(), mesh: mesh.as_ref(), config: config.as_ref() };
     let mut settings = Settings::from_documents(documents)

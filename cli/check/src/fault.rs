@@ -257,7 +257,7 @@ faults! {
         "kubectl rollout restart";
     PODS_WITHOUT_RULES = "WEIR805" "pods-without-rules" Error:
         "The agent of a node found meshed pods without their capture rules.",
-        "weir check node, over a port-forward to that agent, lists them";
+        "weir check node NODE lists them";
     PODS_REFUSED = "WEIR806" "pods-refused" Error:
         "The pods of a workload cannot be created, because the webhook is not reachable or denies them.",
         "read the message";
@@ -266,7 +266,7 @@ faults! {
         "set pilot.cni.enabled: true, so that pods need no privileged init container; or lower the level of the namespace";
     CAPTURE_ANNOTATIONS_CHANGED = "WEIR808" "capture-annotations-changed" Warning:
         "The annotations of running pods ask for other capture rules than the pods were started with. They have no effect until the pods are recreated.",
-        "find out who changed them, and recreate the pods; weir check node lists them";
+        "find out who changed them, and recreate the pods; weir check node NODE lists them";
 }
 
 #[cfg(test)]

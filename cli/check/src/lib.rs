@@ -8,6 +8,7 @@
 //! `weir check` adds flags, the connection and exit codes.
 
 mod analyzers;
+mod area;
 mod collect;
 mod fault;
 mod finding;
@@ -21,6 +22,7 @@ pub mod agent;
 pub mod print;
 
 pub use analyzers::analyze;
+pub use area::{Area, AreaState, areas, is_complete};
 pub use collect::{CheckScope, CollectError, collect};
 pub use fault::{Fault, Severity};
 pub use finding::{Finding, FindingObject};

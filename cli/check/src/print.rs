@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};
 use serde_json::json;
 
+use crate::area::{Area, AreaState, is_complete};
 use crate::fault::{self, Fault, Severity};
 use crate::finding::Finding;
 
@@ -24,6 +25,21 @@ pub fn text(findings: &[Finding], colored: bool) -> String {
     let counts: Vec<String> = counts.into_iter().flatten().collect();
     let last = if counts.is_empty() { "no problems found".to_owned() } else { counts.join(", ") };
     out + &last + "\n"
+}
+
+/// Returns a line for each area.
+pub fn areas(areas: &[Area], colored: bool) -> String {
+    let line = |area: &Area| {
+        let (sign, color, note) = match area.state {
+            AreaState::Passed => ("✓", "32", ""),
+            AreaState::Warned => ("!", "33", ""),
+            AreaState::Failed => ("✗", "31", ""),
+            AreaState::Incomplete => ("?", "33", " (incomplete: not everything could be read)"),
+        };
+        let (on, off) = if colored { (format!("\x1b[{color}m"), "\x1b[0m") } else { (String::new(), "") };
+        format!("{on}{sign}{off} {}{note}\n", area.name)
+    };
+    areas.iter().map(line).collect()
 }
 
 fn write_paragraph(out: &mut String, group: &[Finding], colored: bool) {
@@ -58,7 +74,7 @@ fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
-/// Returns one JSON document with every finding.
+/// Returns one JSON document with every finding, and whether everything could be read.
 pub fn json(findings: &[Finding]) -> String {
     let list: Vec<_> = findings
         .iter()
@@ -76,7 +92,8 @@ pub fn json(findings: &[Finding]) -> String {
         })
         .collect();
     // Serializing strings and numbers does not fail.
-    serde_json::to_string_pretty(&json!({"findings": list})).unwrap_or_default() + "\n"
+    serde_json::to_string_pretty(&json!({"complete": is_complete(findings), "findings": list})).unwrap_or_default()
+        + "\n"
 }
 
 /// Returns a JUnit report with one test case for each fault. Faults of severity `info` do not fail their test case.

@@ -156,7 +156,7 @@ fn set_overrides_the_shortcut_options() {
 
 #[test]
 fn notes_name_the_label_of_the_revision() {
-    let notes = |set: &[&str]| ChartArgs::of(set).release().unwrap().notes().unwrap();
+    let notes = |set: &[&str]| ChartArgs::of(set).release().unwrap().notes(false).unwrap();
     assert!(notes(&[]).contains("istio-injection=enabled"));
     assert!(notes(&["revision=r1"]).contains("istio.io/rev=r1"));
 }

@@ -6,16 +6,42 @@ use std::process::ExitCode;
 use clap::Args;
 use weir_check::agent::{AgentPod, AgentPods};
 
-use crate::agent::AgentArgs;
+use crate::agent::{AgentArgs, AgentTarget};
+use crate::cluster::ConnectArgs;
 use crate::failure::{Failure, exit};
 use crate::files;
 use crate::output::OutputFormat;
 
 /// Options of `weir check node`.
 #[derive(Debug, Args)]
+#[command(after_long_help = "\
+Finds the node's agent in the cluster, and forwards its port.
+
+Examples:
+  weir check node worker-1
+  weir check node pod/web-7c9f -n shop              # the node of a pod
+  weir check node -A
+
+Exit status: 0 done, 1 pods lack capture rules, or an agent does not know its pods, 2 wrong usage or an agent is unreachable.")]
 pub(super) struct NodeArgs {
+    /// Check this node, or the node of pod/NAME
+    #[arg(value_name = "NODE|pod/NAME", conflicts_with_all = ["all", "agent_url"])]
+    subject: Option<String>,
+
+    /// Check every node
+    #[arg(short = 'A', long = "all-nodes", conflicts_with = "agent_url")]
+    all: bool,
+
+    /// Namespace of the pod
+    #[arg(short, long, value_name = "NAMESPACE", default_value = "default")]
+    namespace: String,
+
+    #[command(flatten)]
+    connect: ConnectArgs,
+
     #[command(flatten)]
     agent: AgentArgs,
+
     /// Output format
     #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t = OutputFormat::Text)]
     output: OutputFormat,
@@ -24,15 +50,41 @@ pub(super) struct NodeArgs {
 /// Runs `weir check node`.
 ///
 /// # Errors
-/// The agent cannot be reached.
+/// An agent cannot be found or reached.
 pub(super) fn run(args: &NodeArgs) -> Result<ExitCode, Failure> {
-    let (pods, json) = args.agent.fetch_pods()?;
+    let answers = match args.target() {
+        Some(target) => args.agent.fetch_from_cluster(&args.connect, &target)?,
+        None => match args.agent.fetch_direct(&args.connect) {
+            Some(answer) => vec![answer?],
+            None => return Err(Failure::usage("name a node or pod/NAME, or pass -A or --agent-url")),
+        },
+    };
     let text = match args.output {
-        OutputFormat::Text => table(&pods),
-        OutputFormat::Json => json,
+        OutputFormat::Text => answers.iter().map(|(pods, _)| table(pods)).collect::<Vec<_>>().join("\n"),
+        OutputFormat::Json if args.all => {
+            format!("[{}]\n", answers.iter().map(|(_, json)| json.trim()).collect::<Vec<_>>().join(",\n"))
+        }
+        OutputFormat::Json => answers.iter().map(|(_, json)| json.as_str()).collect(),
     };
     files::write(None, &text)?;
-    Ok(if is_healthy(&pods) { ExitCode::SUCCESS } else { ExitCode::from(exit::FINDINGS) })
+    Ok(if answers.iter().all(|(pods, _)| is_healthy(pods)) {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(exit::FINDINGS)
+    })
+}
+
+impl NodeArgs {
+    fn target(&self) -> Option<AgentTarget> {
+        if self.all {
+            return Some(AgentTarget::All);
+        }
+        let subject = self.subject.as_deref()?;
+        Some(match subject.strip_prefix("pod/").or_else(|| subject.strip_prefix("pods/")) {
+            Some(name) => AgentTarget::PodNode { namespace: self.namespace.clone(), name: name.to_owned() },
+            None => AgentTarget::Node(subject.strip_prefix("node/").unwrap_or(subject).to_owned()),
+        })
+    }
 }
 
 fn is_healthy(agent: &AgentPods) -> bool {

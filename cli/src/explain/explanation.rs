@@ -4,10 +4,12 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
 use iptables_rules::CaptureConfig;
+use iptables_rules::names::annotation;
 use iptables_rules::trace::{Chains, Trace};
 
 use super::netns::{self, NetnsReport};
 use super::packet::{PacketArgs, PacketQuery, PodIdentity};
+use super::probe;
 use super::summary::Summary;
 use crate::failure::Failure;
 use crate::rules::planned::Planned;
@@ -27,6 +29,8 @@ pub(crate) struct Explanation {
     pub(crate) netns_report: Option<NetnsReport>,
     /// `None` for a pod that is not injected.
     pub(crate) summary: Option<Summary>,
+    /// The annotation that sets rerouted interfaces.
+    pub(crate) reroute_annotation: &'static str,
     /// The rules for IPv4 packets.
     pub(crate) chains: Chains,
     /// The packet and its trace, if one is given.
@@ -46,15 +50,24 @@ pub(super) fn explain_namespace(
     let rules = expected.map(|planned| planned.rules.clone().unwrap_or_default());
     let report = netns::inspect(path, rules.as_ref())?;
     let query = packet.query(&netns::pod_identity(&report.state, config)).map_err(Failure::findings)?;
-    let summary =
-        config.map_or_else(|| Summary::of_chains(&netns::chains_of_both_families(&report.state)), Summary::of);
+    let reroute_annotation =
+        expected.map_or(annotation::REROUTE_VIRTUAL_INTERFACES, |planned| planned.subject.reroute_annotation);
+    // Of rules that are the pod's, the configuration says more; of any others, only the rules say what happens.
+    let summary = match config.filter(|_| report.is_healthy) {
+        Some(config) => Summary::of(config),
+        None => {
+            let pod = netns::pod_identity(&report.state, config);
+            probe::summarize(&netns::chains_of_both_families(&report.state), &pod)
+        }
+    };
     Ok(Explanation {
         name: format!("network namespace {}", path.display()),
         origin: expected.map_or_else(
             || "the rules in the kernel".to_owned(),
             |planned| format!("the rules in the kernel, compared with those of {}", planned.subject),
         ),
-        summary: Some(summary),
+        summary: Some(summary.with_reroute_annotation(reroute_annotation)),
+        reroute_annotation,
         chains: report.state.chains(IPV4),
         packet_trace: query.map(|query| {
             let trace = report.state.chains(query.packet.destination).trace(&query.packet);
@@ -91,7 +104,8 @@ fn explain_pod(planned: &Planned, packet: &PacketArgs) -> Result<Explanation, Ve
         name: planned.subject.name.clone(),
         origin: planned.subject.capture.to_string(),
         netns_report: None,
-        summary: config.map(Summary::of),
+        summary: config.map(|config| Summary::of(config).with_reroute_annotation(planned.subject.reroute_annotation)),
+        reroute_annotation: planned.subject.reroute_annotation,
         chains: Chains::from_rule_set(&rules, IPV4),
         packet_trace: query.map(|query| {
             let trace = rules.trace(&query.packet);

@@ -20,8 +20,6 @@ pub(crate) struct NetnsReport {
     pub(crate) sentences: Vec<String>,
     /// Differences from the expected rules; `None` if those are unknown.
     pub(crate) differences: Option<Vec<String>>,
-    /// Whether the rules were compared with those of a pod.
-    pub(crate) compared: bool,
     pub(crate) is_healthy: bool,
 }
 
@@ -85,7 +83,7 @@ fn assess(state: NetnsState, differences: Option<Vec<String>>, expected: Option<
         && is_intact
         && differences.as_ref().is_none_or(Vec::is_empty)
         && state.unreadable.is_empty();
-    NetnsReport { state, sentences, differences, compared: expected.is_some(), is_healthy }
+    NetnsReport { state, sentences, differences, is_healthy }
 }
 
 fn ownership_sentence(state: &NetnsState, ownership: Ownership, expected: Option<&RuleSet>) -> &'static str {

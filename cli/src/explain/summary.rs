@@ -5,8 +5,6 @@ use std::fmt::Display;
 use iptables_rules::CaptureConfig;
 use iptables_rules::config::{CidrSelection, DnsCapture, InterceptionMode, Ipv6Policy, OwnerGroups, PortSelection};
 use iptables_rules::names::{annotation, port, variable};
-use iptables_rules::ruleset::RuleReason;
-use iptables_rules::trace::Chains;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Summary {
@@ -28,8 +26,6 @@ pub(crate) struct SummaryItem {
 
 /// Limit of list items.
 const MAX_ITEMS: usize = 8;
-/// Limit of rules for one reason.
-const MAX_RULES: usize = 3;
 
 impl Summary {
     /// Summarizes a configuration.
@@ -50,34 +46,14 @@ impl Summary {
         summary
     }
 
-    /// Summarizes rules in the kernel, by their reasons.
-    pub(crate) fn of_chains(families: &[Chains]) -> Self {
-        let mut summary = Self { captured: Vec::new(), excluded: Vec::new() };
-        let mut reasons: Vec<(RuleReason, Vec<&str>)> = Vec::new();
-        for rule in families.iter().flat_map(|chains| &chains.chains).flat_map(|chain| &chain.rules) {
-            let Some(reason) = rule.reason else { continue };
-            match reasons.iter_mut().find(|(known, _)| *known == reason) {
-                Some((_, texts)) if texts.contains(&rule.text.as_str()) => {}
-                Some((_, texts)) => texts.push(&rule.text),
-                None => reasons.push((reason, vec![&rule.text])),
+    /// Names the annotation that a pod has for rerouted interfaces.
+    pub(crate) fn with_reroute_annotation(mut self, name: &'static str) -> Self {
+        for item in self.captured.iter_mut().chain(&mut self.excluded) {
+            if item.setting == Some(annotation::REROUTE_VIRTUAL_INTERFACES) {
+                item.setting = Some(name);
             }
         }
-        for (reason, texts) in reasons {
-            let entries = match reason {
-                RuleReason::Inbound
-                | RuleReason::InboundPort
-                | RuleReason::Outbound
-                | RuleReason::OutboundCidr
-                | RuleReason::OutboundPort
-                | RuleReason::Dns
-                | RuleReason::ReroutedInterface => &mut summary.captured,
-                RuleReason::Hook | RuleReason::Redirect | RuleReason::Tproxy => continue,
-                _ => &mut summary.excluded,
-            };
-            let what = format!("{}: {}", reason.description(), list(&texts, MAX_RULES, " | "));
-            entries.push(SummaryItem { what, setting: reason.setting(), default: false });
-        }
-        summary
+        self
     }
 
     fn capture(&mut self, what: impl Into<String>, setting: &'static str, default: bool) {
@@ -236,13 +212,9 @@ fn ports(ports: &[u16]) -> String {
 
 /// Joins the first items, and counts the rest.
 fn items<T: Display>(items: &[T]) -> String {
-    list(items, MAX_ITEMS, ", ")
-}
-
-fn list<T: Display>(items: &[T], shown: usize, between: &str) -> String {
-    let mut words: Vec<String> = items.iter().take(shown).map(ToString::to_string).collect();
-    if items.len() > shown {
-        words.push(format!("and {} more", items.len() - shown));
+    let mut words: Vec<String> = items.iter().take(MAX_ITEMS).map(ToString::to_string).collect();
+    if items.len() > MAX_ITEMS {
+        words.push(format!("and {} more", items.len() - MAX_ITEMS));
     }
-    if words.is_empty() { "none".to_owned() } else { words.join(between) }
+    if words.is_empty() { "none".to_owned() } else { words.join(", ") }
 }

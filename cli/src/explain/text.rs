@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use iptables_rules::names::annotation;
 use iptables_rules::trace::{Disposition, Effect, RuleResult, RuleVisit, TableVisit, Trace};
 
 use super::explanation::Explanation;
@@ -33,35 +34,38 @@ fn explanation(explained: &Explanation) -> String {
     match (&explained.packet_trace, &explained.summary) {
         (Some((query, trace)), _) => packet_trace(&mut out, query, trace),
         (None, Some(summary)) => {
-            let differs = explained.netns_report.as_ref().is_some_and(|report| report.compared && !report.is_healthy);
-            self::summary(&mut out, summary, differs);
+            self::summary(&mut out, summary);
         }
         (None, None) => {}
     }
-    out
+    // Reasons of rules name the current annotation; the pod may have the deprecated one.
+    out.replace(annotation::REROUTE_VIRTUAL_INTERFACES, explained.reroute_annotation)
 }
 
-fn summary(out: &mut String, summary: &Summary, differs: bool) {
-    let [captured, excluded] =
-        if differs { ["should be captured", "should not be captured"] } else { ["captured", "not captured"] };
-    for (title, items) in [(captured, &summary.captured), (excluded, &summary.excluded)] {
+fn summary(out: &mut String, summary: &Summary) {
+    for (title, items) in [("captured", &summary.captured), ("not captured", &summary.excluded)] {
         let _ = writeln!(out, "\n{title}:");
         if items.is_empty() {
             out.push_str("  nothing\n");
         }
         for item in items {
-            let _ = writeln!(out, "  {}\n      {}", item.what, setting_note(item));
+            let _ = writeln!(out, "  {}", item.what);
+            if let Some(note) = setting_note(item) {
+                let _ = writeln!(out, "      {note}");
+            }
         }
     }
 }
 
 /// Describes the setting behind an item.
-fn setting_note(item: &SummaryItem) -> String {
-    match (item.setting, item.default) {
-        (None, _) => "always".to_owned(),
+fn setting_note(item: &SummaryItem) -> Option<String> {
+    Some(match (item.setting, item.default) {
+        // By rules of the kernel, whatever is behind them.
+        (None, false) => return None,
+        (None, true) => "always".to_owned(),
         (Some(setting), true) => format!("default; override with {setting}"),
         (Some(setting), false) => format!("set by {setting}"),
-    }
+    })
 }
 
 fn packet_trace(out: &mut String, query: &PacketQuery, trace: &Trace) {

@@ -136,6 +136,13 @@ impl PodHolder<'_> {
         format!("{document}{items}: {}", self.name)
     }
 
+    /// Returns a finding with its location: the line of the annotation that it names, if only one line of the document has that.
+    pub(crate) fn finding(&self, document: &Document<'_>, finding: &str) -> String {
+        let key = finding.split_once("annotation '").and_then(|(_, rest)| rest.split_once('\'')).map(|(key, _)| key);
+        let line = key.and_then(|key| document.line_of_key(key)).unwrap_or(document.line);
+        format!("{}: {finding}", self.location(&Document { line, ..*document }))
+    }
+
     /// Returns the pod as its controller would create it, for the injector.
     ///
     /// # Errors

@@ -112,7 +112,13 @@ pub(crate) fn edit_document(
     let mut touched = false;
     for holder in &mut holders {
         let location = holder.location(document);
+        let known = out.findings.len();
         touched |= change(holder, &location, out);
+        for finding in &mut out.findings[known..] {
+            if let Some(text) = finding.strip_prefix(&format!("{location}: ")) {
+                *finding = holder.finding(document, text);
+            }
+        }
     }
     if !touched {
         return None;

@@ -77,6 +77,18 @@ impl<'a> Document<'a> {
         Self { number: 1, line: 1, start: 0, text }
     }
 
+    /// Returns the line of the stream with this key of a map; `None` without it, or with several.
+    pub(crate) fn line_of_key(&self, key: &str) -> Option<usize> {
+        let is_key = |line: &str| {
+            let unquoted = line.trim_start().trim_start_matches(['"', '\'']);
+            let rest = unquoted.strip_prefix(key).map(|rest| rest.trim_start_matches(['"', '\'']).trim_start());
+            rest.is_some_and(|rest| rest.starts_with(':'))
+        };
+        let mut lines =
+            self.text.lines().enumerate().filter(|(_, line)| is_key(line)).map(|(index, _)| self.line + index);
+        lines.next().filter(|_| lines.next().is_none())
+    }
+
     /// Parses the document; `null` if it has only comments.
     ///
     /// # Errors

@@ -105,8 +105,7 @@ fn subjects_in(text: &str, settings: &Settings) -> Result<Vec<Subject>, Vec<Stri
                     match subject::from_holder(&holder, settings) {
                         Ok(subject) => subjects.push(subject),
                         Err(errors) => {
-                            let location = holder.location(&document);
-                            findings.extend(errors.iter().map(|error| format!("{location}: {error}")));
+                            findings.extend(errors.iter().map(|error| holder.finding(&document, error)));
                         }
                     }
                 }

@@ -23,6 +23,8 @@ pub(crate) struct Subject {
     /// Name for messages.
     pub(crate) name: String,
     pub(crate) capture: Capture,
+    /// The annotation that sets rerouted interfaces: the deprecated one, if the pod has only that.
+    pub(crate) reroute_annotation: &'static str,
 }
 
 /// Capture configuration of a pod.
@@ -97,16 +99,22 @@ impl fmt::Display for Capture {
 pub(crate) fn from_holder(holder: &PodHolder<'_>, settings: &Settings) -> Result<Subject, Vec<String>> {
     let request = holder.request().map_err(|errors| texts(&errors))?;
     let name = holder.name.to_string();
-    let injected_now = !pod_annotations(&request.pod).contains_key(annotation::STATUS);
-    if !injected_now {
-        return Ok(Subject { name, capture: of_pod(&request.pod, false)? });
+    let annotations = pod_annotations(&request.pod);
+    let reroute_annotation = reroute_annotation(|key| annotations.contains_key(key));
+    if annotations.contains_key(annotation::STATUS) {
+        return Ok(Subject { name, capture: of_pod(&request.pod, false)?, reroute_annotation });
     }
     let capture = match inject(&request, settings) {
         Ok(InjectOutcome::Injected { pod, .. }) => of_pod(&pod, true)?,
         Ok(InjectOutcome::Skipped { reason, .. }) => Capture::NotInjected(reason),
         Err(error) => return Err(denial_messages(error)),
     };
-    Ok(Subject { name, capture })
+    Ok(Subject { name, capture, reroute_annotation })
+}
+
+fn reroute_annotation(has: impl Fn(&str) -> bool) -> &'static str {
+    let is_deprecated = has(annotation::KUBEVIRT_INTERFACES) && !has(annotation::REROUTE_VIRTUAL_INTERFACES);
+    if is_deprecated { annotation::KUBEVIRT_INTERFACES } else { annotation::REROUTE_VIRTUAL_INTERFACES }
 }
 
 /// Derives the configuration of a file of annotations: a map, or an object with `metadata.annotations`.
@@ -128,7 +136,8 @@ pub(crate) fn from_annotations(name: &str, text: &str) -> Result<Subject, Vec<St
     };
     let (origin, config) = configuration(&annotations, None)?;
     let capture = Capture::Configured { origin, injected_now: false, init_container: false, config: Box::new(config) };
-    Ok(Subject { name: format!("{name:?}"), capture })
+    let reroute_annotation = reroute_annotation(|key| annotations.contains_key(key));
+    Ok(Subject { name: format!("{name:?}"), capture, reroute_annotation })
 }
 
 fn strings(path: &str, map: &serde_json::Map<String, Value>) -> Result<BTreeMap<String, String>, Vec<String>> {

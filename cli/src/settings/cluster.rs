@@ -28,7 +28,7 @@ const OWN_NAMESPACE: &str = "weir-system";
 #[command(next_help_heading = "Cluster (its configuration is used unless a file is given)")]
 pub(crate) struct ClusterConfigArgs {
     #[command(flatten)]
-    connect: ConnectArgs,
+    pub(crate) connect: ConnectArgs,
 
     /// Namespace of the control plane
     #[arg(short = 'i', long = "istioNamespace", value_name = "NAMESPACE", default_value = "istio-system")]

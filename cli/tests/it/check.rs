@@ -90,8 +90,20 @@ fn serve_reports(reports: BTreeMap<String, (u16, String)>) -> SocketAddr {
 fn a_healthy_cluster_has_no_findings_in_any_format() {
     let cluster = Cluster::with(|_| {});
     let run = cluster.check(&[]);
-    assert_eq!((run.code, run.stdout.as_str(), run.stderr.as_str()), (0, "no problems found\n", ""));
-    assert_eq!(cluster.check(&["-o", "json"]).stdout, "{\n  \"findings\": []\n}\n");
+    let areas = [
+        "cluster and permissions",
+        "path from the API server to the webhook",
+        "certificates",
+        "webhook configurations and namespaces",
+        "replicas of the webhook",
+        "nodes and agents",
+        "settings",
+        "workloads",
+    ];
+    let passed = areas.map(|area| format!("✓ {area}\n")).concat();
+    let wanted = format!("context test, {}/\n{passed}\nno problems found\n", cluster.server.url());
+    assert_eq!((run.code, run.stdout.as_str(), run.stderr.as_str()), (0, wanted.as_str(), ""));
+    assert_eq!(cluster.check(&["-o", "json"]).stdout, "{\n  \"complete\": true,\n  \"findings\": []\n}\n");
     let junit = cluster.check(&["-o", "junit"]).stdout;
     assert!(junit.contains("failures=\"0\"") && !junit.contains("<failure"), "{junit}");
     for args in [&["--pre"][..], &["precheck"], &["-n", "shop"], &["--no-probe"], &["--probe-namespace", "shop"]] {
@@ -101,7 +113,7 @@ fn a_healthy_cluster_has_no_findings_in_any_format() {
         } else {
             cluster.check(args)
         };
-        assert_eq!((args.code, args.stdout.as_str()), (0, "no problems found\n"), "{}", args.stderr);
+        assert!(args.code == 0 && args.stdout.ends_with("\nno problems found\n"), "{}{}", args.stdout, args.stderr);
     }
     assert!(cluster.server.list("pods").iter().all(|pod| pod["metadata"]["generateName"] != "weir-check-"));
 }
@@ -119,7 +131,7 @@ fn failure_threshold_decides_the_exit_status() {
     assert_eq!(cluster.check(&["--failure-threshold", "warning"]).code, 1);
     let rules = ["-S", "WEIR801=Pod shop/*", "-S", "disruption-budget-missing"];
     let run = cluster.check(&[&["--failure-threshold", "Info"][..], &rules].concat());
-    assert_eq!((run.code, run.stdout.as_str()), (0, "no problems found\n"));
+    assert!(run.code == 0 && run.stdout.ends_with("\nno problems found\n"), "{}", run.stdout);
     assert_eq!(cluster.check(&["-n", "plain", "-S", "WEIR5*", "--failure-threshold", "info"]).code, 0);
 }
 
@@ -130,7 +142,8 @@ fn call_errors_quote_the_api_server() {
     let run = cluster.check(&[]);
     assert_eq!(run.code, 1, "{}", run.stderr);
     assert!(
-        run.stdout.starts_with("error WEIR208 connection-refused\n  Service weir-system/weir-webhook: "),
+        run.stdout.contains("✗ path from the API server to the webhook\n")
+            && run.stdout.contains("\n\nerror WEIR208 connection-refused\n  Service weir-system/weir-webhook: "),
         "{}",
         run.stdout
     );
@@ -166,6 +179,65 @@ fn unreadable_objects_are_reported_and_the_rest_is_checked() {
     let run = cluster.check(&[]);
     assert!(run.stdout.contains("info WEIR101 not-read\n  nodes: not read: 403: "), "{}", run.stdout);
     assert!(run.stdout.contains("warning WEIR502 disruption-budget-missing"), "{}", run.stdout);
+    assert!(run.stdout.contains("? nodes and agents (incomplete"), "{}", run.stdout);
+    assert!(run.code == 1 && run.stderr.contains("--allow-incomplete accepts that"), "{}", run.stderr);
+    assert_eq!(cluster.check(&["--allow-incomplete"]).code, 0);
+    // Without any right, nothing is in order.
+    cluster.server.authorize(|_| false);
+    let run = cluster.check(&["--no-probe"]);
+    assert!(run.code == 1 && !run.stdout.contains('✓'), "{}", run.stdout);
+}
+
+/// Serves a list of pods as an agent does; returns its address.
+fn serve_pods(node: &str) -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let addr = listener.local_addr().unwrap();
+    let body = format!(
+        r#"{{"node":"{node}","synced":true,"pods":[{{"namespace":"shop","name":"web","uid":"1","state":"missing","repairs":0}}]}}"#
+    );
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let head: Vec<String> =
+                BufReader::new(&stream).lines().map_while(Result::ok).take_while(|line| !line.is_empty()).collect();
+            let is_found = head.first().is_some_and(|line| line.starts_with("GET /pods "));
+            let code = if is_found { "200 OK" } else { "404 Not Found" };
+            let text = format!("HTTP/1.1 {code}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len());
+            let _ = stream.write_all(text.as_bytes());
+        }
+    });
+    addr
+}
+
+#[test]
+fn agents_are_found_and_asked_through_a_port_forward() {
+    let cluster = Cluster::with(|fixture| {
+        let mut pod = plain_pod("shop", "web", "web");
+        pod["spec"]["nodeName"] = "node-2".into();
+        fixture.add(pod);
+    });
+    for number in 1..=3 {
+        let pod = format!("weir-agent-{number}");
+        cluster.server.set_pod_address("weir-node", &pod, 15034, serve_pods(&format!("node-{number}")));
+    }
+    let kubeconfig = cluster.kubeconfig.to_str().unwrap();
+    let run = |args: &[&str]| weir(&[args, &["--kubeconfig", kubeconfig]].concat(), "");
+    let node = run(&["check", "node", "node-2"]);
+    assert_eq!(node.code, 1, "{}", node.stderr);
+    assert!(node.stdout.ends_with("node node-2: 1 of 1 meshed pods lack capture rules\n"), "{}", node.stdout);
+    assert_eq!(run(&["check", "node", "pod/web", "-n", "shop"]).stdout, node.stdout);
+    let all: Value = serde_json::from_str(&run(&["check", "node", "-A", "-o", "json"]).stdout).unwrap();
+    assert_eq!(all.as_array().unwrap().len(), 3);
+    for args in [&["explain", "--pod", "shop/web"][..], &["explain", "--pod", "pod/web", "-n", "shop"]] {
+        let explained = run(args);
+        assert_eq!(explained.code, 1, "{}", explained.stderr);
+        assert!(explained.stdout.starts_with("pod shop/web on node node-2: missing\n"), "{}", explained.stdout);
+    }
+    let unknown = run(&["check", "node", "node-9"]);
+    assert!(unknown.code == 1 && unknown.stderr.contains("no agent runs on node node-9"), "{}", unknown.stderr);
+    cluster.server.authorize(|access| access.subresource != "portforward");
+    let refused = run(&["check", "node", "node-2"]);
+    assert!(refused.code == 2 && refused.stderr.contains("pods/portforward"), "{}", refused.stderr);
 }
 
 #[test]

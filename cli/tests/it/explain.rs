@@ -181,6 +181,8 @@ fn state_of_a_network_namespace_is_explained() {
 
     let nothing = explain(&netns, &["--to", "192.0.2.1:443"]);
     assert_eq!((nothing.0, standing(&nothing).as_str()), (0, "none"));
+    let items = |explained: &(i32, Value), key: &str| explained.1["summary"][key].to_string();
+    assert!(items(&explain(&netns, &[]), "notCaptured").contains("all traffic: there are no capture rules"));
     assert_eq!(nothing.1["trace"]["outcome"], "passes");
     assert_eq!(explain(&netns, &["--annotations", "-"]).0, 1, "the rules are missing");
 
@@ -197,6 +199,12 @@ fn state_of_a_network_namespace_is_explained() {
     let differences = drifted.1["namespace"]["differences"].to_string();
     assert!(differences.contains("rule 1 of chain ISTIO_REDIRECT is missing"), "{differences}");
     assert_eq!(drifted.1["trace"]["outcome"], "passes", "the kernel's rules count, not the planned ones");
+    for args in [&[][..], &["--annotations", "-"]] {
+        let summary = explain(&netns, args);
+        let excluded = items(&summary, "notCaptured");
+        assert!(excluded.contains("outbound TCP to every address"), "the summary agrees with the trace: {excluded}");
+        assert!(items(&summary, "captured").contains("inbound TCP to ports"), "{}", items(&summary, "captured"));
+    }
 
     install(&netns, &CaptureConfig::default());
     tool(&netns, "nft", &["-f", "-"], "table inet weir { flags dormant; }");
@@ -218,6 +226,8 @@ fn state_of_a_network_namespace_is_explained() {
     tool(&netns, "iptables-nft-restore", &["--noflush"], &text);
     let foreign = explain(&netns, &["--from", "outside", "--to", "8080"]);
     assert_eq!((foreign.0, standing(&foreign).as_str()), (0, "foreign"));
+    let captured = items(&explain(&netns, &[]), "captured");
+    assert!(captured.contains("(IPv4): redirected to port 15001 by foreign rules"), "{captured}");
     assert_eq!((&foreign.1["trace"]["outcome"], &foreign.1["trace"]["port"]), (&json!("redirected"), &json!(15006)));
 
     install(&netns, &CaptureConfig::default());

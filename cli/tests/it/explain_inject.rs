@@ -1,6 +1,7 @@
 //! `weir explain inject`.
 
-use serde_json::Value;
+use serde_json::{Value, json};
+use weir_apiserver::ApiServer;
 
 use crate::run::{file, weir};
 
@@ -26,7 +27,7 @@ fn namespace_labels_option_overrides_the_manifest() {
     let selecting = pod["selection"]["entries"].as_array().unwrap().iter().filter(|entry| entry["selects"] == true);
     assert_eq!(
         selecting.map(|entry| entry["name"].as_str().unwrap()).collect::<Vec<_>>(),
-        ["namespace.sidecar-injector.istio.io"]
+        ["namespace.sidecar-injector.weir.dev"]
     );
     assert_eq!(pod["decision"]["decidedBy"], "policy");
     assert_eq!(pod["result"]["initContainers"], serde_json::json!(["istio-validation", "istio-proxy"]));
@@ -37,6 +38,71 @@ fn namespace_labels_option_overrides_the_manifest() {
     assert!(
         pod["selection"]["reason"].as_str().unwrap().starts_with("label istio-injection=disabled of the namespace")
     );
+}
+
+#[test]
+fn cluster_gives_namespace_labels_and_webhook_entries() {
+    let server = ApiServer::cluster().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let kubeconfig = server.kubeconfig(dir.path()).unwrap();
+    let kubeconfig = kubeconfig.to_str().unwrap();
+    let values = file(dir.path(), "values.yaml", "{global: {hub: h, tag: t}}");
+    let mesh = file(dir.path(), "mesh.yaml", "{}");
+    let config = file(dir.path(), "config.yaml", "{policy: enabled}");
+    let files = [
+        "--valuesFile",
+        &values,
+        "--meshConfigFile",
+        &mesh,
+        "--injectConfigFile",
+        &config,
+        "--native-sidecars",
+        "true",
+    ];
+    let explain = || explained(&[&["--kubeconfig", kubeconfig], &files[..]].concat(), &pod("app: a", ""));
+    let labels = json!({"istio-injection": "enabled", "kubernetes.io/metadata.name": "shop"});
+    server.put(
+        "namespaces",
+        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop", "labels": labels}}),
+    );
+
+    let none = explain();
+    assert_eq!(
+        (&none["selection"]["sent"], &none["namespaceLabels"]["istio-injection"]),
+        (&false.into(), &"enabled".into())
+    );
+    assert!(none["selection"]["reason"].as_str().unwrap().contains("no webhook configuration weir-sidecar-injector"));
+    assert_eq!(
+        weir(&["install", "-y", "--set", "images.hub=r.example", "--wait=false", "--kubeconfig", kubeconfig], "").code,
+        0
+    );
+    let sent = explain();
+    assert_eq!(sent["selection"]["sent"], true, "{sent:#}");
+    let entries = sent["selection"]["entries"].as_array().unwrap();
+    let selecting: Vec<&str> =
+        entries.iter().filter(|entry| entry["selects"] == true).map(|entry| entry["name"].as_str().unwrap()).collect();
+    assert_eq!(selecting, ["weir-sidecar-injector: namespace.sidecar-injector.weir.dev"]);
+
+    // What an administrator has changed counts, not what this release would install.
+    let mut changed = server.get("mutatingwebhookconfigurations", "", "weir-sidecar-injector").unwrap();
+    for entry in changed["webhooks"].as_array_mut().unwrap() {
+        let terms = entry["namespaceSelector"]["matchExpressions"].as_array_mut().unwrap();
+        terms.push(json!({"key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": ["shop"]}));
+    }
+    server.put("mutatingwebhookconfigurations", changed);
+    let excluded = explain();
+    assert_eq!(excluded["selection"]["sent"], false);
+    assert!(
+        excluded["selection"]["reason"].as_str().unwrap().contains("no installed webhook entry selects it"),
+        "{excluded:#}"
+    );
+}
+
+#[test]
+fn misspelt_annotation_is_warned_about_with_its_likely_name() {
+    let manifest = "apiVersion: v1\nkind: Pod\nmetadata: {name: p, annotations: {traffic.sidecar.istio.io/includeInboundPort: '80'}}\nspec: {containers: [{name: app, image: i}]}\n";
+    let warnings = explained(&["--namespace-labels", "istio-injection=enabled"], manifest)["warnings"].to_string();
+    assert!(warnings.contains("did you mean 'traffic.sidecar.istio.io/includeInboundPorts'?"), "{warnings}");
 }
 
 #[test]

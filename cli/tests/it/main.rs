@@ -13,6 +13,7 @@ mod inject;
 mod install;
 mod iptables;
 mod manifest;
+mod proxy;
 mod rules;
 mod run;
 mod samples;

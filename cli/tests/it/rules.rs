@@ -39,6 +39,24 @@ fn planned(annotations: &Value) -> RuleSet {
 }
 
 #[test]
+fn findings_name_the_line_and_the_annotation_of_the_pod() {
+    let manifest = "apiVersion: v1\nkind: Pod\nmetadata:\n  name: p\n  annotations:\n    \"traffic.sidecar.istio.io/kubevirtInterfaces\": net 0\n    traffic.sidecar.istio.io/includeInboundPorts: '70000'\nspec: {containers: [{name: a, image: i}]}\n";
+    for command in [&["rules", "-f", "-"][..], &["inject", "-f", "-"], &["explain", "-f", "-"]] {
+        let run = weir(command, manifest);
+        assert_eq!(run.code, 1, "{command:?}");
+        for (line, key) in [(6, "kubevirtInterfaces"), (7, "includeInboundPorts")] {
+            let found = run.stderr.lines().find(|text| text.contains(key)).unwrap();
+            assert!(found.contains(&format!("document 1 (line {line}): Pod \"p\": ")), "{command:?}: {found}");
+        }
+    }
+    let valid = manifest.replace("net 0", "net0").replace("70000", "7000");
+    for packet in [&[][..], &["--from", "outside", "--in-interface", "net0", "--to", "10.1.1.1:80"]] {
+        let text = weir(&[&["explain", "-f", "-"], packet].concat(), &valid).stdout;
+        assert!(text.contains("kubevirtInterfaces") && !text.contains("reroute-virtual-interfaces"), "{text}");
+    }
+}
+
+#[test]
 fn iptables_format_has_both_families() {
     let annotations = json!({
         "traffic.sidecar.istio.io/includeOutboundIPRanges": "10.0.0.0/8",

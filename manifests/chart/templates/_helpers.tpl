@@ -36,6 +36,15 @@ true
 {{- end -}}
 {{- end -}}
 
+{{- /* Value of the webhook's --cni-mode; empty where the values decide. */ -}}
+{{- define "weir.cniMode" -}}
+{{- if ne (toString .Values.config.cniMode) "auto" -}}
+{{ .Values.config.cniMode }}
+{{- else if and (eq .Values.config.from "istio") (ne (toString .Values.node.enabled) "false") -}}
+true
+{{- end -}}
+{{- end -}}
+
 {{- /* Namespaces whose pods are never sent to the webhook, one per line. */ -}}
 {{- define "weir.excludedNamespaces" -}}
 kube-system

@@ -12,6 +12,8 @@ use super::file_system::{self, DirEntry, FileAttributes, FileStamp, FileSystem, 
 const PROGRAM: FileAttributes = FileAttributes { mode: 0o755, owner: None };
 /// Largest plugin that is read, so that a wrong path does not fill the memory.
 const MAX_BINARY: u64 = 64 << 20;
+/// File beside a plugin that stays after an uninstall: why it stays.
+const KEPT_RECORD: &str = "weir-cni.kept";
 /// Hex digits of the hash in the versioned name.
 const HASH_DIGITS: usize = 12;
 
@@ -137,6 +139,18 @@ pub fn uninstall(file_system: &dyn FileSystem, dir: &Path) -> io::Result<()> {
     remove_versions(file_system, dir, None)
 }
 
+/// Leaves a record beside a plugin that an uninstall has kept. Installing and uninstalling remove it.
+///
+/// # Errors
+/// The record cannot be written.
+pub fn record_kept(dir: &Path, reason: &str) -> io::Result<()> {
+    let text = format!(
+        "Weir was uninstalled from this node. {PLUGIN_TYPE} does nothing any more, and stays for runtimes that stop a pod with the\n\
+         configuration it was started with: {reason}.\n"
+    );
+    std::fs::write(dir.join(KEPT_RECORD), text)
+}
+
 /// Removes versions other than `keep`; a running process is not affected.
 fn remove_versions(file_system: &dyn FileSystem, dir: &Path, keep: Option<&Path>) -> io::Result<()> {
     for name in file_system.list(dir)?.iter().filter(|name| is_version_or_leftover(name)) {
@@ -148,12 +162,12 @@ fn remove_versions(file_system: &dyn FileSystem, dir: &Path, keep: Option<&Path>
     Ok(())
 }
 
-/// Returns whether a file is a version of the plugin, or a leftover of writing one.
+/// Returns whether a file is a version of the plugin, a leftover of writing one, or the record of an uninstall.
 fn is_version_or_leftover(DirEntry { name, is_dir }: &DirEntry) -> bool {
     let version = name.strip_prefix(PLUGIN_TYPE).and_then(|rest| rest.strip_prefix('-'));
     let is_version =
         version.is_some_and(|hash| hash.len() == HASH_DIGITS && hash.chars().all(|c| c.is_ascii_hexdigit()));
-    !is_dir && (is_version || name.starts_with(TEMPORARY_PREFIX))
+    !is_dir && (is_version || name == KEPT_RECORD || name.starts_with(TEMPORARY_PREFIX))
 }
 
 fn version_name(hash: &str) -> String {

@@ -74,6 +74,13 @@ pub fn uninstall(
     } else {
         BinaryRemoval::Kept("a configuration still names it".to_owned())
     };
+    if let BinaryRemoval::Kept(reason) = &binary {
+        for bin in dirs.bins.iter().filter(|bin| binary::is_present(file_system, &bin.mounted)) {
+            if let Err(error) = binary::record_kept(&bin.mounted, reason) {
+                errors.push(format!("{}: {error}", bin.mounted.display()));
+            }
+        }
+    }
     for name in [SOCKET_NAME, REPORT_SOCKET, STATUS_OK_FILE] {
         let path = run.join(name);
         if let Err(error) = file_system.remove(&path) {

@@ -12,12 +12,13 @@ use serde_json::{Value, json};
 
 use super::auth::{RequestAttributes, User};
 use super::fault::{self, RequestInfo, ServerFault};
+use super::port_forward::Upgrade;
 use super::resources::Resource;
 use super::store::StatusError;
 use super::target::Target;
 use super::watch::{list_of, watch_stream};
 use super::write::{self, WriteRequest, WriteResponse};
-use super::{Shared, discovery, proxy};
+use super::{Shared, discovery, port_forward, proxy};
 
 /// Limit of a request body, as that of kube-apiserver.
 const MAX_BODY: usize = 3 << 20;
@@ -34,6 +35,7 @@ async fn serve(
     method: Method,
     uri: Uri,
     headers: HeaderMap,
+    upgrade: Upgrade,
     body: Bytes,
 ) -> Response {
     let query = parse_query(uri.query().unwrap_or_default());
@@ -87,6 +89,11 @@ async fn serve(
     if target.subresource == "proxy" {
         return proxy::forward(&shared, &method, &target, &uri, &headers, body)
             .await
+            .unwrap_or_else(|error| error_response(&error));
+    }
+    if target.subresource == "portforward" {
+        let ports = query.get("ports").map_or("", String::as_str);
+        return port_forward::forward(&shared, &target, ports, &headers, upgrade)
             .unwrap_or_else(|error| error_response(&error));
     }
     if list && watch {

@@ -25,9 +25,11 @@ mod discovery;
 pub mod fake_webhook;
 mod fault;
 mod fields;
+mod forward_proxy;
 mod http;
 mod kube_apiserver;
 mod listen;
+mod port_forward;
 mod proxy;
 mod rbac;
 mod resources;
@@ -54,6 +56,7 @@ use tokio::sync::watch as channel;
 pub use self::admission::Audit;
 pub use self::auth::{RequestAttributes, User};
 pub use self::fault::{FaultTarget, ServerFault};
+pub use self::forward_proxy::ForwardProxy;
 pub use self::kube_apiserver::{KubeApiserver, kube_apiserver_or_skip};
 use self::listen::MaybeTlsListener;
 use self::store::Store;
@@ -238,6 +241,27 @@ impl ApiServer {
         let path = dir.join("kubeconfig");
         kubeconfig(&path, &self.url(), self.ca(), token)?;
         Ok(path)
+    }
+
+    /// Writes a kubeconfig of an administrator with another URL of this server, and perhaps a proxy that leads to it.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn kubeconfig_through(&self, dir: &Path, url: &str, proxy: Option<&str>) -> anyhow::Result<PathBuf> {
+        let token = self.shared.state().auth.admin_token().map(str::to_owned);
+        let path = dir.join("kubeconfig");
+        kubeconfig(&path, url, self.ca(), token.as_deref())?;
+        if let Some(proxy) = proxy {
+            let mut config: Value = serde_json::from_slice(&std::fs::read(&path)?)?;
+            config["clusters"][0]["cluster"]["proxy-url"] = proxy.into();
+            std::fs::write(&path, config.to_string())?;
+        }
+        Ok(path)
+    }
+
+    /// Returns its address.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
     }
 
     /// Creates or replaces an object of a resource (`pods`, `nodes`, `configmaps`, ...) and returns it with its `uid` and

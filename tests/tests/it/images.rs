@@ -34,19 +34,14 @@ struct Node {
 }
 
 impl Node {
-    fn start(images: &std::path::Path) -> Self {
+    fn start(images: &std::path::Path, release: RuntimeRelease) -> Self {
         let primary = json!({ "cniVersion": "1.0.0", "name": "net", "plugins": [
             { "type": "bridge", "bridge": "cni0", "isGateway": true, "ipam": { "type": "host-local", "subnet": "10.77.0.0/24" } },
         ] });
-        let runtime = CriRuntime::start_release(
-            RuntimeRelease::Installed,
-            &[("10-net.conflist", &format!("{primary:#}\n"))],
-            None,
-        )
-        .unwrap();
+        let runtime =
+            CriRuntime::start_release(release, &[("10-net.conflist", &format!("{primary:#}\n"))], None).unwrap();
         for image in ["weir-agent", "weir-webhook", "weir-iptables", "weir"] {
-            let reference = format!("docker.io/library/{image}:{VERSION}");
-            runtime.import_archive(&images.join(format!("{image}.tar")), &reference).unwrap();
+            runtime.import_archive(&images.join(format!("{image}.tar"))).unwrap();
         }
         Self {
             runtime,
@@ -86,7 +81,7 @@ impl Node {
 #[test]
 fn agent_image_installs_and_uninstalls_as_the_manifests_say() {
     let Some(images) = images_or_skip() else { return };
-    let node = Node::start(&images);
+    let node = Node::start(&images, RuntimeRelease::Installed);
     let conflist = node.runtime.conf_dir().join("10-net.conflist");
     let before = std::fs::read(&conflist).unwrap();
     let kubelet = node.kubelet();
@@ -143,33 +138,42 @@ fn agent_image_installs_and_uninstalls_as_the_manifests_say() {
     node.remove(&uninstall_sandbox);
 }
 
+/// The archives are imported as the documentation says, and run under the names that `weir install --set images.hub=localhost` writes.
 #[test]
-fn images_of_the_other_binaries_start() {
+fn imported_images_are_found_by_name_and_start() {
     let Some(images) = images_or_skip() else { return };
-    let node = Node::start(&images);
-    for image in ["weir", "weir-iptables", "weir-webhook"] {
-        let name = format!("{image}:{VERSION}");
-        let container = Container {
-            name: image,
-            image: &name,
-            args: vec!["--version".to_owned()],
-            uid: 1337,
-            security: weir_tests::cri::Security {
-                drop: vec!["ALL".to_owned()],
-                read_only_root: true,
-                no_new_privileges: true,
-                seccomp_default: true,
-                ..Default::default()
-            },
-            ..Container::default()
-        };
-        let sandbox = node.runtime.pod(image, []);
-        let (id, container) = node.start_container(&sandbox, &container);
-        let state = wait_until("the program exits", || exit_state(&node, &container));
-        assert_eq!(state, ContainerState::Exited(0), "{}", log(&sandbox));
-        assert!(log(&sandbox).contains(&format!("{image} {VERSION}")), "{}", log(&sandbox));
-        node.remove(&id);
+    for release in [RuntimeRelease::Installed, RuntimeRelease::V1_7, RuntimeRelease::V2_1] {
+        if release.available_or_skip() {
+            let node = Node::start(&images, release);
+            for image in ["weir", "weir-iptables", "weir-webhook", "weir-agent"] {
+                print_version(&node, image);
+            }
+        }
     }
+}
+
+fn print_version(node: &Node, image: &str) {
+    let name = format!("localhost/{image}:{VERSION}");
+    let container = Container {
+        name: image,
+        image: &name,
+        args: vec!["--version".to_owned()],
+        uid: 1337,
+        security: weir_tests::cri::Security {
+            drop: vec!["ALL".to_owned()],
+            read_only_root: true,
+            no_new_privileges: true,
+            seccomp_default: true,
+            ..Default::default()
+        },
+        ..Container::default()
+    };
+    let sandbox = node.runtime.pod(image, []);
+    let (id, container) = node.start_container(&sandbox, &container);
+    let state = wait_until("the program exits", || exit_state(node, &container));
+    assert_eq!(state, ContainerState::Exited(0), "{}", log(&sandbox));
+    assert!(log(&sandbox).contains(&format!("{image} {VERSION}")), "{}", log(&sandbox));
+    node.remove(&id);
 }
 
 /// Returns the state of a container that has exited.

@@ -9,6 +9,7 @@
 //!
 //! [`admission`] reads an AdmissionReview and writes its response; the crate `weir-webhook` serves it.
 
+mod annotation_typos;
 mod annotation_values;
 mod annotations;
 mod api_validation;

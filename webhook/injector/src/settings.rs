@@ -11,7 +11,7 @@ mod release;
 mod templates;
 mod values;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::fields::{FieldErrors, FieldReader};
 use crate::template::SharedTemplateData;
@@ -180,6 +180,21 @@ fn reject_config_map_object(root: &FieldReader<'_>, config_map: &str, key: &str)
              kubectl -n istio-system get configmap {config_map} -o jsonpath='{{.data.{key}}}'"
         ));
     }
+}
+
+/// Turns CNI mode on or off in a `values` document, under the key that its release has. What is no map stays, and is reported later.
+pub fn set_cni_mode(values: &mut Value, enabled: bool) {
+    let is_before_1_22 = values.get("istio_cni").is_some() && values.pointer("/pilot/cni").is_none();
+    let path = if is_before_1_22 { &["istio_cni", "enabled"][..] } else { &["pilot", "cni", "enabled"] };
+    let mut place = values;
+    for key in path {
+        if place.is_null() {
+            *place = json!({});
+        }
+        let Some(map) = place.as_object_mut() else { return };
+        place = map.entry(*key).or_insert(Value::Null);
+    }
+    *place = enabled.into();
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use iptables_rules::names::variable::DUAL_STACK;
 use iptables_rules::text::parse_bool;
 use serde_json::Value;
 
+use crate::annotation_typos;
 use crate::annotations as name;
 use crate::conflicts;
 use crate::containers::{self, ContainerList, PROXY_CONTAINER};
@@ -22,7 +23,8 @@ pub(crate) fn collect(
     context: &InjectContext<'_>,
 ) -> Vec<String> {
     let has = |template: BuiltinTemplate| templates.contains(&template);
-    let mut warnings = ignored_annotations(context);
+    let mut warnings = annotation_typos::warnings(context.annotations);
+    warnings.extend(ignored_annotations(context));
     if let Some(policy) = pod["spec"]["dnsPolicy"].as_str().filter(|policy| !matches!(*policy, "ClusterFirst" | "")) {
         warnings.push(format!(
             "with dnsPolicy {policy:?} the proxy may be unable to resolve the control plane; ClusterFirst is expected"

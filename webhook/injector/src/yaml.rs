@@ -20,7 +20,15 @@ pub fn from_str(text: &str) -> Result<Value, YamlError> {
         legacy_octal_numbers: true,
         with_snippet: false,
     };
-    serde_saphyr::from_str_with_options(text, options).map_err(|error| YamlError(error.to_string()))
+    serde_saphyr::from_str_with_options(text, options).map_err(|error| {
+        let text = error.to_string();
+        // The library names functions of its own.
+        let second = text.strip_prefix("multiple YAML documents").and_then(|rest| rest.rsplit_once(" at "));
+        YamlError(match second {
+            Some((_, place)) => format!("has more than one YAML document, at {place}; only one is expected"),
+            None => text,
+        })
+    })
 }
 
 /// Writes a value as one YAML document and keeps the order of keys.
@@ -55,6 +63,12 @@ mod tests {
     fn parses_json_and_the_empty_text() {
         assert_eq!(from_str("{\"a\": [1, null]}").unwrap(), json!({"a": [1, null]}));
         assert_eq!(from_str("").unwrap(), Value::Null);
+    }
+
+    #[test]
+    fn second_document_is_named() {
+        let error = from_str("a: 1\n---\nb: 2\n").unwrap_err().to_string();
+        assert_eq!(error, "has more than one YAML document, at line 3, column 1; only one is expected");
     }
 
     #[test]

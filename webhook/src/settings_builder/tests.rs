@@ -26,6 +26,23 @@ fn missing_document_keeps_settings_pending() {
 }
 
 #[test]
+fn cni_mode_of_the_flag_overrides_the_values() {
+    let mode = |text: &str, cni_mode| {
+        let documents = [present(text), DocumentState::BuiltIn, DocumentState::BuiltIn];
+        let overrides = FlagOverrides { cni_mode, ..FlagOverrides::default() };
+        let mut builder = SettingsBuilder::new(documents, overrides, ClusterState::default());
+        builder.build();
+        let settings = builder.current().load_full().unwrap();
+        settings.values.pilot.cni_enabled
+    };
+    let istioctl = "pilot: {cni: {enabled: false, provider: default}}";
+    assert!(!mode(istioctl, None));
+    assert!(mode(istioctl, Some(true)));
+    assert!(mode("istio_cni: {enabled: false}", Some(true)), "the key of older charts");
+    assert!(!mode("pilot: {cni: {enabled: true}}", Some(false)));
+}
+
+#[test]
 fn rejected_document_keeps_the_last_good_settings() {
     let mut builder = builder(ClusterState::default());
     builder.set_document(SettingsDocument::Mesh, present("{}"));

@@ -15,8 +15,6 @@ use crate::snapshot::own::{Controller, OwnPod};
 const NATIVE_SIDECARS_MINOR: u32 = 29;
 /// Taints that keep pods from a new node until its agent is ready.
 const TAINTS: [&str; 2] = ["weir.dev/not-ready", "cni.istio.io/not-ready"];
-/// The agent's monitoring port.
-const MONITORING_PORT: u16 = 15034;
 
 /// Checks kernel, runtime and kubelet of all nodes.
 pub(super) fn analyze_platform(view: &ClusterView<'_>, findings: &mut Findings) {
@@ -144,9 +142,7 @@ fn check_agent(view: &ClusterView<'_>, node: &Node, pod: &OwnPod, findings: &mut
     }
     let unhealthy = report.and_then(|report| report.metrics.as_ref()).map_or(0, |metrics| metrics.unhealthy_pods);
     if unhealthy > 0 {
-        let fix = format!(
-            "kubectl -n {namespace} port-forward {name} {MONITORING_PORT} & weir check node --agent-url http://127.0.0.1:{MONITORING_PORT}"
-        );
+        let fix = format!("weir check node {} lists them", node.metadata.name);
         let text = format!("{unhealthy} meshed pods lack capture rules");
         findings.add_with_fix(&fault::PODS_WITHOUT_RULES, object.clone(), text, fix);
     }

@@ -63,10 +63,12 @@ fn webhook_permissions<'a>(installed: &'a InstalledRevision<'_>, namespace: &'a 
     for configuration in installed.configurations().filter(|_| patches_bundle) {
         require(ADMISSION, resource, &["patch"], None, Some(&configuration.metadata.name), "--patch-ca-bundle");
     }
-    if flags.get("injector-config-map").is_some() || flags.get("mesh-config-map").is_some() {
-        let namespace = Some(flags.get("istio-namespace").unwrap_or(namespace));
-        let reason = "--injector-config-map, --mesh-config-map";
-        require("", "configmaps", &["get", "list", "watch"], namespace, None, reason);
+    let config_namespace = Some(flags.get("istio-namespace").unwrap_or(namespace));
+    for (flag, reason) in [("injector-config-map", "--injector-config-map"), ("mesh-config-map", "--mesh-config-map")] {
+        // It is listed and watched by its name, which a role with `resourceNames` allows.
+        if let Some(name) = flags.get(flag) {
+            require("", "configmaps", &["get", "list", "watch"], config_namespace, Some(name), reason);
+        }
     }
     for (watched, group) in [("nodes", ""), ("namespaces", ""), ("proxyconfigs", "networking.istio.io")] {
         if flags.contains("watch", watched) {

@@ -1,7 +1,7 @@
 //! Loads the settings documents that a Deployment names, as the webhook does.
 
 use serde_json::Value;
-use weir_injector::settings::{Documents, NativeSidecars, Platform, ProxyConfigResources, Settings};
+use weir_injector::settings::{Documents, NativeSidecars, Platform, ProxyConfigResources, Settings, set_cni_mode};
 use weir_injector::yaml;
 
 use crate::fault::{self, Fault};
@@ -68,6 +68,10 @@ pub(super) fn load(
             None
         }
     });
+    let mut documents = documents;
+    if let Some(mode @ ("true" | "false")) = flags.get("cni-mode") {
+        set_cni_mode(documents[0].get_or_insert_with(Settings::builtin_values), mode == "true");
+    }
     let [values, mesh, config] = &documents;
     let documents = Documents { values: values.as_ref(), mesh: mesh.as_ref(), config: config.as_ref() };
     let settings = match Settings::from_documents(documents) {

@@ -13,7 +13,7 @@ use weir_injector::selection::{
 use super::selection::{describe_pods, for_each_combination, label};
 use super::view::{ClusterView, InstalledRevision};
 use crate::fault;
-use crate::finding::{FindingObject, Findings};
+use crate::finding::{FindingObject, Findings, first_names};
 use crate::snapshot::webhooks::{WebhookConfiguration, WebhookEntry};
 
 /// Suitable timeouts, in seconds. 10 is Kubernetes' default.
@@ -36,9 +36,23 @@ pub(super) fn analyze(view: &ClusterView<'_>, findings: &mut Findings) {
             findings.add(&fault::NOT_INSTALLED, installed.deployment_object(namespace), text);
         }
         if installed.configuration.is_none() && snapshot.configurations.is_some() {
-            let text =
-                format!("revision '{}' of the webhook runs, but no webhook configuration calls it", installed.revision);
-            findings.add(&fault::WEBHOOK_CONFIGURATION_MISSING, installed.configuration_object(), text);
+            let revision = &installed.revision;
+            let object = installed.configuration_object();
+            let pods = [&snapshot.webhook.pods, &snapshot.agent.pods].into_iter().flatten().flatten();
+            let unready: Vec<&str> = pods.filter(|pod| !pod.is_ready()).map(|pod| pod.metadata.name.as_str()).collect();
+            if unready.is_empty() {
+                let text = format!("revision '{revision}' of the webhook runs, but no webhook configuration calls it");
+                findings.add(&fault::WEBHOOK_CONFIGURATION_MISSING, object, text);
+            } else {
+                let text = format!(
+                    "the installation of revision '{revision}' did not finish: it waits for pods that are not ready ({}), and no \
+                     webhook configuration calls the webhook yet",
+                    first_names(&unready)
+                );
+                let fix =
+                    "kubectl describe these pods and fix what keeps them from starting, then run weir install again";
+                findings.add_with_fix(&fault::WEBHOOK_CONFIGURATION_MISSING, object, text, fix);
+            }
         }
         for configuration in installed.configurations() {
             let name = configuration.tag().unwrap_or(&installed.revision);

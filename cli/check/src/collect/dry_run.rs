@@ -26,12 +26,13 @@ pub(super) async fn create_pods<A: ApiTransport>(
     wanted: &str,
     limit: Option<&str>,
 ) -> Vec<DryRunResult> {
+    let image = webhook_image(snapshot);
     let mut results = Vec::new();
     for targets in targets(snapshot, wanted, limit) {
         let mut last = None;
         for target in targets {
             let path = format!("/api/v1/namespaces/{}/pods?dryRun=All&fieldManager=weir-check", target.namespace);
-            let response = match reader.send("POST", &path, Some(&pod(&target))).await {
+            let response = match reader.send("POST", &path, Some(&pod(&target, image))).await {
                 Ok(response) => response,
                 Err(reason) => {
                     reader.record_failure("the response to the dry-run pod", reason);
@@ -60,6 +61,13 @@ fn outcome(response: &ApiResponse) -> DryRunOutcome {
         }
         (code, None) => DryRunOutcome::Rejected { code, message: response.excerpt() },
     }
+}
+
+/// Returns the image of a webhook that is installed.
+fn webhook_image(snapshot: &Snapshot) -> &str {
+    let deployments = snapshot.webhook.controllers.iter().flatten();
+    let mut containers = deployments.flat_map(|deployment| &deployment.spec.template.spec.containers);
+    containers.find(|container| container.name == "weir-webhook").map_or("weir-webhook", |container| &container.image)
 }
 
 /// Returns a few targets for each revision whose entries select anything: namespaces that it injects first, then labelled pods.
@@ -106,8 +114,8 @@ fn targets(snapshot: &Snapshot, wanted: &str, limit: Option<&str>) -> Vec<Vec<Dr
     all
 }
 
-/// Returns a pod that every Pod Security level admits.
-fn pod(target: &DryRunTarget) -> Value {
+/// Returns a pod that every Pod Security level admits, with an image that the cluster runs already.
+fn pod(target: &DryRunTarget, image: &str) -> Value {
     json!({
         "apiVersion": "v1",
         "kind": "Pod",
@@ -117,7 +125,7 @@ fn pod(target: &DryRunTarget) -> Value {
             "securityContext": {"runAsNonRoot": true, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}},
             "containers": [{
                 "name": "probe",
-                "image": "registry.k8s.io/pause:3.10",
+                "image": image,
                 "resources": {"requests": {"cpu": "1m", "memory": "1Mi"}, "limits": {"cpu": "10m", "memory": "16Mi"}},
                 "securityContext": {
                     "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "capabilities": {"drop": ["ALL"]},

@@ -52,6 +52,7 @@ pub(crate) struct PodSpec {
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct Container {
     pub(crate) name: String,
+    pub(crate) image: String,
     pub(crate) command: Vec<String>,
     pub(crate) args: Vec<String>,
     pub(crate) env: Vec<EnvVar>,

@@ -73,7 +73,7 @@ fn manifest_text(path: &str) -> String {
     std::fs::read_to_string(manifests.join(path)).expect("a manifest")
 }
 
-fn manifest(path: &str) -> Vec<Value> {
+pub(super) fn manifest(path: &str) -> Vec<Value> {
     manifest_text(path).split("\n---\n").map(|document| yaml::from_str(document).expect("YAML")).collect()
 }
 
@@ -269,7 +269,7 @@ impl Fixture {
         self.objects.push((resource, object));
     }
 
-    fn add_all(&mut self, objects: Vec<Value>) {
+    pub(crate) fn add_all(&mut self, objects: Vec<Value>) {
         for object in objects {
             self.add(object);
         }

@@ -48,7 +48,7 @@ fn json_has_every_finding() {
     assert_eq!(findings[0]["object"], object);
     let old: Vec<&Value> = findings.iter().filter(|finding| finding["name"] == "pod-without-sidecar").collect();
     assert_eq!(old.iter().map(|finding| finding["alike"].as_u64().unwrap()).sum::<u64>(), 21);
-    assert_eq!(serde_json::from_str::<Value>(&print::json(&[])).unwrap(), json!({"findings": []}));
+    assert_eq!(serde_json::from_str::<Value>(&print::json(&[])).unwrap(), json!({"complete": true, "findings": []}));
 }
 
 #[test]

@@ -8,11 +8,13 @@ use crate::settings::InjectorArgs;
 #[command(after_long_help = "\
 Two stages decide: the API server evaluates the selectors of the webhook configuration on the labels of namespace and pod, then the
 injector evaluates its own rules. Every rule is printed with its outcome, and what to change. The labels of the namespace are those of
-a Namespace in the same manifest, or those of --namespace-labels.
+a Namespace in the same manifest, or those of --namespace-labels. With --context or --kubeconfig, the installed webhook configurations
+are evaluated, and the labels of namespaces are read from the cluster where the manifest has none.
 
 Examples:
   weir explain inject -f deployment.yaml --namespace-labels istio-injection=enabled
   kubectl get namespace,pod -n shop -o yaml | weir explain inject -f -
+  weir explain inject -f deployment.yaml --context prod
 
 Exit status: 0 done, whatever the decision, 1 the input has errors, 2 wrong usage or a file cannot be read.")]
 pub(crate) struct ExplainInjectArgs {

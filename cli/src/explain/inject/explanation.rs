@@ -5,14 +5,19 @@ use std::collections::HashMap;
 use serde_json::{Map, Value};
 use weir_injector::decision::{Decision, DecisionTrace, InjectionPolicy, decide};
 use weir_injector::finish::status::InjectionStatus;
+use weir_injector::selection::configurations::ENTRY_SUFFIX;
 use weir_injector::selection::{InjectorRevision, Labels, Selection, namespace_labels};
 use weir_injector::settings::{NativeSidecars, Settings};
 use weir_injector::uninject::uninject;
 use weir_injector::{InjectOutcome, InjectRequest, inject};
 
 use super::args::ExplainInjectArgs;
+use super::installed::Installed;
 use crate::inject::denial_messages;
 use crate::manifest::pods::{PodHolder, ShapeError};
+
+/// Suffix of the names that Istio gives the same entries.
+const ISTIO_ENTRY_SUFFIX: &str = "sidecar-injector.istio.io";
 
 /// Explanation of an injection: the deciding rule, and the additions.
 #[derive(Debug)]
@@ -46,23 +51,34 @@ pub(super) struct InjectionPreview {
     pub(super) warnings: Vec<String>,
 }
 
+/// What all pods of a manifest are explained with.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ExplainContext<'a> {
+    /// Labels of the Namespaces in the manifest.
+    pub(super) namespaces: &'a HashMap<String, Map<String, Value>>,
+    /// The cluster, if one is named.
+    pub(super) installed: Option<&'a Installed>,
+    pub(super) args: &'a ExplainInjectArgs,
+    pub(super) settings: &'a Settings,
+}
+
 /// Explains one pod.
 ///
 /// # Errors
 /// Every invalid field of the pod.
 pub(super) fn explain_pod(
     holder: &PodHolder<'_>,
-    namespaces: &HashMap<String, Map<String, Value>>,
-    args: &ExplainInjectArgs,
-    settings: &Settings,
+    context: &ExplainContext<'_>,
 ) -> Result<InjectExplanation, Vec<String>> {
+    let ExplainContext { namespaces, installed, args, settings } = *context;
     let errors = |errors: Vec<ShapeError>| errors.iter().map(ToString::to_string).collect::<Vec<_>>();
     let mut request = holder.request().map_err(errors)?;
     let namespace = request.namespace.get_or_insert_with(|| args.namespace.clone()).clone();
     let given = args.namespace_labels.as_ref();
     let given: Option<Map<String, Value>> =
         given.map(|labels| labels.iter().map(|(name, value)| (name.clone(), value.as_str().into())).collect());
-    let known = given.or_else(|| namespaces.get(&namespace).cloned());
+    let of_cluster = || installed.and_then(|installed| installed.namespace_labels(&namespace)).cloned();
+    let known = given.or_else(|| namespaces.get(&namespace).cloned()).or_else(of_cluster);
 
     let revision = InjectorRevision {
         revision: settings.revision.clone(),
@@ -79,12 +95,11 @@ pub(super) fn explain_pod(
     let of_namespace = namespace_labels(&namespace, known.clone().unwrap_or_default());
     let labels =
         Labels { namespace: &of_namespace, pod: request.pod["metadata"]["labels"].as_object().unwrap_or(&none) };
-    let entries = revision.webhook_entries().into_iter().map(|entry| {
-        let selects = entry.matches(labels)?;
-        Ok((entry.name, selects))
-    });
-    let entries: Vec<(String, bool)> = entries.collect::<Result<_, String>>().map_err(|error| vec![error])?;
-    let selection = revision.select(labels, &namespace);
+    let selected = match installed {
+        Some(installed) => installed.select(labels, &namespace, revision.revision()),
+        None => expected_entries(&revision, labels).map(|entries| (entries, revision.select(labels, &namespace))),
+    };
+    let (entries, selection) = selected.map_err(|error| vec![error])?;
     let decision_trace = decide(&original, Some(&namespace), InjectionPolicy::of(settings));
     let result = (decision_trace.decision == Decision::Inject).then(|| preview(&request, settings)).transpose();
     let result = match result {
@@ -100,6 +115,16 @@ pub(super) fn explain_pod(
         decision_trace,
         result,
     })
+}
+
+/// Returns the entries that an installation of the revision has, and whether they select the labels.
+fn expected_entries(revision: &InjectorRevision, labels: Labels<'_>) -> Result<Vec<(String, bool)>, String> {
+    let entries = revision.webhook_entries().into_iter().map(|entry| {
+        let selects = entry.matches(labels)?;
+        let prefix = entry.name.strip_suffix(ISTIO_ENTRY_SUFFIX).unwrap_or(&entry.name);
+        Ok((format!("{prefix}{ENTRY_SUFFIX}"), selects))
+    });
+    entries.collect()
 }
 
 /// Returns what injection adds to the pod.

@@ -5,6 +5,8 @@ use super::program::{ChainDef, Elements, Program, TABLE, TableDef};
 /// Differences that are described, of one chain and in all; the others are counted.
 const MAX_CHAIN_LINES: usize = 50;
 const MAX_LINES: usize = 200;
+/// Limit of rules that are aligned: the work grows with the square.
+const MAX_ALIGNED: usize = 200;
 
 /// Returns one line for each difference, up to a limit.
 pub(super) fn differences(expected: &Program, found: &Program) -> Vec<String> {
@@ -67,18 +69,56 @@ fn chains(expected: &ChainDef, found: &ChainDef, lines: &mut Vec<String>) {
     let tail = expected.iter().rev().zip(found.iter().rev()).take_while(|(a, b)| a == b).count();
     let (expected, found) = (&expected[..expected.len() - tail], &found[..found.len() - tail]);
     let count = expected.len().max(found.len());
-    for n in 0..count.min(MAX_CHAIN_LINES) {
-        let number = head + n + 1;
-        lines.push(match (expected.get(n), found.get(n)) {
-            (Some(a), Some(b)) => format!("rule {number} of chain {name} differs: expected \"{a}\", found \"{b}\""),
-            (Some(a), None) => format!("rule {number} of chain {name} is missing: \"{a}\""),
-            (None, Some(b)) => format!("rule {number} of chain {name} is unexpected: \"{b}\""),
+    for (expected_at, found_at) in align(expected, found).into_iter().take(MAX_CHAIN_LINES) {
+        let number = |at: usize| head + at + 1;
+        lines.push(match (expected_at.map(|at| (at, &expected[at])), found_at.map(|at| (at, &found[at]))) {
+            (Some((at, a)), Some((_, b))) => {
+                let (a, b, number) = (a.to_string(), b.to_string(), number(at));
+                if a == b {
+                    format!("rule {number} of chain {name} differs in what its text does not show: \"{a}\"")
+                } else {
+                    format!("rule {number} of chain {name} differs: expected \"{a}\", found \"{b}\"")
+                }
+            }
+            (Some((at, a)), None) => format!("rule {} of chain {name} is missing: \"{a}\"", number(at)),
+            (None, Some((at, b))) => format!("rule {} of chain {name} is unexpected: \"{b}\"", number(at)),
             (None, None) => continue,
         });
     }
     if count > MAX_CHAIN_LINES {
-        lines.push(format!("and {} more rules of chain {name} differ", count - MAX_CHAIN_LINES));
+        lines.push(format!("and up to {} more rules of chain {name} differ", count - MAX_CHAIN_LINES));
     }
+}
+
+/// Pairs the places of rules that differ, along the longest common subsequence; `None` where there is no counterpart. Long lists, where
+/// that would cost too much, are paired by their positions.
+fn align<T: PartialEq>(expected: &[T], found: &[T]) -> Vec<(Option<usize>, Option<usize>)> {
+    if expected.len().max(found.len()) > MAX_ALIGNED {
+        let differ = |at: &usize| expected.get(*at) != found.get(*at);
+        let place = |at: usize, len: usize| (at < len).then_some(at);
+        let places = (0..expected.len().max(found.len())).filter(differ);
+        return places.map(|at| (place(at, expected.len()), place(at, found.len()))).collect();
+    }
+    // A number for each distinct rule, since rules have no order.
+    let mut distinct: Vec<&T> = Vec::new();
+    let mut number = |rule| {
+        distinct.iter().position(|known| *known == rule).unwrap_or_else(|| {
+            distinct.push(rule);
+            distinct.len() - 1
+        })
+    };
+    let old: Vec<usize> = expected.iter().map(&mut number).collect();
+    let new: Vec<usize> = found.iter().map(&mut number).collect();
+    let mut pairs = Vec::new();
+    for operation in similar::capture_diff_slices(similar::Algorithm::Myers, &old, &new) {
+        if operation.tag() != similar::DiffTag::Equal {
+            let (mut old, mut new) = (operation.old_range(), operation.new_range());
+            for _ in 0..old.len().max(new.len()) {
+                pairs.push((old.next(), new.next()));
+            }
+        }
+    }
+    pairs
 }
 
 fn elements(name: &str, expected: &Elements, found: &Elements) -> String {

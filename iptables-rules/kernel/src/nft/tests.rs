@@ -207,6 +207,11 @@ fn verify_describes_drift() {
         };
         let lines = drift("flush chain inet weir ISTIO_IN_REDIRECT");
         assert_eq!(lines, ["rule 1 of chain ISTIO_IN_REDIRECT is missing: \"meta l4proto tcp redirect to :15006\""]);
+        let lines = drift(
+            "insert rule inet weir ISTIO_OUTPUT meta skuid 1000 accept\nadd rule inet weir ISTIO_OUTPUT meta skuid 2000 accept",
+        );
+        assert_eq!(lines.len(), 2, "the rules between them are the same: {lines:?}");
+        assert!(lines.iter().all(|line| line.contains("is unexpected")), "{lines:?}");
         let lines = drift("insert rule inet weir ISTIO_OUTPUT meta skuid 1000 counter accept");
         assert_eq!(lines, ["rule 1 of chain ISTIO_OUTPUT is unexpected: \"meta skuid 1000 [counter] accept\""]);
         let lines = drift(
