@@ -119,7 +119,7 @@ impl ResourceKind {
     }
 }
 
-/// Why a request about an object failed.
+/// Reason for the failure of a request about an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum ObjectError {
     /// Other field managers have set fields; each as the server reports it.

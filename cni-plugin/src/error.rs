@@ -64,9 +64,9 @@ pub enum CniError {
     AgentUnavailable {
         /// `namespace/name`.
         pod: String,
-        /// Why the agent was asked.
+        /// Reason for the question.
         purpose: QueryPurpose,
-        /// Why there is no answer.
+        /// Failure of the question.
         reason: String,
     },
     /// The pod was injected, but the record of its injection was removed or changed.
@@ -74,7 +74,7 @@ pub enum CniError {
     StatusContradicted {
         /// `namespace/name`.
         pod: String,
-        /// What contradicts what.
+        /// Description of the contradiction.
         fault: String,
     },
     /// The pod's spec has invalid settings.
@@ -136,7 +136,7 @@ pub enum CniError {
     Internal(String),
 }
 
-/// Why the agent is asked about a pod.
+/// Reason to ask the agent about a pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum QueryPurpose {
     /// To learn whether the pod is in the mesh.
@@ -241,7 +241,7 @@ impl CniError {
     }
 }
 
-/// Whether every error is about what only a newer version knows.
+/// Returns whether every error is about what only a newer version knows.
 fn is_newer_writer(errors: &[SettingError]) -> bool {
     !errors.is_empty() && errors.iter().all(SettingError::is_newer_writer)
 }

@@ -53,7 +53,7 @@ pub struct NetConf<'a> {
     pub exclude_namespaces: Vec<String>,
     /// Least severe level that is logged.
     pub log_level: LogLevel,
-    /// How rules are installed.
+    /// Backend that installs the rules.
     pub backend: Backend,
     /// Which tools show the rules.
     pub visibility: Visibility,

@@ -12,7 +12,7 @@ use crate::error::{CniError, QueryPurpose};
 use crate::netconf::{NetConf, PodAnnotations};
 use crate::request::PodArgs;
 
-/// What to do in a pod's network namespace.
+/// Plan for a pod's network namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PodPlan {
     /// Install nothing.
@@ -21,9 +21,9 @@ pub enum PodPlan {
     Capture {
         /// Capture rules of the pod.
         rules: RuleSet,
-        /// What the rules were planned from.
+        /// Configuration that the rules were planned from.
         config: Box<CaptureConfig>,
-        /// Where the configuration came from.
+        /// Origin of the configuration.
         source: ConfigSource,
     },
 }

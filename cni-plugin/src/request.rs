@@ -31,7 +31,7 @@ pub struct PodArgs {
 }
 
 impl PodArgs {
-    /// Whether the call is about a pod of Kubernetes. Podman passes a name, but no namespace.
+    /// Returns whether the call is about a pod of Kubernetes. Podman passes a name, but no namespace.
     pub fn is_kubernetes(&self) -> bool {
         !self.namespace.is_empty() && !self.name.is_empty()
     }

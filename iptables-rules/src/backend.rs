@@ -1,6 +1,6 @@
 //! Backends that write rules into the kernel, by the names that configurations use.
 
-/// How rules are written into the kernel.
+/// Way in which rules are written into the kernel.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Backend {
     /// nf_tables, and iptables where the kernel has no nf_tables.

@@ -29,7 +29,7 @@ pub const CAPTURE_MAX_BYTES: usize = limits::MAX_VALUE_BYTES;
 /// First character of the name of an optional field.
 const OPTIONAL: char = '?';
 
-/// How many errors are reported: a value may have thousands of unknown fields.
+/// Number of errors that are reported: a value may have thousands of unknown fields.
 const MAX_ERRORS: usize = 2 * FIELDS.len();
 
 /// Version of the format; raised when an old reader would misunderstand a new value.

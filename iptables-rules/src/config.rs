@@ -14,7 +14,7 @@ pub use crate::ports::PortSelection;
 /// A value is complete: nothing is looked up later. Defaults are those of Istio's CNI plugin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CaptureConfig {
-    /// How inbound traffic reaches the proxy.
+    /// Interception mode of inbound traffic.
     pub mode: InterceptionMode,
     /// Whether IPv6 traffic is captured like IPv4 traffic.
     pub ipv6: Ipv6Policy,
@@ -86,7 +86,7 @@ impl Default for CaptureConfig {
     }
 }
 
-/// How inbound traffic reaches the proxy (`sidecar.istio.io/interceptionMode`).
+/// Way in which inbound traffic reaches the proxy (`sidecar.istio.io/interceptionMode`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InterceptionMode {
     /// NAT to a port of the proxy; the application sees the proxy as the peer of inbound connections.

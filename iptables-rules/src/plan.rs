@@ -16,7 +16,7 @@ mod outbound;
 mod tproxy;
 
 use builder::{RuleBuilder, captures_inbound, host, in_interface, out_interface, tcp, to_port};
-pub use check::UnsupportedSetting;
+pub use check::{UnsupportedSetting, max_rule_count};
 
 /// Pairs of a rerouted interface and a network that get a rule each, as in Istio; more of them go through [`chain::REROUTE`].
 pub const MAX_PRODUCT: usize = 16;

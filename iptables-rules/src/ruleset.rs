@@ -62,13 +62,13 @@ pub struct Rule {
     pub family: Family,
     /// Conditions, all of which must hold, in the order in which iptables prints them.
     pub matches: Vec<Match>,
-    /// What happens then.
+    /// Action on packets that match.
     pub action: Action,
-    /// Why the rule exists.
+    /// Reason for the rule.
     pub reason: RuleReason,
 }
 
-/// Why a rule exists.
+/// Reason for a rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RuleReason {
     /// Excluded interface.
@@ -236,7 +236,7 @@ pub enum Protocol {
     Udp,
 }
 
-/// What happens to a packet for which all conditions hold.
+/// Action on a packet for which all conditions hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Action {
     /// Continue in another chain of the same table, then return.

@@ -1,6 +1,6 @@
 //! Foreign values: as settings, and in messages.
 
-/// How many bytes of a value a message shows.
+/// Bytes of a value that a message shows.
 pub(crate) const MAX_SHOWN_BYTES: usize = 64;
 
 /// Parses a boolean as Go's `strconv.ParseBool` does, which Istio uses for annotations and variables.

@@ -42,7 +42,7 @@ pub enum Command {
 /// Flags of `run`.
 #[derive(Debug, Args)]
 pub struct RunArgs {
-    /// What to install, and where.
+    /// Files to install, and their directories.
     #[command(flatten)]
     pub install: InstallArgs,
     /// Format and levels of the log.
@@ -71,7 +71,7 @@ pub struct RunArgs {
 /// Flags of `install` and `uninstall`.
 #[derive(Debug, Args)]
 pub struct OnceArgs {
-    /// What to install, and where.
+    /// Files to install, and their directories.
     #[command(flatten)]
     pub install: InstallArgs,
     /// Format and levels of the log.

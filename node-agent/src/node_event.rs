@@ -44,7 +44,7 @@ impl NodeEventReason {
         }
     }
 
-    /// Whether the event is a warning.
+    /// Returns whether the event is a warning.
     pub const fn is_warning(self) -> bool {
         match self {
             Self::Installed | Self::ContentionEnded => false,

@@ -52,7 +52,7 @@ const MAX_DETAIL: usize = 8;
 /// Event about a pod whose annotations have no effect any more.
 const ANNOTATIONS_CHANGED: &str = "CaptureAnnotationsChanged";
 
-/// How pods are inspected and repaired.
+/// Settings of inspection and repair.
 #[derive(Debug, Clone)]
 pub struct RepairOptions {
     /// Whether rules are restored in the running pod.
@@ -61,7 +61,7 @@ pub struct RepairOptions {
     pub interval: Duration,
     /// Backend of the plugin.
     pub backend: Backend,
-    /// Where network namespaces are found.
+    /// Directories of network namespaces.
     pub netns_paths: NetnsPaths,
 }
 
@@ -71,7 +71,7 @@ pub struct Repairer {
     pub pods: PodCache,
     /// Network namespaces that the plugin reported.
     pub attachments: Attachments,
-    /// How pods are inspected and repaired.
+    /// Settings of inspection and repair.
     pub options: RepairOptions,
     /// State of the rules of every meshed pod.
     pub states: PodStates,
@@ -142,7 +142,7 @@ impl Repairer {
         due.into_iter().zip(is_broken).filter(|(_, is_broken)| *is_broken).map(|(pod, _)| Arc::clone(pod)).collect()
     }
 
-    /// Whether a change of the pod makes an inspection necessary.
+    /// Returns whether a change of the pod makes an inspection necessary.
     fn is_due(&self, pod: &PodFacts) -> bool {
         match self.states.get(&pod.uid) {
             // A pod that its annotations keep out of the mesh has no state; the next full inspection looks whether it has rules.

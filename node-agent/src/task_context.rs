@@ -1,4 +1,4 @@
-//! What every task of the agent is given.
+//! Shared state that every task of the agent gets.
 
 use weir_runtime::CancellationToken;
 

@@ -6,7 +6,20 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use crate::reflector::SkippedObject;
+/// An object that is not in the cache, or not in its current version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SkippedObject {
+    /// `namespace/name`, or the name alone.
+    pub name: String,
+    /// Limit that it exceeds, as a clause.
+    pub reason: String,
+}
+
+impl std::fmt::Display for SkippedObject {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.name, self.reason)
+    }
+}
 
 /// The store of a [`Reflector`](crate::Reflector), by uid. Clones share it.
 #[derive(Debug)]
@@ -82,7 +95,7 @@ impl<T> Cache<T> {
         self.inner.changes.subscribe()
     }
 
-    /// Whether the cache has ever been complete.
+    /// Returns whether the cache has ever been complete.
     pub fn is_synced(&self) -> bool {
         self.status().synced
     }
@@ -111,7 +124,7 @@ impl<T> Cache<T> {
         self.notify();
     }
 
-    /// Whether an object was not skipped for that reason before.
+    /// Returns whether an object was not skipped for that reason before.
     pub fn is_newly_skipped(&self, uid: &str, object: &SkippedObject) -> bool {
         self.inner.skipped.read().unwrap_or_else(PoisonError::into_inner).get(uid) != Some(object)
     }

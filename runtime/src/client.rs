@@ -61,7 +61,7 @@ fn client(mut config: Config) -> Result<Client, String> {
 pub struct ApiError {
     /// HTTP status of the response; `None` if there was none.
     pub status: Option<u16>,
-    /// What the server says, or why it did not respond.
+    /// Message of the server, or the reason for which it did not respond.
     pub reason: String,
 }
 
@@ -71,7 +71,7 @@ impl ApiError {
         Self { status: None, reason: reason.into() }
     }
 
-    /// Whether a new client may succeed: the server rejected the credentials, or was not reached.
+    /// Returns whether a new client may succeed: the server rejected the credentials, or was not reached.
     pub fn needs_new_client(&self) -> bool {
         matches!(self.status, None | Some(401))
     }

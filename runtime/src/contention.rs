@@ -36,7 +36,7 @@ impl ContentionBackoff {
         ended
     }
 
-    /// Whether another writer keeps reverting our changes.
+    /// Returns whether another writer keeps reverting our changes.
     pub fn is_contended(&self) -> bool {
         self.consecutive > FREE_REPAIRS
     }

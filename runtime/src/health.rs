@@ -46,7 +46,7 @@ pub struct ConditionReport {
     pub name: &'static str,
     /// Its state.
     pub status: Status,
-    /// What a failure means for the process.
+    /// Effect of a failure on the process.
     pub impact: ReadinessImpact,
     /// Stable word for programs.
     pub reason: &'static str,

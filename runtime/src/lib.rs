@@ -23,7 +23,7 @@ pub mod logging;
 pub mod reflector;
 pub mod tasks;
 
-pub use cache::Cache;
+pub use cache::{Cache, SkippedObject};
 pub use client::ClientFactory;
-pub use reflector::{ObjectLimits, Reflector, SkippedObject};
+pub use reflector::{ObjectLimits, Reflector};
 pub use tokio_util::sync::CancellationToken;

@@ -65,11 +65,11 @@ pub struct Port {
     pub listener: TcpListener,
     /// `None` for plain HTTP.
     pub tls: Option<TlsAcceptor>,
-    /// What answers.
+    /// Service that answers requests.
     pub router: Router,
     /// Bounds.
     pub limits: Limits,
-    /// Where connections are counted.
+    /// Counters of the connections.
     pub metrics: ConnectionMetrics,
 }
 

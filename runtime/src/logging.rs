@@ -9,7 +9,7 @@ use tracing_subscriber::{Layer as _, Registry, fmt, reload};
 /// Istio's name of the scope that holds for everything else.
 const DEFAULT_SCOPE: &str = "default";
 
-/// How the log is written.
+/// Format of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
     /// For people.

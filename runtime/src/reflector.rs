@@ -22,11 +22,11 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+pub use self::limits::ObjectLimits;
 use self::limits::{HeadMetadata, MAX_OBJECT_BYTES, ObjectHead, Usage};
-pub use self::limits::{ObjectLimits, SkippedObject};
 use self::response::Response;
 use self::split::{LineSplitter, ListSplitter, Piece};
-use crate::cache::Cache;
+use crate::cache::{Cache, SkippedObject};
 use crate::client::{ApiError, ClientFactory, READ_TIMEOUT};
 
 /// Objects per page of a list: of the first one, and at most.
@@ -75,7 +75,7 @@ struct Collection {
     url: String,
 }
 
-/// What is remembered between lists.
+/// State that is kept between lists.
 #[derive(Debug)]
 struct ListState {
     page_size: u32,
@@ -106,7 +106,7 @@ struct EventLine<'a> {
     object: &'a RawValue,
 }
 
-/// Why a list or watch ended.
+/// Reason for the end of a list or watch.
 #[derive(Debug)]
 enum WatchEnd {
     /// The watch timed out or lost its connection; it can continue.

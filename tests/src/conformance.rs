@@ -94,7 +94,7 @@ impl Case {
         self.want.as_deref().unwrap_or(&self.input)
     }
 
-    /// Whether the output must be the expected one; else the case is one of [`DEVIATIONS`].
+    /// Returns whether the output must be the expected one; else the case is one of [`DEVIATIONS`].
     pub fn matches_upstream(&self) -> bool {
         !DEVIATIONS.iter().any(|(name, _)| *name == self.name())
     }

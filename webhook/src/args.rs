@@ -16,7 +16,7 @@ use weir_runtime::logging::LogFormat;
 #[derive(Debug, Parser)]
 #[command(name = "weir-webhook", version, about, args_conflicts_with_subcommands = true)]
 pub struct Cli {
-    /// What to do; without a command, serve.
+    /// Subcommand; without one, serve.
     #[command(subcommand)]
     pub command: Option<Command>,
     /// Flags of serving.
@@ -217,7 +217,7 @@ impl ServeArgs {
 }
 
 impl ClusterArgs {
-    /// Whether anything in the cluster is watched for the injector settings.
+    /// Returns whether anything in the cluster is watched for the injector settings.
     pub fn watches_settings(&self) -> bool {
         self.injector_config_map.is_some() || self.mesh_config_map.is_some() || !self.watch.is_empty()
     }

@@ -51,7 +51,7 @@ pub enum CertsError {
     Names {
         /// All requested names.
         names: String,
-        /// What is wrong.
+        /// Description of the fault.
         reason: String,
     },
     /// The crypto library failed.
@@ -97,7 +97,7 @@ impl Validity {
         Self { not_before: self.not_before.max(other.not_before), not_after: self.not_after.min(other.not_after) }
     }
 
-    /// Whether `now` is within it.
+    /// Returns whether `now` is within it.
     pub fn contains(&self, now: SystemTime) -> bool {
         self.not_before <= now && now < self.not_after
     }

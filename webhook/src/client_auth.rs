@@ -15,7 +15,7 @@ use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, 
 use rustls_pki_types::pem::PemObject as _;
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
-use crate::tls;
+use crate::crypto;
 
 /// CAs of clients that may call.
 pub struct ClientCa(Arc<dyn ClientCertVerifier>);
@@ -40,7 +40,7 @@ impl ClientCa {
         if roots.is_empty() {
             return Err("no PEM block BEGIN CERTIFICATE found".to_owned());
         }
-        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::new(tls::provider()))
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::new(crypto::provider()))
             .build()
             .map(Self)
             .map_err(|error| error.to_string())

@@ -56,7 +56,7 @@ pub enum ConfigError {
     Ca {
         /// File of the CA.
         path: PathBuf,
-        /// Why it cannot be read.
+        /// Error of the read.
         reason: std::io::Error,
     },
     /// Flags about the cluster are unusable.

@@ -37,7 +37,7 @@ impl<T: fmt::Debug> fmt::Debug for WatchedFiles<T> {
     }
 }
 
-/// What a poll found to be different.
+/// Difference that a poll found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FileChange {
     /// The files changed, and are in use.

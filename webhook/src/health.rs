@@ -15,7 +15,7 @@ pub struct ServerHealth {
     settings: Condition,
     certificate: Condition,
     served: ServedCertificate,
-    /// Why the changed files of the certificate were rejected.
+    /// Reason for which the changed files of the certificate were rejected.
     certificate_rejection: Mutex<Option<String>>,
 }
 

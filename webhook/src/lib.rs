@@ -14,6 +14,7 @@ pub mod certs;
 pub mod client_auth;
 pub mod config;
 pub mod controllers;
+mod crypto;
 pub mod file_watch;
 pub mod health;
 pub mod metrics;

@@ -6,7 +6,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
-use rustls::crypto::CryptoProvider;
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject as _;
@@ -16,6 +15,7 @@ use x509_parser::prelude::{ASN1Time, FromDer as _, X509Certificate};
 
 use crate::certs::Validity;
 use crate::client_auth::ClientVerifier;
+use crate::crypto;
 
 /// A certificate chain whose leaf belongs to its key and is valid.
 #[derive(Clone)]
@@ -73,7 +73,7 @@ impl ServerCert {
         let leaf = chain.first().ok_or(KeyPairError::NoCert)?;
         let validity = validity(leaf)?;
         let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| KeyPairError::KeyPem(error.to_string()))?;
-        let key = CertifiedKey::from_der(chain, key, &provider()).map_err(|error| match error {
+        let key = CertifiedKey::from_der(chain, key, &crypto::provider()).map_err(|error| match error {
             rustls::Error::InconsistentKeys(_) => KeyPairError::Mismatch,
             other => KeyPairError::Key(other.to_string()),
         })?;
@@ -113,11 +113,6 @@ pub(crate) fn validity(cert: &CertificateDer<'_>) -> Result<Validity, KeyPairErr
     Ok(Validity { not_before: time(validity.not_before), not_after: time(validity.not_after) })
 }
 
-/// Returns the one provider of cryptography. It is passed everywhere, because a library must not install it for the process.
-pub(crate) fn provider() -> CryptoProvider {
-    rustls::crypto::ring::default_provider()
-}
-
 /// Gives every handshake the certificate that is served now.
 #[derive(Debug)]
 struct CertificateResolver(ServedCertificate);
@@ -137,7 +132,8 @@ pub fn server_config(
     clients: Option<ClientVerifier>,
 ) -> Result<ServerConfig, rustls::Error> {
     let versions = [&rustls::version::TLS13, &rustls::version::TLS12];
-    let builder = ServerConfig::builder_with_provider(Arc::new(provider())).with_protocol_versions(&versions)?;
+    let builder =
+        ServerConfig::builder_with_provider(Arc::new(crypto::provider())).with_protocol_versions(&versions)?;
     let resume_sessions = clients.is_none();
     let builder = match clients {
         Some(clients) => builder.with_client_cert_verifier(Arc::new(clients)),

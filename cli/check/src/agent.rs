@@ -13,7 +13,7 @@ pub struct AgentPods {
     pub node: String,
     /// Whether the agent's pod cache is synced.
     pub synced: bool,
-    /// Why the last update of the pod cache failed.
+    /// Failure of the last update of the pod cache.
     #[serde(default, rename = "trouble")]
     pub last_error: Option<String>,
     /// Meshed pods, sorted by name.
@@ -39,13 +39,13 @@ pub struct AgentPod {
     /// Whether its annotations ask for other rules than it was started with.
     #[serde(default)]
     pub annotations_changed: bool,
-    /// How the agent found its network namespace.
+    /// Way in which the agent found its network namespace.
     #[serde(default)]
     pub found_by: Option<String>,
 }
 
 impl AgentPod {
-    /// Whether the pod lacks its capture rules, or may lack them.
+    /// Returns whether the pod lacks its capture rules, or may lack them.
     pub fn is_unhealthy(&self) -> bool {
         UNHEALTHY_STATES.contains(&self.state.as_str())
     }

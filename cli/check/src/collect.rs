@@ -23,7 +23,7 @@ use api::{ApiReader, ApiTransport};
 /// Timeout of one request. Creating the dry-run pod waits for webhooks, each of which may take up to 30 s.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(35);
 
-/// What is checked.
+/// Scope of a check.
 #[derive(Debug, Clone)]
 pub struct CheckScope {
     /// The namespaces of the installation.

@@ -29,11 +29,11 @@ pub struct Fault {
     pub code: &'static str,
     /// Stable name, such as `ca-bundle-empty`.
     pub name: &'static str,
-    /// How bad the fault is.
+    /// Severity of the fault.
     pub severity: Severity,
-    /// What the fault means, as a sentence.
+    /// Meaning of the fault, as a sentence.
     pub meaning: &'static str,
-    /// What to do, unless a finding has a fix of its own.
+    /// Fix, unless a finding has one of its own.
     pub action: &'static str,
 }
 

@@ -44,7 +44,7 @@ pub struct Finding {
     pub fault: &'static Fault,
     /// The object that has it.
     pub object: FindingObject,
-    /// What is wrong: one sentence without a full stop.
+    /// Description of the fault: one sentence without a full stop.
     pub text: String,
     /// A command, or what to do.
     pub fix: String,
@@ -90,12 +90,12 @@ impl Findings {
         }
     }
 
-    /// Whether any object has the fault.
+    /// Returns whether any object has the fault.
     pub(crate) fn has(&self, fault: &'static Fault) -> bool {
         self.all.iter().any(|finding| finding.fault == fault)
     }
 
-    /// Whether an object with one of these names has the fault.
+    /// Returns whether an object with one of these names has the fault.
     pub(crate) fn has_for(&self, fault: &'static Fault, names: &HashSet<String>) -> bool {
         self.all.iter().any(|finding| finding.fault == fault && names.contains(&finding.object.name))
     }

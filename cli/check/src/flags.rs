@@ -38,7 +38,7 @@ impl Flags {
         values.next_back().or_else(variable).filter(|value| !value.is_empty())
     }
 
-    /// Whether a boolean flag is set, or is `default` when it is not given.
+    /// Returns whether a boolean flag is set, or is `default` when it is not given.
     pub(crate) fn is_on(&self, name: &str, default: bool) -> bool {
         let bare = self.args.iter().any(|arg| arg.strip_prefix("--") == Some(name));
         match self.get(name) {
@@ -48,7 +48,7 @@ impl Flags {
         }
     }
 
-    /// Whether a comma-separated list flag contains an item.
+    /// Returns whether a comma-separated list flag contains an item.
     pub(crate) fn contains(&self, name: &str, item: &str) -> bool {
         self.get(name).is_some_and(|list| list.split(',').any(|listed| listed.trim() == item))
     }

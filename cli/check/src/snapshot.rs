@@ -65,7 +65,7 @@ pub struct Snapshot {
     pub(crate) failed_creates: Option<Vec<FailedCreate>>,
     /// Pods that injection concerns.
     pub(crate) pods: Option<Vec<MeshPod>>,
-    /// What the pods of webhook and agents report, by pod name.
+    /// Reports of the pods of webhook and agents, by pod name.
     pub(crate) reports: BTreeMap<String, PodReport>,
     pub(crate) dry_runs: Vec<DryRunResult>,
     /// Permissions that an installation needs and the user lacks.
@@ -75,7 +75,7 @@ pub struct Snapshot {
 /// Something that could not be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ReadFailure {
-    /// What was to be read, such as `pods of weir-system`.
+    /// Objects that were to be read, such as `pods of weir-system`.
     pub(crate) what: String,
     pub(crate) reason: String,
 }
@@ -101,7 +101,7 @@ pub(crate) struct DryRunResult {
     pub(crate) outcome: DryRunOutcome,
 }
 
-/// What the API server answered to a dry-run pod.
+/// Answer of the API server to a dry-run pod.
 #[derive(Debug, Clone)]
 pub(crate) enum DryRunOutcome {
     /// The pod after admission.

@@ -39,7 +39,7 @@ impl FromStr for Suppression {
 }
 
 impl Suppression {
-    /// Whether the rule suppresses a finding.
+    /// Returns whether the rule suppresses a finding.
     pub fn matches(&self, finding: &Finding) -> bool {
         let object = &finding.object;
         let name = if object.namespace.is_empty() {

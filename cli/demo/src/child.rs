@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use weir_lab::process::{self, ChildGuard};
 use weir_lab::{ConnectionInfo, Dial, Netns, User, http};
 
-/// What a child process does, as JSON on its command line.
+/// Work of a child process, as JSON on its command line.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct ChildSpec {
     /// Process id of the demo.

@@ -29,7 +29,7 @@ pub(crate) struct Testbed<'a> {
 pub(crate) struct Flow {
     /// `IPv4` or `IPv6`.
     pub(crate) family: &'static str,
-    /// Who connects to whom.
+    /// Client and server.
     pub(crate) what: String,
     pub(crate) expected: CapturePath,
     /// `None` without an answer.

@@ -30,7 +30,7 @@ use clap::Parser;
 use interrupt::Interrupt;
 use report::Printer;
 
-/// What a shell reports for a process that SIGINT ended.
+/// Exit code that a shell reports for a process that SIGINT ended.
 const INTERRUPTED: u8 = 130;
 
 /// Show the whole pipeline on this machine: injection, capture rules, captured connections (root on Linux)

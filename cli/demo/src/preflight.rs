@@ -3,7 +3,7 @@
 use std::env;
 use std::path::{Path, PathBuf};
 
-/// Where Debian and upstream put CNI plugins.
+/// Directories of CNI plugins in Debian and upstream.
 const PLUGIN_DIRS: [&str; 2] = ["/usr/lib/cni", "/opt/cni/bin"];
 const PLUGINS: [&str; 3] = ["bridge", "host-local", "portmap"];
 

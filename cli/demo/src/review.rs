@@ -67,7 +67,7 @@ impl PodUnderTest {
     }
 }
 
-/// What the webhook's patch changed.
+/// Changes of the webhook's patch.
 #[derive(Debug, Serialize)]
 pub(crate) struct AppliedPatch {
     pub(crate) allowed: bool,

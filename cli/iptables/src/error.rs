@@ -20,7 +20,7 @@ pub enum IptablesError {
     Output {
         /// The file, or standard output.
         to: String,
-        /// Why.
+        /// Reason for the fault.
         error: io::Error,
     },
     /// Connections did not go where the rules should send them; one message each, and what to do.

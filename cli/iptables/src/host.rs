@@ -1,4 +1,4 @@
-//! What this host says where the options leave something open.
+//! Facts of this host, for what the options leave open.
 
 use std::fs;
 use std::net::IpAddr;

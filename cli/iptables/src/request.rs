@@ -14,7 +14,7 @@ use crate::args::IptablesArgs;
 use crate::host::HostInfo;
 use crate::options::{Ipv6, OPTIONS, ParsedOptions};
 
-/// What has to be done.
+/// Work that the options ask for.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Request {
     /// The effective capture configuration.

@@ -16,7 +16,7 @@ use crate::rules::subject::Capture;
 /// Any IPv4 address, to select the rules of that family.
 const IPV4: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
-/// What a pod or a network namespace captures.
+/// Explanation of what a pod or a network namespace captures.
 #[derive(Debug)]
 pub(crate) struct Explanation {
     /// Name for messages.

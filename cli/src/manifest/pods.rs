@@ -11,7 +11,7 @@ const TEMPLATE: &[&str] = &["spec", "template"];
 /// A CronJob wraps a Job; the pod gets the metadata of the innermost template.
 const CRON_JOB_TEMPLATE: &[&str] = &["spec", "jobTemplate", "spec", "template"];
 
-/// Where an object has its pods.
+/// Place of the pods in an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Shape {
     Pod,

@@ -25,7 +25,7 @@ pub(crate) struct Subject {
     pub(crate) capture: Capture,
 }
 
-/// What is captured in a pod.
+/// Capture configuration of a pod.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Capture {
     Configured {

@@ -43,7 +43,7 @@ pub(crate) struct ClusterConfigArgs {
     mesh_config_map: Option<String>,
 }
 
-/// What to read from the cluster.
+/// Objects to read from the cluster.
 #[derive(Debug, Clone, Copy)]
 #[expect(clippy::struct_excessive_bools, reason = "one for each document")]
 pub(crate) struct DocumentRequest<'a> {
@@ -56,7 +56,7 @@ pub(crate) struct DocumentRequest<'a> {
     pub(crate) revision: &'a str,
 }
 
-/// What was read from the cluster.
+/// Objects that were read from the cluster.
 #[derive(Debug, Default)]
 pub(crate) struct ClusterDocuments {
     pub(crate) values: Option<Value>,

@@ -12,7 +12,7 @@ pub(super) struct Node {
     pub(super) shape: Shape,
 }
 
-/// What can be edited in part.
+/// Parts of a text that can be edited.
 #[derive(Debug)]
 pub(super) enum Shape {
     /// A block mapping.

@@ -24,7 +24,7 @@ pub const REPORT_MAX_BYTES: usize = 128 << 10;
 /// Name of the socket for reports, in the directory of the socket for queries.
 pub const REPORT_SOCKET: &str = "report.sock";
 
-/// How the plugin reaches the node agent.
+/// Settings with which the plugin reaches the node agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AgentEndpoint {
     /// Path of the socket for queries (key `agent_socket`).
@@ -60,7 +60,7 @@ pub struct PodQuery {
 pub enum PodAnswer {
     /// The pod is not captured.
     Skip {
-        /// Why not, for people.
+        /// Reason, for people.
         reason: String,
     },
     /// The pod is in the mesh.
@@ -75,7 +75,7 @@ pub enum PodAnswer {
     },
     /// The agent does not know the pod, or not yet.
     Unknown {
-        /// Why not, for people.
+        /// Reason, for people.
         reason: String,
     },
 }
@@ -92,7 +92,7 @@ impl PodAnswer {
     }
 }
 
-/// How a call of the plugin ended.
+/// Result of a call of the plugin.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CallOutcome {
@@ -150,7 +150,7 @@ pub struct CallReport {
     pub v: u32,
     /// `CNI_COMMAND`.
     pub verb: String,
-    /// How the call ended.
+    /// Result of the call.
     pub outcome: CallOutcome,
     /// Code of the CNI error.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -13,7 +13,7 @@ use iptables_rules::names::{annotation, variable};
 use iptables_rules::text::parse_bool;
 use serde_json::Value;
 
-/// Why a pod is not captured.
+/// Reason for which a pod is not captured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SkipReason {
     /// `CNI_ARGS` names no pod and namespace: podman, or a call by hand.
@@ -63,7 +63,7 @@ impl fmt::Display for SkipReason {
     }
 }
 
-/// Where the capture configuration came from.
+/// Origin of a capture configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConfigSource {
     /// Annotation `weir.dev/capture`, written by the webhook.
@@ -96,7 +96,7 @@ pub struct ProxyFacts {
     pub spec: Result<ProxySpec, Vec<String>>,
 }
 
-/// What the annotations and the spec say about a pod.
+/// Decision that follows from the annotations and the spec of a pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CaptureDecision {
     /// The pod is not captured.

@@ -31,7 +31,7 @@ pub struct PluginEntry {
     pub exclude_namespaces: Vec<String>,
     /// Least severe level that the plugin logs.
     pub log_level: LogLevel,
-    /// How rules are installed.
+    /// Backend that installs the rules.
     pub backend: Backend,
     /// Which tools show the rules.
     pub visibility: Visibility,

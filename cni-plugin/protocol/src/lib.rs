@@ -1,4 +1,4 @@
-//! What the CNI plugin shares with the node agent and the tools: its entry in a network configuration, the messages on the agent's
+//! Interface of the CNI plugin to the node agent and the tools: its entry in a network configuration, the messages on the agent's
 //! sockets, and the decision about a pod.
 
 pub mod agent;

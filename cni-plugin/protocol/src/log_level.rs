@@ -3,9 +3,9 @@
 /// Severity of a log line; as a setting, the least severe that is written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LogLevel {
-    /// Why something was decided.
+    /// Reasons for decisions.
     Debug,
-    /// What was decided.
+    /// Decisions.
     #[default]
     Info,
     /// Something is unusual, but the call continues.

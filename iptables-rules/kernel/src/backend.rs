@@ -60,9 +60,9 @@ pub enum BackendError {
     /// Neither nf_tables nor iptables works.
     #[error("{nft}; {iptables}")]
     NoBackend {
-        /// Why nf_tables does not work.
+        /// Fault of nf_tables.
         nft: NftError,
-        /// Why iptables does not work.
+        /// Fault of iptables.
         iptables: IptablesError,
     },
     /// An address or a route cannot be set or read.
@@ -73,7 +73,7 @@ pub enum BackendError {
     RollbackFailed {
         /// The first error.
         cause: Box<BackendError>,
-        /// Why the rules could not be removed.
+        /// Fault of the removal.
         rollback: Box<BackendError>,
     },
 }

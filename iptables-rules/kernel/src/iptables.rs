@@ -20,7 +20,7 @@ pub use process::IptablesError;
 use programs::IptablesPrograms;
 pub use programs::IptablesVariant;
 
-/// How many times a change is tried while other programs change the rules or hold the lock.
+/// Attempts at a change while other programs change the rules or hold the lock.
 const ATTEMPTS: usize = 5;
 
 /// Installs the rules of both families. A family whose rules are in place is left alone, unless `force` is set.

@@ -16,15 +16,15 @@ use crate::read_limits::ReadBudget;
 const DATAGRAM: usize = 32 * 1024;
 /// Batches up to this size fit into the default send buffer (`net.core.wmem_default`, at least 212,992 bytes).
 const DEFAULT_SEND_BUFFER: usize = 160 * 1024;
-/// How many times a call is repeated after a signal.
+/// Repetitions of a call after signals.
 const MAX_INTERRUPTS: usize = 16;
-/// How many times a dump is tried while other programs change the objects.
+/// Attempts at a dump while other programs change the objects.
 pub(crate) const MAX_DUMP_ATTEMPTS: usize = 8;
 
 /// A netlink socket in the network namespace of the thread that opened it.
 pub(crate) struct Netlink {
     socket: Socket,
-    /// What dumps may still read. After an exceeded limit the socket holds the rest of the dump, and must not be used any more.
+    /// Budget of dumps. After an exceeded limit the socket holds the rest of the dump, and must not be used any more.
     budget: ReadBudget,
 }
 

@@ -37,7 +37,7 @@ pub enum NetnsError {
     Thread {
         /// Path of the namespace.
         path: String,
-        /// What failed.
+        /// Operation that failed.
         reason: String,
     },
 }

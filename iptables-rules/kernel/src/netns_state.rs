@@ -35,7 +35,7 @@ pub struct NetnsState {
     pub addresses: Vec<IpAddr>,
     /// Marks whose packets are delivered locally.
     pub local_deliveries: Vec<LocalDelivery>,
-    /// What cannot be read, and why.
+    /// Parts that cannot be read, and the reasons.
     pub unreadable: Vec<String>,
 }
 

@@ -1,4 +1,4 @@
-/// What installing rules changed.
+/// Changes that an installation of rules made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ApplyOutcome {
     /// There were no rules of ours; they were added.

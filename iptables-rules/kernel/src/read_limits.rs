@@ -80,7 +80,7 @@ impl ExceededLimit {
     }
 }
 
-/// What may still be read.
+/// Rest of the limits.
 #[derive(Debug)]
 pub(crate) struct ReadBudget {
     limits: ReadLimits,

@@ -24,13 +24,13 @@ use iptables_rules::ruleset::{LocalDelivery, Routing};
 
 /// `lo` is the first interface of every network namespace.
 const LO: u32 = 1;
-/// How long to wait for `lo` to come up before an address is added to it. containerd attaches `lo` and the pod's network at the same time,
+/// Time to wait for `lo` to come up before an address is added to it. containerd attaches `lo` and the pod's network at the same time,
 /// and the loopback plugin fails if it finds an address of another network on `lo` right after bringing it up. Without such a plugin `lo`
 /// may stay down, so the wait is no longer than a slow plugin takes.
 const LOOPBACK_WAIT: Duration = Duration::from_millis(200);
 /// Interval at which `lo` is polled.
 const LOOPBACK_POLL: Duration = Duration::from_millis(2);
-/// How long to wait for the check of the loopback plugin after `lo` has come up.
+/// Time to wait for the check of the loopback plugin after `lo` has come up.
 const LOOPBACK_SETTLE: Duration = Duration::from_millis(20);
 /// `RT_TABLE_UNSPEC`, linux/rtnetlink.h: the table is in an attribute, which also allows numbers above 255.
 const TABLE_IN_ATTRIBUTE: u8 = 0;

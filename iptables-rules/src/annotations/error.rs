@@ -1,4 +1,4 @@
-/// How many faults of one value an error text names.
+/// Number of faults of one value that an error text names.
 const MAX_SHOWN_FAULTS: usize = 5;
 
 use crate::names::annotation;
@@ -8,19 +8,19 @@ use crate::text::truncate;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("invalid value '{value}' for {setting_source} '{name}': {reason}{}", self.advice())]
 pub struct SettingError {
-    /// Where the value was given.
+    /// Origin of the value.
     pub setting_source: SettingSource,
     /// Key of the annotation, or name of the variable or option.
     pub name: String,
     /// The value, truncated where it is long.
     pub value: String,
-    /// What is wrong with the value.
+    /// Description of the fault.
     pub reason: String,
     /// Whether a newer version wrote the value; see [`Self::is_newer_writer`].
     newer_writer: bool,
 }
 
-/// Where a setting is given.
+/// Origin of a setting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum SettingSource {
     /// Annotation of the pod.

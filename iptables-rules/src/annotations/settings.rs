@@ -16,7 +16,7 @@ use crate::{cidrs, ports};
 /// One setting of a pod.
 #[derive(Debug, Clone, Copy)]
 pub struct Setting {
-    /// Where it is given.
+    /// Origin of the setting.
     pub source: SettingSource,
     /// Key of the annotation, or name of the variable.
     pub name: &'static str,

@@ -148,7 +148,7 @@ proptest! {
 
     #[test]
     fn no_more_rules_than_counted_before(config in crate::arbitrary::config()) {
-        prop_assert!(plan(&config).unwrap().rules.len() <= crate::limits::max_rule_count(&config));
+        prop_assert!(plan(&config).unwrap().rules.len() <= super::max_rule_count(&config));
     }
 
     #[test]

@@ -31,7 +31,7 @@ pub struct Line<'a> {
 pub struct Parsed {
     /// Conditions in the order of the text.
     pub matches: Vec<Match>,
-    /// What happens to the packet.
+    /// Action on the packet.
     pub action: Action,
 }
 

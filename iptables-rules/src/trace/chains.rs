@@ -53,7 +53,7 @@ pub struct Rule {
     pub effects: Vec<Effect>,
     /// The rule in the syntax of its backend.
     pub text: String,
-    /// Why the rule exists, if known.
+    /// Reason for the rule, if known.
     pub reason: Option<RuleReason>,
 }
 

@@ -46,7 +46,7 @@ fn table_and_chain(chain: &Chain) -> (Table, &'static str) {
     (Table::Nat, known(&chain.name).unwrap_or_default())
 }
 
-/// What a rule matches and does.
+/// Conditions and action of a rule.
 struct RuleShape<'a> {
     rule: &'a Rule,
     /// Chain of the mesh that the rule jumps to.
@@ -108,7 +108,7 @@ impl<'a> RuleShape<'a> {
     }
 }
 
-/// What the rules of a chain say about each other.
+/// Facts that the rules of a chain show about each other.
 struct ChainFacts<'a> {
     /// Interfaces whose packets are captured.
     rerouted: HashSet<&'a str>,

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 /// A packet before the first rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Packet {
-    /// Where it comes from.
+    /// Origin of the packet.
     pub origin: PacketOrigin,
     /// Transport protocol.
     pub transport: Transport,
@@ -26,7 +26,7 @@ pub struct Packet {
     pub state: ConntrackState,
 }
 
-/// Where a packet comes from.
+/// Origin of a packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PacketOrigin {
     /// From outside the pod.

@@ -9,7 +9,7 @@ use crate::ruleset::RuleReason;
 pub struct Trace {
     /// Visited tables, in order.
     pub tables: Vec<TableVisit>,
-    /// What happens to the packet in the end.
+    /// Final fate of the packet.
     pub disposition: Disposition,
     /// Place of the rule that decided, as indexes of a table and of a visit in it; `None` where none did.
     pub decided_by: Option<(usize, usize)>,
@@ -30,7 +30,7 @@ pub struct TableVisit {
     pub hook: Hook,
     /// Name of the table; with its family, unless it is a table of iptables.
     pub table: String,
-    /// Why its rules do not apply; `None` if they do.
+    /// Reason for which its rules do not apply; `None` if they do.
     pub skip_reason: Option<&'static str>,
     /// Evaluated rules, in order.
     pub rules: Vec<RuleVisit>,
@@ -47,7 +47,7 @@ pub struct RuleVisit {
     pub depth: usize,
     /// The rule in the syntax of its backend.
     pub rule: String,
-    /// Why the rule exists, if known.
+    /// Reason for the rule, if known.
     pub reason: Option<RuleReason>,
     /// Result of the rule.
     pub result: RuleResult,
@@ -64,7 +64,7 @@ pub enum RuleResult {
     Match(Vec<Effect>),
 }
 
-/// What happens to a packet in the end.
+/// Final fate of a packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Disposition {
     /// Redirected to a local port by NAT; `SO_ORIGINAL_DST` gives the original destination.

@@ -16,7 +16,7 @@ const MAX_JUMP_DEPTH: usize = 64;
 /// Limit of rules that are evaluated for one packet: with two jumps in each chain, few rules are evaluated thousands of times.
 const MAX_VISITS: usize = 200_000;
 
-/// How evaluation continues after a rule or a chain.
+/// Continuation after a rule or a chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Flow {
     /// With the next rule of the calling chain.

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use allocation_counter::measure;
 use iptables_rules::annotations::ProxySpec;
-use iptables_rules::limits::{self, MAX_CIDRS, MAX_INTERFACES, MAX_PORTS, MAX_RULES, MAX_VALUE_BYTES};
+use iptables_rules::limits::{MAX_CIDRS, MAX_INTERFACES, MAX_PORTS, MAX_RULES, MAX_VALUE_BYTES};
 use iptables_rules::names::annotation;
+use iptables_rules::plan::max_rule_count;
 use iptables_rules::{CaptureConfig, plan};
 use proptest::prelude::*;
 
@@ -147,7 +148,7 @@ fn largest_accepted_pod_is_planned_at_once() {
     config.proxy_uids = (1..65).collect();
     config.proxy_gids = (1..65).collect();
     config.outbound_ports_exclude = (1..1_000).collect();
-    assert!(limits::max_rule_count(&config) > MAX_RULES * 3 / 4);
+    assert!(max_rule_count(&config) > MAX_RULES * 3 / 4);
     let begun = Instant::now();
     let rules = cheap(|| answer_config(&config)).unwrap();
     println!("{rules} rules planned and traced in {:?}", begun.elapsed());
@@ -178,6 +179,6 @@ proptest! {
         let config = CaptureConfig::from_annotations(&hostile, &ProxySpec::default()).unwrap();
         let rules = plan(&config).unwrap().rules.len();
         prop_assert!(rules <= 100 + 2 * bytes, "{rules} rules of {bytes} bytes");
-        prop_assert!(rules <= limits::max_rule_count(&config));
+        prop_assert!(rules <= max_rule_count(&config));
     }
 }

@@ -63,7 +63,7 @@ impl PluginBinary {
         Ok(())
     }
 
-    /// Whether a directory has the plugin, complete and executable. Reads the file only if it may have changed.
+    /// Returns whether a directory has the plugin, complete and executable. Reads the file only if it may have changed.
     pub fn is_installed(&mut self, file_system: &dyn FileSystem, dir: &Path) -> bool {
         let Some((_, expected)) = &self.source else { return false };
         let path = dir.join(PLUGIN_TYPE);
@@ -121,7 +121,7 @@ impl PluginBinary {
     }
 }
 
-/// Whether a directory has the plugin, a version of it or a leftover.
+/// Returns whether a directory has the plugin, a version of it or a leftover.
 pub fn is_present(file_system: &dyn FileSystem, dir: &Path) -> bool {
     file_system
         .list(dir)
@@ -148,7 +148,7 @@ fn remove_versions(file_system: &dyn FileSystem, dir: &Path, keep: Option<&Path>
     Ok(())
 }
 
-/// Whether a file is a version of the plugin, or a leftover of writing one.
+/// Returns whether a file is a version of the plugin, or a leftover of writing one.
 fn is_version_or_leftover(DirEntry { name, is_dir }: &DirEntry) -> bool {
     let version = name.strip_prefix(PLUGIN_TYPE).and_then(|rest| rest.strip_prefix('-'));
     let is_version =

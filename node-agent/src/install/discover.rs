@@ -33,7 +33,7 @@ pub struct NodeDirs {
     pub bins: Vec<HostDir>,
     /// Candidates for the runtime's binary, as mounted; the first that exists counts.
     pub runtimes: Vec<PathBuf>,
-    /// Where the directories are configured, for messages.
+    /// Place where the directories are configured, for messages.
     pub source: String,
     /// Contradictions between flags and runtime.
     pub findings: Vec<Finding>,
@@ -45,7 +45,7 @@ pub trait HostFiles {
     fn read(&self, path: &str) -> Option<Vec<u8>>;
     /// Returns the names of the files in a directory, sorted.
     fn names(&self, dir: &str) -> Vec<String>;
-    /// Whether a path exists.
+    /// Returns whether a path exists.
     fn exists(&self, path: &str) -> bool;
 }
 

@@ -21,7 +21,7 @@ pub enum Finding {
     InvalidFirst {
         /// The file.
         file: String,
-        /// Why it is invalid.
+        /// Description of the fault.
         reason: String,
     },
     /// A file that is not the first is invalid.
@@ -29,7 +29,7 @@ pub enum Finding {
     InvalidOther {
         /// The file.
         file: String,
-        /// Why it is invalid.
+        /// Description of the fault.
         reason: String,
     },
     /// Runtimes use another file than `--cni-conf-name`.
@@ -53,13 +53,13 @@ pub enum Finding {
         file: String,
         /// Its version; empty where it has none.
         version: String,
-        /// Why it cannot be raised.
+        /// Reason for the failure.
         reason: String,
     },
     /// Drop-ins are configured, but cannot be used.
     #[error("cannot use a drop-in; falling back to chained mode: {reason}")]
     DropInsNotRead {
-        /// Why not.
+        /// Reason for the failure.
         reason: String,
     },
     /// Runtimes use another file than our own list.
@@ -99,7 +99,7 @@ pub enum Finding {
         file: String,
         /// The plugin.
         plugin: String,
-        /// Why it cannot be started.
+        /// Error of the start.
         reason: String,
     },
     /// A directory does not exist.
@@ -149,7 +149,7 @@ pub enum Finding {
     RuntimeConfiguration {
         /// The file.
         file: String,
-        /// Why it cannot be parsed.
+        /// Error of the parser.
         reason: String,
     },
 }
@@ -179,7 +179,7 @@ impl Finding {
         }
     }
 
-    /// Whether meshed pods may lack their rules or fail to start because of it.
+    /// Returns whether meshed pods may lack their rules or fail to start because of it.
     pub const fn is_error(&self) -> bool {
         !matches!(self, Self::InvalidOther { .. } | Self::DropInsNotRead { .. } | Self::RuntimeConfiguration { .. })
     }

@@ -51,7 +51,7 @@ pub enum InstallOutcome {
     ConfigurationFailed(String),
 }
 
-/// What a reconcile found and did.
+/// Result of a reconcile.
 #[derive(Debug, Clone)]
 pub struct InstallReport {
     /// Result.
@@ -64,12 +64,12 @@ pub struct InstallReport {
     pub findings: Vec<Finding>,
     /// Directories whose changes call for the next reconcile.
     pub watched_dirs: Vec<PathBuf>,
-    /// Where the directories are configured, for the log.
+    /// Place where the directories are configured, for the log.
     pub dirs_source: String,
 }
 
 impl InstallReport {
-    /// Whether the reconcile changed the plugin or the configuration.
+    /// Returns whether the reconcile changed the plugin or the configuration.
     pub fn changed_files(&self) -> bool {
         self.binary_copied || !self.changes.is_empty()
     }

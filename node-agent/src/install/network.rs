@@ -11,7 +11,7 @@ use super::text;
 /// Extensions of the files that runtimes read, sorted by their whole name.
 pub const EXTENSIONS: [&str; 3] = ["conf", "conflist", "json"];
 
-/// Whether runtimes read a file of this name.
+/// Returns whether runtimes read a file of this name.
 pub fn is_configuration(name: &str) -> bool {
     extension(name).is_some_and(|extension| EXTENSIONS.contains(&extension))
 }
@@ -47,7 +47,7 @@ pub struct NetworkConfig<'a> {
     pub load_only_inlined: bool,
 }
 
-/// Why runtimes cannot use a file.
+/// Reason for which runtimes cannot use a file.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidConfig {
     /// Not a JSON object.
@@ -141,7 +141,7 @@ impl<'a> NetworkConfig<'a> {
         self.types.iter().filter(|kind| *kind == PLUGIN_TYPE).count()
     }
 
-    /// Whether our plugin is the only one.
+    /// Returns whether our plugin is the only one.
     pub fn has_only_our_plugin(&self) -> bool {
         self.types.iter().all(|kind| kind == PLUGIN_TYPE)
     }
@@ -151,7 +151,7 @@ fn plugin_type(value: Option<&Value>) -> Option<String> {
     value.and_then(Value::as_str).filter(|kind| !kind.is_empty()).map(str::to_owned)
 }
 
-/// Whether a name is valid for a network (`ValidateNetworkName` of the reference library), so that it can name a directory.
+/// Returns whether a name is valid for a network (`ValidateNetworkName` of the reference library), so that it can name a directory.
 pub fn is_network_name(name: &str) -> bool {
     name.starts_with(|c: char| c.is_ascii_alphanumeric())
         && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'))

@@ -14,7 +14,7 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 /// Result of a subcommand.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Completion {
-    /// What was done, for people.
+    /// Summary for people.
     pub summary: String,
     /// Whether nothing is left to do later.
     pub is_complete: bool,

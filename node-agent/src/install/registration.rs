@@ -23,7 +23,7 @@ const UNINSTALLED_FILE: &str = "uninstalled";
 /// Limit for waiting for another agent's reconcile.
 pub(super) const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Why an agent must not change the node.
+/// Reason for which an agent must not change the node.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Superseded {
     /// A newer agent is alive.
@@ -80,7 +80,7 @@ impl AgentRegistration {
         &self.instance
     }
 
-    /// Whether other agents see this one.
+    /// Returns whether other agents see this one.
     pub fn is_registered(&self) -> bool {
         self.file.is_some()
     }
@@ -145,7 +145,7 @@ impl Drop for AgentRegistration {
     }
 }
 
-/// Whether the agent of a lock file is alive; removes the file of a dead one.
+/// Returns whether the agent of a lock file is alive; removes the file of a dead one.
 fn is_alive(path: &Path) -> bool {
     let Ok(file) = File::open(path) else { return false };
     match Flock::lock(file, FlockArg::LockSharedNonblock) {

@@ -39,7 +39,7 @@ fn elements(text: &str) -> Option<Elements> {
     Some(Elements { list: outer, items })
 }
 
-/// Whether an element of `plugins` is our entry.
+/// Returns whether an element of `plugins` is our entry.
 pub(crate) fn is_ours(element: &str) -> bool {
     serde_json::from_str::<Map<String, Value>>(element)
         .is_ok_and(|map| map.get("type").and_then(Value::as_str) == Some(PLUGIN_TYPE))

@@ -41,7 +41,7 @@ impl PodCache {
         self.cache.subscribe()
     }
 
-    /// Whether the cache has ever been complete.
+    /// Returns whether the cache has ever been complete.
     pub fn is_synced(&self) -> bool {
         self.cache.is_synced()
     }

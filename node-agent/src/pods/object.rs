@@ -72,7 +72,7 @@ fn trimmed_metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Object
     })
 }
 
-/// What is kept of a list of containers.
+/// Parts of a list of containers that are kept.
 #[derive(Debug, Clone, Default)]
 struct Containers {
     has_istio_init: bool,
@@ -219,7 +219,7 @@ pub struct Owner {
     pub uid: String,
 }
 
-/// What is kept of a pod: enough to answer queries and to repair its rules.
+/// Parts of a pod that are kept: enough to answer queries and to repair its rules.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PodFacts {
     /// `metadata.uid`.
@@ -299,7 +299,7 @@ impl PodFacts {
         format!("{}/{}", self.namespace, self.name)
     }
 
-    /// Whether the kubelet and the plugin use that uid for this pod.
+    /// Returns whether the kubelet and the plugin use that uid for this pod.
     pub fn has_uid(&self, uid: &str) -> bool {
         self.uid == uid || self.config_hash.as_deref() == Some(uid)
     }
@@ -350,7 +350,7 @@ impl Status {
         ids.filter_map(|id| id.split_once("://")).map(|(_, id)| id.to_owned()).filter(|id| !id.is_empty()).collect()
     }
 
-    /// Whether `istio-validation` failed, now or before its last restart.
+    /// Returns whether `istio-validation` failed, now or before its last restart.
     fn failed_validation(&self) -> bool {
         let all = self.init_container_statuses.iter().flatten().filter(|status| status.name == VALIDATION);
         all.into_iter().any(|status| match (&status.state.terminated, &status.last_state.terminated) {

@@ -19,7 +19,7 @@ use crate::pods::{ClientFactory, PodFacts, PodObject};
 /// Limit for one request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What to do about a broken pod.
+/// Reaction to a broken pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fallback {
     /// Delete the pod.

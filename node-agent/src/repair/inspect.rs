@@ -18,7 +18,7 @@ use weir_kernel::netns::{self, NetnsError};
 use weir_kernel::nft::{self, NftError, NftState};
 use weir_kernel::{ReadLimits, legacy, route};
 
-/// What is read of one network namespace: the rules of the largest accepted pod, and some more. Several are read at the same time, and
+/// Limits of reading one network namespace: the rules of the largest accepted pod, and some more. Several are read at the same time, and
 /// together they have to fit into the agent's memory.
 const READ_LIMITS: ReadLimits =
     ReadLimits { objects: MAX_RULES + (MAX_RULES >> 1), bytes: 12 << 20, time: Duration::from_secs(3) };
@@ -135,7 +135,7 @@ fn unreadable(error: &BackendError) -> Inspection {
     }
 }
 
-/// Whether the current network namespace has all these addresses.
+/// Returns whether the current network namespace has all these addresses.
 fn has_all_addresses(ips: &[IpAddr]) -> Result<bool, BackendError> {
     let present: HashSet<IpAddr> = route::addresses()?.into_iter().collect();
     Ok(!ips.is_empty() && ips.iter().all(|ip| present.contains(ip)))

@@ -15,7 +15,7 @@ const MAX_TOTAL_BYTES: usize = 8 << 20;
 /// Time for a reported pod to appear in the pod cache.
 const UNSEEN_FOR: Duration = Duration::from_mins(10);
 
-/// How the agent came to know a configuration, the surest last.
+/// Source of a configuration, the surest last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Knowledge {
     /// The annotations of the pod when the agent first saw it with an address. They may have changed since ADD.

@@ -45,7 +45,7 @@ pub struct NetnsPaths {
     pub runtime_dirs: Vec<PathBuf>,
 }
 
-/// How a network namespace was found.
+/// Way in which a network namespace was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NetnsSource {
     /// Reported by the plugin.

@@ -58,13 +58,13 @@ pub struct PodState {
     pub uid: String,
     /// State of its rules.
     pub state: RuleState,
-    /// What is wrong, one line each.
+    /// Faults, one line each.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub detail: Vec<String>,
-    /// How its network namespace was found.
+    /// Way in which its network namespace was found.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub found_by: Option<&'static str>,
-    /// How often the agent restored its rules.
+    /// Number of times that the agent restored its rules.
     pub repairs: u32,
     /// Whether its annotations ask for other rules than it was started with; they have no effect until the pod is recreated.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -74,14 +74,14 @@ pub struct PodState {
     pub resource_version: String,
 }
 
-/// What an inspection found out about a pod.
+/// Result of the inspection of a pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Observation {
     /// State of its rules.
     pub state: RuleState,
-    /// What is wrong, one line each.
+    /// Faults, one line each.
     pub detail: Vec<String>,
-    /// How its network namespace was found.
+    /// Way in which its network namespace was found.
     pub found_by: Option<&'static str>,
     /// Whether its rules were restored.
     pub repaired: bool,
@@ -99,7 +99,7 @@ pub struct PodList {
     pub synced: bool,
     /// Seconds since the last response of the API server.
     pub age_seconds: Option<u64>,
-    /// Why the cache is not kept current.
+    /// Reason for which the cache is not kept current.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,
     /// Whether missing and changed rules are restored.

@@ -10,7 +10,7 @@ use super::inspect::ExpectedRules;
 use super::installed::{InstalledConfigs, Knowledge};
 use crate::pods::PodFacts;
 
-/// What is known about the rules of one pod before its network namespace is visited.
+/// Facts about the rules of one pod before its network namespace is visited.
 #[derive(Debug)]
 pub(super) struct Target {
     /// The configuration to compare with and to restore.
@@ -21,7 +21,7 @@ pub(super) struct Target {
     pub(super) is_meshed: bool,
     /// Whether the annotations ask for something else than `config`.
     pub(super) annotations_changed: bool,
-    /// Why the annotations or the spec are invalid, one line each, where nothing else is known.
+    /// Faults of the annotations or the spec, one line each, where nothing else is known.
     pub(super) faults: Option<Vec<String>>,
 }
 

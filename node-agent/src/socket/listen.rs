@@ -35,7 +35,7 @@ impl<S> BoundSocket<S> {
         Ok(Self { socket, inode })
     }
 
-    /// Whether clients can reach a socket at the path: this one, or that of another agent.
+    /// Returns whether clients can reach a socket at the path: this one, or that of another agent.
     pub fn is_reachable(&self, path: &Path) -> bool {
         std::fs::symlink_metadata(path).is_ok_and(|meta| {
             meta.ino() == self.inode

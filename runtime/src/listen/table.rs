@@ -32,7 +32,7 @@ struct Open {
     peers: HashMap<IpAddr, usize>,
 }
 
-/// What a connection does, and how it is told to end.
+/// Activity of a connection, and the signal that ends it.
 #[derive(Debug)]
 pub(super) struct ConnectionState {
     peer: IpAddr,

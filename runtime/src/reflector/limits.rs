@@ -1,4 +1,4 @@
-//! How large objects may be, and what is skipped because of that.
+//! Limits on the size of objects; larger ones are skipped.
 
 use std::collections::HashMap;
 
@@ -22,22 +22,7 @@ impl ObjectLimits {
     pub const ETCD: Self = Self { object_bytes: MAX_OBJECT_BYTES, namespace_bytes: usize::MAX };
 }
 
-/// An object that is not in the cache, or not in its current version.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SkippedObject {
-    /// `namespace/name`, or the name alone.
-    pub name: String,
-    /// Why it is skipped.
-    pub reason: String,
-}
-
-impl std::fmt::Display for SkippedObject {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}: {}", self.name, self.reason)
-    }
-}
-
-/// What identifies an object; the rest of its text is skipped.
+/// Identity of an object; the rest of its text is skipped.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct ObjectHead {

@@ -141,7 +141,7 @@ pub(super) fn applied(live: &Value, config: &Value, writer: &Writer, force: bool
     Ok(object)
 }
 
-/// Whether the field is part of the key of an item that stays.
+/// Returns whether the field is part of the key of an item that stays.
 fn is_key_of_kept_item(path: &FieldPath, wanted: &Fields, others: &[Owner]) -> bool {
     let [parent @ .., FieldStep::Item(key), FieldStep::Field(name)] = path.as_slice() else { return false };
     let item = [parent, &[FieldStep::Item(key.clone())]].concat();

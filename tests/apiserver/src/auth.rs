@@ -44,7 +44,7 @@ impl User {
     }
 }
 
-/// What a user wants to do, for authorization.
+/// Action of a user, for authorization.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestAttributes {
     /// The user.

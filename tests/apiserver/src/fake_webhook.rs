@@ -17,7 +17,7 @@ use tokio::runtime::Runtime;
 use crate::listen::MaybeTlsListener;
 use crate::tls::{Pair, server_config};
 
-/// What the webhook responds to a review.
+/// Response of the webhook to a review.
 #[derive(Debug, Clone)]
 pub enum FakeReply {
     /// The `response` of the AdmissionReview; a missing `uid` is filled in.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// What the server does instead of a response, or before it.
+/// Behaviour of the server instead of a response, or before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ServerFault {
     /// Delays the response.
@@ -40,7 +40,7 @@ pub(super) struct PendingFault {
     pub(super) times: usize,
 }
 
-/// What a [`FaultTarget`] matches on.
+/// Fields that a [`FaultTarget`] matches on.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct RequestInfo<'a> {
     pub(super) method: &'a str,

@@ -24,7 +24,7 @@ pub(super) type FieldPath = Vec<FieldStep>;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Fields(pub(super) BTreeSet<FieldPath>);
 
-/// How a list merges.
+/// Strategy by which a list merges.
 pub(super) enum ListKind {
     Keyed(&'static [&'static str]),
     Set,
@@ -61,7 +61,7 @@ pub(super) fn list_kind(field: &str, items: &[Value]) -> ListKind {
     if items.iter().all(has_unique_key) { ListKind::Keyed(keys) } else { ListKind::Atomic }
 }
 
-/// Whether the map in a field is owned as a whole.
+/// Returns whether the map in a field is owned as a whole.
 pub(super) fn is_atomic_map(field: &str) -> bool {
     matches!(
         field,
@@ -87,7 +87,7 @@ pub(super) fn item_key(item: &Value, keys: &[&str]) -> String {
     Value::Object(fields).to_string()
 }
 
-/// Whether no manager owns a field: it names the object, or the server maintains it.
+/// Returns whether no manager owns a field: it names the object, or the server maintains it.
 fn is_unowned(path: &[FieldStep]) -> bool {
     let name = |step: Option<&FieldStep>| match step {
         Some(FieldStep::Field(name)) => name.clone(),
@@ -150,7 +150,7 @@ impl Fields {
         Self(found)
     }
 
-    /// Whether the path, or one below it, is in the set.
+    /// Returns whether the path, or one below it, is in the set.
     pub(super) fn has_within(&self, path: &[FieldStep]) -> bool {
         self.0.range(path.to_vec()..).next().is_some_and(|found| found.starts_with(path))
     }
@@ -234,7 +234,7 @@ pub(super) fn position(list: &Value, field: &str, step: &FieldStep) -> Option<us
     }
 }
 
-/// Whether two objects are equal at a path; items of lists are compared by their presence only.
+/// Returns whether two objects are equal at a path; items of lists are compared by their presence only.
 pub(super) fn same(one: &Value, other: &Value, path: &[FieldStep]) -> bool {
     let (one, other) = (at(one, path), at(other, path));
     match path.last() {

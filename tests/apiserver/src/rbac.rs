@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::auth::RequestAttributes;
 use super::store::Store;
 
-/// Whether a role that is bound to the user allows the request. `system:masters` may do everything.
+/// Returns whether a role that is bound to the user allows the request. `system:masters` may do everything.
 pub(super) fn is_allowed(store: &Store, access: &RequestAttributes) -> bool {
     let of_cluster = store.list("clusterrolebindings");
     let of_namespace = store.list("rolebindings").filter(|binding| {

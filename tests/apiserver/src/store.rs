@@ -233,7 +233,7 @@ pub(super) fn merge(target: &mut Value, patch: &Value) {
     }
 }
 
-/// Whether an object matches `fieldSelector` and `labelSelector` with the terms `key=value`, `key==value`, `key!=value`, `key`, `!key`.
+/// Returns whether an object matches `fieldSelector` and `labelSelector` with the terms `key=value`, `key==value`, `key!=value`, `key`, `!key`.
 pub(super) fn matches_selectors(object: &Value, namespace: &str, fields: &str, labels: &str) -> bool {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let in_namespace = namespace.is_empty() || object["metadata"]["namespace"] == namespace;

@@ -129,7 +129,7 @@ pub(super) async fn handle(shared: &Arc<Shared>, request: &WriteRequest<'_>) -> 
     }
 }
 
-/// What a PUT or a patch makes of an object, within the bounds of its part.
+/// Result of a PUT or a patch for an object, within the bounds of its part.
 fn patched(request: &WriteRequest<'_>, old: &Value, body: &Value) -> Result<Value, StatusError> {
     let mut new = old.clone();
     match (request.method, request.content_type) {
@@ -146,7 +146,7 @@ fn patched(request: &WriteRequest<'_>, old: &Value, body: &Value) -> Result<Valu
     Store::restrict_to_subresource(&request.target.resource, old, new, request.target.subresource == "status")
 }
 
-/// What an apply makes of an object; of null, a new one.
+/// Result of an apply for an object; for null, a new one.
 fn applied(request: &WriteRequest<'_>, old: &Value, config: &Value) -> Result<Value, StatusError> {
     let Target { api_version, resource, name, .. } = request.target;
     if request.query.get("fieldManager").is_none_or(String::is_empty) {

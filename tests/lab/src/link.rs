@@ -68,7 +68,7 @@ pub fn add_address(netns: &Netns, link: &str, address: IpNet) -> Result<(), LabE
     )
 }
 
-/// Whether the namespace of the calling thread has a local route to an address.
+/// Returns whether the namespace of the calling thread has a local route to an address.
 fn has_local_route(address: Ipv6Addr) -> io::Result<bool> {
     const RTF_LOCAL: u32 = 0x8000_0000; // linux/ipv6_route.h
     let destination = format!("{:032x} 80 ", address.to_bits());

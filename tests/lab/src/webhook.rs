@@ -13,7 +13,7 @@ use crate::LabError;
 use crate::http::{self, client};
 use crate::process::ChildGuard;
 
-/// How long the webhook may take to become ready.
+/// Time within which the webhook has to become ready.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A running `weir-webhook` with a self-made certificate; it ends with the value.

@@ -110,7 +110,7 @@ impl Drop for Machine {
     }
 }
 
-/// Whether a process runs: it is neither gone nor a zombie.
+/// Returns whether a process runs: it is neither gone nor a zombie.
 fn is_running(pid: u32) -> bool {
     // The state follows the name, which is in parentheses and may hold anything.
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();

@@ -45,7 +45,7 @@ fn drift(path: &Path) -> Vec<String> {
     netns::run_in(path, || nft::verify(&plan(&CaptureConfig::default()).unwrap())).unwrap().unwrap()
 }
 
-/// Whether a process of this machine is in the namespace.
+/// Returns whether a process of this machine is in the namespace.
 fn has_a_process(path: &Path) -> bool {
     let netns = fs::metadata(path).unwrap().ino();
     let processes = fs::read_dir("/proc").unwrap().flatten();

@@ -49,7 +49,7 @@ pub enum DecodeError {
     Shape {
         /// Path of the field.
         path: String,
-        /// What is wrong with it.
+        /// Description of the fault.
         reason: String,
     },
     /// The body has another `apiVersion` or `kind`.

@@ -14,7 +14,7 @@ pub(crate) const TEMPLATES: &str = "inject.istio.io/templates";
 pub(crate) const REVISION: &str = "istio.io/rev";
 /// The effective capture configuration, for Weir's CNI plugin.
 pub(crate) const CAPTURE: &str = "weir.dev/capture";
-/// What `uninject` cannot derive from the injected pod (JSON).
+/// Record of what `uninject` cannot derive from the injected pod (JSON).
 pub(crate) const ORIGINAL: &str = "weir.dev/original";
 /// REDIRECT, TPROXY or NONE.
 pub(crate) const INTERCEPTION_MODE: &str = "sidecar.istio.io/interceptionMode";

@@ -14,7 +14,7 @@ use crate::workload::Workload;
 /// Default user and group of the proxy.
 const PROXY_ID: u32 = 1337;
 
-/// What the templates need to know about one pod.
+/// Facts about one pod that templates read.
 pub(crate) struct InjectContext<'a> {
     pub(crate) settings: &'a Settings,
     pub(crate) annotations: StringMap<'a>,

@@ -56,7 +56,7 @@ pub struct DecisionTrace {
     pub warnings: Vec<String>,
 }
 
-/// What one rule decided about a pod.
+/// Result of one rule for a pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RuleEvaluation {
     /// The rule that was evaluated.
@@ -186,7 +186,7 @@ impl Rule {
     }
 }
 
-/// What the rules look at.
+/// Facts that the rules look at.
 #[derive(Clone, Copy)]
 struct Subject<'a> {
     pod: &'a Value,

@@ -13,7 +13,7 @@ pub struct FieldError {
     pub document: &'static str,
     /// Path of the field, `global.proxy.image`; `.` for the document itself.
     pub path: String,
-    /// What is wrong with the field.
+    /// Description of the fault.
     pub reason: String,
 }
 
@@ -208,7 +208,7 @@ fn closest_key<'a>(key: &str, mut candidates: impl Iterator<Item = &'a str>) -> 
     candidates.find(|candidate| written.len() > 3 && is_one_edit(&written, &normalize(candidate)))
 }
 
-/// Whether two words differ by at most one inserted, removed, replaced or transposed letter.
+/// Returns whether two words differ by at most one inserted, removed, replaced or transposed letter.
 fn is_one_edit(a: &str, b: &str) -> bool {
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
     let same = a.iter().zip(&b).take_while(|(a, b)| a == b).count();

@@ -38,7 +38,7 @@ use crate::uninject::{self, InjectionRecord, UninjectError, third_party};
 use crate::workload::workload_of_pod;
 use crate::{api_validation, capture, validate, warnings};
 
-/// What became of a pod.
+/// Result of an injection.
 #[derive(Debug, Clone)]
 pub enum InjectOutcome {
     /// The pod got a sidecar.
@@ -52,7 +52,7 @@ pub enum InjectOutcome {
     },
     /// The pod stays as it is.
     Skipped {
-        /// Why the pod is not injected.
+        /// Reason for the skip.
         reason: SkipReason,
         /// Warnings for the user, such as a label with an invalid value.
         warnings: Vec<String>,
@@ -200,7 +200,7 @@ fn remove_annotation(pod: &mut Value, name: &str) {
     }
 }
 
-/// What the pod asks for, read and validated.
+/// Requests of the pod, read and validated.
 struct Prepared<'a> {
     stored: StoredOverrides,
     proxy_config: ProxyConfig,

@@ -19,6 +19,7 @@ mod containers;
 mod context;
 mod fields;
 mod findings;
+mod go_names;
 mod inject;
 mod name_rules;
 mod otel;

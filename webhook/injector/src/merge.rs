@@ -33,7 +33,7 @@ pub struct MergeError(pub Vec<MergeFinding>);
 pub struct MergeFinding {
     /// Path of the field, for example `spec.containers[istio-proxy].env[3]`; `.` is the pod itself.
     pub path: String,
-    /// Why the field cannot be merged.
+    /// Description of the conflict.
     pub reason: String,
 }
 

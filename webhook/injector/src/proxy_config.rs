@@ -12,7 +12,7 @@ pub(crate) use message::IMAGE;
 use message::PROXY_CONFIG;
 use schema::{Field, FieldType, canonical, snake_case};
 
-use crate::template::upper_first;
+use crate::go_names::upper_first;
 
 /// Complete configuration of one proxy: what is not set has Istio's default.
 #[derive(Debug, Clone, PartialEq)]
@@ -60,7 +60,7 @@ const OMITTED_BY_DEFAULT: [&str; 14] = [
     "concurrency",
 ];
 
-/// Where proxies sent traces by default before Istio 1.22.
+/// Address to which proxies sent traces by default before Istio 1.22.
 const ZIPKIN: &str = "zipkin.istio-system:9411";
 
 /// Fields of `proxyHeaders` that an overlay replaces one by one.
@@ -241,7 +241,7 @@ impl ProxyConfig {
         &self.fields
     }
 
-    /// Whether the Go type at a path of Go names has the field; `None` if its fields are not known.
+    /// Returns whether the Go type at a path of Go names has the field; `None` if its fields are not known.
     pub(crate) fn has_go_field<'a>(path: impl Iterator<Item = &'a str>, name: &str) -> Option<bool> {
         let find = |message: &'static [Field], name: &str| message.iter().find(|field| upper_first(field.name) == name);
         let mut message: &'static [Field] = &PROXY_CONFIG;
@@ -294,7 +294,7 @@ fn env_text(fields: &Map<String, Value>) -> String {
     format!("{}\n", Value::Object(printed))
 }
 
-/// Whether the text is `host:port`; the host may be an IPv6 address in brackets.
+/// Returns whether the text is `host:port`; the host may be an IPv6 address in brackets.
 fn is_host_port(text: &str) -> bool {
     let Some((host, port)) = text.rsplit_once(':') else { return false };
     let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);

@@ -78,9 +78,9 @@ pub enum Selection {
     Selected,
     /// The pod is not sent.
     NotSelected {
-        /// Why.
+        /// Reason for the fault.
         reason: String,
-        /// What to change so that the pod is sent.
+        /// Change after which the pod is sent.
         remedy: String,
     },
 }
@@ -118,7 +118,7 @@ impl InjectorRevision {
         if self.revision.is_empty() { DEFAULT } else { &self.revision }
     }
 
-    /// Whether labels that name no revision mean this one.
+    /// Returns whether labels that name no revision mean this one.
     pub fn is_default(&self) -> bool {
         self.active_names().contains(&DEFAULT)
     }
@@ -286,7 +286,7 @@ pub struct WebhookEntry {
 }
 
 impl WebhookEntry {
-    /// Whether the entry selects a pod with these labels.
+    /// Returns whether the entry selects a pod with these labels.
     ///
     /// # Errors
     /// A selector is invalid.

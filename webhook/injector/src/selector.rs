@@ -82,12 +82,12 @@ impl Selector {
         if errors.is_empty() { Ok(Self { requirements }) } else { Err(errors.join("; ")) }
     }
 
-    /// Whether the selector has no conditions, so that it matches everything.
+    /// Returns whether the selector has no conditions, so that it matches everything.
     pub fn is_empty(&self) -> bool {
         self.requirements.is_empty()
     }
 
-    /// Whether the selector matches the labels.
+    /// Returns whether the selector matches the labels.
     pub fn matches(&self, labels: Option<&Map<String, Value>>) -> bool {
         let label = |key: &str| labels.and_then(|labels| labels.get(key)).and_then(Value::as_str);
         let one_of = |key: &str, values: &[String]| label(key).is_some_and(|label| values.iter().any(|it| it == label));

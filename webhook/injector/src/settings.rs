@@ -162,7 +162,7 @@ impl Settings {
         if errors.is_empty() { Ok(settings) } else { Err(errors) }
     }
 
-    /// Whether the sidecar is native in a pod without an annotation about it; `node` is `spec.nodeName` of the pod.
+    /// Returns whether the sidecar is native in a pod without an annotation about it; `node` is `spec.nodeName` of the pod.
     pub fn is_native_on(&self, node: Option<&str>) -> bool {
         match self.native_sidecars {
             NativeSidecars::On => true,

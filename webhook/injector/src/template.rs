@@ -11,7 +11,6 @@
 mod check;
 pub(crate) mod data;
 mod functions;
-mod go_names;
 mod go_types;
 mod limits;
 mod print;
@@ -27,7 +26,6 @@ use serde_json::{Map, Value};
 use crate::findings::join_findings;
 use crate::yaml;
 pub(crate) use data::SharedTemplateData;
-pub(crate) use go_names::upper_first;
 pub(crate) use limits::RenderOptions;
 pub use set::TemplateSet;
 
@@ -52,7 +50,7 @@ pub struct RenderError {
     pub name: String,
     /// Line of the template, from 1; 0 if it is not known.
     pub line: usize,
-    /// What is wrong.
+    /// Description of the fault.
     pub reason: String,
 }
 

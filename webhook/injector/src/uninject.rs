@@ -39,7 +39,7 @@ const VERSION: u64 = 1;
 pub struct Uninjected {
     /// The restored pod.
     pub pod: Value,
-    /// What could not be restored, one clause each; empty if the injection recorded everything.
+    /// Parts that could not be restored, one clause each; empty if the injection recorded everything.
     pub unrecoverable: Vec<String>,
     /// Paths that the records changed, but that an injection with the built-in templates does not write: a custom template or the
     /// settings wrote them, or somebody forged the records. An injection restores them only if its own templates write them, see
@@ -61,7 +61,7 @@ pub enum UninjectError {
     Record {
         /// Value of the annotation.
         text: String,
-        /// What is wrong with it.
+        /// Description of the fault.
         reason: String,
     },
 }

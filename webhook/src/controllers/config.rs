@@ -9,12 +9,12 @@ use super::settings_watch::WatchConfig;
 use crate::args::{ClusterArgs, ServeArgs};
 use crate::certs::{CA_FILE, check_names};
 
-/// Where the kubelet writes the namespace of a pod.
+/// File in which the kubelet writes the namespace of a pod.
 const NAMESPACE_FILE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
 /// Name of the host, which in a pod is the pod's.
 const HOSTNAME_FILE: &str = "/proc/sys/kernel/hostname";
 
-/// What the controllers do, and with which objects.
+/// Settings of the controllers.
 #[derive(Debug)]
 pub struct ControllerConfig {
     /// `None` for the cluster that the process runs in.
@@ -25,15 +25,15 @@ pub struct ControllerConfig {
     pub(super) pod_name: String,
     /// Revision of our objects; `default` for none.
     pub(super) revision: String,
-    /// How often files, and objects that are not watched, are read.
+    /// Interval at which files, and objects that are not watched, are read.
     pub(super) poll_interval: Duration,
     /// The built-in CA.
     pub(super) ca: Option<CaOptions>,
-    /// What is done about `caBundle`.
+    /// Reaction to a wrong `caBundle`.
     pub(super) ca_bundle_mode: Option<CaBundleMode>,
     /// The CA of certificate files.
     pub(super) ca_file: Option<PathBuf>,
-    /// What is watched for the injector settings.
+    /// Objects that are watched for the injector settings.
     pub(crate) watch: Option<WatchConfig>,
 }
 

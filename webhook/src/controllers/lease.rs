@@ -30,7 +30,7 @@ pub struct LeaseRecord {
     pub version: String,
 }
 
-/// What to do about a Lease.
+/// Next step for a Lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LeaseAction {
     /// It does not exist.
@@ -60,12 +60,12 @@ impl Elector {
         Self { me, duration, observed: None, leader_until: None }
     }
 
-    /// Whether this replica is the leader at `now`.
+    /// Returns whether this replica is the leader at `now`.
     pub fn is_leader(&self, now: Instant) -> bool {
         self.leader_until.is_some_and(|until| now < until)
     }
 
-    /// Whether this replica was the leader when the Lease was last observed.
+    /// Returns whether this replica was the leader when the Lease was last observed.
     pub fn was_ours(&self) -> bool {
         self.observed.as_ref().is_some_and(|(record, _)| record.holder == self.me)
     }
@@ -152,7 +152,7 @@ impl Leadership {
         Self { elector: Elector::new(me, duration), namespace, name, clock_skew: None }
     }
 
-    /// Whether this replica is the leader now.
+    /// Returns whether this replica is the leader now.
     pub fn is_leader(&self) -> bool {
         self.elector.is_leader(Instant::now())
     }

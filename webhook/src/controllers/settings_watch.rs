@@ -37,7 +37,7 @@ use crate::settings_report::report_settings_update;
 
 /// Applying a manifest changes several objects at once.
 const DEBOUNCE: Duration = Duration::from_millis(100);
-/// How often conditions are updated while nothing changes.
+/// Interval at which conditions are updated while nothing changes.
 const STATUS_INTERVAL: Duration = Duration::from_secs(5);
 /// Group and version of `ProxyConfig` resources.
 const GROUP: &str = "networking.istio.io";
@@ -49,7 +49,7 @@ const SKIPPED_SHOWN: usize = 5;
 /// Silence of the API server that is reported; bookmarks come about every minute.
 const SILENCE_THRESHOLD: Duration = Duration::from_mins(5);
 
-/// What is watched, and for which builder.
+/// Objects that are watched, and the builder that gets them.
 #[derive(Debug, Clone)]
 pub struct WatchConfig {
     /// Builds settings.

@@ -1,6 +1,6 @@
 //! Values of metric labels.
 
-/// Why a request to `/inject` was not allowed.
+/// Reason for which a request to `/inject` was not allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReviewFailure {
     /// The pod has invalid settings.
@@ -48,7 +48,7 @@ impl ReviewFailure {
     }
 }
 
-/// What is reloaded while the server runs.
+/// Files that are reloaded while the server runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReloadSource {
     /// Certificate and key.

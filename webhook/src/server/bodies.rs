@@ -142,7 +142,7 @@ impl Drop for HeldBody {
 }
 
 impl State {
-    /// Whether `bytes` for this entry are too many; if so, whether only for large bodies.
+    /// Returns whether `bytes` for this entry are too many; if so, whether only for large bodies.
     fn excess(&self, id: u64, bytes: usize, limit: usize) -> Option<bool> {
         let known = self.entries.get(&id).map_or(0, |entry| entry.bytes);
         let all = self.bytes - known + bytes;

@@ -1,4 +1,4 @@
-//! How many reviews are decided at once, how long the others may wait, and which of them go first.
+//! Limits the number of reviews that are decided at once, orders the others, and bounds their waiting.
 //!
 //! A rejection makes the API server apply the failure policy, or retry, so no request is rejected that can still be answered in time. The
 //! API server states its timeout in the URL (`?timeout=5s`; `k8s.io/client-go`, `rest.Request.Timeout`). An answer after that is wasted
@@ -111,7 +111,7 @@ impl RequestBudget {
         (self.total * 3 / 4).saturating_sub(self.arrived.elapsed())
     }
 
-    /// Whether an answer would come too late.
+    /// Returns whether an answer would come too late.
     pub fn is_exhausted(self) -> bool {
         self.max_queue_time().is_zero()
     }

@@ -1,4 +1,4 @@
-//! How much memory the decision about a JSON text takes, estimated without parsing it.
+//! Estimates the memory that the decision about a JSON text takes, without parsing it.
 //!
 //! Small values take many times their length, a long string little more than once: the number of values decides, not that of bytes.
 //! `webhook/tests/it/review_memory.rs` measures pods of all shapes, and compares.
@@ -50,7 +50,7 @@ impl JsonSize {
         Self { bytes: text.len(), separators, quoted }
     }
 
-    /// Whether parsing would take too much memory.
+    /// Returns whether parsing would take too much memory.
     pub const fn is_excessive(self) -> bool {
         self.separators > MAX_SEPARATORS
     }

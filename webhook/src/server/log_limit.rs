@@ -1,4 +1,4 @@
-//! How many reviews are logged per second.
+//! Limits the number of reviews that are logged per second.
 //!
 //! Ten thousand pods at once are ten thousand lines, which cost more than the injections and hide failures. Denials and failures have a
 //! limit of their own, so that no number of injections suppresses one.
@@ -32,7 +32,7 @@ impl LogLimiter {
         Self { per_second, state: Mutex::new(State { since: Instant::now(), written: [0; 2], suppressed: 0 }) }
     }
 
-    /// Whether a line may be written; also reports the lines suppressed before it.
+    /// Returns whether a line may be written; also reports the lines suppressed before it.
     pub fn allow(&self, failure: bool) -> bool {
         let (allowed, suppressed) = self.allow_at(failure, Instant::now());
         log_suppressed(suppressed);

@@ -26,7 +26,7 @@ pub struct ReviewResult {
     pub subject: ReviewSubject,
 }
 
-/// What was done about a request.
+/// Result of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ReviewOutcome {
     /// The pod was patched, unless it was injected before.
@@ -194,7 +194,7 @@ fn review_pod(
     }
 }
 
-/// Whether a review is about the creation of a pod. Absent fields count as such, because hand-made reviews often hold only the object.
+/// Returns whether a review is about the creation of a pod. Absent fields count as such, because hand-made reviews often hold only the object.
 fn is_pod_create(request: &Request) -> bool {
     let pod = if request.kind.kind.is_empty() {
         request.object["kind"].as_str().is_none_or(|kind| kind == "Pod")

@@ -137,7 +137,7 @@ async fn mismatched_key_pair_keeps_the_old_certificate() {
     server.shutdown(std::future::pending()).await;
 }
 
-/// Whether the peer closes or resets the connection.
+/// Returns whether the peer closes or resets the connection.
 async fn closed(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> bool {
     let mut rest = Vec::new();
     timeout(TIMEOUT, stream.read_to_end(&mut rest)).await.is_ok()

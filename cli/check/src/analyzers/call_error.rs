@@ -1,4 +1,4 @@
-//! Why the API server could not call a webhook, classified from its error message.
+//! Reason for which the API server could not call a webhook, classified from its error message.
 
 use crate::fault::{self, Fault};
 
@@ -6,7 +6,7 @@ use crate::fault::{self, Fault};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct WebhookCallError {
     pub(super) fault: &'static Fault,
-    /// What the message means, and the message.
+    /// Meaning of the message, and the message.
     pub(super) text: String,
 }
 

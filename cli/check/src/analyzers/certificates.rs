@@ -149,7 +149,7 @@ fn parse(der: &[u8]) -> Option<X509Certificate<'_>> {
     X509Certificate::from_der(der).ok().map(|(_, certificate)| certificate)
 }
 
-/// Whether a chain leads from a leaf to one of the CAs.
+/// Returns whether a chain leads from a leaf to one of the CAs.
 fn is_verified(cas: &[X509Certificate<'_>], leaf: &X509Certificate<'_>, intermediates: &[X509Certificate<'_>]) -> bool {
     let is_issuer = |issuer: &X509Certificate<'_>, subject: &X509Certificate<'_>| {
         issuer.subject() == subject.issuer() && subject.verify_signature(Some(issuer.public_key())).is_ok()
@@ -174,7 +174,7 @@ fn dns_names<'a>(leaf: &'a X509Certificate<'_>) -> Vec<&'a str> {
     names.filter_map(|name| if let GeneralName::DNSName(name) = name { Some(*name) } else { None }).collect()
 }
 
-/// Whether a name of a certificate, which may begin with `*.`, matches.
+/// Returns whether a name of a certificate, which may begin with `*.`, matches.
 fn matches_name(name: &str, wanted: &str) -> bool {
     let rest = name.strip_prefix("*.").zip(wanted.split_once('.'));
     name.eq_ignore_ascii_case(wanted) || rest.is_some_and(|(domain, (_, rest))| domain.eq_ignore_ascii_case(rest))

@@ -129,7 +129,7 @@ fn add_missing(
     }
 }
 
-/// Whether a rule grants a verb of a permission to an account.
+/// Returns whether a rule grants a verb of a permission to an account.
 fn grants(granted: &PermissionRule, account: &str, required: &RequiredPermission<'_>, verb: &str) -> bool {
     let has = |list: &[String], word: &str| list.iter().any(|item| item == word || item == "*");
     let in_namespace = |namespace: &str| account.split_once('/').is_some_and(|(home, _)| home == namespace);

@@ -48,7 +48,7 @@ pub(super) fn add_crash(pod: &OwnPod, text: String, findings: &mut Findings) {
     findings.add_with_fix(&fault::REPLICA_CRASHES, pod.metadata.object("Pod"), text, fix);
 }
 
-/// Whether an object was created so recently that what it needs may still be starting.
+/// Returns whether an object was created so recently that what it needs may still be starting.
 pub(super) fn is_starting(created: Option<Timestamp>, now: i64) -> bool {
     created.is_some_and(|created| now - created.as_second() < STARTUP_SECONDS)
 }

@@ -128,7 +128,7 @@ fn admits_port(rule: &IngressRule, template: &PodTemplate, port: u64) -> bool {
     rule.ports.is_empty() || rule.ports.iter().any(admits)
 }
 
-/// Whether a rule may admit the API server, which is no pod. Its address is not known here, so any block of addresses may contain it.
+/// Returns whether a rule may admit the API server, which is no pod. Its address is not known here, so any block of addresses may contain it.
 fn admits_api_server(rule: &IngressRule) -> bool {
     rule.from.is_empty() || rule.from.iter().any(|peer| peer.ip_block.is_some())
 }
@@ -221,7 +221,7 @@ fn causes(symptom: &Fault) -> Vec<&'static Fault> {
     }
 }
 
-/// Whether a fault was found that keeps the API server from calling the webhook. With failurePolicy Ignore, the dry-run pod then gets no
+/// Returns whether a fault was found that keeps the API server from calling the webhook. With failurePolicy Ignore, the dry-run pod then gets no
 /// sidecar.
 fn is_unreachable(view: &ClusterView<'_>, installed: &InstalledRevision<'_>, findings: &Findings) -> bool {
     let names = view.object_names(installed);

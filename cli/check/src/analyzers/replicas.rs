@@ -45,7 +45,7 @@ fn check_budget(view: &ClusterView<'_>, deployment: &Controller, object: &Findin
     }
 }
 
-/// Whether a budget lets a replica go: by the number that its controller computed, else by its own.
+/// Returns whether a budget lets a replica go: by the number that its controller computed, else by its own.
 fn allows_eviction(budget: &DisruptionBudget, replicas: u64) -> bool {
     let is_zero = match &budget.spec.max_unavailable {
         Some(IntOrString::Int(number)) => *number == 0,

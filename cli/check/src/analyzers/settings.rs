@@ -18,7 +18,7 @@ pub(super) struct SettingsProblem {
     pub(super) text: String,
 }
 
-/// Where the flags say a settings document is.
+/// Place of a settings document according to the flags.
 enum DocumentSource {
     /// No flag names one.
     BuiltIn,

@@ -1,4 +1,4 @@
-//! What analyzers share about a snapshot: the installed revisions, their settings, and everybody who injects.
+//! Facts that analyzers share about a snapshot: the installed revisions, their settings, and every injector.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -101,7 +101,7 @@ impl<'a> ClusterView<'a> {
     }
 }
 
-/// What has the same revision.
+/// Objects of the same revision.
 #[derive(Default)]
 struct RevisionObjects<'a> {
     deployment: Option<(&'a Controller, Flags)>,

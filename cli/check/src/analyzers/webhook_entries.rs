@@ -59,7 +59,7 @@ pub(super) fn analyze(view: &ClusterView<'_>, findings: &mut Findings) {
     }
 }
 
-/// Whether a configuration was deactivated for another default injector.
+/// Returns whether a configuration was deactivated for another default injector.
 fn is_deactivated(configuration: &WebhookConfiguration) -> bool {
     let mut keys = configuration.webhooks.iter().flat_map(|entry| entry.namespace_selector.keys());
     keys.any(|key| key.ends_with("/deactivated"))

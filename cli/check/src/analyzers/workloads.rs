@@ -90,7 +90,7 @@ fn check_pod(view: &ClusterView<'_>, pod: &MeshPod, findings: &mut Findings) {
     }
 }
 
-/// Whether everything was read that a revision's sidecars depend on.
+/// Returns whether everything was read that a revision's sidecars depend on.
 fn is_fully_read(view: &ClusterView<'_>, installed: &InstalledRevision<'_>) -> bool {
     let snapshot = view.snapshot;
     let watches = |item: &str| installed.flags.contains("watch", item);

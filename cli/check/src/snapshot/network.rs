@@ -31,7 +31,7 @@ pub(crate) struct ServicePort {
 }
 
 impl Service {
-    /// Whether the Service selects pods with these labels. Without a selector it selects none.
+    /// Returns whether the Service selects pods with these labels. Without a selector it selects none.
     pub(crate) fn selects(&self, labels: &StringMap) -> bool {
         let selector = &self.spec.selector;
         !selector.is_empty() && selector.iter().all(|(key, value)| text(labels, key) == Some(value))
@@ -59,7 +59,7 @@ struct EndpointConditions {
 }
 
 impl EndpointSlice {
-    /// Whether the slice has a ready endpoint. An endpoint without the condition counts as ready (EndpointSlice API).
+    /// Returns whether the slice has a ready endpoint. An endpoint without the condition counts as ready (EndpointSlice API).
     pub(crate) fn has_ready_endpoint(&self) -> bool {
         self.endpoints.iter().any(|endpoint| endpoint.conditions.ready.unwrap_or(true))
     }

@@ -1,4 +1,4 @@
-//! What all Kubernetes objects share, and how they are parsed.
+//! Fields that all Kubernetes objects share, and their parser.
 
 use std::collections::BTreeMap;
 
@@ -75,7 +75,7 @@ impl From<Value> for LabelSelector {
 }
 
 impl LabelSelector {
-    /// Whether the selector selects an object with these labels. An invalid selector selects nothing.
+    /// Returns whether the selector selects an object with these labels. An invalid selector selects nothing.
     pub(crate) fn matches(&self, labels: &StringMap) -> bool {
         self.selector.as_ref().is_some_and(|selector| selector.matches(Some(labels)))
     }
@@ -100,7 +100,7 @@ pub(crate) struct StatusCondition {
     pub(crate) message: Option<String>,
 }
 
-/// Whether the condition `Ready` is true.
+/// Returns whether the condition `Ready` is true.
 pub(crate) fn is_ready(conditions: &[StatusCondition]) -> bool {
     conditions.iter().any(|condition| condition.kind == "Ready" && condition.status == "True")
 }

@@ -1,4 +1,4 @@
-//! What the pods of webhook and agents report about themselves: `/readyz` and `/metrics`.
+//! Reports of the pods of webhook and agents about themselves: `/readyz` and `/metrics`.
 
 use serde::Deserialize;
 

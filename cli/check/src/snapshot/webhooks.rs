@@ -82,12 +82,12 @@ impl WebhookConfiguration {
 }
 
 impl WebhookEntry {
-    /// Whether the API server sends a pod with these labels.
+    /// Returns whether the API server sends a pod with these labels.
     pub(crate) fn selects(&self, labels: Labels<'_>) -> bool {
         self.namespace_selector.matches(labels.namespace) && self.object_selector.matches(labels.pod)
     }
 
-    /// Whether the rules match the creation of pods.
+    /// Returns whether the rules match the creation of pods.
     pub(crate) fn matches_pod_create(&self) -> bool {
         let has = |list: &[String], word: &str| list.iter().any(|item| item == word || item == "*");
         self.rules.iter().any(|rule| {

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::identity::Identity;
 
-/// What a connection verifies.
+/// Property that a connection verifies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Direction {
     /// From the proxy to its own pod, which arrives as inbound traffic.
@@ -23,7 +23,7 @@ pub(super) enum Transport {
     Udp,
 }
 
-/// Where a connection has to end.
+/// Required end of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Expected {
     /// At the listener on this port of the proxy.
@@ -44,7 +44,7 @@ pub(super) struct Check {
     pub(super) expected: Expected,
 }
 
-/// Where a test connection ended.
+/// End of a test connection.
 #[derive(Debug)]
 pub(super) enum ConnectionResult {
     /// At one of our listeners.

@@ -14,7 +14,7 @@ use super::args::ExplainInjectArgs;
 use crate::inject::denial_messages;
 use crate::manifest::pods::{PodHolder, ShapeError};
 
-/// Why a pod is injected or not, and what it gets.
+/// Explanation of an injection: the deciding rule, and the additions.
 #[derive(Debug)]
 pub(super) struct InjectExplanation {
     /// Name for messages.
@@ -26,11 +26,11 @@ pub(super) struct InjectExplanation {
     pub(super) entries: Vec<(String, bool)>,
     pub(super) selection: Selection,
     pub(super) decision_trace: DecisionTrace,
-    /// What the pod gets, or why it is denied; `None` if it is skipped.
+    /// Additions to the pod, or the reasons for its denial; `None` if it is skipped.
     pub(super) result: Option<Result<InjectionPreview, Vec<String>>>,
 }
 
-/// What injection adds to a pod.
+/// Additions of an injection.
 #[derive(Debug)]
 pub(super) struct InjectionPreview {
     pub(super) templates: Vec<String>,
@@ -39,9 +39,9 @@ pub(super) struct InjectionPreview {
     pub(super) containers: Vec<String>,
     pub(super) init_containers: Vec<String>,
     pub(super) volumes: Vec<String>,
-    /// How the proxy runs, and the setting behind it.
+    /// Kind of the proxy's container, and the setting behind it.
     pub(super) proxy: String,
-    /// Who installs the rules, and the setting behind it.
+    /// Program that installs the rules, and the setting behind it.
     pub(super) capture: String,
     pub(super) warnings: Vec<String>,
 }

@@ -29,7 +29,7 @@ const SENTENCE: usize = 150;
 struct Band {
     title: String,
     cards: Vec<Card>,
-    /// Why the table was skipped.
+    /// Reason for which the table was skipped.
     skipped: Option<&'static str>,
 }
 

@@ -13,9 +13,9 @@ use crate::read_limits::{ExceededLimit, ReadLimits};
 const POLL: Duration = Duration::from_millis(2);
 /// Timeout of one call, including the wait for the lock of the legacy variant.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
-/// What a call gets at least, even if the time of the [`ReadLimits`] has ended.
+/// Least time of a call, even if the time of the [`ReadLimits`] has ended.
 const MIN_TIMEOUT: Duration = Duration::from_millis(100);
-/// How many bytes of stderr an error shows.
+/// Bytes of stderr that an error shows.
 const SHOWN_STDERR: usize = 1024;
 
 /// Error returned when a program of iptables fails.

@@ -80,10 +80,10 @@ impl IptablesPrograms {
     }
 }
 
-/// How long the legacy variant waits for its lock, in seconds.
+/// Time that the legacy variant waits for its lock, in seconds.
 const LOCK_WAIT: &str = "--wait=5";
 
-/// What the choice of the variant depends on.
+/// Facts that the choice of the variant depends on.
 struct Installed<'a> {
     /// Whether a program is installed.
     exists: &'a dyn Fn(&str) -> bool,

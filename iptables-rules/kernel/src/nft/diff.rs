@@ -2,7 +2,7 @@
 
 use super::program::{ChainDef, Elements, Program, TABLE, TableDef};
 
-/// How many differences are described, of one chain and in all; the others are counted.
+/// Differences that are described, of one chain and in all; the others are counted.
 const MAX_CHAIN_LINES: usize = 50;
 const MAX_LINES: usize = 200;
 

@@ -4,7 +4,7 @@ use nix::errno::Errno;
 
 use crate::read_limits::ExceededLimit;
 
-/// How many times a transaction is sent while other programs change nf_tables.
+/// Attempts at a transaction while other programs change nf_tables.
 pub(super) const MAX_COMMIT_ATTEMPTS: usize = 8;
 
 /// Error returned when nf_tables cannot be written or read.
@@ -30,7 +30,7 @@ pub enum NftError {
     /// nf_tables holds more than is read (see [`crate::ReadLimits`]).
     #[error("nf_tables is not read completely: {what}: {limit}")]
     TooLarge {
-        /// What was read: `rules of family inet`.
+        /// Objects that were read: `rules of family inet`.
         what: String,
         /// The exceeded limit.
         limit: ExceededLimit,
@@ -38,7 +38,7 @@ pub enum NftError {
     /// Reading took longer than allowed (see [`crate::ReadLimits`]).
     #[error("nf_tables is not read completely: {what}: {limit}")]
     Timeout {
-        /// What was read.
+        /// Objects that were read.
         what: String,
         /// The exceeded limit.
         limit: ExceededLimit,

@@ -24,7 +24,7 @@ use iptables_rules::ruleset::{Action, Families, Family, Match, Protocol, Rule, R
 /// `lo` is the first interface of every network namespace.
 const LO_INDEX: u32 = 1;
 
-/// How the rules are spread over tables.
+/// Distribution of the rules over tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum TableLayout {
     /// One table `inet weir`, for Linux 5.2 and newer.

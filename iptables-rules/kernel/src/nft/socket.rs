@@ -32,7 +32,7 @@ pub(super) struct Probe {
     pub(super) matches: bool,
 }
 
-/// Why a transaction was not committed.
+/// Reason for which a transaction was not committed.
 #[derive(Debug)]
 pub(super) enum CommitError {
     /// Another program has committed in the meantime.

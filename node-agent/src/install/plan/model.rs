@@ -20,14 +20,14 @@ pub const STANDALONE_NAME: &str = "YYY-weir-cni.conf";
 pub enum ConfFile {
     /// Its content.
     Bytes(Vec<u8>),
-    /// Why it cannot be read.
+    /// Error of the read.
     Unreadable(String),
 }
 
 /// Files of the configuration directory by name; drop-ins of a network as `network/name`.
 pub type ConfDir = BTreeMap<String, ConfFile>;
 
-/// How the entry is installed.
+/// Way in which the entry is installed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Placement {
     /// As the last element of the primary's list.
@@ -40,10 +40,10 @@ pub enum Placement {
     Standalone,
 }
 
-/// What to install.
+/// Files to install.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DesiredEntry {
-    /// How the entry is installed.
+    /// Way in which the entry is installed.
     pub placement: Placement,
     /// The entry.
     pub entry: PluginEntry,
@@ -55,7 +55,7 @@ pub struct DesiredEntry {
     pub dir: String,
 }
 
-/// What is known of the runtime and of the other plugins.
+/// Facts about the runtime and the other plugins.
 #[derive(Debug, Clone)]
 pub struct RuntimeFacts {
     /// Whether the runtime reads drop-ins, or why not.
@@ -75,7 +75,7 @@ pub enum PluginVersions {
     Unknown(String),
 }
 
-/// What to do about a configuration directory.
+/// Plan for a configuration directory.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
     /// Steps, in their order.
@@ -93,13 +93,13 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Whether the entry is installed and nothing has to change.
+    /// Returns whether the entry is installed and nothing has to change.
     pub fn is_up_to_date(&self) -> bool {
         self.steps.is_empty() && self.entry_file.is_some()
     }
 }
 
-/// Whether two texts are equal as JSON.
+/// Returns whether two texts are equal as JSON.
 pub(super) fn json_eq(a: &str, b: &str) -> bool {
     let parse = |text: &str| serde_json::from_str::<Value>(text);
     a == b || matches!((parse(a), parse(b)), (Ok(a), Ok(b)) if a == b)

@@ -1,6 +1,6 @@
 //! Steps of a plan.
 
-/// Why a file is written or removed.
+/// Reason for which a file is written or removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ChangeReason {
     /// A backup of the file without our entry.
@@ -51,14 +51,14 @@ pub enum FileStep {
         bytes: Vec<u8>,
         /// File whose mode and owner it gets; `None` gives the defaults of a new file.
         like: Option<String>,
-        /// Why it is changed.
+        /// Reason for the change.
         reason: ChangeReason,
     },
     /// Removes a file.
     Remove {
         /// Its name.
         file: String,
-        /// Why it is changed.
+        /// Reason for the change.
         reason: ChangeReason,
     },
 }

@@ -32,7 +32,7 @@ pub fn undo(conf_dir: &ConfDir, owned_name: &str) -> Plan {
     plan
 }
 
-/// Whether a drop-in of a network is ours.
+/// Returns whether a drop-in of a network is ours.
 pub(super) fn is_our_drop_in(name: &str, file: &ConfFile) -> bool {
     let named = name.rsplit_once('/').is_some_and(|(_, file)| file == DROP_IN_NAME);
     // Only we use the name, so an incomplete file is ours as well.
@@ -103,7 +103,7 @@ pub(super) fn backup_of<'a>(view: &ConfDirView<'a>, name: &str, stripped: &str) 
     })
 }
 
-/// Whether the backup equals the file without our entry, except for a raised version.
+/// Returns whether the backup equals the file without our entry, except for a raised version.
 fn equals_backup(copy: &str, stripped: &str) -> bool {
     if json_eq(copy, stripped) {
         return true;
@@ -114,7 +114,7 @@ fn equals_backup(copy: &str, stripped: &str) -> bool {
         .any(|version| text::with_version(copy, version.as_str()).is_some_and(|raised| json_eq(&raised, stripped)))
 }
 
-/// Whether a list has a version that is never raised.
+/// Returns whether a list has a version that is never raised.
 fn names_a_version(text: &str) -> bool {
     NetworkConfig::parse("x.conflist", text.as_bytes())
         .is_ok_and(|network| CniVersion::parse(&network.version).is_some())

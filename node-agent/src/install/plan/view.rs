@@ -42,7 +42,7 @@ impl<'a> ConfDirView<'a> {
         }
     }
 
-    /// Whether a file is our own list, derived from the primary: it has our entry and others, and no backup.
+    /// Returns whether a file is our own list, derived from the primary: it has our entry and others, and no backup.
     pub(super) fn is_owned(&self, name: &str, owned_name: &str) -> bool {
         name == owned_name
             && self.backup_of(name).is_none()
@@ -52,7 +52,7 @@ impl<'a> ConfDirView<'a> {
                 .is_some_and(|network| network.entry_count() > 0 && !network.has_only_our_plugin())
     }
 
-    /// Whether a file has our plugin and no other.
+    /// Returns whether a file has our plugin and no other.
     pub(super) fn has_only_our_plugin(&self, name: &str) -> bool {
         self.networks.get(name).is_some_and(NetworkConfig::has_only_our_plugin)
     }

@@ -23,7 +23,7 @@ use crate::follow::until;
 
 use super::node::{LIST, Node, SINGLE, types};
 
-/// What happens to the operation.
+/// Fate of the operation.
 #[derive(Debug, Clone, Copy)]
 enum Fault {
     /// The disk is full: a part is written.
@@ -58,7 +58,7 @@ impl FaultyFileSystem {
         Self { fault, turn, done: Arc::default() }
     }
 
-    /// Whether the operation has failed.
+    /// Returns whether the operation has failed.
     fn has_failed(&self) -> bool {
         self.done.load(Ordering::Relaxed) > self.turn
     }

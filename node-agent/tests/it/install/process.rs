@@ -71,7 +71,7 @@ impl Agent {
         Self::ask(self.health, "GET /readyz").unwrap_or_default()
     }
 
-    /// Whether the condition `install` is ok.
+    /// Returns whether the condition `install` is ok.
     fn is_installed(&self) -> bool {
         self.readiness().contains("[+]install: ")
     }
@@ -103,7 +103,7 @@ fn once(node: &Node, command: &str, more: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_weir-agent")).arg(command).args(node.flags(more)).output().unwrap()
 }
 
-/// Whether the entry is the last of this list, right now.
+/// Returns whether the entry is the last of this list, right now.
 fn has_entry(node: &Node, name: &str) -> bool {
     fs::read_to_string(node.conf().join(name)).is_ok_and(|text| {
         serde_json::from_str::<serde_json::Value>(&text).is_ok()

@@ -26,7 +26,7 @@ use crate::{Shared, lock};
 /// Idle connections per pool, and how long they are kept (client-go's and Go's defaults).
 const MAX_IDLE: usize = 25;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
-/// How often a call is repeated after a response 429 or 5xx with `Retry-After`.
+/// Repetitions of a call after a response 429 or 5xx with `Retry-After`.
 const RETRIES: usize = 10;
 
 /// Connections to webhooks, and the addresses of their replicas.

@@ -22,7 +22,7 @@ impl Expression {
         unknown.map_or(Ok(Self(program)), Err)
     }
 
-    /// Whether the condition holds; an error where it has no value, as for a field that is missing.
+    /// Returns whether the condition holds; an error where it has no value, as for a field that is missing.
     pub(super) fn holds(&self, variables: &Map<String, Value>) -> Result<bool, String> {
         let mut context = Context::default();
         for (name, value) in variables {

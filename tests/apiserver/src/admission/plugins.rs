@@ -9,7 +9,7 @@ use super::{Create, forbidden};
 use crate::Shared;
 use crate::store::StatusError;
 
-/// Where the service account token is mounted in every container.
+/// Directory at which the service account token is mounted in every container.
 const MOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
 /// Runs the plugins. Idempotent: a second run completes what webhooks have added.

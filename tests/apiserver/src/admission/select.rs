@@ -26,7 +26,7 @@ fn labels(object: &Value) -> Map<String, Value> {
     object["metadata"]["labels"].as_object().cloned().unwrap_or_default()
 }
 
-/// Whether a webhook is called for an object.
+/// Returns whether a webhook is called for an object.
 pub(super) fn matches(
     hook: &WebhookEntry,
     create: &Create<'_>,
@@ -48,7 +48,7 @@ pub(super) fn matches(
         .or_else(|error| if hook.ignores_failure() { Ok(false) } else { Err(forbidden(create, object, &error)) })
 }
 
-/// Whether all conditions hold. One that does not hold takes precedence over one with an error.
+/// Returns whether all conditions hold. One that does not hold takes precedence over one with an error.
 fn conditions_hold(hook: &WebhookEntry, create: &Create<'_>, object: &Value) -> Result<bool, String> {
     let Some(conditions) = hook.entry["matchConditions"].as_array().filter(|conditions| !conditions.is_empty()) else {
         return Ok(true);
@@ -93,7 +93,7 @@ fn rule_matches(rule: &Value, target: &Target) -> bool {
     lists("operations", "CREATE") && lists("apiGroups", group) && lists("apiVersions", version) && resource && scope
 }
 
-/// Whether a LabelSelector matches; an empty or missing one matches everything.
+/// Returns whether a LabelSelector matches; an empty or missing one matches everything.
 fn selector_matches(selector: &Value, labels: &Map<String, Value>) -> bool {
     let equal = selector["matchLabels"].as_object().into_iter().flatten();
     let terms = selector["matchExpressions"].as_array().into_iter().flatten();

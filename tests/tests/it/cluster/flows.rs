@@ -23,7 +23,7 @@ fn mesh(cluster: &Cluster) -> Option<Mesh> {
     Some(mesh)
 }
 
-/// Whether the default revision injects a pod, by the labels `istio-injection` and `istio.io/rev` of the namespace, and
+/// Returns whether the default revision injects a pod, by the labels `istio-injection` and `istio.io/rev` of the namespace, and
 /// `sidecar.istio.io/inject` and `istio.io/rev` of the pod (Istio's documentation, "Controlling the injection policy").
 pub(crate) fn expected(
     enabled: Option<&str>,

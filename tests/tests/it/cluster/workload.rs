@@ -13,7 +13,7 @@ pub(crate) fn pod(name: &str) -> Value {
     })
 }
 
-/// Whether a pod has the sidecar, and the status annotation with it.
+/// Returns whether a pod has the sidecar, and the status annotation with it.
 pub(crate) fn is_injected(pod: &Value) -> bool {
     let has = |list: &str| {
         let containers = pod["spec"][list].as_array().into_iter().flatten();

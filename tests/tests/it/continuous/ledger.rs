@@ -47,7 +47,7 @@ impl Moment {
         self.outages
     }
 
-    /// Whether the node was rebooted since `earlier`.
+    /// Returns whether the node was rebooted since `earlier`.
     pub(crate) fn is_after_a_reboot(self, earlier: Self) -> bool {
         self.reboots != earlier.reboots
     }
@@ -247,7 +247,7 @@ impl Ledger {
     }
 }
 
-/// Whether the runtime failed because of its own store: when killed, containerd 2.1 may leave the directory of a snapshot whose number it
+/// Returns whether the runtime failed because of its own store: when killed, containerd 2.1 may leave the directory of a snapshot whose number it
 /// then uses again. No plugin has been called at that point.
 fn is_damage(why: &str) -> bool {
     why.contains("failed to rename") && why.contains("/snapshots/") && why.contains("file exists")

@@ -219,7 +219,7 @@ impl Worker<'_> {
         self.node.rules(&pod.netns, self.templates[pod.template].expected.as_ref())
     }
 
-    /// Whether a reboot has ended the pod. The runtime still has to remove it, but it has no namespace.
+    /// Returns whether a reboot has ended the pod. The runtime still has to remove it, but it has no namespace.
     fn is_gone(&self, pod: &Pod) -> bool {
         self.ledger.now().is_after_a_reboot(pod.since)
     }

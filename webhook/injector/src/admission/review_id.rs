@@ -1,4 +1,4 @@
-//! What a response repeats of its request, also for bodies that cannot be decoded as a review.
+//! Identity of a review that its response repeats, also for bodies that cannot be decoded as a review.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-/// Why a pod is not injected.
+/// Reason for which a pod is not injected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SkipReason {
     /// `spec.hostNetwork`: capture rules would capture the node's traffic.

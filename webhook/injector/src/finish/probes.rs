@@ -84,7 +84,7 @@ pub(crate) fn restore_probes(pod: &mut Value, proxy: &Map<String, Value>) {
     }
 }
 
-/// Whether a handler of the pod is the redirected form of `original`; `field` is the innermost field of the handler.
+/// Returns whether a handler of the pod is the redirected form of `original`; `field` is the innermost field of the handler.
 pub(crate) fn is_redirected(container: &str, field: &str, handler: Option<&Value>, original: Option<&Value>) -> bool {
     let field = HandlerField::ALL.into_iter().find(|known| known.name().rsplit('.').next() == Some(field));
     let (Some(field), Some(Value::Object(handler)), Some(Value::Object(original))) = (field, handler, original) else {
@@ -95,11 +95,14 @@ pub(crate) fn is_redirected(container: &str, field: &str, handler: Option<&Value
         return false;
     };
     let known = ProbeAction::of(original, field).filter(|original| !original.targets_another_host());
-    let (Some(port), Some(_)) = (action.port(), known) else { return false };
+    let Some(port) = action.port().filter(|_| known.is_some()) else { return false };
     let mut redirected = original.clone();
     ProbeAction::redirect(&mut redirected, &path, port);
+    // A handler that was redirected before has got the agent's port of today.
+    let mut moved = original.clone();
+    ProbeAction::set_port(&mut moved, port);
     let mut handler = handler.clone();
-    for handler in [&mut redirected, &mut handler] {
+    for handler in [&mut redirected, &mut moved, &mut handler] {
         // The API server sets the default in the handler that it has got.
         if let Some(request) = handler.get_mut("httpGet").and_then(Value::as_object_mut)
             && request.get("scheme").is_some_and(|scheme| scheme == "HTTP" || scheme == "")
@@ -107,7 +110,21 @@ pub(crate) fn is_redirected(container: &str, field: &str, handler: Option<&Value
             request.shift_remove("scheme");
         }
     }
-    redirected == handler
+    handler == redirected || handler == moved
+}
+
+/// Takes over into `container` the handlers of `fresh` that the agent serves in either of the two. Others stay as they are.
+pub(crate) fn take_over_redirects(container: &mut Map<String, Value>, fresh: &Map<String, Value>) {
+    let name = fresh.get("name").and_then(Value::as_str).unwrap_or_default();
+    for field in HandlerField::ALL {
+        let path = field.path(name);
+        let is_redirected =
+            |handler| ProbeAction::of(handler, field).is_some_and(|action| action.path() == Some(&path));
+        let (Some(new), Some(handler)) = (field.find(fresh), field.find_mut(container)) else { continue };
+        if is_redirected(new) || is_redirected(handler) {
+            new.clone_into(handler);
+        }
+    }
 }
 
 /// The ports of the agent.

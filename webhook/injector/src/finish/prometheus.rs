@@ -50,7 +50,7 @@ struct Target<'a> {
     path: &'a str,
 }
 
-/// Whether [`merge_metrics`] or [`announce_secure_port`] may write or remove an annotation.
+/// Returns whether [`merge_metrics`] or [`announce_secure_port`] may write or remove an annotation.
 pub(crate) fn is_metrics_annotation(name: &str) -> bool {
     name == SECURE_PORT || [SCRAPE, PORT, PATH, TARGETS].iter().any(|known| is_same_label_name(name, known))
 }

@@ -19,7 +19,7 @@ pub(crate) enum MapKind {
     Other,
 }
 
-/// How a field is merged.
+/// Strategy by which a field is merged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Field {
     /// A list of objects that a key identifies.

@@ -43,7 +43,7 @@ const NO_MIRROR: (&str, &str) = (
 /// Match condition that excludes pods with `hostNetwork`, which never get a sidecar.
 const NO_HOST_NETWORK: (&str, &str) = ("no-host-network", "!has(object.spec.hostNetwork) || !object.spec.hostNetwork");
 
-/// How the API server reaches the webhook.
+/// Address at which the API server reaches the webhook.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WebhookTarget {
     /// The Service `weir-webhook[-REVISION]` in the webhook's namespace.
@@ -52,12 +52,12 @@ pub enum WebhookTarget {
     Url(String),
 }
 
-/// What the webhook configurations of an [`InjectorRevision`] contain besides its selectors.
+/// Fields of the webhook configurations of an [`InjectorRevision`], besides its selectors.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WebhookOptions {
     /// Namespace of the webhook.
     pub namespace: String,
-    /// Where the API server sends reviews.
+    /// Address to which the API server sends reviews.
     pub target: WebhookTarget,
     /// `caBundle` (PEM, in base64), if nothing in the cluster writes it.
     pub ca_bundle: Option<String>,

@@ -16,7 +16,7 @@ pub struct Nodes {
 }
 
 impl Nodes {
-    /// Whether a native sidecar can run on `node`, or, if that node is not known, on every node of the cluster; true for a
+    /// Returns whether a native sidecar can run on `node`, or, if that node is not known, on every node of the cluster; true for a
     /// cluster without nodes. A node whose version cannot be parsed does not support it.
     pub fn can_run_native_sidecars(&self, node: Option<&str>) -> bool {
         node.and_then(|name| self.capable.get(name)).copied().unwrap_or(self.too_old == 0)

@@ -79,7 +79,7 @@ impl ProxyConfigResources {
         Self(resources)
     }
 
-    /// Whether an object is a `ProxyConfig` resource.
+    /// Returns whether an object is a `ProxyConfig` resource.
     pub fn is_proxy_config(object: &Value) -> bool {
         let group = object["apiVersion"].as_str().and_then(|version| version.split_once('/')).map(|(group, _)| group);
         group == Some(GROUP) && object["kind"] == KIND

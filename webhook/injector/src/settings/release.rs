@@ -24,7 +24,7 @@ impl Release {
         Some(Self { minor: Some(minor_of(tag)?) })
     }
 
-    /// Whether the release is known to be before 1.`minor`.
+    /// Returns whether the release is known to be before 1.`minor`.
     pub(crate) fn is_before(self, minor: u32) -> bool {
         self.minor.is_some_and(|known| known < minor)
     }

@@ -8,20 +8,11 @@ use gotmpl::parse::{
 };
 use gotmpl::{FuncMap, TemplateError};
 
+use super::functions::{FAIL, FIELD, INDEX_STRINGS, PRINT, START_ACTION};
 use super::{data, functions};
 
 /// Name of the main tree. No `define` can have it.
 pub(super) const MAIN: &str = "\0main";
-/// Function that records the line of an action. No template can write its name.
-pub(super) const START_ACTION: &str = "\0step";
-/// Function that reads fields of a value whose type is not known before it is rendered. No template can write its name.
-pub(super) const FIELD: &str = "\0field";
-/// Function that fails with a message. No template can write its name.
-pub(super) const FAIL: &str = "\0fail";
-/// Function that prints the value of an action. No template can write its name.
-pub(super) const PRINT: &str = "\0print";
-/// Function `index` for a map of strings, in which a missing key has the empty string.
-pub(super) const INDEX_STRINGS: &str = "\0index";
 
 /// A template that the engine can execute.
 pub(super) struct Compiled {
@@ -71,7 +62,7 @@ pub(super) fn format_syntax_error(error: TemplateError) -> String {
     }
 }
 
-/// What the dot refers to.
+/// Value that the dot refers to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum DotScope {
     /// The data of the template.
@@ -297,7 +288,7 @@ impl Checker<'_> {
     }
 }
 
-/// Whether the expression ends in `Labels` or `Annotations`.
+/// Returns whether the expression ends in `Labels` or `Annotations`.
 fn is_string_map(expr: &Expr) -> bool {
     let (Expr::Field(_, fields) | Expr::Variable(_, _, fields)) = expr else { return false };
     fields.last().is_some_and(|last| last == "Labels" || last == "Annotations")

@@ -6,9 +6,9 @@ use std::sync::{Arc, LazyLock};
 use gotmpl::Value as Data;
 use serde_json::{Map, Value};
 
-use super::go_names::{go_name, upper_first};
 use super::go_types::GoType::{self, Flag, Keyed, Number, Other, Slice, Struct, Structs, Text};
 use super::go_types::{GoStruct, MESH, META, SPEC};
+use crate::go_names::{go_name, upper_first};
 use crate::proxy_config::ProxyConfig;
 
 /// Fields of the data that a template is rendered with, Istio's `SidecarTemplateData`.
@@ -52,7 +52,7 @@ const KEYED_FIELDS: [&str; 9] = [
     "overhead",
 ];
 
-/// Whether the value at a path of [`ROOT_FIELDS`] has a field; `None` if the fields of its type are not known.
+/// Returns whether the value at a path of [`ROOT_FIELDS`] has a field; `None` if the fields of its type are not known.
 pub(super) fn has_field(path: &str, field: &str) -> Option<bool> {
     match path {
         "" => Some(ROOT_FIELDS.contains(&field)),

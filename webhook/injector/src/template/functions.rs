@@ -19,10 +19,20 @@ use std::sync::Arc;
 
 use gotmpl::{FuncMap, Template as Engine, TemplateError, Value as Data};
 
-use super::check::{FAIL, FIELD, INDEX_STRINGS, PRINT, START_ACTION};
 use super::data::COMPLETE_KEY;
 use super::limits;
 use super::print::{go_string, sprint, sprintln};
+
+/// Function that records the line of an action. No template can write its name.
+pub(super) const START_ACTION: &str = "\0step";
+/// Function that reads fields of a value whose type is not known before it is rendered. No template can write its name.
+pub(super) const FIELD: &str = "\0field";
+/// Function that fails with a message. No template can write its name.
+pub(super) const FAIL: &str = "\0fail";
+/// Function that prints the value of an action. No template can write its name.
+pub(super) const PRINT: &str = "\0print";
+/// Function `index` for a map of strings, in which a missing key has the empty string.
+pub(super) const INDEX_STRINGS: &str = "\0index";
 
 type FunctionResult = Result<Data, TemplateError>;
 /// Name, minimum and maximum number of arguments, and the function.
@@ -34,7 +44,7 @@ const VARIADIC: usize = usize::MAX;
 /// Functions of the engine whose results are no larger than their arguments; they are called directly.
 const ENGINE_FUNCTIONS: [&str; 11] = ["and", "or", "not", "eq", "ne", "lt", "le", "gt", "ge", "len", "index"];
 
-/// Whether a template may call the function.
+/// Returns whether a template may call the function.
 pub(super) fn is_defined(functions: &FuncMap, name: &str) -> bool {
     functions.contains_key(name) || ENGINE_FUNCTIONS.contains(&name)
 }

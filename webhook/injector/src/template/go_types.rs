@@ -7,7 +7,7 @@ use gotmpl::Value as Data;
 use serde_json::Value;
 
 use super::data::{COMPLETE_KEY, TYPED_OBJECT_KEY, list, text, typed};
-use super::go_names::go_name;
+use crate::go_names::go_name;
 
 /// Go type of a field of a Kubernetes object; it determines the zero value.
 #[derive(Clone, Copy)]

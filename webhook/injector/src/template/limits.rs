@@ -19,7 +19,7 @@ const MAX_TOTAL_BYTES: usize = 256 * 1024 * 1024;
 /// Limit on the nesting depth of a value.
 const MAX_DEPTH: usize = 64;
 
-/// What functions read besides their arguments.
+/// State that functions read besides their arguments.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct RenderOptions {
     /// `ENABLE_NATIVE_SIDECARS` of Istio's controller.

@@ -310,7 +310,7 @@ impl Flow<'_, '_> {
     }
 }
 
-/// Whether the line may be a marker of a document, or a directive.
+/// Returns whether the line may be a marker of a document, or a directive.
 fn is_marker(line: Line<'_>) -> bool {
     line.indent == 0 && (line.raw.starts_with("---") || line.raw.starts_with("...") || line.raw.starts_with('%'))
 }
@@ -328,14 +328,14 @@ fn split_key(content: &str) -> Option<(&str, &str)> {
     (separated && is_plain_key(key)).then_some((key, value))
 }
 
-/// Whether the text is a string that can be a key without quotes.
+/// Returns whether the text is a string that can be a key without quotes.
 fn is_plain_key(key: &str) -> bool {
     key.starts_with(|c: char| c.is_ascii_alphabetic())
         && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'/' | b'_' | b'-'))
         && !is_special_word(key)
 }
 
-/// Whether the text is a word that YAML 1.1 or 1.2 takes for another type.
+/// Returns whether the text is a word that YAML 1.1 or 1.2 takes for another type.
 fn is_special_word(text: &str) -> bool {
     const WORDS: [&str; 11] = ["true", "false", "null", "yes", "no", "on", "off", "y", "n", "nan", "inf"];
     text.len() <= 5 && WORDS.iter().any(|word| text.eq_ignore_ascii_case(word))

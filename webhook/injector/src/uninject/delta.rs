@@ -130,7 +130,7 @@ pub(super) fn names(items: &[Value], field: Field) -> Option<Vec<Cow<'_, str>>> 
     unique.then_some(names)
 }
 
-/// Whether two values are equal including the order of keys.
+/// Returns whether two values are equal including the order of keys.
 fn identical(a: &Value, b: &Value) -> bool {
     match (a, b) {
         (Value::Object(a), Value::Object(b)) => {

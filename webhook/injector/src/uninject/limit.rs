@@ -77,10 +77,10 @@ const DEFAULTED_ANNOTATIONS: [&str; 8] = [
     name::REWRITE_PROBES,
 ];
 
-/// What the current configuration writes, besides what every injection does.
+/// Additions of the current configuration, besides those of every injection.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct CurrentInjection<'a> {
-    /// What the templates add, merged; `None` if unknown.
+    /// Additions of the templates, merged; `None` if unknown.
     pub(crate) overlay: Option<&'a Value>,
     /// Annotations that the settings write.
     pub(crate) annotations: Option<&'a BTreeMap<String, String>>,
@@ -148,13 +148,13 @@ impl Change<'_> {
 /// Decides about a field: returns its value in the result.
 type Decide<'d, 'a> = &'d mut dyn FnMut(&mut Limiter<'a>, &str, Change<'a>) -> Option<Value>;
 
-/// How a keyed list is treated.
+/// Rules for a keyed list.
 struct ListRules<'r, 'a> {
     /// Whether the item may go.
     may_go: &'r dyn Fn(&Value, Option<&Value>) -> bool,
     /// Decides about items that are in the restored pod.
     decide: Decide<'r, 'a>,
-    /// Whether the order counts.
+    /// Whether the order has a meaning, as that of init containers and variables has.
     ordered: bool,
 }
 
@@ -400,13 +400,13 @@ impl<'a> Limiter<'a> {
                     is_mesh_volume(name)
                         || added.is_some_and(|added| is_same_but_defaults(added, item) || !by_user.contains_key(name))
                 };
-                let mut rules = ListRules { may_go: &may_go, decide: &mut Self::volume, ordered: true };
+                let mut rules = ListRules { may_go: &may_go, decide: &mut Self::volume, ordered: false };
                 self.items(change, MapKind::PodSpec, key, &mut rules)
             }
             "imagePullSecrets" => {
                 let may_go = |_: &Value, added: Option<&Value>| added.is_some();
                 let decide: Decide<'_, 'a> = &mut |limiter, _, change| limiter.existing(change);
-                let mut rules = ListRules { may_go: &may_go, decide, ordered: true };
+                let mut rules = ListRules { may_go: &may_go, decide, ordered: false };
                 self.items(change, MapKind::PodSpec, key, &mut rules)
             }
             "securityContext" => self.nested(change, &mut |limiter, key, change| {
@@ -538,7 +538,7 @@ impl<'a> Limiter<'a> {
         }
     }
 
-    /// Whether an injection wrote this user or group over the declared one.
+    /// Returns whether an injection wrote this user or group over the declared one.
     fn is_written_user(&self, container: &str, user: Option<i64>, key: &str, was: Option<&Value>) -> bool {
         if !matches!(key, "runAsUser" | "runAsGroup") {
             return false;
@@ -587,7 +587,7 @@ fn is_mesh_volume(name: &str) -> bool {
     MESH_VOLUMES.contains(&name)
 }
 
-/// Whether two lists of arguments are equal but for the user of the proxy (`-u`).
+/// Returns whether two lists of arguments are equal but for the user of the proxy (`-u`).
 fn is_same_but_user(was: Option<&Value>, now: Option<&Value>) -> bool {
     let (Some(was), Some(now)) = (was.and_then(Value::as_array), now.and_then(Value::as_array)) else { return false };
     let user = was.iter().position(|arg| arg == "-u").map(|flag| flag + 1);
@@ -595,7 +595,7 @@ fn is_same_but_user(was: Option<&Value>, now: Option<&Value>) -> bool {
         && was.iter().zip(now).enumerate().all(|(position, (was, now))| was == now || Some(position) == user)
 }
 
-/// Whether `item` is `added`, but for defaults of volumes that the API server has set.
+/// Returns whether `item` is `added`, but for defaults of volumes that the API server has set.
 fn is_same_but_defaults(added: &Value, item: &Value) -> bool {
     let is_default = |field: &str, value: &Value| match field {
         "defaultMode" => *value == 420,

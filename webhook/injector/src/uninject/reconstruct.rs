@@ -33,7 +33,7 @@ pub(super) const GRPC_VARIABLES: [&str; 4] = [
 /// Multus network of Istio's plugin.
 const MULTUS_NETWORK: &str = "default/istio-cni";
 
-/// Whether a container of a template is not one of the application: one of the mesh, or one that a custom template adds.
+/// Returns whether a container of a template is not one of the application: one of the mesh, or one that a custom template adds.
 pub(super) fn is_injected(container: &str, stored: &StoredOverrides) -> bool {
     MESH_CONTAINERS.contains(&container) || stored.find(container).is_none()
 }

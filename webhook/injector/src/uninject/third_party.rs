@@ -5,8 +5,9 @@
 //! the first injection nor the user wrote is carried over.
 //!
 //! If the templates are the same as before, which a fingerprint in the record tells, every difference is a third party's (an image
-//! pinned to a digest, a tightened security context), and the containers stay as they are, but for variables about the application.
-//! A forged fingerprint gains nothing: it keeps a container that the author could have declared.
+//! pinned to a digest, a tightened security context), and the containers stay as they are, but for variables about the application and
+//! for handlers that the agent serves. A forged fingerprint gains nothing: it keeps a container that the author could have
+//! declared.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;
@@ -16,6 +17,7 @@ use serde_json::{Map, Value};
 use super::InjectionRecord;
 use crate::annotations::{ORIGINAL, StringMap};
 use crate::containers::ContainerList;
+use crate::finish::probes::take_over_redirects;
 
 /// Key of the record: variables of injected containers whose names do not show that an injection wrote them.
 pub(super) const VARIABLES: &str = "env";
@@ -216,24 +218,29 @@ pub(crate) fn carry_over_changes(
     }
 }
 
-/// Keeps a container as it was, but for the variables about the application.
+/// Keeps a container as it was, but for the variables about the application and for handlers that the agent serves.
 fn keep(was: &Value, now: &mut Map<String, Value>) {
     let Value::Object(mut kept) = was.clone() else { return };
+    take_over_redirects(&mut kept, now);
     let fresh = now.get("env").and_then(Value::as_array).into_iter().flatten();
     let fresh = fresh.filter(|variable| is_of_application(variable)).cloned();
     let mut fresh: Vec<(String, Value)> =
         fresh.map(|variable| (variable["name"].as_str().unwrap_or_default().to_owned(), variable)).collect();
     if let Some(Value::Array(env)) = kept.get_mut("env") {
-        env.retain_mut(|variable| {
-            if !is_of_application(variable) {
-                return true;
+        let had: HashSet<String> =
+            env.iter().filter_map(|variable| variable["name"].as_str()).map(str::to_owned).collect();
+        for variable in std::mem::take(env) {
+            if !is_of_application(&variable) {
+                env.push(variable);
+                continue;
             }
-            let Some(position) = fresh.iter().position(|(name, _)| variable["name"] == name.as_str()) else {
-                return false;
-            };
-            *variable = fresh.remove(position).1;
-            true
-        });
+            let Some(position) = fresh.iter().position(|(name, _)| variable["name"] == name.as_str()) else { continue };
+            // New variables keep their place before the next one.
+            let (new, rest): (Vec<_>, Vec<_>) = fresh.drain(..position).partition(|(name, _)| !had.contains(name));
+            env.extend(new.into_iter().map(|(_, variable)| variable));
+            env.push(fresh.remove(0).1);
+            fresh.splice(0..0, rest);
+        }
         env.extend(fresh.into_iter().map(|(_, variable)| variable));
     } else if !fresh.is_empty() {
         kept.insert("env".to_owned(), fresh.into_iter().map(|(_, variable)| variable).collect());

@@ -135,7 +135,7 @@ fn admitted(mut pod: Value) -> Value {
     normalized(pod)
 }
 
-/// Whether the pod has an annotation `weir.dev/capture` if and only if a CNI plugin captures its traffic.
+/// Returns whether the pod has an annotation `weir.dev/capture` if and only if a CNI plugin captures its traffic.
 fn is_capture_annotated(pod: &Value) -> bool {
     let inits = pod["spec"]["initContainers"].as_array().map_or(&[][..], Vec::as_slice);
     let validated = inits.iter().any(|container| container["name"] == "istio-validation");

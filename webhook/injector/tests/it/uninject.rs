@@ -183,3 +183,45 @@ fn sidecar_without_status_is_not_injected_again() {
         assert_eq!(reason, SkipReason::UnrecordedSidecar);
     }
 }
+
+/// Injects a pod with one installation and then with another; the result is that of the second alone.
+fn assert_second_decides(pod: &Value, first: &Settings, second: &Settings) {
+    let by_detour = injected(&injected(pod, first), second);
+    assert_eq!(by_detour.to_string(), injected(pod, second).to_string());
+}
+
+#[test]
+fn order_of_volumes_is_restored() {
+    let mut pod = web();
+    pod["metadata"]["annotations"] = json!({"sidecar.istio.io/userVolume": r#"{"mine":{"emptyDir":{}}}"#});
+    pod["spec"]["volumes"] = json!([{"name": "mine"}, {"name": "data"}]);
+    assert_second_decides(&pod, &settings(true), &settings(true));
+    assert_second_decides(&pod, &settings(true), &settings(false));
+}
+
+#[test]
+fn redirected_probe_follows_the_agents_port() {
+    let mut pod = web();
+    pod["metadata"]["annotations"] = json!({"status.sidecar.istio.io/port": "16000"});
+    pod["spec"]["containers"][0]["readinessProbe"] =
+        json!({"httpGet": {"port": 15020, "path": "/app-health/app/readyz", "scheme": "HTTPS"}});
+    assert_second_decides(&pod, &settings(true), &settings(true));
+}
+
+#[test]
+fn metrics_variable_that_is_new_precedes_the_probes_variable() {
+    let mut without_metrics = settings(true);
+    without_metrics.mesh.prometheus_merge = false;
+    assert_second_decides(&web(), &without_metrics, &settings(true));
+}
+
+#[test]
+fn probes_of_a_declared_init_container_follow_the_second_installation() {
+    let mut pod = web();
+    let own = json!({"name": "istio-validation", "image": "auto", "startupProbe": {"httpGet": {"port": 80}}});
+    pod["spec"]["initContainers"] = json!([own]);
+    let mut without_rewriting = settings(true);
+    without_rewriting.values.rewrite_probes = false;
+    assert_second_decides(&pod, &settings(true), &without_rewriting);
+    assert_second_decides(&pod, &without_rewriting, &settings(true));
+}

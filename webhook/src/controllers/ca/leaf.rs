@@ -21,7 +21,7 @@ pub struct Leaf {
     pub renew_at: SystemTime,
 }
 
-/// What to do about the leaf.
+/// Next step for the leaf.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LeafAction {
     /// Serve the current one.
@@ -32,7 +32,7 @@ pub enum LeafAction {
     Unavailable(CaNotValid),
 }
 
-/// Why the current CA cannot sign.
+/// Reason for which the current CA cannot sign.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CaNotValid {
     /// It is not valid yet.

@@ -19,7 +19,7 @@ use super::state::{CaState, Phase};
 /// Share of a CA's lifetime after which it is rotated: numerator and denominator.
 const ROTATE_AFTER: (u32, u32) = (2, 3);
 
-/// How long certificates, and phases of a rotation, last.
+/// Validity of certificates and length of a rotation's phases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CaLifetimes {
     /// Lifetime of a CA.
@@ -54,7 +54,7 @@ pub enum SecretState {
     Foreign,
 }
 
-/// What a decision depends on.
+/// Facts that a decision depends on.
 #[derive(Debug)]
 pub struct PlanInput<'a> {
     /// By this replica's clock.
@@ -99,7 +99,7 @@ pub enum CaChange {
     RetirePrevious,
 }
 
-/// What to do.
+/// Result of a decision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Plan {
     /// Write the Secret.
@@ -174,7 +174,7 @@ fn next_step(input: &PlanInput<'_>, state: &CaState, rotate: Option<&str>) -> Pl
     }
 }
 
-/// Whether a CA is to be rotated: two thirds of its lifetime are over, or it is not valid.
+/// Returns whether a CA is to be rotated: two thirds of its lifetime are over, or it is not valid.
 fn is_due(ca: &Ca, now: SystemTime) -> bool {
     let validity = ca.cert().validity();
     let lifetime = validity.not_after.duration_since(validity.not_before).unwrap_or_default();

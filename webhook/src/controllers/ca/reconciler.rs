@@ -25,7 +25,7 @@ use crate::controllers::ca_bundle::{BundleStatusReader, TrustBundle};
 use crate::controllers::lease::{FIELD_MANAGER, Leadership};
 use crate::tls::ServedCertificate;
 
-/// How often the leaf is checked against the wall clock, which may have jumped.
+/// Interval at which the leaf is checked against the wall clock, which may have jumped.
 const LEAF_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Shortest Lease.
 const MIN_LEASE: Duration = Duration::from_secs(3);
@@ -41,9 +41,9 @@ pub struct CaOptions {
     pub secret: String,
     /// Names in the leaf.
     pub names: Vec<String>,
-    /// How long certificates, and phases of a rotation, last.
+    /// Validity of certificates and length of a rotation's phases.
     pub lifetimes: CaLifetimes,
-    /// How often the Secret is read.
+    /// Interval at which the Secret is read.
     pub poll_interval: Duration,
 }
 
@@ -54,7 +54,7 @@ pub fn service_dns_names(service: &str, namespace: &str) -> Vec<String> {
     std::iter::once(service.to_owned()).chain(qualified).collect()
 }
 
-/// What keeps the CA or the leaf from being as it should be.
+/// Problems of the CA and of the leaf.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct CaError {
     /// Reason of the condition.
@@ -82,7 +82,7 @@ pub struct CaReconciler {
     phase_since: Instant,
     absent_since: Option<Instant>,
     leaf: Option<Leaf>,
-    /// Why no leaf of the current CA can be issued.
+    /// Reason for which no leaf of the current CA can be issued.
     leaf_error: Option<CaError>,
     condition: Condition,
     metrics: CaMetrics,
@@ -220,7 +220,7 @@ impl CaReconciler {
         Ok(false)
     }
 
-    /// Whether the clock differs so much from the API server's that it must not decide about a CA. Leaves are issued by it all the same.
+    /// Returns whether the clock differs so much from the API server's that it must not decide about a CA. Leaves are issued by it all the same.
     fn has_clock_skew(&self) -> bool {
         self.lease.clock_skew().is_some_and(|skew| skew > MAX_CLOCK_SKEW.min(self.options.lifetimes.ca / 8))
     }

@@ -59,12 +59,12 @@ fn host(config: &WebhookClientConfig) -> String {
 }
 
 impl ObservedConfiguration {
-    /// Whether an entry's bundle differs from `trust`.
+    /// Returns whether an entry's bundle differs from `trust`.
     pub(super) fn differs_from(&self, trust: &TrustBundle) -> bool {
         self.entries.iter().any(|entry| !trust.has_same_certs(&entry.bundle))
     }
 
-    /// Whether every entry trusts all of `trust`.
+    /// Returns whether every entry trusts all of `trust`.
     pub(super) fn trusts_all_of(&self, trust: &TrustBundle) -> bool {
         self.entries.iter().all(|entry| trust.is_subset_of(&entry.bundle))
     }

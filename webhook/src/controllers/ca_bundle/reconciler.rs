@@ -32,7 +32,7 @@ const WRITE_BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::f
 /// Time for which a bundle may be wrong before an event reports it: writing it takes a moment.
 const MISMATCH_EVENT_DELAY: Duration = Duration::from_secs(10);
 
-/// What is done about a wrong `caBundle`.
+/// Reaction to a wrong `caBundle`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CaBundleMode {
     /// It is written.
@@ -41,7 +41,7 @@ pub enum CaBundleMode {
     Verify,
 }
 
-/// What was done about one webhook configuration.
+/// Result for one webhook configuration.
 #[derive(Debug, Default)]
 struct ObjectState {
     backoff: ContentionBackoff,

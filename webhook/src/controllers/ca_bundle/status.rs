@@ -13,10 +13,10 @@ use weir_runtime::client::{ApiError, with_timeout};
 use super::observed::ObservedConfiguration;
 use super::trust::TrustBundle;
 
-/// What the caBundles of our webhook configurations trust.
+/// State of the `caBundle` fields of our webhook configurations.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BundleStatus {
-    /// What they should trust.
+    /// CA certificates that they should trust.
     pub trust: Option<Arc<TrustBundle>>,
     /// Since when all of them have been observed to; `None` while one does not.
     pub trusted_since: Option<Instant>,
@@ -40,7 +40,7 @@ impl BundleStatusReader {
         since.map(|since| since.elapsed())
     }
 
-    /// Whether the cache is current, and no bundle trusts anything yet.
+    /// Returns whether the cache is current, and no bundle trusts anything yet.
     pub fn none_trusts_anything(&self) -> bool {
         self.status.borrow().none_trusts_anything
     }

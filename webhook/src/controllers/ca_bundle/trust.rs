@@ -58,13 +58,13 @@ impl TrustBundle {
         &self.pem
     }
 
-    /// Whether `bundle` holds these certificates and nothing else.
+    /// Returns whether `bundle` holds these certificates and nothing else.
     pub fn has_same_certs(&self, bundle: &[u8]) -> bool {
         let (certs, clean) = parse_certificates(bundle);
         clean && to_set(certs) == self.certs
     }
 
-    /// Whether `bundle` holds all of these certificates.
+    /// Returns whether `bundle` holds all of these certificates.
     pub fn is_subset_of(&self, bundle: &[u8]) -> bool {
         self.certs.is_subset(&to_set(parse_certificates(bundle).0))
     }

@@ -9,7 +9,7 @@ use rustls::client::danger::ServerCertVerifier as _;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
-use crate::tls;
+use crate::{crypto, tls};
 
 /// Parses the certificates of a PEM text; also returns whether every block was one. Go's parser, which the API server uses, skips what
 /// it cannot parse.
@@ -52,7 +52,7 @@ pub(super) fn verify(
         });
     }
     let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::new(tls::provider()))
+    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::new(crypto::provider()))
         .build()
         .map_err(|error| error.to_string())?;
     match verifier.verify_server_cert(leaf, intermediates, &name, &[], UnixTime::since_unix_epoch(now)) {

@@ -6,8 +6,8 @@ use gotmpl::{TemplateError, Value as Data};
 use serde_json::{Map, Number, Value};
 
 use super::super::data::{TYPED_OBJECT_KEY, untyped};
-use super::super::go_names::json_name;
 use super::{Args, Function, FunctionResult, go_yaml, owned, text};
+use crate::go_names::json_name;
 use crate::yaml;
 
 pub(super) const ALL: [Function; 12] = [

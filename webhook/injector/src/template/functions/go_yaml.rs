@@ -189,7 +189,7 @@ fn double_quoted(out: &mut String, text: &str) {
     out.push('"');
 }
 
-/// Whether an unquoted text would be parsed as another type than a string.
+/// Returns whether an unquoted text would be parsed as another type than a string.
 fn is_other_type(text: &str) -> bool {
     const WORDS: [&str; 36] = [
         "", "~", "null", "Null", "NULL", "y", "Y", "yes", "Yes", "YES", "true", "True", "TRUE", "on", "On", "ON", "n",
@@ -227,7 +227,7 @@ fn is_number(text: &str) -> bool {
     mantissa_ok && exponent.is_none_or(|exponent| exponent.strip_prefix(['+', '-']).is_some_and(is_digits))
 }
 
-/// Whether the text is like `12:30:45`, a number to base 60 in YAML 1.1.
+/// Returns whether the text is like `12:30:45`, a number to base 60 in YAML 1.1.
 fn is_sexagesimal(text: &str) -> bool {
     let text = text.strip_prefix(['+', '-']).unwrap_or(text);
     let mut parts = text.split(':');
@@ -239,7 +239,7 @@ fn is_sexagesimal(text: &str) -> bool {
         && parts.all(|part| is_part(part.split('.').next().unwrap_or_default()))
 }
 
-/// Whether the text is like `2001-12-31`, with or without a time.
+/// Returns whether the text is like `2001-12-31`, with or without a time.
 fn is_date(text: &str) -> bool {
     let mut parts = text.splitn(3, '-');
     let is_digits =

@@ -15,7 +15,7 @@ const IRREGULAR: [(&str, &str); 5] = [
 ];
 
 /// Converts `hostIP` to `HostIP` and `httpGet` to `HTTPGet`.
-pub(super) fn go_name(json: &str) -> String {
+pub(crate) fn go_name(json: &str) -> String {
     if let Some((_, go)) = IRREGULAR.iter().find(|(known, _)| *known == json) {
         return (*go).to_owned();
     }
@@ -25,7 +25,7 @@ pub(super) fn go_name(json: &str) -> String {
 }
 
 /// Converts `HTTPGet` to `httpGet`.
-pub(super) fn json_name(go: &str) -> String {
+pub(crate) fn json_name(go: &str) -> String {
     if let Some((json, _)) = IRREGULAR.iter().find(|(_, known)| *known == go) {
         return (*json).to_owned();
     }
