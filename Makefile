@@ -54,8 +54,8 @@ test-e2e: test-tools ## tests of whole binaries: real namespaces, runtimes, API 
 	  cargo test --locked --workspace --target $(STATIC_TARGET) --test '*' --no-fail-fast
 
 .PHONY: soak
-soak: ## ten minutes of a hostile tenant against the webhook's release binary
-	cargo build --release --locked -p weir-webhook
+soak: ## ten minutes of a hostile tenant against the release binaries (root, control groups)
+	cargo build --release --locked -p weir-webhook -p weir-agent -p weir-cni
 	WEIR_BIN_DIR=$(abspath $(TARGET_DIR))/release WEIR_HOSTILE_SECONDS=600 \
 	  cargo test --release --locked -p weir-tests --test it hostile::honest -- --nocapture
 

@@ -6,18 +6,22 @@
 //! kubelet.rs ───── pods of the project's manifests, translated to calls of the runtime
 //! image.rs ─────── container images made from files of this machine
 //! topology.rs ──── a pod, its peer and its guest as network namespaces
+//! review_client.rs  a client of the webhook over HTTP/2
 //! segment.rs ───── TCP segments that no socket would send
 //! webhook.rs ───── the admission webhook, called as an API server calls it
 //! conformance.rs ─ Istio's injector test cases
+//! cgroup.rs ────── limits of memory and processor time
 //! wait.rs ──────── waiting for conditions
 //! ```
 
 pub mod agent;
+pub mod cgroup;
 pub mod conformance;
 pub mod cri;
 pub mod cri_runtime;
 pub mod image;
 pub mod kubelet;
+pub mod review_client;
 pub mod segment;
 pub mod topology;
 pub mod wait;

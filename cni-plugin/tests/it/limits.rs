@@ -4,7 +4,10 @@ use std::io::{Read as _, Write as _};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use iptables_rules::limits;
 use serde_json::{Value, json};
+use weir_cni::limits::{MAX_CALL_SECONDS, MAX_CPU_SECONDS, MAX_MEMORY_MIB};
+use weir_cni::stdin;
 
 use crate::call::{CAPABILITY, Call, STATUS, conf};
 
@@ -43,6 +46,37 @@ fn the_process_limits_itself_at_its_start() {
     assert_eq!(limits_of(&child, "Max address space"), ("268435456".to_owned(), "268435456".to_owned()));
     child.kill().unwrap();
     child.wait().unwrap();
+}
+
+#[test]
+fn documented_limits_are_those_of_the_code() {
+    let docs = include_str!("../../../docs/cni-plugin.md");
+    for row in [
+        format!("| address space (`RLIMIT_AS`) | {MAX_MEMORY_MIB} MiB | 11 |"),
+        format!("| processor time (`RLIMIT_CPU`) | {MAX_CPU_SECONDS} s | 11 |"),
+        format!("| time for the whole call | {MAX_CALL_SECONDS} s, and `agent_timeout_ms` | 11 |"),
+        format!("| stdin | {} MiB | 6 |", stdin::MAX_BYTES >> 20),
+        format!("| time until stdin is closed | {} s | 5 |", stdin::MAX_WAIT.as_secs()),
+        format!("| rules of a pod | {},000 | 101 |", limits::MAX_RULES / 1000),
+    ] {
+        assert!(docs.contains(&row), "not in docs/cni-plugin.md: {row}");
+    }
+    let docs = include_str!("../../../docs/annotations.md");
+    for row in [
+        format!(
+            "| bytes of one annotation or variable | {},{:03} |",
+            limits::MAX_VALUE_BYTES / 1000,
+            limits::MAX_VALUE_BYTES % 1000
+        ),
+        format!("| interfaces of one list | {} |", limits::MAX_INTERFACES),
+        format!("| ports of one list | {},000 |", limits::MAX_PORTS / 1000),
+        format!("| CIDRs of one list | {},000 |", limits::MAX_CIDRS / 1000),
+        format!("| DNS servers | {} |", limits::MAX_DNS_SERVERS),
+        format!("| users, and groups, of the proxy | {} each |", limits::MAX_PROXY_IDS),
+        format!("| rules of a pod in all | {},000 |", limits::MAX_RULES / 1000),
+    ] {
+        assert!(docs.contains(&row), "not in docs/annotations.md: {row}");
+    }
 }
 
 #[test]

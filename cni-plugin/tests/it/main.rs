@@ -9,3 +9,4 @@ mod limits;
 mod namespace;
 mod passthrough;
 mod protocol;
+mod skew;

@@ -126,12 +126,6 @@ impl Chains {
         self.local_delivery = deliveries.iter().copied().find(|delivery| marks.contains(&delivery.mark));
         self
     }
-
-    /// Returns the index of a chain in the table of the chain `from`.
-    pub(super) fn target(&self, from: usize, name: &str) -> Option<usize> {
-        let table = &self.chains.get(from)?.table;
-        self.chains.iter().position(|chain| chain.table == *table && chain.name == name)
-    }
 }
 
 impl fmt::Display for Effect {

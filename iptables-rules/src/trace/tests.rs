@@ -256,3 +256,15 @@ mod texts {
         text
     }
 }
+
+#[test]
+fn jumps_that_multiply_are_cut_off() {
+    use std::fmt::Write as _;
+    let mut save = "*nat\n:OUTPUT ACCEPT [0:0]\n-A OUTPUT -j c0\n:c30 - [0:0]\n".to_owned();
+    for number in 0..30 {
+        let _ =
+            write!(save, ":c{number} - [0:0]\n-A c{number} -j c{next}\n-A c{number} -j c{next}\n", next = number + 1);
+    }
+    let trace = Chains::from_iptables_save(&(save + "COMMIT\n")).trace(&sent(APP, "eth0", "192.0.2.1:80"));
+    assert_eq!(trace.uncertain_rules, ["all after the first 200000 rules, which are not evaluated"]);
+}

@@ -1,5 +1,6 @@
 //! Evaluates the chains for a packet.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::chains::{Base, Chains, Effect};
@@ -12,6 +13,8 @@ use crate::names::LOOPBACK_INTERFACE;
 const CONNTRACK: i32 = -200;
 /// Limit of nested jumps, above that of the kernel (`NFT_JUMP_STACK_SIZE`).
 const MAX_JUMP_DEPTH: usize = 64;
+/// Limit of rules that are evaluated for one packet: with two jumps in each chain, few rules are evaluated thousands of times.
+const MAX_VISITS: usize = 200_000;
 
 /// Continuation after a rule or a chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +30,9 @@ enum Flow {
 /// State of a trace.
 struct Walk<'a> {
     chains: &'a Chains,
+    /// Index of each chain by table and name.
+    targets: HashMap<(&'a str, &'a str), usize>,
+    visits: usize,
     packet: &'a Packet,
     in_interface: Option<&'a str>,
     out_interface: Option<&'a str>,
@@ -49,8 +55,14 @@ struct Walk<'a> {
 }
 
 pub(super) fn walk(chains: &Chains, packet: &Packet) -> Trace {
+    let mut targets = HashMap::with_capacity(chains.chains.len());
+    for (index, chain) in chains.chains.iter().enumerate() {
+        targets.entry((chain.table.as_str(), chain.name.as_str())).or_insert(index);
+    }
     let mut walk = Walk {
         chains,
+        targets,
+        visits: 0,
         packet,
         in_interface: None,
         out_interface: None,
@@ -168,6 +180,14 @@ impl<'a> Walk<'a> {
         let chains = self.chains;
         let Some(chain) = chains.chains.get(index).filter(|_| depth < MAX_JUMP_DEPTH) else { return Flow::Next };
         for (number, rule) in (1..).zip(&chain.rules) {
+            self.visits += 1;
+            if self.visits > MAX_VISITS {
+                if self.visits == MAX_VISITS + 1 {
+                    self.uncertain_rules
+                        .push(format!("all after the first {MAX_VISITS} rules, which are not evaluated"));
+                }
+                return Flow::Done;
+            }
             let view = self.view();
             let failed = rule.conditions.iter().find(|condition| view.holds(condition) == Some(false));
             let unknown = rule.conditions.iter().find(|condition| view.holds(condition).is_none());
@@ -209,10 +229,11 @@ impl<'a> Walk<'a> {
         depth: usize,
         here: Option<(usize, usize)>,
     ) -> Option<Flow> {
-        let chains = self.chains;
         match effect {
             Effect::Jump(name) | Effect::Goto(name) => {
-                let flow = chains.target(index, name).map_or(Flow::Next, |target| self.run_chain(target, depth + 1));
+                let table = self.chains.chains.get(index).map_or("", |chain| &chain.table);
+                let target = self.targets.get(&(table, name.as_str())).copied();
+                let flow = target.map_or(Flow::Next, |target| self.run_chain(target, depth + 1));
                 return (flow != Flow::Next || matches!(effect, Effect::Goto(_))).then_some(flow);
             }
             Effect::Return => {

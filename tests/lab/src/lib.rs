@@ -9,6 +9,7 @@
 //!      ├─ envoy.rs    the bootstrap of a real Envoy
 //!      ├─ webhook.rs  the admission webhook, called as the API server calls it
 //!      └─ process.rs  child processes with a timeout
+//! growth.rs ── how processor time grows with an input
 //! ```
 //!
 //! Namespaces are held by file descriptors and have no names on the host, so nothing is left behind, however the process ends. Every wait
@@ -18,6 +19,7 @@ pub mod connection_info;
 pub mod dial;
 pub mod envoy;
 pub mod error;
+pub mod growth;
 pub mod http;
 pub mod link;
 pub mod netns;

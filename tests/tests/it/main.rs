@@ -15,4 +15,5 @@ mod hostile;
 mod images;
 mod releases;
 mod runtime_facts;
+mod threat_model;
 mod traffic;

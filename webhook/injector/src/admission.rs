@@ -13,12 +13,14 @@ mod review_id;
 
 use std::collections::BTreeMap;
 
-use base64::Engine as _;
+use base64::display::Base64Display;
 use base64::engine::general_purpose::STANDARD;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 
 pub use review_id::ReviewId;
+
+use crate::compact;
 
 /// `apiVersion` of admission.k8s.io/v1.
 pub const V1: &str = "admission.k8s.io/v1";
@@ -95,7 +97,7 @@ pub struct Request {
     #[serde(default, deserialize_with = "null_as_default")]
     pub operation: String,
     /// The object to be persisted; `null` for operations without one.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "compact::deserialize")]
     pub object: Value,
     /// Whether nothing is persisted. Injection has no side effects, so this is only logged and counted.
     #[serde(default, deserialize_with = "null_as_default")]
@@ -219,7 +221,7 @@ struct ResponseBody<'a> {
     uid: &'a str,
     allowed: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
-    patch: Option<String>,
+    patch: Option<Base64<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     patch_type: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -228,6 +230,15 @@ struct ResponseBody<'a> {
     warnings: Vec<String>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     audit_annotations: &'a BTreeMap<&'static str, String>,
+}
+
+/// Bytes that are written as base64, without a copy of the text: a patch may have megabytes.
+struct Base64<'a>(&'a [u8]);
+
+impl Serialize for Base64<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&Base64Display::new(self.0, &STANDARD))
+    }
 }
 
 #[derive(Serialize)]
@@ -253,6 +264,8 @@ impl ReviewResponse {
 
     /// Encodes the response as an AdmissionReview.
     pub fn to_json(&self) -> Vec<u8> {
+        // Of everything but the patch, or about that.
+        let mut length = 1024;
         let mut response = ResponseBody {
             uid: &self.uid,
             allowed: false,
@@ -265,16 +278,21 @@ impl ReviewResponse {
         match &self.result {
             AdmissionResult::Allowed { patch } => {
                 response.allowed = true;
-                response.patch = patch.as_ref().map(|bytes| STANDARD.encode(bytes));
+                response.patch = patch.as_deref().map(Base64);
                 response.patch_type = patch.as_ref().map(|_| "JSONPatch");
+                length += patch.as_ref().map_or(0, |bytes| bytes.len().div_ceil(3) * 4);
             }
             AdmissionResult::Denied { code, reason, message } => {
                 response.status = Some(Status { outcome: "Failure", message, reason, code: *code });
             }
         }
         let envelope = ResponseEnvelope { api_version: self.api_version, kind: KIND, response };
+        let mut json = Vec::with_capacity(length);
         // Strings, numbers and string keys always serialize.
-        serde_json::to_vec(&envelope).unwrap_or_default()
+        if serde_json::to_writer(&mut json, &envelope).is_err() {
+            json.clear();
+        }
+        json
     }
 }
 

@@ -14,6 +14,7 @@ use iptables_rules::text::truncate;
 use serde_json::{Value, json};
 
 use crate::annotations::{self, StringMap};
+use crate::compact;
 use crate::conflicts::{self, Conflicts};
 use crate::containers::{self, ContainerList, PROXY_CONTAINER};
 use crate::context::InjectContext;
@@ -102,7 +103,7 @@ pub fn inject(request: &InjectRequest, settings: &Settings) -> Result<InjectOutc
     let workload = request.workload.clone().unwrap_or_else(|| workload_of_pod(pod, request.namespace.as_deref()));
     let mut context = InjectContext::new(request, pod, settings, &stored, proxy_config, workload);
 
-    let mut injected = pod.clone();
+    let mut injected = compact::copy(pod);
     let (overlay, fingerprint) = apply_overlays(&mut injected, pod, &templates, &context, &mut warnings)?;
     let equivalents = selected_templates::builtin_equivalents(&templates, &injected);
     // Templates of old releases have no native sidecars.
@@ -110,9 +111,18 @@ pub fn inject(request: &InjectRequest, settings: &Settings) -> Result<InjectOutc
     let applied = overrides::reapply(&mut injected, pod, &overlay, &stored, settings.platform)?;
     overrides::sync_init_user(&mut injected, &applied, context.uses_tproxy());
     match applied.to_annotation() {
-        Some(record) => annotate(&mut injected, annotations::OVERRIDES, &record),
+        Some(record) => {
+            if let Some(exceeded) = validate::limits::exceeded_by_record(&record) {
+                return Err(InjectError::Invalid(vec![exceeded]));
+            }
+            annotate(&mut injected, annotations::OVERRIDES, &record);
+        }
         // One of the author's would count as the record of this injection from now on.
         None => remove_annotation(&mut injected, annotations::OVERRIDES),
+    }
+    // Before more copies are made of what the API server rejects in any case.
+    if let Some(too_large) = api_validation::annotations_too_large(&injected) {
+        return Err(InjectError::Invalid(vec![too_large]));
     }
     warnings.extend(warnings::collect(pod, &injected, &equivalents, &context));
     let mut findings = Vec::new();

@@ -14,6 +14,7 @@ mod annotation_values;
 mod annotations;
 mod api_validation;
 mod capture;
+mod compact;
 mod conflicts;
 mod containers;
 mod context;

@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 
-use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::annotations::{OVERRIDES, StringMap};
+use crate::compact::{self, Compact};
 use crate::containers::{self, ContainerList, PROXY_CONTAINER};
 use crate::merge::{MergeError, merge_container};
 use crate::settings::Platform;
@@ -24,9 +25,9 @@ impl StoredOverrides {
         #[serde(rename_all = "camelCase")]
         struct Lists {
             #[serde(default)]
-            containers: Vec<Value>,
+            containers: Vec<Compact>,
             #[serde(default)]
-            init_containers: Vec<Value>,
+            init_containers: Vec<Compact>,
         }
         let Some(text) = annotations.get(OVERRIDES) else { return Ok(Self::default()) };
         let lists: Lists = serde_json::from_str(text).map_err(|error| {
@@ -34,7 +35,7 @@ impl StoredOverrides {
             format!("invalid value '{text}' for annotation '{OVERRIDES}': {error}")
         })?;
         let mut stored = HashMap::new();
-        for container in lists.containers.into_iter().chain(lists.init_containers) {
+        for Compact(container) in lists.containers.into_iter().chain(lists.init_containers) {
             if let Some(name) = container["name"].as_str() {
                 stored.entry(name.to_owned()).or_insert(container);
             }
@@ -55,24 +56,23 @@ impl StoredOverrides {
 }
 
 /// The user's containers that were merged over those of the templates.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub(crate) struct AppliedOverrides {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     containers: Vec<Value>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     init_containers: Vec<Value>,
 }
 
 impl AppliedOverrides {
     /// Returns the value of `proxy.istio.io/overrides`; `None` if there is nothing to record.
     pub(crate) fn to_annotation(&self) -> Option<String> {
-        let mut lists = Map::new();
-        for (list, containers) in
-            [(ContainerList::Containers, &self.containers), (ContainerList::InitContainers, &self.init_containers)]
-        {
-            if !containers.is_empty() {
-                lists.insert(list.field().to_owned(), Value::Array(containers.clone()));
-            }
+        if self.containers.is_empty() && self.init_containers.is_empty() {
+            return None;
         }
-        (!lists.is_empty()).then(|| Value::Object(lists).to_string())
+        // Strings, numbers and string keys always serialize.
+        serde_json::to_string(self).ok()
     }
 
     fn proxy(&self) -> Option<&Value> {
@@ -119,7 +119,7 @@ pub(crate) fn reapply(
             let own = user_version(original, &declared, name, list, stored);
             let container = positions.get(name).and_then(|position| containers.get_mut(*position));
             let (Some(own), Some(container)) = (own, container) else { continue };
-            let mut own = own.clone();
+            let mut own = compact::copy(own);
             if let Some(fields) = own.as_object_mut() {
                 if fields.get("image").is_some_and(|image| image == "auto") {
                     fields.shift_remove("image");
@@ -131,7 +131,7 @@ pub(crate) fn reapply(
             if platform == Platform::OpenShift && name == PROXY_CONTAINER {
                 remove_assigned_user(&mut own, original);
             }
-            merge_container(container, own.clone(), list.field())?;
+            merge_container(container, compact::copy(&own), list.field())?;
             match list {
                 ContainerList::Containers => applied.containers.push(own),
                 ContainerList::InitContainers => applied.init_containers.push(own),

@@ -97,8 +97,10 @@ impl<'a> Diff<'a> {
             Field::Keyed(key, item) => (by_key(original, key).zip(by_key(items, key)), item),
             Field::Union | Field::Plain(_) => (None, MapKind::Other),
         };
-        let (before, after) = keyed.unwrap_or_else(|| (by_content(original), by_content(items)));
-        let kept = stable_items(before, &after);
+        let kept = match keyed {
+            Some((before, after)) => stable_items(before, &after),
+            None => stable_items(original.iter().collect(), &items.iter().collect::<Vec<_>>()),
+        };
         if kept.is_empty() {
             return self.replace(whole);
         }
@@ -156,11 +158,6 @@ impl<'a> Diff<'a> {
 /// Returns the identities of items by their merge key; `None` if an item has no key.
 fn by_key(items: &[Value], key: Key) -> Option<Vec<Cow<'_, str>>> {
     items.iter().map(|item| key.identity(item.as_object()?)).collect()
-}
-
-/// Returns the items' JSON as their identities.
-fn by_content(items: &[Value]) -> Vec<Cow<'_, str>> {
-    items.iter().map(|item| item.to_string().into()).collect()
 }
 
 #[cfg(test)]

@@ -117,7 +117,7 @@ pub fn handle(body: &[u8], url_env: BTreeMap<String, String>, settings: &Setting
 /// Denies a review that would take too much memory to parse.
 fn excessive_result(body: &[u8]) -> ReviewResult {
     let ReviewId { api_version, uid } = ReviewId::extract(body);
-    let message = format!("weir: the review has too many values (limit: {} fields and items)", MAX_SEPARATORS / 2);
+    let message = format!("weir: the review has too many values (limit: {MAX_SEPARATORS} commas and opening brackets)");
     let response = ReviewResponse::denied(api_version, &uid, 422, "Invalid", message);
     let (outcome, subject) = (ReviewOutcome::Failed(ReviewFailure::Denied), ReviewSubject::default());
     ReviewResult { status: 200, response, outcome, subject }

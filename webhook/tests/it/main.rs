@@ -4,3 +4,4 @@
 mod hostile;
 mod http;
 mod live;
+mod review_memory;

@@ -10,11 +10,14 @@ use iptables_rules::trace::{Base, Chains, ConntrackStates, Effect, Hook, Predica
 
 /// `NFT_TABLE_F_DORMANT`: the kernel does not evaluate chains of such a table.
 const DORMANT: u32 = 1;
+/// Elements of sets that are copied into conditions, all in all: in the namespace of somebody else, every rule may look up a large set.
+const MAX_COPIED_ELEMENTS: usize = 1 << 20;
 
 /// Returns the chains of `program` as a packet of the address family of `packet` meets them.
 pub fn chains(program: &Program, packet: IpAddr) -> Chains {
     let family = if packet.is_ipv4() { IpFamily::V4 } else { IpFamily::V6 };
     let mut chains = Chains::default();
+    let mut left = MAX_COPIED_ELEMENTS;
     let seen = program.tables.iter().filter(|table| match table.family {
         TableFamily::Inet => true,
         TableFamily::Ip => family == IpFamily::V4,
@@ -24,7 +27,7 @@ pub fn chains(program: &Program, packet: IpAddr) -> Chains {
         let name = format!("{} {TABLE}", table.family.name());
         for chain in &table.chains {
             let index = chains.push_chain(&name, &chain.name);
-            let rules = chain.rules.iter().filter_map(|rule| rule_for(table, rule, family)).collect();
+            let rules = chain.rules.iter().filter_map(|rule| rule_for(table, rule, family, &mut left)).collect();
             if let Some(found) = chains.chains.get_mut(index) {
                 found.rules = rules;
                 found.accepts = chain.hook.as_ref().is_none_or(|hook| hook.accepts);
@@ -42,7 +45,7 @@ pub fn chains(program: &Program, packet: IpAddr) -> Chains {
 }
 
 /// Converts a rule for packets of one family; `None` if it cannot match them.
-fn rule_for(table: &TableDef, rule: &RuleDef, family: IpFamily) -> Option<Rule> {
+fn rule_for(table: &TableDef, rule: &RuleDef, family: IpFamily, left: &mut usize) -> Option<Rule> {
     let (mut conditions, mut effects) = (Vec::new(), Vec::new());
     for expr in &rule.exprs {
         match expr {
@@ -53,7 +56,7 @@ fn rule_for(table: &TableDef, rule: &RuleDef, family: IpFamily) -> Option<Rule> 
             }
             // Effects end the conditions; we never write a test after an effect.
             Expr::Test { test, .. } if !effects.is_empty() => effects.push(Effect::Unknown(format!("{test:?}"))),
-            Expr::Test { test, negated } => conditions.extend(condition(table, test, *negated)),
+            Expr::Test { test, negated } => conditions.extend(condition(table, test, *negated, left)),
             Expr::Jump(chain) => effects.push(Effect::Jump(chain.to_string())),
             Expr::Goto(chain) => effects.push(Effect::Goto(chain.to_string())),
             Expr::Return => effects.push(Effect::Return),
@@ -78,7 +81,8 @@ fn rule_for(table: &TableDef, rule: &RuleDef, family: IpFamily) -> Option<Rule> 
     Some(Rule { conditions, effects, text: rule.to_string(), reason: None })
 }
 
-fn condition(table: &TableDef, test: &Test, negated: bool) -> Vec<Predicate> {
+/// Converts a test; `left` is how many elements of sets may still be copied.
+fn condition(table: &TableDef, test: &Test, negated: bool, left: &mut usize) -> Vec<Predicate> {
     let planned = |condition: Match| vec![invert(Predicate::Planned(condition), negated)];
     let unknown = || vec![Predicate::Unknown(format!("{test:?}"))];
     // Owners are compared only if there is one, even if the test is negated.
@@ -96,7 +100,7 @@ fn condition(table: &TableDef, test: &Test, negated: bool) -> Vec<Predicate> {
         Test::Destination(net) => vec![Predicate::Planned(Match::Destination { net: *net, negated })],
         Test::DestinationIn(_, set) | Test::DestinationPortIn(set) => {
             let elements = table.sets.iter().find(|set_def| set_def.name == *set).map(|set_def| &set_def.elements);
-            match elements.and_then(listed) {
+            match elements.and_then(|elements| listed(elements, left)) {
                 Some(condition) => vec![invert(condition, negated)],
                 None => unknown(),
             }
@@ -118,7 +122,14 @@ fn condition(table: &TableDef, test: &Test, negated: bool) -> Vec<Predicate> {
     }
 }
 
-fn listed(elements: &Elements) -> Option<Predicate> {
+fn listed(elements: &Elements, left: &mut usize) -> Option<Predicate> {
+    let length = match elements {
+        Elements::V4(ranges) => ranges.len(),
+        Elements::V6(ranges) => ranges.len(),
+        Elements::Ports(ports) => ports.len(),
+        Elements::Other(_) => 0,
+    };
+    *left = left.checked_sub(length)?;
     Some(match elements {
         Elements::V4(ranges) => {
             Predicate::DestinationIn(ranges.iter().map(|&(a, b)| (IpAddr::V4(a), IpAddr::V4(b))).collect())

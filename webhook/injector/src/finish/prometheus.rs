@@ -29,6 +29,8 @@ const MAX_DENIALS: usize = 50;
 /// Ports of the proxy and its agent, which the agent must not scrape as those of the application.
 const RESERVED: [u16; 9] = [15000, 15001, 15004, 15006, 15008, 15020, 15021, 15053, 15090];
 
+/// Limit of the entries of [`TARGETS`]: each becomes 30 bytes of the variable.
+const MAX_TARGETS: usize = 1000;
 /// Variable that tells the agent where the application's metrics are.
 pub const VARIABLE: &str = "ISTIO_PROMETHEUS_ANNOTATIONS";
 
@@ -83,7 +85,10 @@ pub fn merge_metrics(pod: &mut Value, options: MetricsMergeOptions) -> Result<Ve
         denials.push(denial(PORT, scrape_configuration.port, &reason));
     }
     if let Some(text) = first(TARGETS) {
-        if let Some(targets) = targets(text) {
+        let count = text.split(',').count();
+        if count > MAX_TARGETS {
+            denials.push(denial(TARGETS, text, &format!("has {count} targets; the limit is {MAX_TARGETS}")));
+        } else if let Some(targets) = targets(text) {
             let bad = targets.iter().filter_map(|target| check_scrape_port(target.port, options.status_port).err());
             // Each denial repeats part of the annotation.
             denials.extend(bad.take(MAX_DENIALS).map(|reason| denial(TARGETS, text, &reason)));

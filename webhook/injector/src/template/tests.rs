@@ -325,8 +325,8 @@ fn functions_accept_a_large_pod() {
     let template = "metadata: {labels: {ports: \"{{ applicationPorts .Spec.Containers }}\"}}";
     let settings = settings(&json!({}), &json!({"t": template}));
     let mut large = pod();
-    let variable = |number| json!({"name": format!("V{number}"), "value": "x".repeat(100)});
-    large["spec"]["containers"][0]["env"] = (0..20_000).map(variable).collect();
+    let variable = |number| json!({"name": format!("V{number}"), "value": "x".repeat(200)});
+    large["spec"]["containers"][0]["env"] = (0..10_000).map(variable).collect();
     let request = InjectRequest { pod: large, ..InjectRequest::default() };
     let Ok(InjectOutcome::Injected { pod, .. }) = inject(&request, &settings) else { panic!("not injected") };
     assert_eq!(pod["metadata"]["labels"]["ports"], "80");

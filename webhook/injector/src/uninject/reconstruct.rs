@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::InjectionRecord;
 use crate::annotations::{self as name, StringMap};
+use crate::compact;
 use crate::containers::{ContainerList, PROXY_CONTAINER};
 use crate::finish::probes::restore_probes;
 use crate::finish::prometheus::restore_metrics;
@@ -66,11 +67,11 @@ fn without_additions(injected: &Value, injection: &InjectionRecord) -> Value {
             let fields = spec.iter().map(|(name, value)| (name.clone(), own_items(name, value, injection)));
             (name.clone(), Value::Object(fields.collect()))
         }
-        other => (name.clone(), other.clone()),
+        other => (name.clone(), compact::copy(other)),
     };
     match injected {
         Value::Object(fields) => Value::Object(fields.iter().map(with_spec).collect()),
-        other => other.clone(),
+        other => compact::copy(other),
     }
 }
 
@@ -81,9 +82,9 @@ fn own_items(field: &str, value: &Value, InjectionRecord { status, stored }: &In
         "initContainers" => &status.init_containers,
         "volumes" => &status.volumes,
         "imagePullSecrets" => &status.image_pull_secrets,
-        _ => return value.clone(),
+        _ => return compact::copy(value),
     };
-    let (Some(items), Some(names)) = (value.as_array(), names) else { return value.clone() };
+    let (Some(items), Some(names)) = (value.as_array(), names) else { return compact::copy(value) };
     let containers = matches!(field, "containers" | "initContainers");
     let mut listed: HashSet<&str> = names.iter().map(String::as_str).collect();
     let is_own = |item: &&Value| {
@@ -96,7 +97,7 @@ fn own_items(field: &str, value: &Value, InjectionRecord { status, stored }: &In
             name.is_none_or(|name| !listed.contains(name))
         }
     };
-    items.iter().filter(is_own).cloned().collect()
+    items.iter().filter(is_own).map(compact::copy).collect()
 }
 
 fn restore_containers(

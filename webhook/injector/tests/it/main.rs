@@ -3,6 +3,7 @@
 
 mod conformance;
 mod docs;
+mod growth;
 mod hostile;
 mod injection;
 mod mirror;

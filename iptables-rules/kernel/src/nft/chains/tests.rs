@@ -44,3 +44,29 @@ fn every_programmed_rule_has_a_reason() {
         assert!(rule.reason.is_some() || rule.effects == [Effect::Drop], "{}", rule.text);
     }
 }
+
+#[test]
+fn large_sets_are_not_copied_for_every_rule() {
+    let config = CaptureConfig {
+        outbound_cidrs_exclude: (0..9000_u32)
+            .map(|n| ipnet::Ipv4Net::new_assert((n << 12).into(), 24).into())
+            .collect(),
+        ..CaptureConfig::default()
+    };
+    let mut program = crate::nft::program(&iptables_rules::plan(&config).unwrap()).unwrap();
+    let looks_up =
+        |rule: &RuleDef| rule.exprs.iter().any(|expr| matches!(expr, Expr::Test { test: Test::DestinationIn(..), .. }));
+    let chain =
+        program.tables.iter_mut().flat_map(|table| &mut table.chains).find(|chain| chain.rules.iter().any(looks_up));
+    let rules = &mut chain.unwrap().rules;
+    let rule = rules.iter().find(|rule| looks_up(rule)).unwrap().clone();
+    rules.extend(std::iter::repeat_n(rule, 20_000));
+    let found = chains(&program, [10, 0, 0, 2].into());
+    let conditions = found.chains.iter().flat_map(|chain| &chain.rules).flat_map(|rule| &rule.conditions);
+    let copied = conditions.map(|condition| match condition {
+        Predicate::DestinationIn(ranges) => ranges.len(),
+        _ => 0,
+    });
+    let copied: usize = copied.sum();
+    assert!((9000..=MAX_COPIED_ELEMENTS).contains(&copied), "{copied} elements");
+}
