@@ -74,7 +74,7 @@ impl Cluster {
         let missing: Vec<String> = self.tools.missing().iter().map(|path| path.display().to_string()).collect();
         ensure!(missing.is_empty(), "missing: {}; `scripts/install-tools cluster` installs them", missing.join(", "));
         ensure!(!self.dir.exists(), "{} exists: the cluster is up already; remove it with `down`", self.dir.display());
-        self.write_files(init)?;
+        self.write_files(init, app)?;
         let archives = thread::scope(|scope| {
             let archives = scope.spawn(|| images::write(&self.tools, app, &self.dir.join("images")));
             report("control plane");
@@ -98,10 +98,12 @@ impl Cluster {
         Ok(())
     }
 
-    fn write_files(&self, init: &Path) -> anyhow::Result<()> {
+    fn write_files(&self, init: &Path, app: &Path) -> anyhow::Result<()> {
         fs::create_dir_all(&self.dir)?;
-        // A copy, so that a build does not replace the program of running machines.
-        fs::copy(init, self.init_path()).with_context(|| init.display().to_string())?;
+        // Copies, so that a build does not replace the programs of running machines.
+        for (from, to) in [(init, self.init_path()), (app, self.app_path())] {
+            fs::copy(from, to).with_context(|| from.display().to_string())?;
+        }
         let pki = Pki::new()?;
         fs::write(self.kubeconfig(), &pki.admin)?;
         self.machine(CONTROL).write_files(&pki.control)?;
@@ -123,11 +125,15 @@ impl Cluster {
         self.dir.join("weir-cluster")
     }
 
+    fn app_path(&self) -> PathBuf {
+        self.dir.join("weir-cluster-app")
+    }
+
     fn start_control(&self) -> anyhow::Result<()> {
         let control = self.machine(CONTROL);
         control.power_on(&self.init_path())?;
         network::connect_control(&control)?;
-        control.start(&plan::control_processes(&self.tools), "/usr/sbin:/usr/bin:/sbin:/bin")?;
+        control.start(&plan::control_processes(&self.tools, &self.app_path()), "/usr/sbin:/usr/bin:/sbin:/bin")?;
         try_wait_until("the API server is ready", || {
             let ready = self.kubectl(&["get", "--raw", "/readyz", "--request-timeout=5s"], "");
             Ok(ready.map(drop).map_err(|error| format!("{error:#}; see {}", control.log("kube-apiserver").display())))

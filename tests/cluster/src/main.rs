@@ -7,7 +7,6 @@ use std::time::Instant;
 
 use anyhow::{Context as _, ensure};
 use clap::{Parser, Subcommand};
-use weir_cluster::plan::CONTROL;
 use weir_cluster::{Cluster, init};
 
 /// Start and remove a Kubernetes cluster of three nodes on this machine (root on Linux)
@@ -87,9 +86,7 @@ fn up(cluster: &Cluster) -> anyhow::Result<()> {
     let report = |step: &str| eprintln!("{:5.1} s  {step}", started.elapsed().as_secs_f64());
     cluster.up(&init, &app, &report)?;
     report("ready");
-    let mut log = cluster.machine(CONTROL).log("kube-apiserver");
-    log.set_file_name("");
     eprintln!("\nexport KUBECONFIG={}", cluster.kubeconfig().display());
-    eprintln!("export PATH={}:$PATH", cluster.kubectl_path().parent().unwrap_or(&log).display());
+    eprintln!("alias kubectl={}", cluster.kubectl_path().display());
     Ok(())
 }

@@ -23,7 +23,7 @@ pub struct Pki {
 }
 
 impl Pki {
-    /// Creates a certificate authority and every certificate. The key of the authority is not kept.
+    /// Creates a certificate authority and every certificate.
     ///
     /// # Errors
     /// When no key can be generated.
@@ -36,6 +36,8 @@ impl Pki {
         let accounts = KeyPair::generate()?;
         let mut control = vec![
             file("ca.crt", ca.0.pem()),
+            // The controller manager signs requests for certificates with it.
+            file("ca.key", ca.0.key().serialize_pem()),
             file("service-accounts.key", accounts.serialize_pem()),
             file("service-accounts.pub", accounts.public_key_pem()),
         ];

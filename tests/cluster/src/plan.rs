@@ -15,6 +15,8 @@ pub const SERVICE_CIDRS: &str = "10.96.0.0/16,fd10:96::/112";
 pub const API_SERVICE_IP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
 /// Addresses of pods, of which every node has a part.
 pub const POD_CIDRS: &str = "10.244.0.0/16,fd10:244::/48";
+/// Port of the server that stands for what is outside of the cluster: `outside.test` and `blocked.test`.
+pub const OUTSIDE_PORT: u16 = 8088;
 /// Name of the machine with the control plane.
 pub const CONTROL: &str = "control";
 
@@ -149,10 +151,11 @@ fn strings(args: &[&str]) -> Vec<String> {
     args.iter().map(|&arg| arg.to_owned()).collect()
 }
 
-/// Returns the processes of the control plane. Their files are in `/etc/kubernetes`.
+/// Returns the processes of the control plane, and a server that stands for what is outside of the cluster. Their files are in
+/// `/etc/kubernetes`.
 ///
 /// Webhooks are called at the addresses of their pods, because there is no kube-proxy here.
-pub fn control_processes(tools: &Tools) -> Vec<Process> {
+pub fn control_processes(tools: &Tools, app: &Path) -> Vec<Process> {
     const PKI: &str = "/etc/kubernetes";
     let etcd = strings(&[
         "--data-dir=/var/lib/etcd",
@@ -207,7 +210,9 @@ pub fn control_processes(tools: &Tools) -> Vec<Process> {
     let mut scheduler = strings(&["--leader-elect=false", "--bind-address=127.0.0.1"]);
     scheduler.extend(client("scheduler"));
     let kubernetes = |name: &str| tools.path("kubernetes").join(name);
+    let outside = [format!("--port={OUTSIDE_PORT}"), "--version=outside".to_owned()];
     vec![
+        process("outside", app, &[&["serve".to_owned()], &outside[..]].concat()),
         process("etcd", &tools.path("etcd/usr/bin/etcd"), &etcd),
         process("kube-apiserver", &kubernetes("kube-apiserver"), &apiserver),
         process("kube-controller-manager", &kubernetes("kube-controller-manager"), &controllers),
