@@ -34,7 +34,8 @@ impl Cluster {
     pub fn of_machine() -> anyhow::Result<Self> {
         let state = || {
             let own = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from);
-            own.or_else(|| std::env::home_dir().map(|home| home.join(".local/state"))).map(|dir| dir.join("weir-cluster"))
+            own.or_else(|| std::env::home_dir().map(|home| home.join(".local/state")))
+                .map(|dir| dir.join("weir-cluster"))
         };
         let dir = std::env::var_os("WEIR_CLUSTER_DIR").map(PathBuf::from).or_else(state).context("HOME is not set")?;
         Ok(Self { dir: std::path::absolute(dir)?, tools: Tools::of_checkout() })
@@ -93,7 +94,10 @@ impl Cluster {
         self.install_istiod()?;
         self.kubectl(&["wait", "--for=condition=Ready", "nodes", "--all", "--timeout=90s"], "")?;
         for (namespace, deployment) in [("kube-system", "coredns"), ("istio-system", "istiod")] {
-            self.kubectl(&["-n", namespace, "rollout", "status", &format!("deploy/{deployment}"), "--timeout=120s"], "")?;
+            self.kubectl(
+                &["-n", namespace, "rollout", "status", &format!("deploy/{deployment}"), "--timeout=120s"],
+                "",
+            )?;
         }
         Ok(())
     }
@@ -157,7 +161,8 @@ impl Cluster {
     /// When a runtime does not become ready, or rejects an archive.
     pub fn load(&self, archives: &[PathBuf]) -> anyhow::Result<()> {
         thread::scope(|scope| {
-            let imports = NODES.map(|node| scope.spawn(move || archives.iter().try_for_each(|path| self.import(node, path))));
+            let imports =
+                NODES.map(|node| scope.spawn(move || archives.iter().try_for_each(|path| self.import(node, path))));
             let results = imports.map(|import| import.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
             results.into_iter().collect()
         })
@@ -176,7 +181,15 @@ impl Cluster {
             // CRI-O itself pulls from registries only.
             let source = format!("oci-archive:{path}");
             let buildah = ["buildah", "--root", "/var/lib/containers/storage", "--runroot", "/run/containers/storage"];
-            let pull = ["--storage-driver", "overlay", "pull", "--quiet", "--signature-policy", "/etc/crio/policy.json", &source];
+            let pull = [
+                "--storage-driver",
+                "overlay",
+                "pull",
+                "--quiet",
+                "--signature-policy",
+                "/etc/crio/policy.json",
+                &source,
+            ];
             return machine.run(&[&buildah[..], &pull[..]].concat(), "").map(drop);
         }
         for attempt in 1.. {
@@ -216,7 +229,8 @@ impl Cluster {
     /// When it fails; the error has what it printed.
     pub fn kubectl(&self, args: &[&str], input: &str) -> anyhow::Result<String> {
         let mut command = Command::new(self.kubectl_path());
-        let output = process::run(command.args(args).env("KUBECONFIG", self.kubeconfig()), input.as_bytes(), KUBECTL_TIMEOUT)?;
+        let output =
+            process::run(command.args(args).env("KUBECONFIG", self.kubeconfig()), input.as_bytes(), KUBECTL_TIMEOUT)?;
         let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         ensure!(output.status.success(), "kubectl {}: {stdout}{stderr}", args.join(" "));
         Ok(stdout.into_owned())

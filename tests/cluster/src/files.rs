@@ -10,7 +10,10 @@ pub type File = (String, String);
 pub fn node_files(tools: &Tools, node: Node) -> Vec<File> {
     let (pods4, pods6) = node.pod_cidrs();
     let mut files = vec![
-        ("/etc/kubernetes/kubelet.yaml", fill(include_str!("templates/kubelet.yaml"), &[("socket", node.runtime.socket())])),
+        (
+            "/etc/kubernetes/kubelet.yaml",
+            fill(include_str!("templates/kubelet.yaml"), &[("socket", node.runtime.socket())]),
+        ),
         (
             "/etc/kubernetes/kube-proxy.yaml",
             fill(include_str!("templates/kube-proxy.yaml"), &[("name", &node.name()), ("pod_cidrs", POD_CIDRS)]),

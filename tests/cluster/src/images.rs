@@ -19,7 +19,17 @@ pub const ISTIO_HUB: &str = "weir.test/istio";
 pub const ISTIO_TAG: &str = "dev";
 
 const COMMANDS: [&str; 12] = [
-    "bin/sh", "bin/cat", "bin/sleep", "bin/wget", "bin/nc", "bin/ls", "bin/id", "bin/ps", "bin/ip", "bin/netstat", "bin/nslookup",
+    "bin/sh",
+    "bin/cat",
+    "bin/sleep",
+    "bin/wget",
+    "bin/nc",
+    "bin/ls",
+    "bin/id",
+    "bin/ps",
+    "bin/ip",
+    "bin/netstat",
+    "bin/nslookup",
     "bin/env",
 ];
 
@@ -49,7 +59,11 @@ pub fn write(tools: &Tools, app: &Path, to: &Path) -> anyhow::Result<Vec<PathBuf
         .program(&tools.path("envoy"), "/usr/local/bin/envoy")?;
     let images = [
         ("pause", PAUSE.to_owned(), Image::default().file(app, "/bin/app").entrypoint(&["/bin/app", "pause"])),
-        ("coredns", COREDNS.to_owned(), Image::default().file(tools.path("coredns/coredns"), "/coredns").entrypoint(&["/coredns"])),
+        (
+            "coredns",
+            COREDNS.to_owned(),
+            Image::default().file(tools.path("coredns/coredns"), "/coredns").entrypoint(&["/coredns"]),
+        ),
         ("app", APP.to_owned(), shell().file(app, "/bin/app").user("1000:1000").entrypoint(&["/bin/app"])),
         ("pilot", format!("{ISTIO_HUB}/pilot:{ISTIO_TAG}"), istio("pilot-discovery", Image::default())),
         ("proxyv2", format!("{ISTIO_HUB}/proxyv2:{ISTIO_TAG}"), proxy),

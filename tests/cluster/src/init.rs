@@ -21,8 +21,18 @@ use crate::plan::Process;
 const LAYERED: [&str; 3] = ["/etc", "/opt", "/var"];
 /// Directories of which a machine sees its own content alone. Runtimes layer images in theirs, which cannot be done in a layered directory.
 const OWN: [&str; 12] = [
-    "/etc/cni", "/etc/containerd", "/etc/crio", "/etc/kubernetes", "/opt/cni", "/var/lib/cni", "/var/lib/containerd",
-    "/var/lib/containers", "/var/lib/etcd", "/var/lib/kubelet", "/var/log/containers", "/var/log/pods",
+    "/etc/cni",
+    "/etc/containerd",
+    "/etc/crio",
+    "/etc/kubernetes",
+    "/opt/cni",
+    "/var/lib/cni",
+    "/var/lib/containerd",
+    "/var/lib/containers",
+    "/var/lib/etcd",
+    "/var/lib/kubelet",
+    "/var/log/containers",
+    "/var/log/pods",
 ];
 const SYSCTLS: [(&str, &str); 4] = [
     ("net/ipv4/ip_forward", "1"),
@@ -64,7 +74,8 @@ fn set_up_mounts(dir: &Path) -> anyhow::Result<()> {
         let own = dir.join("root").join(&path[1..]);
         fs::create_dir_all(&own)?;
         fs::create_dir_all(path).with_context(|| path.to_owned())?;
-        mount(Some(&own), path, None::<&str>, MsFlags::MS_BIND, None::<&str>).with_context(|| format!("mount {path}"))?;
+        mount(Some(&own), path, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+            .with_context(|| format!("mount {path}"))?;
     }
     mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), Some("mode=755")).context("mount /run")?;
     for path in ["/run/lock", "/run/netns"] {

@@ -130,7 +130,10 @@ impl Machine {
         kill(Pid::from_raw(holder.cast_signed()), Signal::SIGKILL)?;
         try_wait_until("the processes of the machine are gone", || {
             // Where this process has started the machine, it is its parent.
-            let _ = nix::sys::wait::waitpid(Pid::from_raw(holder.cast_signed()), Some(nix::sys::wait::WaitPidFlag::WNOHANG));
+            let _ = nix::sys::wait::waitpid(
+                Pid::from_raw(holder.cast_signed()),
+                Some(nix::sys::wait::WaitPidFlag::WNOHANG),
+            );
             let gone = [Some(holder), init].into_iter().flatten().all(|pid| start_time(pid).is_none());
             Ok(gone.then_some(()).ok_or_else(|| format!("process {holder} is still there")))
         })?;
@@ -165,8 +168,12 @@ impl Machine {
         let init = self.init().with_context(|| format!("{} is off", self.name))?;
         // The kernel cuts names at 15 bytes.
         let comm = &process[..process.len().min(15)];
-        let named = |pid: &u32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim_end() == comm);
-        let pid = children(init).into_iter().find(named).with_context(|| format!("{process} does not run on {}", self.name))?;
+        let named =
+            |pid: &u32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim_end() == comm);
+        let pid = children(init)
+            .into_iter()
+            .find(named)
+            .with_context(|| format!("{process} does not run on {}", self.name))?;
         Ok(kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL)?)
     }
 
@@ -191,7 +198,9 @@ impl Machine {
     pub fn command(&self, program: &str) -> anyhow::Result<Command> {
         let init = self.init().with_context(|| format!("{} is off", self.name))?;
         let mut command = Command::new("nsenter");
-        command.args(["--target", &init.to_string(), "--net", "--mount", "--pid", "--uts", "--cgroup", "--"]).arg(program);
+        command
+            .args(["--target", &init.to_string(), "--net", "--mount", "--pid", "--uts", "--cgroup", "--"])
+            .arg(program);
         if let Ok(path) = fs::read_to_string(self.dir.join(SEARCH_PATH)) {
             command.env("PATH", path);
         }
@@ -305,7 +314,9 @@ fn hierarchy(line: &str) -> Option<Hierarchy> {
     let mut options: Vec<&str> = Vec::new();
     if !is_unified {
         let is_hierarchy = |option: &&str| !matches!(*option, "rw" | "ro" | "xattr" | "clone_children" | "noprefix");
-        options.extend(kind.nth(1)?.split(',').filter(is_hierarchy).filter(|option| !option.starts_with("release_agent=")));
+        options.extend(
+            kind.nth(1)?.split(',').filter(is_hierarchy).filter(|option| !option.starts_with("release_agent=")),
+        );
         if options.iter().any(|option| option.starts_with("name=")) {
             options.push("none");
         }
@@ -332,7 +343,9 @@ fn start_time(pid: u32) -> Option<String> {
 
 fn remove_if_exists(path: &Path) -> anyhow::Result<()> {
     match fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).with_context(|| path.display().to_string()),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| path.display().to_string())
+        }
         _ => Ok(()),
     }
 }

@@ -41,7 +41,8 @@ impl Pki {
             file("service-accounts.key", accounts.serialize_pem()),
             file("service-accounts.pub", accounts.public_key_pem()),
         ];
-        let mut names = ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"].map(str::to_owned).to_vec();
+        let mut names =
+            ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"].map(str::to_owned).to_vec();
         names.push("kubernetes.default.svc.cluster.local".to_owned());
         names.extend(["127.0.0.1".to_owned(), API_SERVICE_IP.to_string()]);
         names.extend([CONTROL_IP.0.to_string(), CONTROL_IP.1.to_string()]);
@@ -61,7 +62,8 @@ impl Pki {
         let nodes = NODES.map(|node| {
             let name = node.name();
             let (v4, v6) = node.ips();
-            let pair = ca.issue(&format!("system:node:{name}"), "system:nodes", &[name, v4.to_string(), v6.to_string()])?;
+            let pair =
+                ca.issue(&format!("system:node:{name}"), "system:nodes", &[name, v4.to_string(), v6.to_string()])?;
             let files = vec![
                 file("ca.crt", ca.0.pem()),
                 file("kubelet.kubeconfig", ca.kubeconfig(&pair)),

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 /// Address of this machine on the link to the cluster.
 pub const HOST_IP: Ipv4Addr = Ipv4Addr::new(172, 31, 77, 1);
 /// Addresses of the control plane.
-pub const CONTROL_IP: (Ipv4Addr, Ipv6Addr) = (Ipv4Addr::new(172, 31, 77, 2), Ipv6Addr::new(0xfd31, 0x77, 0, 0, 0, 0, 0, 2));
+pub const CONTROL_IP: (Ipv4Addr, Ipv6Addr) =
+    (Ipv4Addr::new(172, 31, 77, 2), Ipv6Addr::new(0xfd31, 0x77, 0, 0, 0, 0, 0, 2));
 /// Addresses of Services.
 pub const SERVICE_CIDRS: &str = "10.96.0.0/16,fd10:96::/112";
 /// First address of Services: the API server.
@@ -196,7 +197,8 @@ pub fn control_processes(tools: &Tools, app: &Path) -> Vec<Process> {
         let config = format!("{PKI}/{name}.kubeconfig");
         ["kubeconfig", "authentication-kubeconfig", "authorization-kubeconfig"].map(|flag| format!("--{flag}={config}"))
     };
-    let mut controllers = strings(&["--use-service-account-credentials=true", "--leader-elect=false", "--bind-address=127.0.0.1"]);
+    let mut controllers =
+        strings(&["--use-service-account-credentials=true", "--leader-elect=false", "--bind-address=127.0.0.1"]);
     controllers.extend(client("controller-manager"));
     controllers.extend([
         format!("--root-ca-file={PKI}/ca.crt"),
@@ -228,7 +230,8 @@ pub fn node_processes(tools: &Tools, node: Node) -> Vec<Process> {
         _ => strings(&["--config=/etc/containerd/config.toml"]),
     };
     let (v4, v6) = node.ips();
-    let mut kubelet = strings(&["--config=/etc/kubernetes/kubelet.yaml", "--kubeconfig=/etc/kubernetes/kubelet.kubeconfig"]);
+    let mut kubelet =
+        strings(&["--config=/etc/kubernetes/kubelet.yaml", "--kubeconfig=/etc/kubernetes/kubelet.kubeconfig"]);
     kubelet.extend([format!("--hostname-override={}", node.name()), format!("--node-ip={v4},{v6}")]);
     let proxy = strings(&["--config=/etc/kubernetes/kube-proxy.yaml"]);
     vec![

@@ -187,9 +187,15 @@ fn serve(port: u16, tcp_port: u16, version: String) -> anyhow::Result<()> {
     let server: &'static Server = Box::leak(Box::new(Server { version, requests: AtomicUsize::new(0) }));
     let routes = Router::new()
         .route("/healthz", get(|| async { "ok" }))
-        .route("/requests", get(|State(server): State<&'static Server>| async { server.requests.load(Ordering::Relaxed).to_string() }))
+        .route(
+            "/requests",
+            get(|State(server): State<&'static Server>| async { server.requests.load(Ordering::Relaxed).to_string() }),
+        )
         .route("/headers", get(|headers: HeaderMap| async move { format!("{headers:?}") }))
-        .route("/status/{code}", get(|Path(code): Path<u16>| async move { StatusCode::from_u16(code).unwrap_or(StatusCode::BAD_REQUEST) }))
+        .route(
+            "/status/{code}",
+            get(|Path(code): Path<u16>| async move { StatusCode::from_u16(code).unwrap_or(StatusCode::BAD_REQUEST) }),
+        )
         .route(
             "/delay/{milliseconds}",
             get(|State(server): State<&'static Server>, Path(milliseconds): Path<u64>| async move {

@@ -52,7 +52,8 @@ fn cluster_or_skip() -> Option<&'static Cluster> {
 
 /// Imports the images that `WEIR_IMAGES` has, and installs Weir.
 fn prepare(cluster: &Cluster) -> anyhow::Result<()> {
-    let dir = std::env::var_os("WEIR_IMAGES").map(PathBuf::from).context("WEIR_IMAGES names no directory with images")?;
+    let dir =
+        std::env::var_os("WEIR_IMAGES").map(PathBuf::from).context("WEIR_IMAGES names no directory with images")?;
     cluster.load(&IMAGES.map(|name| dir.join(format!("{name}.tar"))))?;
     install(cluster)
 }

@@ -17,7 +17,8 @@ impl Traffic {
         let (cluster, namespace) = (mesh.cluster, mesh.namespace.clone());
         Self(thread::spawn(move || {
             let duration = format!("{seconds}s");
-            let load = ["exec", "deploy/client", "-c", "app", "--", "/bin/app", "load", "--for", &duration, "http://web/"];
+            let load =
+                ["exec", "deploy/client", "-c", "app", "--", "/bin/app", "load", "--for", &duration, "http://web/"];
             let text = cluster.kubectl(&[&["--namespace", &namespace], &load[..]].concat(), "");
             crate::scenario::parse(&text.unwrap_or_else(|error| panic!("{error:#}")))
         }))
@@ -53,9 +54,13 @@ fn agent_away_and_back() {
     let mesh = Scenario::with_web(cluster, "agent-away");
     let traffic = Traffic::start(&mesh, 40);
     // A selector that no node has: the agents end.
-    let selector = |value: &str| format!(r#"{{"spec":{{"template":{{"spec":{{"nodeSelector":{{"weir-test/away":{value}}}}}}}}}}}"#);
+    let selector = |value: &str| {
+        format!(r#"{{"spec":{{"template":{{"spec":{{"nodeSelector":{{"weir-test/away":{value}}}}}}}}}}}"#)
+    };
     let patch = |value: &str| {
-        cluster.kubectl(&["-n", "weir-node", "patch", "daemonset/weir-agent", "--type=merge", "-p", &selector(value)], "").unwrap();
+        cluster
+            .kubectl(&["-n", "weir-node", "patch", "daemonset/weir-agent", "--type=merge", "-p", &selector(value)], "")
+            .unwrap();
     };
     patch("\"yes\"");
     let started = Instant::now();
@@ -100,10 +105,19 @@ fn webhook_replica_is_killed_while_pods_are_created() {
     cluster.kubectl(&["-n", "weir-system", "delete", victim, "--grace-period=0", "--force"], "").unwrap();
     mesh.kubectl(&["scale", "deployment/web-v1", "--replicas=6"]);
     mesh.wait_for_rollouts();
-    let containers = mesh.kubectl(&["get", "pods", "-l", "app=web", "-o", "jsonpath={range .items[*]}{.spec.initContainers[*].name}{'\\n'}{end}"]);
+    let containers = mesh.kubectl(&[
+        "get",
+        "pods",
+        "-l",
+        "app=web",
+        "-o",
+        "jsonpath={range .items[*]}{.spec.initContainers[*].name}{'\\n'}{end}",
+    ]);
     assert!(containers.lines().all(|names| names.contains("istio-proxy")), "{containers}");
     traffic.assert_unharmed();
-    cluster.kubectl(&["-n", "weir-system", "rollout", "status", "deployment/weir-webhook", "--timeout=120s"], "").unwrap();
+    cluster
+        .kubectl(&["-n", "weir-system", "rollout", "status", "deployment/weir-webhook", "--timeout=120s"], "")
+        .unwrap();
 }
 
 #[test]
@@ -117,7 +131,10 @@ fn node_comes_back_after_a_power_cut() {
     cluster.kubectl(&["wait", "--for=condition=Ready", "nodes", "--all", "--timeout=120s"], "").unwrap();
     wait_for_agents(cluster);
     let name = format!("on-{}", node.name());
-    mesh.apply(&client(&name, "").replace("      terminationGracePeriodSeconds", &format!("      nodeName: {}\n      terminationGracePeriodSeconds", node.name())));
+    mesh.apply(&client(&name, "").replace(
+        "      terminationGracePeriodSeconds",
+        &format!("      nodeName: {}\n      terminationGracePeriodSeconds", node.name()),
+    ));
     mesh.wait_for_rollouts();
     mesh.wait_for(&format!("deploy/{name}"), &["http://web/headers"], "a pod of the node is in the mesh", |got| {
         got.contains("x-forwarded-client-cert")

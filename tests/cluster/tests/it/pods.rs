@@ -105,7 +105,9 @@ spec:
     ));
     mesh.kubectl(&["rollout", "status", "statefulset/db", "--timeout=120s"]);
     for number in 0..2 {
-        mesh.wait_for("deploy/client", &[&format!("http://db-{number}.db:8080/")], "the pod answers", |got| got == "200 db");
+        mesh.wait_for("deploy/client", &[&format!("http://db-{number}.db:8080/")], "the pod answers", |got| {
+            got == "200 db"
+        });
     }
     mesh.assert_meshed("pod/db-1");
 }
@@ -134,7 +136,9 @@ spec: {hosts: [registered.example], addresses: [192.0.2.77], exportTo: [\".\"], 
     let capture = "annotations: {proxy.istio.io/config: 'proxyMetadata: {ISTIO_META_DNS_CAPTURE: \"true\"}'}";
     mesh.apply(&pod("dns", capture, ""));
     mesh.wait_for_pod("dns");
-    mesh.wait_for("pod/dns", &["http://registered.example/"], "the name is resolved by the proxy", |got| got == "200 outside");
+    mesh.wait_for("pod/dns", &["http://registered.example/"], "the name is resolved by the proxy", |got| {
+        got == "200 outside"
+    });
     let addresses = mesh.app("pod/dns", &["resolve", "registered.example"]);
     assert!(addresses.contains_key("192.0.2.77"), "{addresses:?}");
 }
@@ -196,12 +200,14 @@ fn pods_without_sidecar_are_explained() {
         let args = ["--namespace", &mesh.namespace, "apply", "--dry-run=server", "-f", "-"];
         let mut kubectl = std::process::Command::new(cluster.kubectl_path());
         kubectl.args(args).env("KUBECONFIG", cluster.kubeconfig());
-        let output = weir_lab::process::run(&mut kubectl, manifest.as_bytes(), std::time::Duration::from_secs(60)).unwrap();
+        let output =
+            weir_lab::process::run(&mut kubectl, manifest.as_bytes(), std::time::Duration::from_secs(60)).unwrap();
         (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
     let (created, warning) = explained(&pod("host", "", "hostNetwork: true"));
     assert!(created && warning.contains("Warning:") && warning.contains("host"), "{warning}");
-    let (created, denial) = explained(&pod("bad", "annotations: {traffic.sidecar.istio.io/includeInboundPorts: abc}", ""));
+    let (created, denial) =
+        explained(&pod("bad", "annotations: {traffic.sidecar.istio.io/includeInboundPorts: abc}", ""));
     assert!(!created && denial.contains("includeInboundPorts") && denial.contains("abc"), "{denial}");
 }
 

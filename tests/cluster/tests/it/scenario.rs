@@ -32,7 +32,9 @@ impl Scenario {
     /// Creates the namespace with two versions of the service `web`, and a client, all injected and ready.
     pub(crate) fn with_web(cluster: &'static Cluster, name: &str) -> Self {
         let this = Self::new(cluster, name);
-        this.apply(&[&deployment("web", "v1", ""), &deployment("web", "v2", ""), &client("client", ""), WEB].join("\n---\n"));
+        this.apply(
+            &[&deployment("web", "v1", ""), &deployment("web", "v2", ""), &client("client", ""), WEB].join("\n---\n"),
+        );
         this.wait_for_rollouts();
         this
     }
@@ -101,7 +103,9 @@ impl Scenario {
             "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: web}}\nspec: {{host: web, subsets: [{{name: v1, labels: {{version: v1}}}}, {{name: v2, labels: {{version: v2}}}}]}}\n\
              ---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: web}}\nspec:\n  hosts: [web]\n  http:\n  - match: [{{uri: {{exact: /configured}}}}]\n    directResponse: {{status: 299}}\n{routes}"
         ));
-        self.wait_for("deploy/client", &["http://web/configured"], "the proxy has the VirtualService", |got| got.starts_with("299"));
+        self.wait_for("deploy/client", &["http://web/configured"], "the proxy has the VirtualService", |got| {
+            got.starts_with("299")
+        });
     }
 
     /// Describes what runs in the namespace, for messages.
@@ -124,7 +128,8 @@ impl Drop for Scenario {
 
 /// Reads what the app reports: a number, a tab and a text on each line.
 pub(crate) fn parse(text: &str) -> Responses {
-    let parse = |line: &str| line.split_once('\t').and_then(|(count, text)| Some((text.to_owned(), count.parse().ok()?)));
+    let parse =
+        |line: &str| line.split_once('\t').and_then(|(count, text)| Some((text.to_owned(), count.parse().ok()?)));
     text.lines().filter_map(parse).collect()
 }
 
@@ -189,5 +194,9 @@ pub(crate) fn assert_share(count: usize, total: usize, probability: f64) {
     let (count, total) = (f64::from(u32::try_from(count).unwrap()), f64::from(u32::try_from(total).unwrap()));
     let deviation = (total * probability * (1.0 - probability)).sqrt();
     let expected = total * probability;
-    assert!((count - expected).abs() <= 5.0 * deviation, "{count} of {total}; expected {expected} within {}", 5.0 * deviation);
+    assert!(
+        (count - expected).abs() <= 5.0 * deviation,
+        "{count} of {total}; expected {expected} within {}",
+        5.0 * deviation
+    );
 }

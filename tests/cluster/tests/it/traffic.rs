@@ -67,7 +67,9 @@ fn mirrored_requests_reach_the_other_subset() {
     let mesh = Scenario::with_web(cluster, "mirror");
     mesh.route("  - route: [{destination: {host: web, subset: v1}}]\n    mirror: {host: web, subset: v2}\n    mirrorPercentage: {value: 100}");
     assert_eq!(only(&mesh.load(&["-n", "50", "http://web/"])), "200 v1");
-    mesh.wait_for("deploy/web-v2", &["http://127.0.0.1:8080/requests"], "v2 has seen 50 requests", |got| got == "200 50");
+    mesh.wait_for("deploy/web-v2", &["http://127.0.0.1:8080/requests"], "v2 has seen 50 requests", |got| {
+        got == "200 50"
+    });
 }
 
 #[test]
@@ -91,7 +93,11 @@ spec:
         assert!(started.elapsed().as_secs() < 60, "the proxy does not get the TCP route");
     }
     mesh.kubectl(&[
-        "patch", "virtualservice", "web", "--type=json", "-p",
+        "patch",
+        "virtualservice",
+        "web",
+        "--type=json",
+        "-p",
         r#"[{"op": "replace", "path": "/spec/tcp/0/route", "value": [
             {"destination": {"host": "web", "subset": "v1", "port": {"number": 9000}}, "weight": 80},
             {"destination": {"host": "web", "subset": "v2", "port": {"number": 9000}}, "weight": 20}]}]"#,
