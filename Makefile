@@ -53,6 +53,27 @@ test-e2e: test-tools ## tests of whole binaries: real namespaces, runtimes, API 
 	WEIR_IMAGES=$(DIST)/images-dev WEIR_BIN_DIR=$(abspath $(STATIC_DIR))/debug $(STATIC) \
 	  cargo test --locked --workspace --target $(STATIC_TARGET) --test '*' --no-fail-fast
 
+.PHONY: cluster
+cluster: cluster-tools ## start a Kubernetes cluster of three nodes, with istiod, on this machine (root)
+	$(STATIC) cargo build --locked --target $(STATIC_TARGET) -p weir-cluster --bins
+	$(STATIC_DIR)/debug/weir-cluster up
+
+.PHONY: cluster-down
+cluster-down: ## remove that cluster
+	$(STATIC) cargo build --locked --target $(STATIC_TARGET) -p weir-cluster --bins
+	$(STATIC_DIR)/debug/weir-cluster down
+
+# A cluster of its own; WEIR_CLUSTER_KEEP=1 leaves it and the namespaces of the tests for a look.
+.PHONY: test-cluster
+test-cluster: cluster-tools ## scenarios on that cluster: traffic, kinds of pods; WEIR_CLUSTER=all adds operations (root)
+	$(STATIC) cargo build --locked --workspace --target $(STATIC_TARGET) --bins
+	$(STATIC) cargo build --locked --target $(STATIC_TARGET) -p weir-cluster --tests
+	scripts/build-images $(STATIC_DIR)/debug $(DIST)/images-dev
+	$(STATIC_DIR)/debug/weir-cluster up
+	status=0; CI=true WEIR_IMAGES=$(DIST)/images-dev WEIR_BIN_DIR=$(abspath $(STATIC_DIR))/debug $(STATIC) \
+	  cargo test --locked --target $(STATIC_TARGET) -p weir-cluster --test it -- --test-threads=4 || status=$$?; \
+	[ -n "$${WEIR_CLUSTER_KEEP:-}" ] || $(STATIC_DIR)/debug/weir-cluster down; exit $$status
+
 .PHONY: soak
 soak: ## ten minutes of a hostile tenant against the release binaries (root, control groups)
 	cargo build --release --locked -p weir-webhook -p weir-agent -p weir-cni
@@ -110,6 +131,10 @@ tools: ## install what the demo needs
 .PHONY: test-tools
 test-tools: ## install what the tests need beyond that: newer containerds, CRI-O, buildah and a kube-apiserver
 	scripts/install-tools tests
+
+.PHONY: cluster-tools
+cluster-tools: ## install what the cluster needs beyond that: CoreDNS and Istio
+	scripts/install-tools cluster
 
 .PHONY: clean
 clean: ## remove what was built

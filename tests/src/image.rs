@@ -13,7 +13,11 @@ use sha2::{Digest as _, Sha256};
 #[derive(Debug, Clone, Default)]
 pub struct Image {
     files: Vec<(PathBuf, PathBuf)>,
+    texts: Vec<(PathBuf, String)>,
+    dirs: Vec<(PathBuf, u32)>,
     links: Vec<(PathBuf, PathBuf)>,
+    entrypoint: Vec<String>,
+    user: String,
 }
 
 impl Image {
@@ -21,6 +25,34 @@ impl Image {
     #[must_use]
     pub fn file(mut self, from: impl Into<PathBuf>, to: impl Into<PathBuf>) -> Self {
         self.files.push((from.into(), to.into()));
+        self
+    }
+
+    /// Adds a file with this content.
+    #[must_use]
+    pub fn text(mut self, path: impl Into<PathBuf>, content: impl Into<String>) -> Self {
+        self.texts.push((path.into(), content.into()));
+        self
+    }
+
+    /// Adds an empty directory with a mode.
+    #[must_use]
+    pub fn dir(mut self, path: impl Into<PathBuf>, mode: u32) -> Self {
+        self.dirs.push((path.into(), mode));
+        self
+    }
+
+    /// Sets the program that containers run. Without one, they sleep.
+    #[must_use]
+    pub fn entrypoint(mut self, command: &[&str]) -> Self {
+        self.entrypoint = command.iter().map(|&arg| arg.to_owned()).collect();
+        self
+    }
+
+    /// Sets the user of containers, as in `1337:1337`. Without one, it is root.
+    #[must_use]
+    pub fn user(mut self, user: &str) -> Self {
+        user.clone_into(&mut self.user);
         self
     }
 
@@ -57,9 +89,11 @@ impl Image {
         let layer = self.layer()?;
         let layer_digest = digest(&layer);
         let architecture = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+        let sleep = ["/bin/busybox", "sleep", "1000000"].map(str::to_owned);
+        let entrypoint = if self.entrypoint.is_empty() { &sleep[..] } else { &self.entrypoint };
         let config = json!({
             "architecture": architecture, "os": "linux",
-            "config": { "Env": ["PATH=/bin"], "WorkingDir": "/", "Entrypoint": ["/bin/busybox", "sleep", "1000000"] },
+            "config": { "Env": ["PATH=/usr/local/bin:/bin"], "WorkingDir": "/", "Entrypoint": entrypoint, "User": self.user },
             "rootfs": { "type": "layers", "diff_ids": [layer_digest] },
         })
         .to_string()
@@ -94,16 +128,20 @@ impl Image {
 
     fn layer(&self) -> anyhow::Result<Vec<u8>> {
         let mut tar = tar::Builder::new(Vec::new());
-        for (dir, mode) in
-            [("bin", 0o755), ("etc", 0o755), ("tmp", 0o1777), ("proc", 0o755), ("sys", 0o755), ("dev", 0o755)]
-        {
+        let always = [("bin", 0o755), ("etc", 0o755), ("tmp", 0o1777), ("proc", 0o755), ("sys", 0o755), ("dev", 0o755)];
+        let dirs = self.dirs.iter().map(|(dir, mode)| (dir.strip_prefix("/").unwrap_or(dir), *mode));
+        for (dir, mode) in always.map(|(dir, mode)| (Path::new(dir), mode)).into_iter().chain(dirs) {
             let mut header = tar::Header::new_gnu();
             header.set_entry_type(tar::EntryType::Directory);
             header.set_mode(mode);
             header.set_size(0);
             tar.append_data(&mut header, dir, std::io::empty())?;
         }
-        append(&mut tar, Path::new("etc/passwd"), b"root:x:0:0:root:/:/bin/sh\n")?;
+        for (path, content) in &self.texts {
+            append(&mut tar, path.strip_prefix("/").unwrap_or(path), content.as_bytes())?;
+        }
+        let passwd = b"root:x:0:0:root:/:/bin/sh\nistio-proxy:x:1337:1337::/home/istio-proxy:/bin/sh\n";
+        append(&mut tar, Path::new("etc/passwd"), passwd)?;
         for (from, to) in &self.files {
             let mut content = Vec::new();
             File::open(from)

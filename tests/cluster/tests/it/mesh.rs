@@ -1,0 +1,85 @@
+//! The cluster with Weir installed.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::{OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use weir_cluster::{Cluster, images};
+use weir_lab::process;
+
+/// Longest time an installation may take on a busy machine.
+const INSTALL_TIMEOUT: Duration = Duration::from_mins(6);
+const IMAGES: [&str; 4] = ["weir-webhook", "weir-agent", "weir-iptables", "weir"];
+
+/// Held for reading by tests that can run at the same time, for writing by those that disturb the cluster.
+static DISTURBANCE: RwLock<()> = RwLock::new(());
+
+/// Returns the cluster with Weir installed, shared with other tests; where there is none, the test is
+/// [skipped](weir_lab::skip_or_fail).
+pub(crate) fn shared_or_skip() -> Option<(&'static Cluster, RwLockReadGuard<'static, ()>)> {
+    let cluster = cluster_or_skip()?;
+    Some((cluster, DISTURBANCE.read().unwrap_or_else(PoisonError::into_inner)))
+}
+
+/// Returns the cluster for a test that disturbs it, when no other test runs. Those are run with `WEIR_CLUSTER=all` only.
+pub(crate) fn alone_or_skip() -> Option<(&'static Cluster, RwLockWriteGuard<'static, ()>)> {
+    if std::env::var_os("WEIR_CLUSTER").is_none_or(|value| value != "all") {
+        eprintln!("skipped: it disturbs the cluster; run it with WEIR_CLUSTER=all");
+        return None;
+    }
+    let cluster = cluster_or_skip()?;
+    Some((cluster, DISTURBANCE.write().unwrap_or_else(PoisonError::into_inner)))
+}
+
+fn cluster_or_skip() -> Option<&'static Cluster> {
+    static CLUSTER: OnceLock<Result<Cluster, String>> = OnceLock::new();
+    if !weir_tests::privileged() {
+        return None;
+    }
+    let running = Cluster::of_machine().ok().filter(Cluster::is_up);
+    let Some(running) = running else {
+        weir_lab::skip_or_fail("no cluster; `make cluster` starts one");
+        return None;
+    };
+    let installed = CLUSTER.get_or_init(|| {
+        prepare(&running).map_err(|error| format!("{error:#}"))?;
+        Ok(running)
+    });
+    Some(installed.as_ref().unwrap_or_else(|error| panic!("cannot install Weir: {error}")))
+}
+
+/// Imports the images that `WEIR_IMAGES` has, and installs Weir.
+fn prepare(cluster: &Cluster) -> anyhow::Result<()> {
+    let dir =
+        std::env::var_os("WEIR_IMAGES").map(PathBuf::from).context("WEIR_IMAGES names no directory with images")?;
+    cluster.load(&IMAGES.map(|name| dir.join(format!("{name}.tar"))))?;
+    install(cluster)
+}
+
+/// Installs Weir.
+///
+/// # Errors
+/// When the installation fails; the error has what it printed.
+pub(crate) fn install(cluster: &Cluster) -> anyhow::Result<()> {
+    let settings = [
+        "images.hub=localhost".to_owned(),
+        format!("config.values.global.hub={},config.values.global.tag={}", images::ISTIO_HUB, images::ISTIO_TAG),
+        "config.values.global.proxy.resources.requests.cpu=10m".to_owned(),
+    ];
+    let args = settings.iter().flat_map(|setting| ["--set", setting]);
+    weir(cluster, &[&["install", "--yes"][..], &args.collect::<Vec<_>>()].concat()).map(drop)
+}
+
+/// Runs `weir` with the cluster's kubeconfig, and returns what it prints.
+///
+/// # Errors
+/// When it fails; the error has what it printed.
+pub(crate) fn weir(cluster: &Cluster, args: &[&str]) -> anyhow::Result<String> {
+    let mut command = Command::new(weir_tests::bin("weir"));
+    let output = process::run(command.args(args).env("KUBECONFIG", cluster.kubeconfig()), b"", INSTALL_TIMEOUT)?;
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    ensure!(output.status.success(), "weir {}: {}: {stdout}{stderr}", args.join(" "), output.status);
+    Ok(format!("{stdout}{stderr}"))
+}

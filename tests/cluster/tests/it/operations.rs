@@ -1,0 +1,155 @@
+//! Running pods while components are killed, switched off and uninstalled, under traffic.
+
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use weir_cluster::Cluster;
+use weir_cluster::plan::NODES;
+
+use crate::mesh::{alone_or_skip, install, weir};
+use crate::scenario::{Responses, Scenario, client};
+
+/// Requests from a meshed client for a while, in the background.
+struct Traffic(JoinHandle<Responses>);
+
+impl Traffic {
+    fn start(mesh: &Scenario, seconds: u32) -> Self {
+        let (cluster, namespace) = (mesh.cluster, mesh.namespace.clone());
+        Self(thread::spawn(move || {
+            let duration = format!("{seconds}s");
+            let load =
+                ["exec", "deploy/client", "-c", "app", "--", "/bin/app", "load", "--for", &duration, "http://web/"];
+            let text = cluster.kubectl(&[&["--namespace", &namespace], &load[..]].concat(), "");
+            crate::scenario::parse(&text.unwrap_or_else(|error| panic!("{error:#}")))
+        }))
+    }
+
+    /// Waits for the end; every request must have been answered by the service.
+    #[track_caller]
+    fn assert_unharmed(self) {
+        let responses = self.0.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let total: usize = responses.values().sum();
+        assert!(total > 100, "{responses:?}");
+        assert!(responses.keys().all(|response| response.starts_with("200 v")), "{responses:?}");
+        eprintln!("{total} requests, no failure");
+    }
+}
+
+/// A new pod starts and is captured: it presents a client certificate.
+fn assert_new_pods_are_meshed(mesh: &Scenario, name: &str) {
+    mesh.apply(&client(name, ""));
+    mesh.wait_for_rollouts();
+    mesh.wait_for(&format!("deploy/{name}"), &["http://web/headers"], "a new pod is in the mesh", |got| {
+        got.contains("x-forwarded-client-cert")
+    });
+}
+
+fn wait_for_agents(cluster: &Cluster) {
+    cluster.kubectl(&["-n", "weir-node", "rollout", "status", "daemonset/weir-agent", "--timeout=180s"], "").unwrap();
+}
+
+#[test]
+fn agent_away_and_back() {
+    let Some((cluster, _lock)) = alone_or_skip() else { return };
+    let mesh = Scenario::with_web(cluster, "agent-away");
+    let traffic = Traffic::start(&mesh, 40);
+    // A selector that no node has: the agents end.
+    let selector = |value: &str| {
+        format!(r#"{{"spec":{{"template":{{"spec":{{"nodeSelector":{{"weir-test/away":{value}}}}}}}}}}}"#)
+    };
+    let patch = |value: &str| {
+        cluster
+            .kubectl(&["-n", "weir-node", "patch", "daemonset/weir-agent", "--type=merge", "-p", &selector(value)], "")
+            .unwrap();
+    };
+    patch("\"yes\"");
+    let started = Instant::now();
+    loop {
+        let pods = cluster.kubectl(&["-n", "weir-node", "get", "pods", "-o", "name"], "").unwrap();
+        if pods.trim().is_empty() {
+            break;
+        }
+        assert!(started.elapsed() < Duration::from_secs(120), "agents do not end: {pods}");
+        thread::sleep(Duration::from_millis(500));
+    }
+    assert_new_pods_are_meshed(&mesh, "without-agent");
+    patch("null");
+    wait_for_agents(cluster);
+    assert_new_pods_are_meshed(&mesh, "with-agent");
+    traffic.assert_unharmed();
+}
+
+#[test]
+fn kubelets_and_runtimes_are_killed() {
+    let Some((cluster, _lock)) = alone_or_skip() else { return };
+    let mesh = Scenario::with_web(cluster, "kill");
+    let traffic = Traffic::start(&mesh, 30);
+    for node in NODES {
+        for process in [node.runtime.daemon(), "kubelet"] {
+            cluster.node(node).kill(process).unwrap();
+            thread::sleep(Duration::from_secs(1));
+        }
+    }
+    cluster.kubectl(&["wait", "--for=condition=Ready", "nodes", "--all", "--timeout=60s"], "").unwrap();
+    assert_new_pods_are_meshed(&mesh, "after-kill");
+    traffic.assert_unharmed();
+}
+
+#[test]
+fn webhook_replica_is_killed_while_pods_are_created() {
+    let Some((cluster, _lock)) = alone_or_skip() else { return };
+    let mesh = Scenario::with_web(cluster, "webhook-killed");
+    let traffic = Traffic::start(&mesh, 30);
+    let pods = cluster.kubectl(&["-n", "weir-system", "get", "pods", "-o", "name"], "").unwrap();
+    let victim = pods.lines().next().unwrap();
+    cluster.kubectl(&["-n", "weir-system", "delete", victim, "--grace-period=0", "--force"], "").unwrap();
+    mesh.kubectl(&["scale", "deployment/web-v1", "--replicas=6"]);
+    mesh.wait_for_rollouts();
+    let containers = mesh.kubectl(&[
+        "get",
+        "pods",
+        "-l",
+        "app=web",
+        "-o",
+        "jsonpath={range .items[*]}{.spec.initContainers[*].name}{'\\n'}{end}",
+    ]);
+    assert!(containers.lines().all(|names| names.contains("istio-proxy")), "{containers}");
+    traffic.assert_unharmed();
+    cluster
+        .kubectl(&["-n", "weir-system", "rollout", "status", "deployment/weir-webhook", "--timeout=120s"], "")
+        .unwrap();
+}
+
+#[test]
+fn node_comes_back_after_a_power_cut() {
+    let Some((cluster, _lock)) = alone_or_skip() else { return };
+    let mesh = Scenario::with_web(cluster, "power-cut");
+    let node = NODES[1];
+    cluster.node(node).power_off().unwrap();
+    thread::sleep(Duration::from_secs(5));
+    cluster.power_on(node).unwrap();
+    cluster.kubectl(&["wait", "--for=condition=Ready", "nodes", "--all", "--timeout=120s"], "").unwrap();
+    wait_for_agents(cluster);
+    let name = format!("on-{}", node.name());
+    mesh.apply(&client(&name, "").replace(
+        "      terminationGracePeriodSeconds",
+        &format!("      nodeName: {}\n      terminationGracePeriodSeconds", node.name()),
+    ));
+    mesh.wait_for_rollouts();
+    mesh.wait_for(&format!("deploy/{name}"), &["http://web/headers"], "a pod of the node is in the mesh", |got| {
+        got.contains("x-forwarded-client-cert")
+    });
+}
+
+#[test]
+fn uninstall_with_running_pods_and_reinstall() {
+    let Some((cluster, _lock)) = alone_or_skip() else { return };
+    let mesh = Scenario::with_web(cluster, "reinstall");
+    let traffic = Traffic::start(&mesh, 60);
+    let uninstalled = weir(cluster, &["uninstall", "-y", "--timeout", "120s"]);
+    let restored = install(cluster);
+    assert_new_pods_are_meshed(&mesh, "reinstalled");
+    traffic.assert_unharmed();
+    restored.unwrap();
+    uninstalled.unwrap();
+}

@@ -1,0 +1,224 @@
+//! Kinds of pods: each starts, is captured and reaches the service `web`.
+
+use weir_cluster::images::APP;
+
+use crate::mesh::shared_or_skip;
+use crate::scenario::{Scenario, count};
+
+/// A pod of the server, with more metadata and more of its specification (YAML in braces, without the braces).
+fn pod(name: &str, metadata: &str, spec: &str) -> String {
+    format!(
+        "apiVersion: v1
+kind: Pod
+metadata: {{name: {name}, labels: {{app: {name}}}, {metadata}}}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers: [{{name: app, image: {APP}, args: [serve], ports: [{{containerPort: 8080}}], readinessProbe: {{httpGet: {{path: /healthz, port: 8080}}, periodSeconds: 1}}}}]
+  {spec}"
+    )
+}
+
+/// An init container that sends a request, as a user. Its failure keeps the pod from starting.
+fn init_request(url: &str, user: u32) -> String {
+    format!(
+        "initContainers: [{{name: fetch, image: {APP}, args: [load, -n, \"3\", \"{url}\"], securityContext: {{runAsUser: {user}}}}}]"
+    )
+}
+
+impl Scenario {
+    fn jsonpath(&self, object: &str, path: &str) -> String {
+        self.kubectl(&["get", object, "-o", &format!("jsonpath={path}")])
+    }
+
+    /// Asserts that a pod reaches `web` through its proxy, which then is named in the request by its client certificate.
+    fn assert_meshed(&self, pod: &str) {
+        self.wait_for(pod, &["http://web/headers"], "the request is from the mesh", |got| {
+            got.starts_with("200") && got.contains("x-forwarded-client-cert")
+        });
+    }
+}
+
+#[test]
+fn native_sidecar_serves_init_containers() {
+    let Some((cluster, _lock)) = shared_or_skip() else { return };
+    let mesh = Scenario::with_web(cluster, "native");
+    mesh.apply(&pod("native", "", &init_request("http://web/headers", 1000)));
+    mesh.wait_for_pod("native");
+    let log = mesh.kubectl(&["logs", "native", "-c", "fetch"]);
+    assert!(log.contains("200 ") && log.contains("x-forwarded-client-cert"), "{log}");
+    let policy = mesh.jsonpath("pod/native", "{.spec.initContainers[?(@.name=='istio-proxy')].restartPolicy}");
+    assert_eq!(policy, "Always");
+    mesh.assert_meshed("pod/native");
+}
+
+#[test]
+fn ordinary_sidecar_starts_after_init_containers() {
+    let Some((cluster, _lock)) = shared_or_skip() else { return };
+    let mesh = Scenario::with_web(cluster, "ordinary");
+    // As the proxy's user, which is not captured: there is no proxy yet.
+    let init = init_request("http://outside.test:8088/", 1337);
+    mesh.apply(&pod("ordinary", "annotations: {sidecar.istio.io/nativeSidecar: \"false\"}", &init));
+    mesh.wait_for_pod("ordinary");
+    assert_eq!(mesh.kubectl(&["logs", "ordinary", "-c", "fetch"]).trim(), "3\t200 outside");
+    let containers = mesh.jsonpath("pod/ordinary", "{.spec.containers[*].name}");
+    assert!(containers.contains("istio-proxy"), "{containers}");
+    mesh.assert_meshed("pod/ordinary");
+}
+
+#[test]
+fn job_completes_with_its_sidecar() {
+    let Some((cluster, _lock)) = shared_or_skip() else { return };
+    let mesh = Scenario::with_web(cluster, "job");
+    mesh.apply(&format!(
+        "apiVersion: batch/v1
+kind: Job
+metadata: {{name: once}}
+spec: {{template: {{spec: {{restartPolicy: Never, containers: [{{name: app, image: {APP}, args: [load, \"http://web/headers\"]}}]}}}}}}"
+    ));
+    mesh.kubectl(&["wait", "job/once", "--for=condition=Complete", "--timeout=120s"]);
+    let log = mesh.kubectl(&["logs", "job/once", "-c", "app"]);
+    assert!(log.contains("x-forwarded-client-cert"), "{log}");
+}
+
+#[test]
+fn pods_of_a_stateful_set_have_names() {
+    let Some((cluster, _lock)) = shared_or_skip() else { return };
+    let mesh = Scenario::with_web(cluster, "stateful");
+    mesh.apply(&format!(
+        "apiVersion: v1
+kind: Service
+metadata: {{name: db}}
+spec: {{clusterIP: None, selector: {{app: db}}, ports: [{{name: http, port: 8080}}]}}
+---
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {{name: db}}
+spec:
+  serviceName: db
+  replicas: 2
+  selector: {{matchLabels: {{app: db}}}}
+  template:
+    metadata: {{labels: {{app: db}}}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers: [{{name: app, image: {APP}, args: [serve, --version, db], ports: [{{containerPort: 8080}}]}}]"
+    ));
+    mesh.kubectl(&["rollout", "status", "statefulset/db", "--timeout=120s"]);
+    for number in 0..2 {
+        mesh.wait_for("deploy/client", &[&format!("http://db-{number}.db:8080/")], "the pod answers", |got| {
+            got == "200 db"
+        });
+    }
+    mesh.assert_meshed("pod/db-1");
+}
+
+#[test]
+fn tproxy_keeps_the_address_of_the_client() {
+    let Some((cluster, _lock)) = shared_or_skip() else { return };
+    let mesh = Scenario::with_web(cluster, "tproxy");
+    mesh.apply(&pod("tproxy", "annotations: {sidecar.istio.io/interceptionMode: TPROXY}", ""));
+    mesh.wait_for_pod("tproxy");
+    mesh.assert_meshed("pod/tproxy");
+    let address = mesh.jsonpath("pod/tproxy", "{.status.podIP}");
+    mesh.wait_for("deploy/client", &[&format!("http://{address}:8080/")], "the pod answers", |got| got == "200 v1");
+}
+
+#[test]
+fn dns_capture_resolves_names_of_service_entries() {
+    let Some((cluster, _lock)) = shared_or_skip() else { return };
+    let mesh = Scenario::with_web(cluster, "dns");
+    mesh.apply(
+        "apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: registered}
+spec: {hosts: [registered.example], addresses: [192.0.2.77], exportTo: [\".\"], ports: [{number: 80, name: http, protocol: HTTP}], resolution: STATIC, location: MESH_EXTERNAL, endpoints: [{address: 172.31.77.2, ports: {http: 8088}}]}",
+    );
+    let capture = "annotations: {proxy.istio.io/config: 'proxyMetadata: {ISTIO_META_DNS_CAPTURE: \"true\"}'}";
+    mesh.apply(&pod("dns", capture, ""));
+    mesh.wait_for_pod("dns");
+    mesh.wait_for("pod/dns", &["http://registered.example/"], "the name is resolved by the proxy", |got| {
+        got == "200 outside"
+    });
+    let addresses = mesh.app("pod/dns", &["resolve", "registered.example"]);
+    assert!(addresses.contains_key("192.0.2.77"), "{addresses:?}");
+}
+
+#[test]
+fn ipv6_service_is_captured() {
+    let Some((cluster, _lock)) = shared_or_skip() else { return };
+    let mesh = Scenario::with_web(cluster, "ipv6");
+    mesh.apply(
+        "apiVersion: v1
+kind: Service
+metadata: {name: six}
+spec: {ipFamilies: [IPv6], selector: {app: web}, ports: [{name: http, port: 80, targetPort: 8080}]}",
+    );
+    let address = mesh.jsonpath("service/six", "{.spec.clusterIP}");
+    assert!(address.contains(':'), "{address}");
+    for url in ["http://six/headers".to_owned(), format!("http://[{address}]/headers")] {
+        mesh.wait_for("deploy/client", &[&url], "the service answers, and the request is from the mesh", |got| {
+            got.starts_with("200") && got.contains("x-forwarded-client-cert")
+        });
+    }
+}
+
+#[test]
+fn probes_of_every_kind_pass_under_strict_mutual_tls() {
+    let Some((cluster, _lock)) = shared_or_skip() else { return };
+    let mesh = Scenario::new(cluster, "probes");
+    mesh.apply(
+        "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: default}\nspec: {mtls: {mode: STRICT}}",
+    );
+    let probes = "{periodSeconds: 1, failureThreshold: 3";
+    mesh.apply(&format!(
+        "apiVersion: v1
+kind: Pod
+metadata: {{name: probes}}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: app
+    image: {APP}
+    args: [serve]
+    ports: [{{containerPort: 8080, name: http}}]
+    startupProbe: {probes}, tcpSocket: {{port: 9000}}}}
+    readinessProbe: {probes}, httpGet: {{path: /healthz, port: http}}}}
+    livenessProbe: {probes}, exec: {{command: [wget, -qO-, \"http://127.0.0.1:8080/healthz\"]}}}}"
+    ));
+    mesh.wait_for_pod("probes");
+    // Longer than three failures in a row take.
+    std::thread::sleep(std::time::Duration::from_secs(6));
+    let path = "{.status.containerStatuses[?(@.name=='app')]['ready','restartCount']}";
+    assert_eq!(mesh.jsonpath("pod/probes", path), "true 0");
+}
+
+#[test]
+fn pods_without_sidecar_are_explained() {
+    let Some((cluster, _lock)) = shared_or_skip() else { return };
+    let mesh = Scenario::new(cluster, "skipped");
+    let explained = |manifest: &str| {
+        let args = ["--namespace", &mesh.namespace, "apply", "--dry-run=server", "-f", "-"];
+        let mut kubectl = std::process::Command::new(cluster.kubectl_path());
+        kubectl.args(args).env("KUBECONFIG", cluster.kubeconfig());
+        let output =
+            weir_lab::process::run(&mut kubectl, manifest.as_bytes(), std::time::Duration::from_secs(60)).unwrap();
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (created, warning) = explained(&pod("host", "", "hostNetwork: true"));
+    assert!(created && warning.contains("Warning:") && warning.contains("host"), "{warning}");
+    let (created, denial) =
+        explained(&pod("bad", "annotations: {traffic.sidecar.istio.io/includeInboundPorts: abc}", ""));
+    assert!(!created && denial.contains("includeInboundPorts") && denial.contains("abc"), "{denial}");
+}
+
+#[test]
+fn exec_logs_and_port_forward_work() {
+    let Some((cluster, _lock)) = shared_or_skip() else { return };
+    let mesh = Scenario::with_web(cluster, "exec");
+    for (container, user) in [("app", "uid=1000"), ("istio-proxy", "uid=1337")] {
+        let id = mesh.kubectl(&["exec", "deploy/web-v1", "-c", container, "--", "id"]);
+        assert!(id.starts_with(user), "{id}");
+    }
+    assert!(!mesh.kubectl(&["logs", "deploy/web-v1", "-c", "istio-proxy", "--tail=3"]).is_empty());
+    assert!(count(&mesh.load(&["http://web/"]), "200 v1") + count(&mesh.load(&["http://web/"]), "200 v2") > 0);
+}
