@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer};
 
 use super::object::{LabelSelector, Metadata, StatusCondition, is_ready};
 
-/// A Deployment or DaemonSet of Weir.
+/// A Deployment or DaemonSet of Weir, or a Deployment of the control plane.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Controller {
@@ -52,6 +52,7 @@ pub(crate) struct PodSpec {
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct Container {
     pub(crate) name: String,
+    pub(crate) image: String,
     pub(crate) command: Vec<String>,
     pub(crate) args: Vec<String>,
     pub(crate) env: Vec<EnvVar>,
