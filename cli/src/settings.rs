@@ -51,7 +51,7 @@ pub(crate) struct InjectorArgs {
     #[arg(short, long, value_name = "REVISION")]
     revision: Option<String>,
 
-    /// Run the proxy as a native sidecar (Kubernetes 1.29 and later); `auto` follows the versions of the cluster's nodes, and means true without a cluster
+    /// Run the proxy as a native sidecar (Kubernetes 1.29 and later); `auto` follows the versions of the cluster's nodes; without a cluster it is true if no values are given, else as for `istioctl kube-inject`: only if they have `pilot.env.ENABLE_NATIVE_SIDECARS: "true"`
     #[arg(long, value_name = "WHEN", value_enum, default_value_t = NativeSidecarsArg::Auto)]
     native_sidecars: NativeSidecarsArg,
 
@@ -143,6 +143,8 @@ impl InjectorArgs {
         if let Some(nodes) = found.nodes {
             settings.native_sidecars = NativeSidecars::ByNodes;
             settings.nodes = nodes;
+        } else if values.as_ref().is_some_and(|values| !has_native_sidecars(values)) {
+            settings.native_sidecars = NativeSidecars::Off;
         }
         if let Some(revision) = &self.revision {
             revision.clone_into(&mut settings.revision);
@@ -160,6 +162,13 @@ impl InjectorArgs {
         }
         Ok(settings)
     }
+}
+
+/// Returns whether `istioctl`, which knows no nodes without a cluster, makes native sidecars for this installation. The variable defaults
+/// to `false` up to 1.26, and to `auto` since.
+fn has_native_sidecars(values: &Value) -> bool {
+    let variable = values.pointer("/pilot/env/ENABLE_NATIVE_SIDECARS");
+    variable.is_some_and(|value| *value == json!("true") || *value == json!(true))
 }
 
 fn document(path: Option<&PathBuf>) -> Result<Option<Value>, Failure> {

@@ -20,6 +20,7 @@ pub mod request;
 pub mod stdin;
 
 use std::fs;
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -220,6 +221,9 @@ fn add(request: &Request, conf: &NetConf<'_>, call: &mut Call) -> Result<Vec<u8>
         call.report.capture = Some(config.to_capture_annotation());
     }
     call.log.write(LogLevel::Info, message, &[("rules", rules.rules.len().into())]);
+    if !config.ipv6.is_captured() && conf.pod_addresses().iter().any(IpAddr::is_ipv6) {
+        call.log.write(LogLevel::Warn, "IPv6 traffic is not captured and bypasses the mesh", &[]);
+    }
     if routed == RoutingOutcome::WithoutIpv6 {
         call.log.write(LogLevel::Info, "IPv6 is disabled in the pod; not adding ::6 to lo", &[]);
     }

@@ -5,10 +5,12 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Deserialize;
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::error::CniError;
@@ -162,6 +164,16 @@ impl<'a> NetConf<'a> {
             }
             Some(raw) => Ok(Cow::Borrowed(raw.get())),
         }
+    }
+
+    /// Returns the addresses that the plugins before this one gave the pod, in the formats of all versions; those that are not valid are
+    /// left out.
+    pub fn pod_addresses(&self) -> Vec<IpAddr> {
+        let result: Value = self.prev_result.and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or_default();
+        // `ips` since 0.3.0, `ip4` and `ip6` before.
+        let listed = result["ips"].as_array().into_iter().flatten().map(|ip| &ip["address"]);
+        let networks = listed.chain([&result["ip4"]["ip"], &result["ip6"]["ip"]]).filter_map(Value::as_str);
+        networks.filter_map(|network| network.split('/').next()?.parse().ok()).collect()
     }
 
     /// Returns the pod's annotations.

@@ -1,6 +1,7 @@
 //! Decides what to install in a pod, from the annotations that the runtime passes, and from the node agent's answer where they do not
 //! say enough.
 
+use iptables_rules::config::Ipv6Policy;
 use iptables_rules::{CaptureConfig, RuleSet, plan};
 
 use weir_protocol::agent::PodAnswer;
@@ -62,7 +63,7 @@ pub fn plan_pod(
         PodAnnotations::NotPassed => return Err(CniError::NoAnnotations(pod.full_name())),
         PodAnnotations::NotDeclared => return Err(capability_not_declared()),
     };
-    let (config, source) = match decision {
+    let (mut config, source) = match decision {
         CaptureDecision::Skip(reason) => return Ok(PodPlan::Skip(reason)),
         CaptureDecision::Capture(config, source) => (config, source),
         CaptureDecision::NeedsSpec(hints) => return Err(CniError::NeedsSpec { pod: pod.full_name(), hints }),
@@ -75,6 +76,11 @@ pub fn plan_pod(
         }
     };
     conf.require_valid()?;
+    if config.ipv6 == Ipv6Policy::Auto {
+        let decided = config.ipv6.for_addresses(&conf.pod_addresses());
+        // Without addresses, as with NRI, IPv6 must not become a hole.
+        config.ipv6 = if decided.is_captured() { Ipv6Policy::Capture } else { decided };
+    }
     let rules = plan(&config).map_err(|settings| CniError::Unsupported { pod: pod.full_name(), settings })?;
     Ok(PodPlan::Capture { rules, config, source })
 }

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use crate::CaptureConfig;
-use crate::config::OwnerGroups;
+use crate::config::{Ipv6Policy, OwnerGroups};
 use crate::names::{self, annotation, variable};
 
 mod error;
@@ -28,7 +28,12 @@ impl CaptureConfig {
         proxy: &ProxySpec,
     ) -> Result<Self, Vec<SettingError>> {
         let id = |given: Option<u32>| given.filter(|&id| id != 0).unwrap_or(names::PROXY_ID);
-        let mut config = Self { proxy_uids: vec![id(proxy.uid)], proxy_gids: vec![id(proxy.gid)], ..Self::default() };
+        let mut config = Self {
+            proxy_uids: vec![id(proxy.uid)],
+            proxy_gids: vec![id(proxy.gid)],
+            ipv6: Ipv6Policy::Auto,
+            ..Self::default()
+        };
         let mut errors = Vec::new();
         for setting in SETTINGS {
             let given = match setting.source {
@@ -45,6 +50,10 @@ impl CaptureConfig {
             if let Err(faults) = setting.parse_into(&mut config, value) {
                 errors.push(SettingError::with_faults(setting.source, setting.name, value, &faults));
             }
+        }
+        // A proxy that may accept IPv6 must not be bypassed.
+        if config.ipv6 == Ipv6Policy::Auto && !proxy.is_known && !proxy.env.contains_key(variable::DUAL_STACK) {
+            config.ipv6 = Ipv6Policy::Capture;
         }
         errors.extend(combine_owner_groups(&mut config, &proxy.env));
         if errors.is_empty() { Ok(config) } else { Err(errors) }

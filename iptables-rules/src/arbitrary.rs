@@ -147,7 +147,7 @@ fn other_fields() -> impl Strategy<Value = CaptureConfig> {
     ];
     let loopback = (any::<[u8; 3]>(), 8_u8..=32)
         .prop_map(|([b, c, d], length)| Ipv4Net::new(Ipv4Addr::new(127, b, c, d), length).unwrap());
-    let ipv6 = prop_oneof![3 => Just(Ipv6Policy::Capture), 1 => Just(Ipv6Policy::Leave)];
+    let ipv6 = prop_oneof![3 => Just(Ipv6Policy::Capture), 1 => Just(Ipv6Policy::Leave), 1 => Just(Ipv6Policy::Auto)];
     (interfaces(), interfaces(), dns, any::<bool>(), loopback, ipv6).prop_map(
         |(exclude_interfaces, reroute_interfaces, dns, drop_invalid, loopback, ipv6)| CaptureConfig {
             ipv6,

@@ -4,7 +4,7 @@
 //!
 //! Webhook and plugin are upgraded at different times, so a reader may meet fields of a newer writer. The name of a field tells what the
 //! reader does about it, now and in every later version:
-//! * `?name` is optional: a reader that does not know it ignores it. For hints that do not change what is captured.
+//! * `?name` is optional: a reader that does not know it ignores it. For hints, without which nothing less is captured.
 //! * any other name is mandatory: a reader that does not know it rejects the value, as it would not capture what the writer asked for. The
 //!   error says that the reader is older ([`SettingError::is_newer_writer`]); the pod waits until the node is upgraded.
 
@@ -125,7 +125,12 @@ const FIELDS: &[Field] = &[
     field!("mode", mode, |mode: &InterceptionMode| json!(mode.name()), |value| {
         word(value, InterceptionMode::parse)
     }),
-    field!("ipv6", ipv6, |policy: &Ipv6Policy| json!(policy.name()), |value| { word(value, Ipv6Policy::parse) }),
+    field!("ipv6", ipv6, write_ipv6, |value| word(value, parse_ipv6)),
+    // Optional: a reader that does not know it captures IPv6, as this one does until it knows the addresses.
+    field!("?ipv6Auto", ipv6, |policy: &Ipv6Policy| json!(*policy == Ipv6Policy::Auto), |value: &Value| match value {
+        Value::Bool(true) => Ok(Ipv6Policy::Auto),
+        _ => Err("must be true".to_owned()),
+    }),
     field!("proxyPort", proxy_port, |port: &u16| json!(port), number),
     field!("inboundPort", inbound_port, |port: &u16| json!(port), number),
     field!("tunnelPort", tunnel_port, |port: &u16| json!(port), number),
@@ -154,6 +159,17 @@ const FIELDS: &[Field] = &[
     field!("tproxyMark", tproxy_mark, |mark: &u32| json!(mark), number),
     field!("tproxyRouteTable", tproxy_route_table, |table: &u32| json!(table), number),
 ];
+
+fn write_ipv6(policy: &Ipv6Policy) -> Value {
+    json!(if policy.is_captured() { Ipv6Policy::Capture } else { Ipv6Policy::Leave }.name())
+}
+
+fn parse_ipv6(text: &str) -> Result<Ipv6Policy, &'static str> {
+    match Ipv6Policy::parse(text) {
+        Ok(policy) if policy != Ipv6Policy::Auto => Ok(policy),
+        _ => Err("must be 'capture' or 'leave'"),
+    }
+}
 
 fn word<T>(value: &Value, parse: fn(&str) -> Result<T, &'static str>) -> Result<T, String> {
     parse(value.as_str().unwrap_or_default()).map_err(str::to_owned)

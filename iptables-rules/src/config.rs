@@ -128,6 +128,9 @@ pub enum Ipv6Policy {
     Capture,
     /// IPv6 is not captured: for proxies that listen on IPv4 only although the pod has an IPv6 address.
     Leave,
+    /// As the proxy listens. Without `ISTIO_DUAL_STACK` it accepts IPv4 only in a pod with addresses of both families, and the family
+    /// of the pod in others. Until the addresses are known, this is [`Capture`](Self::Capture).
+    Auto,
 }
 
 impl Ipv6Policy {
@@ -139,8 +142,24 @@ impl Ipv6Policy {
         match text {
             "capture" => Ok(Self::Capture),
             "leave" => Ok(Self::Leave),
-            _ => Err("must be 'capture' or 'leave'"),
+            "auto" => Ok(Self::Auto),
+            _ => Err("must be 'auto', 'capture' or 'leave'"),
         }
+    }
+
+    /// Decides [`Auto`](Self::Auto) by the addresses of the pod; without any it stays.
+    #[must_use]
+    pub fn for_addresses(self, addresses: &[IpAddr]) -> Self {
+        match (self, addresses.iter().any(IpAddr::is_ipv4), addresses.iter().any(IpAddr::is_ipv6)) {
+            (Self::Auto, true, true) => Self::Leave,
+            (Self::Auto, true, false) | (Self::Auto, false, true) => Self::Capture,
+            (policy, ..) => policy,
+        }
+    }
+
+    /// Whether the rules are for both families.
+    pub const fn is_captured(self) -> bool {
+        !matches!(self, Self::Leave)
     }
 
     /// Returns the name that [`parse`](Self::parse) accepts.
@@ -148,6 +167,7 @@ impl Ipv6Policy {
         match self {
             Self::Capture => "capture",
             Self::Leave => "leave",
+            Self::Auto => "auto",
         }
     }
 }

@@ -3,7 +3,7 @@
 //! Rules are in the order in which Istio's own program issues them, so that the text of a plan can be compared with Istio's line by
 //! line. Where that order affects packets, a comment says so.
 
-use crate::config::{InterceptionMode, Ipv6Policy};
+use crate::config::InterceptionMode;
 use crate::names::{address, chain};
 use crate::ruleset::{Action, Families, LocalDelivery, Match, Routing, RuleReason, Table};
 use crate::{CaptureConfig, RuleSet};
@@ -30,10 +30,7 @@ pub const MAX_PRODUCT: usize = 16;
 /// Returns every unsupported setting; no setting is ever ignored silently.
 pub fn plan(config: &CaptureConfig) -> Result<RuleSet, Vec<UnsupportedSetting>> {
     check::check(config)?;
-    let families = match config.ipv6 {
-        Ipv6Policy::Capture => Families::V4AndV6,
-        Ipv6Policy::Leave => Families::V4,
-    };
+    let families = if config.ipv6.is_captured() { Families::V4AndV6 } else { Families::V4 };
     if config.mode == InterceptionMode::None {
         return Ok(RuleSet { families, ..RuleSet::default() });
     }
@@ -51,10 +48,7 @@ pub fn plan(config: &CaptureConfig) -> Result<RuleSet, Vec<UnsupportedSetting>> 
 }
 
 fn routing(config: &CaptureConfig) -> Routing {
-    let lo_addresses = match config.ipv6 {
-        Ipv6Policy::Capture => vec![host(address::PASSTHROUGH_V6)],
-        Ipv6Policy::Leave => Vec::new(),
-    };
+    let lo_addresses = if config.ipv6.is_captured() { vec![host(address::PASSTHROUGH_V6)] } else { Vec::new() };
     // Only captured inbound packets get the mark.
     let local_delivery = (config.mode == InterceptionMode::Tproxy && captures_inbound(config))
         .then_some(LocalDelivery { mark: config.tproxy_mark, table: config.tproxy_route_table });

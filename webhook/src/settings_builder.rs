@@ -14,9 +14,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwapOption;
 use serde_json::Value;
+use tracing::info;
 use weir_injector::settings::{
     Documents, FieldError, NamespaceAnnotations, NativeSidecars, Nodes, Platform, ProxyConfigResources, Settings,
-    set_cni_mode,
+    Templates, set_cni_mode,
 };
 use weir_injector::yaml;
 
@@ -222,13 +223,24 @@ impl SettingsBuilder {
         settings.nodes = nodes.clone();
         settings.namespace_annotations = namespaces.clone();
         settings.proxy_configs = proxy_configs.clone();
-        self.current.store(Some(Arc::new(settings)));
+        let settings = Arc::new(settings);
+        self.current.store(Some(Arc::clone(&settings)));
         match (rejected, self.ignored_keys.take()) {
             (Some(reason), _) => SettingsUpdate::Rejected(reason),
-            (None, Some(ignored_keys)) => SettingsUpdate::Applied(ignored_keys),
+            (None, Some(ignored_keys)) => {
+                log_templates(&settings.injection.templates);
+                SettingsUpdate::Applied(ignored_keys)
+            }
             (None, None) => SettingsUpdate::ClusterUpdated,
         }
     }
+}
+
+/// Logs which templates are rendered from the documents, and which built-in ones stand in where these have no text.
+fn log_templates(templates: &Templates) {
+    let rendered = templates.rendered_names().collect::<Vec<_>>().join(",");
+    let builtin = templates.builtin_names().collect::<Vec<_>>().join(",");
+    info!(rendered, builtin, "loaded injection templates");
 }
 
 impl ClusterState {

@@ -70,11 +70,14 @@ pub(crate) async fn collect_from<A: ApiTransport>(transport: &A, scope: &CheckSc
     {
         return Err(CollectError::Unauthorized(response.excerpt()));
     }
-    let istio_services = format!("/api/v1/namespaces/{}/services", scope.namespaces.istio);
-    let (namespaces, nodes, istio_services) = tokio::join!(
+    let istio = &scope.namespaces.istio;
+    let istio_services = format!("/api/v1/namespaces/{istio}/services");
+    let istio_deployments = format!("/apis/apps/v1/namespaces/{istio}/deployments");
+    let (namespaces, nodes, istio_services, istio_deployments) = tokio::join!(
         reader.list("namespaces", "/api/v1/namespaces"),
         reader.list("nodes", "/api/v1/nodes"),
         reader.list("services of the control plane", &istio_services),
+        reader.list("deployments of the control plane", &istio_deployments),
     );
     let mut snapshot = Snapshot {
         install_namespaces: scope.namespaces.clone(),
@@ -85,6 +88,7 @@ pub(crate) async fn collect_from<A: ApiTransport>(transport: &A, scope: &CheckSc
         namespaces,
         nodes,
         istio_services,
+        istio_deployments,
         ..Snapshot::default()
     };
     if scope.pre_install_revision.is_some() {

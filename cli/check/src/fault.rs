@@ -54,7 +54,7 @@ faults! {
         "Something could not be read, so the checks that need it were skipped.",
         "run the check as a user who may read it";
     KUBERNETES_TOO_OLD = "WEIR102" "kubernetes-too-old" Error:
-        "The API server is older than 1.25, the oldest version that the manifests support.",
+        "The API server is older than 1.29, the oldest version that the manifests support.",
         "upgrade the cluster";
     NATIVE_SIDECARS_NOT_RUN = "WEIR103" "native-sidecars-not-run" Error:
         "Pods get a native sidecar, but some nodes are older than 1.29: pods on them would never finish initializing.",
@@ -74,6 +74,9 @@ faults! {
     PROBE_REFUSED = "WEIR108" "probe-refused" Info:
         "The dry-run pod was rejected for another reason, so it does not show whether the webhook is reachable.",
         "name a namespace in which you may create pods with --probe-namespace";
+    CONTROL_PLANE_UNSUPPORTED = "WEIR109" "control-plane-unsupported" Warning:
+        "The control plane is of a release of Istio that is not supported.",
+        "use a release in docs/compatibility.md, or another version of Weir";
 
     NOT_INSTALLED = "WEIR201" "not-installed" Error:
         "The Deployment of the webhook does not exist.",

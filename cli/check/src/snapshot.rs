@@ -53,6 +53,8 @@ pub struct Snapshot {
     pub(crate) proxy_configs: Option<Vec<Value>>,
     /// Services of the control plane's namespace.
     pub(crate) istio_services: Option<Vec<Service>>,
+    /// Deployments of the control plane's namespace.
+    pub(crate) istio_deployments: Option<Vec<Controller>>,
     pub(crate) webhook: NamespaceObjects,
     pub(crate) agent: NamespaceObjects,
     /// ConfigMaps with configuration, of all three namespaces.

@@ -18,7 +18,7 @@ mod plan;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use iptables_rules::config::{InterceptionMode, Ipv6Policy};
+use iptables_rules::config::InterceptionMode;
 use iptables_rules::trace::{ConntrackState, Packet, PacketOrigin, Transport};
 use weir_kernel::backend::{self, RuleStore};
 use weir_kernel::nft;
@@ -43,7 +43,7 @@ pub(crate) fn run(request: &Request, log: Log) -> Result<(), IptablesError> {
         log.info("validation: mode NONE captures nothing");
         return Ok(());
     }
-    let with_ipv6 = config.ipv6 == Ipv6Policy::Capture && !backend::is_ipv6_disabled();
+    let with_ipv6 = config.ipv6.is_captured() && !backend::is_ipv6_disabled();
     let identities = TestIdentities::new(
         config,
         Identity::current(),
@@ -142,10 +142,8 @@ fn from_outside(request: &Request) -> Result<Vec<String>, String> {
     }
     let held = nft::read_back().map_err(|error| error.to_string())?;
     let mut findings = Vec::new();
-    let families: &[(&str, &str)] = match request.config.ipv6 {
-        Ipv6Policy::Capture => &[("IPv4", "192.0.2.1"), ("IPv6", "2001:db8::1")],
-        Ipv6Policy::Leave => &[("IPv4", "192.0.2.1")],
-    };
+    let families: &[(&str, &str)] = &[("IPv4", "192.0.2.1"), ("IPv6", "2001:db8::1")];
+    let families = if request.config.ipv6.is_captured() { families } else { &families[..1] };
     for (family, address) in families {
         let Ok(address) = address.parse::<IpAddr>() else { continue };
         let packet = arriving(address, request.options.probe_port);

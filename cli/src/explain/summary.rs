@@ -189,8 +189,14 @@ impl Summary {
     }
 
     fn places(&mut self, config: &CaptureConfig) {
-        if config.ipv6 == Ipv6Policy::Leave {
-            self.exclude("all IPv6 traffic", annotation::IPV6, false);
+        match config.ipv6 {
+            Ipv6Policy::Capture => {}
+            Ipv6Policy::Leave => self.exclude("all IPv6 traffic", annotation::IPV6, false),
+            Ipv6Policy::Auto => self.exclude(
+                "all IPv6 traffic, if the pod has IPv4 and IPv6 addresses: the proxy accepts IPv4 only",
+                variable::DUAL_STACK,
+                true,
+            ),
         }
         if !config.exclude_interfaces.is_empty() {
             let what = format!("traffic over {}, in both directions", items(&config.exclude_interfaces));

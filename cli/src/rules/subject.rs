@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 
 use iptables_rules::CaptureConfig;
 use iptables_rules::annotations::ProxySpec;
@@ -155,7 +156,10 @@ fn strings(path: &str, map: &serde_json::Map<String, Value>) -> Result<BTreeMap<
 fn of_pod(pod: &Value, injected_now: bool) -> Result<Capture, Vec<String>> {
     let proxy = containers(pod).find(|container| container.get("name").is_some_and(|name| name == PROXY));
     let proxy = proxy.map(ProxySpec::from_container).transpose()?;
-    let (origin, config) = configuration(&pod_annotations(pod), proxy)?;
+    let (origin, mut config) = configuration(&pod_annotations(pod), proxy)?;
+    let addresses = pod.pointer("/status/podIPs").and_then(Value::as_array).into_iter().flatten();
+    let addresses: Vec<IpAddr> = addresses.filter_map(|ip| ip["ip"].as_str()?.parse().ok()).collect();
+    config.ipv6 = config.ipv6.for_addresses(&addresses);
     let init_container = containers(pod).any(|container| container.get("name").is_some_and(|name| name == INIT));
     Ok(Capture::Configured { origin, injected_now, init_container, config: Box::new(config) })
 }

@@ -189,6 +189,32 @@ fn sidecar_is_native_by_default() {
 }
 
 #[test]
+fn given_values_make_native_sidecars_as_istioctl_does() {
+    let directory = tempfile::tempdir().unwrap();
+    let values = |env: &str| {
+        file(
+            directory.path(),
+            &format!("{}.yaml", env.len()),
+            &format!("global: {{tag: 1.28.0}}\npilot: {{env: {env}}}\n"),
+        )
+    };
+    let enabled = "{ENABLE_NATIVE_SIDECARS: \"true\"}";
+    for (env, args, native) in [
+        ("{}", &[][..], false),
+        ("{ENABLE_NATIVE_SIDECARS: auto}", &[], false),
+        (enabled, &[], true),
+        (enabled, &["--native-sidecars=false"], false),
+        ("{}", &["--native-sidecars=true"], true),
+    ] {
+        let values = values(env);
+        let args = [&["--valuesFile", &values], args].concat();
+        let got = documents(&inject(&args, DEPLOYMENT).stdout).remove(0);
+        let names = containers(&got, "/spec/template/spec/initContainers");
+        assert_eq!(names.contains(&"istio-proxy"), native, "{args:?} {env}");
+    }
+}
+
+#[test]
 fn revision_option_overrides_the_values() {
     let directory = tempfile::tempdir().unwrap();
     let values = file(directory.path(), "values.yaml", "revision: canary\n");

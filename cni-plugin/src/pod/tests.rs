@@ -302,7 +302,7 @@ fn with_the_spec_the_spec_decides() {
     };
     let with = |role: Option<&str>, env: &[(&str, &str)]| {
         let env = env.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-        let spec = Ok(ProxySpec { uid: Some(1500), gid: None, env });
+        let spec = Ok(ProxySpec { uid: Some(1500), gid: None, env, is_known: true });
         SpecFacts { proxy: Some(ProxyFacts { role: role.map(str::to_owned), spec }), ..SpecFacts::default() }
     };
     let skip = |spec: &SpecFacts| match decide_capture(&annotations(&[]), Some(spec)) {
@@ -331,4 +331,29 @@ fn with_the_spec_the_spec_decides() {
     let bad = ProxyFacts { role: None, spec: Err(vec!["runAsUser -1".to_owned()]) };
     let bad = decide_capture(&annotations(&[]), Some(&SpecFacts { proxy: Some(bad), ..SpecFacts::default() }));
     assert_eq!(bad, CaptureDecision::InvalidSpec(vec!["runAsUser -1".to_owned()]));
+}
+
+#[test]
+fn addresses_decide_about_ipv6_where_the_proxy_accepts_one_family() {
+    let status = (annotation::STATUS, SIDECAR);
+    let policy = |capture: &str, result: &str| {
+        let extra = format!(r#","prevResult":{result}"#);
+        match plan_with(&extra, &[status, (annotation::CAPTURE, capture)]) {
+            Ok(PodPlan::Capture { config, rules, .. }) => {
+                assert_eq!(rules, plan(&config).unwrap());
+                config.ipv6
+            }
+            other => panic!("not captured: {other:?}"),
+        }
+    };
+    let (auto, v4, v6) = (r#"{"v":1,"?ipv6Auto":true}"#, r#"{"address":"10.1.0.2/24"}"#, r#"{"address":"fd00::2/64"}"#);
+    let ips = |ips: &[&str]| format!(r#"{{"ips":[{}]}}"#, ips.join(","));
+    assert_eq!(policy(auto, &ips(&[v4, v6])), Ipv6Policy::Leave);
+    assert_eq!(policy(auto, r#"{"ip4":{"ip":"10.1.0.2/24"},"ip6":{"ip":"fd00::2/64"}}"#), Ipv6Policy::Leave);
+    assert_eq!(policy(auto, &ips(&[v6])), Ipv6Policy::Capture);
+    assert_eq!(policy(auto, &ips(&[v4])), Ipv6Policy::Capture);
+    assert_eq!(policy(auto, &ips(&[])), Ipv6Policy::Capture, "the addresses are not known");
+    assert_eq!(policy(auto, r#"{"ips":[{"address":7},{}]}"#), Ipv6Policy::Capture);
+    assert_eq!(policy(r#"{"v":1}"#, &ips(&[v4, v6])), Ipv6Policy::Capture);
+    assert_eq!(policy(r#"{"v":1,"ipv6":"leave"}"#, &ips(&[v6])), Ipv6Policy::Leave);
 }

@@ -14,6 +14,8 @@ pub struct ProxySpec {
     pub gid: Option<u32>,
     /// Literal environment of the proxy container: `ISTIO_META_DNS_CAPTURE`, `INVALID_DROP`, owner groups ...
     pub env: BTreeMap<String, String>,
+    /// Whether the container was read, so that variables that are not in `env` are not set.
+    pub is_known: bool,
 }
 
 impl ProxySpec {
@@ -42,7 +44,7 @@ impl ProxySpec {
                 Some((text("name")?.to_owned(), text("value")?.to_owned()))
             })
             .collect();
-        if errors.is_empty() { Ok(Self { uid, gid, env }) } else { Err(errors) }
+        if errors.is_empty() { Ok(Self { uid, gid, env, is_known: true }) } else { Err(errors) }
     }
 }
 
@@ -60,9 +62,9 @@ mod tests {
         });
         let spec = ProxySpec::from_container(&container).unwrap();
         let env = BTreeMap::from([("A".to_owned(), "2".to_owned())]);
-        assert_eq!(spec, ProxySpec { uid: Some(0), gid: Some(2000), env });
+        assert_eq!(spec, ProxySpec { uid: Some(0), gid: Some(2000), env, is_known: true });
         let nothing = json!({"securityContext": {"runAsUser": null}, "env": null});
-        assert_eq!(ProxySpec::from_container(&nothing), Ok(ProxySpec::default()));
+        assert_eq!(ProxySpec::from_container(&nothing), Ok(ProxySpec { is_known: true, ..ProxySpec::default() }));
     }
 
     #[test]

@@ -59,8 +59,8 @@ pub const SETTINGS: &[Setting] = &[
     Setting {
         source: SettingSource::Annotation,
         name: annotation::IPV6,
-        default: "capture",
-        doc: "Whether IPv6 traffic is captured like IPv4 traffic (capture) or not (leave)",
+        default: "auto",
+        doc: "Whether IPv6 traffic is captured like IPv4 traffic (capture), not (leave), or where the proxy accepts it (auto)",
         parse: |config, value| one(Ipv6Policy::parse(value)).map(|policy| config.ipv6 = policy),
     },
     Setting {
@@ -148,9 +148,15 @@ pub const SETTINGS: &[Setting] = &[
     Setting {
         source: SettingSource::Variable,
         name: variable::DUAL_STACK,
-        default: "true",
-        doc: "Validated only; IPv6 is captured unless weir.dev/ipv6 is leave",
-        parse: |_, value| boolean(value).map(|_| ()),
+        default: "false",
+        doc: "Whether the proxy accepts IPv6 in a pod with addresses of both families; decides weir.dev/ipv6 where that is auto",
+        parse: |config, value| {
+            boolean(value).map(|on| {
+                if on && config.ipv6 == Ipv6Policy::Auto {
+                    config.ipv6 = Ipv6Policy::Capture;
+                }
+            })
+        },
     },
     Setting {
         source: SettingSource::Variable,

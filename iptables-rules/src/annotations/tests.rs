@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::{CidrSelection, DnsCapture, InterceptionMode, PortSelection};
+use crate::config::{CidrSelection, DnsCapture, InterceptionMode, Ipv6Policy, PortSelection};
 
 fn map<const N: usize>(entries: [(&str, &str); N]) -> BTreeMap<String, String> {
     entries.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
@@ -34,9 +34,14 @@ fn default_of_each_setting_equals_leaving_it_out() {
             SettingSource::Variable => (BTreeMap::new(), entry),
             SettingSource::Flag => panic!("a pod has no command line"),
         };
-        let proxy = ProxySpec { env, ..ProxySpec::default() };
+        let proxy = ProxySpec { env, is_known: true, ..ProxySpec::default() };
         let config = CaptureConfig::from_annotations(&annotations, &proxy);
-        assert_eq!(config, Ok(CaptureConfig::default()), "{}", setting.name);
+        assert_eq!(
+            config,
+            Ok(CaptureConfig { ipv6: Ipv6Policy::Auto, ..CaptureConfig::default() }),
+            "{}",
+            setting.name
+        );
     }
 }
 
@@ -106,7 +111,7 @@ fn names_every_invalid_annotation() {
     ]);
     insta::assert_snapshot!(texts(result), @r"
     invalid value 'redirect' for annotation 'sidecar.istio.io/interceptionMode': must be one of REDIRECT, TPROXY, NONE
-    invalid value '' for annotation 'weir.dev/ipv6': must be 'capture' or 'leave'
+    invalid value '' for annotation 'weir.dev/ipv6': must be 'auto', 'capture' or 'leave'
     invalid value '*,10.0.0.0/8' for annotation 'traffic.sidecar.istio.io/includeOutboundIPRanges': '*' cannot be combined with other values
     invalid value '*' for annotation 'traffic.sidecar.istio.io/excludeOutboundIPRanges': '*' is not allowed here: list each network
     invalid value '80,*' for annotation 'traffic.sidecar.istio.io/includeInboundPorts': '*' cannot be combined with other values
@@ -153,12 +158,41 @@ fn reads_every_variable() {
     .unwrap();
     assert_eq!(config.dns, DnsCapture::All);
     assert!(config.drop_invalid);
-    assert_eq!(config.ipv6, crate::config::Ipv6Policy::Capture, "ISTIO_DUAL_STACK=false does not exclude IPv6");
+    assert_eq!(config.ipv6, Ipv6Policy::Auto, "the addresses of the pod decide");
     let groups = ["java", "202"].map(|group| crate::config::Group::parse(group).unwrap());
     assert_eq!(config.owner_groups, OwnerGroups::AllBut(groups.to_vec()));
     assert_eq!(config.loopback.to_string(), "127.1.0.0/16");
     let off = with_env([(variable::DNS_CAPTURE, ""), (variable::INVALID_DROP, "F")]).unwrap();
     assert_eq!(off, CaptureConfig::default());
+}
+
+#[test]
+fn ipv6_is_decided_by_the_proxy_and_the_addresses() {
+    let policy = |annotation: Option<&str>, dual_stack: Option<&str>, is_known| {
+        let entry = |name: &str, value: Option<&str>| value.map(|value| (name.to_owned(), value.to_owned()));
+        let annotations = entry(annotation::IPV6, annotation).into_iter().collect();
+        let env = entry(variable::DUAL_STACK, dual_stack).into_iter().collect();
+        CaptureConfig::from_annotations(&annotations, &ProxySpec { env, is_known, ..ProxySpec::default() })
+            .unwrap()
+            .ipv6
+    };
+    for annotation in [None, Some("auto")] {
+        assert_eq!(policy(annotation, Some("true"), true), Ipv6Policy::Capture);
+        assert_eq!(policy(annotation, Some("false"), true), Ipv6Policy::Auto);
+        assert_eq!(policy(annotation, None, true), Ipv6Policy::Auto);
+        assert_eq!(policy(annotation, None, false), Ipv6Policy::Capture, "nobody knows whether the proxy accepts IPv6");
+    }
+    for dual_stack in [None, Some("true"), Some("false")] {
+        assert_eq!(policy(Some("capture"), dual_stack, true), Ipv6Policy::Capture);
+        assert_eq!(policy(Some("leave"), dual_stack, true), Ipv6Policy::Leave);
+    }
+    let (v4, v6) = ("10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap());
+    assert_eq!(Ipv6Policy::Auto.for_addresses(&[v4, v6]), Ipv6Policy::Leave);
+    assert_eq!(Ipv6Policy::Auto.for_addresses(&[v6]), Ipv6Policy::Capture);
+    assert_eq!(Ipv6Policy::Auto.for_addresses(&[v4]), Ipv6Policy::Capture, "it may get an IPv6 address later");
+    assert_eq!(Ipv6Policy::Auto.for_addresses(&[]), Ipv6Policy::Auto);
+    assert_eq!(Ipv6Policy::Capture.for_addresses(&[v4, v6]), Ipv6Policy::Capture);
+    assert_eq!(Ipv6Policy::Leave.for_addresses(&[v6]), Ipv6Policy::Leave);
 }
 
 #[test]

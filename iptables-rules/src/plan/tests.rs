@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::builder::{family_of, in_interface};
 use super::*;
+use crate::config::Ipv6Policy;
 use crate::config::{CidrSelection, Group, InterfaceName, OwnerGroups, PortSelection};
 use crate::ruleset::{Family, Position, Rule};
 

@@ -178,6 +178,7 @@ fn rules_of_annotations_equal_istios() {
                 uid: id(&case["run_as_user"]),
                 gid: id(&case["run_as_group"]),
                 env: strings(&case["proxy_env"]),
+                is_known: true,
             };
             let config = CaptureConfig::from_annotations(&strings(&case["annotations"]), &proxy).unwrap();
             // The expected texts contain IPv4 only.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use iptables_rules::backend::Backend;
+use iptables_rules::config::Ipv6Policy;
 use iptables_rules::{CaptureConfig, plan};
 use weir_protocol::decision::CaptureDecision;
 
@@ -36,7 +37,7 @@ impl Target {
         let is_skipped = matches!(pod.decision, CaptureDecision::Skip(_));
         match configs.get(pod) {
             Some((config, knowledge)) => Self {
-                annotations_changed: asked.is_none_or(|asked| **asked != *config),
+                annotations_changed: asked.is_none_or(|asked| asks_for_other(asked, &config)),
                 is_known: knowledge == Knowledge::Installed,
                 is_meshed: true,
                 faults: None,
@@ -47,7 +48,10 @@ impl Target {
                 is_known: false,
                 is_meshed: !is_skipped,
                 faults: if asked.is_some() || is_skipped { None } else { Some(faults(&pod.decision)) },
-                config: asked.map(|config| Arc::new((**config).clone())),
+                config: asked.map(|asked| {
+                    let ipv6 = asked.ipv6.for_addresses(&pod.ips);
+                    Arc::new(CaptureConfig { ipv6, ..(**asked).clone() })
+                }),
             },
         }
     }
@@ -63,6 +67,14 @@ impl Target {
     }
 }
 
+/// Whether the annotations ask for something else than was installed. Where they leave it open, ADD has decided about IPv6.
+fn asks_for_other(asked: &CaptureConfig, installed: &CaptureConfig) -> bool {
+    match asked.ipv6 {
+        Ipv6Policy::Auto => CaptureConfig { ipv6: installed.ipv6, ..asked.clone() } != *installed,
+        _ => asked != installed,
+    }
+}
+
 /// Returns a line for each invalid setting.
 fn faults(decision: &CaptureDecision) -> Vec<String> {
     match decision {
@@ -75,4 +87,39 @@ fn faults(decision: &CaptureDecision) -> Vec<String> {
 
 fn to_lines<T: ToString>(items: &[T]) -> Vec<String> {
     items.iter().map(ToString::to_string).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::pods::facts;
+
+    #[test]
+    fn addresses_decide_about_ipv6_that_the_annotations_leave_open() {
+        let pod = |ips: &[&str]| {
+            let ips: Vec<_> = ips.iter().map(|ip| json!({"ip": ip})).collect();
+            facts(json!({
+                "metadata": {"namespace": "shop", "name": "web", "uid": "u1", "annotations": {
+                    "sidecar.istio.io/status": r#"{"containers":["istio-proxy"]}"#, "weir.dev/capture": r#"{"v":1,"?ipv6Auto":true}"#,
+                }},
+                "spec": {"containers": [{"name": "istio-proxy"}]},
+                "status": {"podIPs": ips},
+            }))
+        };
+        let configs = InstalledConfigs::default();
+        let policy = |pod: &PodFacts| Target::of(pod, &configs).config.unwrap().ipv6;
+        assert_eq!(policy(&pod(&["10.1.0.2", "fd00::2"])), Ipv6Policy::Leave);
+        assert_eq!(policy(&pod(&["fd00::2"])), Ipv6Policy::Capture);
+        for installed in [r#"{"v":1}"#, r#"{"v":1,"ipv6":"leave"}"#] {
+            let configs = InstalledConfigs::default();
+            configs.record_report("u1", installed);
+            for ips in [&[][..], &["10.1.0.2", "fd00::2"]] {
+                assert!(!Target::of(&pod(ips), &configs).annotations_changed, "{installed} {ips:?}");
+            }
+        }
+        configs.record_report("u1", r#"{"v":1,"proxyUids":[1]}"#);
+        assert!(Target::of(&pod(&[]), &configs).annotations_changed);
+    }
 }

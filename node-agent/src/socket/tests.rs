@@ -44,7 +44,7 @@ async fn pods_in_the_cache_are_answered() {
     let server = server(None);
     server.pods.replace(vec![pod("in", "u1", true), pod("out", "u2", false)]);
     let capture = server.answer(&query("u1", "in")).await;
-    assert_eq!(capture, PodAnswer::Capture { capture: r#"{"v":1,"proxyUids":[1500]}"#.to_owned() });
+    assert_eq!(capture, PodAnswer::Capture { capture: r#"{"v":1,"?ipv6Auto":true,"proxyUids":[1500]}"#.to_owned() });
     let skip = server.answer(&query("", "out")).await;
     assert!(matches!(&skip, PodAnswer::Skip { reason } if reason.contains("not in the mesh")), "{skip:?}");
     let other = server.answer(&PodQuery { v: 2, ..query("u1", "in") }).await;

@@ -63,7 +63,7 @@ pub(crate) fn select<'a>(
         if let Some(body) = body {
             templates.push(SelectedTemplate { name: name.to_owned(), body });
         } else {
-            let custom = known.custom_names().filter(|own| BuiltinTemplate::from_name(own).is_none());
+            let custom = known.rendered_names().filter(|own| BuiltinTemplate::from_name(own).is_none());
             let names: Vec<&str> = BuiltinTemplate::names().into_iter().chain(custom).collect();
             errors.push(format!("requested template {name:?} not found; have {}", names.join(", ")));
         }

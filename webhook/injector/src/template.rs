@@ -12,6 +12,7 @@ mod check;
 pub(crate) mod data;
 mod functions;
 mod go_types;
+mod known_fields;
 mod limits;
 mod print;
 mod rendered_yaml;
@@ -97,7 +98,7 @@ impl CustomTemplate {
         warnings: &mut Vec<String>,
     ) -> Result<Value, RenderError> {
         let mut partial_pod = self.parse_output(&self.render_text(data, options)?)?;
-        let unknown = go_types::remove_unknown_fields(&mut partial_pod);
+        let unknown = known_fields::remove_unknown_fields(&mut partial_pod);
         if !unknown.is_empty() {
             warnings.push(format!(
                 "template {:?}: unknown fields are left out: {}",

@@ -75,20 +75,29 @@ fn ignored_annotations(context: &InjectContext<'_>) -> Vec<String> {
     warnings
 }
 
-/// Warns about pods that expect IPv6 to go through a proxy that accepts IPv4 only. The addresses of the pod are not known yet.
+/// Warns about pods whose IPv6 traffic bypasses the mesh, or reaches a proxy that accepts IPv4 only. The addresses of the pod are not
+/// known yet.
 fn ipv6_without_dual_stack(context: &InjectContext<'_>) -> Option<String> {
     let policy = context.annotations.get(IPV6);
     let dual_stack = context.proxy_config.metadata_value(DUAL_STACK).and_then(parse_bool);
     if dual_stack == Some(true) || policy == Some("leave") {
         return None;
     }
+    let dual_stack = format!("{DUAL_STACK}=true for the control plane and in the proxyMetadata");
+    if policy == Some("capture") {
+        return Some(format!(
+            "annotation '{IPV6}' captures IPv6, but the proxy of a pod with an IPv4 address accepts no IPv6, so such connections \
+             fail; set {dual_stack}, or annotation '{IPV6}' to \"leave\" to let them bypass the mesh"
+        ));
+    }
     let ranges = [name::INCLUDE_OUTBOUND_RANGES, name::EXCLUDE_OUTBOUND_RANGES];
     let has_ipv6 = |key: &&&str| context.annotations.get(key).is_some_and(|ranges| ranges.contains(':'));
-    let key = if policy.is_some() { IPV6 } else { ranges.iter().find(has_ipv6)? };
+    if !context.settings.nodes.is_dual_stack() && !ranges.iter().any(|key| has_ipv6(&key)) {
+        return None;
+    }
     Some(format!(
-        "annotation '{key}' is about IPv6, but the proxy of a pod with an IPv4 address accepts no IPv6, so such connections fail; \
-         set {DUAL_STACK}=true for the control plane and in the proxyMetadata, or annotation '{IPV6}' to \"leave\" to let them bypass \
-         the mesh"
+        "IPv6 traffic of a pod that also has an IPv4 address bypasses the mesh, because its proxy accepts IPv4 only; set {dual_stack} \
+         to capture it, or annotation '{IPV6}' to \"leave\" to accept that"
     ))
 }
 

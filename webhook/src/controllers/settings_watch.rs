@@ -153,7 +153,8 @@ pub(super) fn spawn(config: WatchConfig, context: &ControllerContext, tasks: &Ta
         };
         resources.push(watch.spawn(Cache::default(), context, tasks, |cache, builder| {
             let nodes = cache.all();
-            let nodes: Nodes = nodes.iter().map(|node| (node.name.as_str(), &node.kubelet)).collect();
+            let versions: Nodes = nodes.iter().map(|node| (node.name.as_str(), &node.kubelet)).collect();
+            let nodes = versions.with_pod_cidrs(nodes.iter().map(|node| &node.pod_cidrs));
             builder.cluster_state_mut().nodes = Some(nodes);
             Vec::new()
         }));

@@ -1,11 +1,13 @@
 //! The cluster as a whole: what could not be read, version, control plane.
 
+use weir_injector::settings::Release;
+
 use super::view::ClusterView;
 use crate::fault;
 use crate::finding::{FindingObject, Findings};
 
 /// Oldest minor version of Kubernetes 1 that the manifests support.
-const OLDEST_MINOR: u32 = 25;
+const OLDEST_MINOR: u32 = 29;
 
 pub(super) fn analyze(view: &ClusterView<'_>, findings: &mut Findings) {
     let snapshot = view.snapshot;
@@ -25,6 +27,14 @@ pub(super) fn analyze(view: &ClusterView<'_>, findings: &mut Findings) {
         let object = FindingObject::cluster_scoped("Namespace", &snapshot.install_namespaces.istio);
         findings.add(&fault::CONTROL_PLANE_MISSING, object, "has no Service istiod or istiod-REVISION");
     }
+    for deployment in snapshot.istio_deployments.iter().flatten().filter(|item| is_istiod(&item.metadata.name)) {
+        let images = deployment.spec.template.spec.containers.iter().map(|container| container.image.as_str());
+        let unsupported = |image| Some((image, Release::of_image(image)?.unsupported_reason()?));
+        if let Some((image, reason)) = images.filter_map(unsupported).next() {
+            let object = FindingObject::new("Deployment", &deployment.metadata.namespace, &deployment.metadata.name);
+            findings.add(&fault::CONTROL_PLANE_UNSUPPORTED, object, format!("the release of image {image} {reason}"));
+        }
+    }
 }
 
 /// Returns the minor number of a version such as `v1.33.0-eks-1a2b`.
@@ -32,4 +42,22 @@ pub(super) fn minor_version(version: &str) -> Option<u32> {
     let (_, rest) = version.trim_start_matches('v').split_once('.')?;
     let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
     rest[..end].parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_version_is_that_of_the_manifests() {
+        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../../manifests/");
+        let contains = |file: &str, text: String| {
+            let content = std::fs::read_to_string(format!("{root}{file}")).unwrap();
+            assert!(content.contains(&text), "{file}: {text}");
+        };
+        contains("README.md", format!("Kubernetes 1.{OLDEST_MINOR} or later"));
+        contains("validate.sh", format!("versions=(1.{OLDEST_MINOR} "));
+        let oldest = format!("is older than 1.{OLDEST_MINOR},");
+        assert!(fault::KUBERNETES_TOO_OLD.meaning.contains(&oldest), "{}", fault::KUBERNETES_TOO_OLD.meaning);
+    }
 }

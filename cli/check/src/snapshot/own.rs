@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer};
 
 use super::object::{LabelSelector, Metadata, StatusCondition, is_ready};
 
-/// A Deployment or DaemonSet of Weir.
+/// A Deployment or DaemonSet of Weir, or a Deployment of the control plane.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Controller {

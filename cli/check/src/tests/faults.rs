@@ -18,12 +18,16 @@ use crate::fault;
 type Planted = (&'static [&'static str], fn(&mut Fixture));
 
 const PLANTED: &[Planted] = &[
-    (&["kubernetes-too-old"], |fixture| fixture.version = "v1.24.9-eks-1"),
+    (&["kubernetes-too-old"], |fixture| fixture.version = "v1.28.9-eks-1"),
     (&["native-sidecars-not-run"], |fixture| {
         webhook_args(fixture).push("--native-sidecars=true".into());
         fixture.get("nodes", "", "node-2")["status"]["nodeInfo"]["kubeletVersion"] = "v1.28.3".into();
     }),
     (&["control-plane-missing"], |fixture| fixture.remove("services", "istio-system", "istiod")),
+    (&["control-plane-unsupported"], |fixture| {
+        fixture.get("deployments", "istio-system", "istiod")["spec"]["template"]["spec"]["containers"][0]["image"] =
+            "docker.io/istio/pilot:1.16.7-distroless".into();
+    }),
     (&["webhook-not-called"], |fixture| {
         fixture.dry_run = None;
         // The fixture does not call webhooks then.

@@ -174,6 +174,11 @@ impl Fixture {
         fixture.add(
             json!({"apiVersion": "v1", "kind": "Service", "metadata": istiod, "spec": {"ports": [{"port": 15012}]}}),
         );
+        let containers = json!([{"name": "discovery", "image": "docker.io/istio/pilot:1.28.0"}]);
+        fixture.add(json!({
+            "apiVersion": "apps/v1", "kind": "Deployment", "metadata": istiod,
+            "spec": {"template": {"spec": {"containers": containers}}},
+        }));
         fixture.add_created_objects();
         fixture.add_users_objects();
         fixture

@@ -71,7 +71,11 @@ fn paragraph(out: &mut String, explanation: &InjectExplanation) -> std::fmt::Res
             writeln!(out, "\n  what it gets:")?;
             for name in &preview.templates {
                 let is_rendered = preview.rendered_templates.contains(name);
-                let origin = if is_rendered { "rendered from the configuration" } else { "built-in" };
+                let origin = if is_rendered {
+                    "rendered from the configuration"
+                } else {
+                    "built-in, as the configuration has no text for it"
+                };
                 writeln!(out, "    template {name}: {origin}")?;
             }
             for (what, names) in [

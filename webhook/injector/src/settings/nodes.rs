@@ -1,4 +1,4 @@
-//! Which of the cluster's nodes support native sidecars.
+//! Which of the cluster's nodes support native sidecars, and which addresses their pods have.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,6 +13,8 @@ pub struct Nodes {
     capable: Arc<BTreeMap<String, bool>>,
     /// Number of nodes that do not, counted once so that a pod does not cost a walk over thousands of nodes.
     too_old: usize,
+    /// Whether pods get addresses of both families.
+    is_dual_stack: bool,
 }
 
 impl Nodes {
@@ -21,13 +23,32 @@ impl Nodes {
     pub fn can_run_native_sidecars(&self, node: Option<&str>) -> bool {
         node.and_then(|name| self.capable.get(name)).copied().unwrap_or(self.too_old == 0)
     }
+
+    /// Sets the networks of the pods, one item per node (`spec.podCIDRs`).
+    #[must_use]
+    pub fn with_pod_cidrs<S: AsRef<str>>(mut self, nodes: impl IntoIterator<Item = impl AsRef<[S]>>) -> Self {
+        self.is_dual_stack = nodes.into_iter().any(|cidrs| {
+            let of_family = |is_v6: bool| cidrs.as_ref().iter().any(|cidr| cidr.as_ref().contains(':') == is_v6);
+            of_family(true) && of_family(false)
+        });
+        self
+    }
+
+    /// Whether pods are known to get addresses of both families.
+    pub fn is_dual_stack(&self) -> bool {
+        self.is_dual_stack
+    }
 }
 
 impl<N: Into<String>, V: AsRef<str>> FromIterator<(N, V)> for Nodes {
     fn from_iter<I: IntoIterator<Item = (N, V)>>(nodes: I) -> Self {
         let capable = nodes.into_iter().map(|(name, version)| (name.into(), is_new_enough(version.as_ref())));
         let capable: BTreeMap<String, bool> = capable.collect();
-        Self { too_old: capable.values().filter(|capable| !**capable).count(), capable: Arc::new(capable) }
+        Self {
+            too_old: capable.values().filter(|capable| !**capable).count(),
+            capable: Arc::new(capable),
+            is_dual_stack: false,
+        }
     }
 }
 
@@ -64,6 +85,15 @@ mod tests {
         let nodes = nodes(&["v1.33.0", "v1.28.0"]);
         assert!(nodes.can_run_native_sidecars(Some("node-0")));
         assert!(!nodes.can_run_native_sidecars(Some("node-1")));
+    }
+
+    #[test]
+    fn networks_of_both_families_on_a_node_are_dual_stack() {
+        let is_dual_stack =
+            |cidrs: &[&[&str]]| nodes(&["v1.33.0"]).with_pod_cidrs(cidrs.iter().copied()).is_dual_stack();
+        assert!(is_dual_stack(&[&["10.1.0.0/24"], &["10.2.0.0/24", "fd00:2::/64"]]));
+        assert!(!is_dual_stack(&[&["10.1.0.0/24"], &["fd00:2::/64"], &[]]));
+        assert!(!nodes(&["v1.33.0"]).is_dual_stack());
     }
 
     #[test]

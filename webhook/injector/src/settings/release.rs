@@ -2,6 +2,12 @@
 
 use serde_json::Value;
 
+/// Releases of Istio 1.x whose documents are supported, see docs/compatibility.md.
+const OLDEST: u32 = 17;
+const NEWEST: u32 = 31;
+/// First release whose configuration has templates by name.
+const FIRST_WITH_TEMPLATES: u32 = 8;
+
 /// A release of Istio 1.x.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Release {
@@ -18,10 +24,26 @@ impl Release {
 
     /// Reads the release from the image tag of a container; `None` for a tag without a version, or no tag.
     pub(crate) fn of_container(container: &Value) -> Option<Self> {
-        let image = container["image"].as_str()?;
+        Self::of_image(container["image"].as_str()?)
+    }
+
+    /// Reads the release from the tag of an image; `None` for a tag without a version, or no tag.
+    pub fn of_image(image: &str) -> Option<Self> {
         let name = image.split('@').next()?.rsplit('/').next()?;
         let (_, tag) = name.split_once(':')?;
         Some(Self { minor: Some(minor_of(tag)?) })
+    }
+
+    /// Returns why an installation of this release is not supported, as a clause about it; `None` if it is, or the release is unknown.
+    pub fn unsupported_reason(self) -> Option<String> {
+        match self.minor? {
+            minor if minor < FIRST_WITH_TEMPLATES => {
+                Some(format!("is older than 1.{FIRST_WITH_TEMPLATES}: its injector configuration is rejected"))
+            }
+            minor if minor < OLDEST => Some(format!("is older than 1.{OLDEST}, the oldest supported release")),
+            minor if minor > NEWEST => Some(format!("is newer than 1.{NEWEST}, the newest release that is known")),
+            _ => None,
+        }
     }
 
     /// Returns whether the release is known to be before 1.`minor`.
@@ -68,6 +90,17 @@ mod tests {
         for image in ["host:5000/proxyv2", "proxyv2@sha256:1.2", "proxyv2:latest", ""] {
             assert_eq!(of(image), None, "{image}");
         }
+    }
+
+    #[test]
+    fn releases_that_nobody_tests_are_unsupported() {
+        let reason = |tag: &str| Release::of(tag, &json!({})).unsupported_reason();
+        for tag in ["1.17.0", "1.31-alpha.0", "latest"] {
+            assert_eq!(reason(tag), None, "{tag}");
+        }
+        assert!(reason("1.7.4").unwrap().contains("is rejected"));
+        assert!(reason("1.16.7").unwrap().contains("older than 1.17"));
+        assert!(reason("1.32.0").unwrap().contains("newer than 1.31"));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::fields::{FieldError, FieldReader};
+use crate::overlay::BuiltinTemplate;
 use crate::template::{CustomTemplate, SharedTemplateData};
 
 /// Templates that Istio's gateway controller renders into objects of its own.
@@ -53,7 +54,7 @@ impl Templates {
 
     /// Sets the data that is the same for every pod, if a template needs it.
     pub(super) fn set_shared_data(&mut self, shared_data: impl FnOnce() -> SharedTemplateData) {
-        if self.custom_names().next().is_some() {
+        if self.rendered_names().next().is_some() {
             self.shared_data = Some(Arc::new(shared_data()));
         }
     }
@@ -80,10 +81,15 @@ impl Templates {
         matches!(self.named.get(name), Some(TemplateSource::Custom(_)))
     }
 
-    /// Returns the names of the templates for pods that the documents have.
-    pub(crate) fn custom_names(&self) -> impl Iterator<Item = &str> {
+    /// Returns the names of the templates for pods that the documents have. Their text is rendered.
+    pub fn rendered_names(&self) -> impl Iterator<Item = &str> {
         let is_custom = |source: &TemplateSource| matches!(source, TemplateSource::Custom(_));
         self.named.iter().filter(move |(_, source)| is_custom(source)).map(|(name, _)| name.as_str())
+    }
+
+    /// Returns the names of the built-in templates that pods get, because the documents have no text for them.
+    pub fn builtin_names(&self) -> impl Iterator<Item = &'static str> {
+        BuiltinTemplate::names().into_iter().filter(|name| !self.named.contains_key(*name))
     }
 
     pub(crate) fn shared_data(&self) -> Option<&SharedTemplateData> {

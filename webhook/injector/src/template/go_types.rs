@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 
 use gotmpl::Value as Data;
-use serde_json::Value;
 
 use super::data::{COMPLETE_KEY, TYPED_OBJECT_KEY, list, text, typed};
 use crate::go_names::go_name;
@@ -55,19 +54,6 @@ impl GoStruct {
 
     pub(super) fn has_field(&self, field: &str) -> bool {
         self.fields.iter().any(|(_, go, _)| **go == *field)
-    }
-
-    /// Removes fields that the struct does not have, except directives of the merge, and adds their paths to `removed`.
-    fn remove_unknown(&self, object: &mut Value, path: &str, removed: &mut Vec<String>) {
-        if let Some(entries) = object.as_object_mut() {
-            entries.retain(|name, _| {
-                let known = name.starts_with('$') || self.fields.iter().any(|(json, ..)| json == name);
-                if !known {
-                    removed.push(format!("{path}.{name}"));
-                }
-                known
-            });
-        }
     }
 }
 
@@ -267,20 +253,3 @@ pub(super) static MESH: LazyLock<BTreeMap<Arc<str>, Data>> = LazyLock::new(|| {
     );
     fields
 });
-
-/// Removes fields that neither pods nor containers have, as the decoder of Istio's injector does; returns their paths.
-pub(super) fn remove_unknown_fields(partial_pod: &mut Value) -> Vec<String> {
-    let mut removed = Vec::new();
-    if let Some(metadata) = partial_pod.get_mut("metadata") {
-        META.remove_unknown(metadata, "metadata", &mut removed);
-    }
-    let Some(spec) = partial_pod.get_mut("spec") else { return removed };
-    SPEC.remove_unknown(spec, "spec", &mut removed);
-    for list in ["initContainers", "containers"] {
-        for container in spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
-            let path = format!("spec.{list}[{}]", container["name"].as_str().unwrap_or_default());
-            CONTAINER.remove_unknown(container, &path, &mut removed);
-        }
-    }
-    removed
-}

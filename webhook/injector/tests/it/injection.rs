@@ -308,7 +308,7 @@ fn capture_annotation_has_the_ports_of_the_mesh() {
     let (pod, _) = injected(pod(json!({}), json!({})), &settings);
     let capture: Value =
         serde_json::from_str(pod["metadata"]["annotations"]["weir.dev/capture"].as_str().unwrap()).unwrap();
-    assert_eq!(capture, json!({"v": 1, "proxyPort": 15101, "inboundPort": 15106}));
+    assert_eq!(capture, json!({"v": 1, "?ipv6Auto": true, "proxyPort": 15101, "inboundPort": 15106}));
     assert_eq!(args(container(&pod, "initContainers", "istio-validation"))[1..5], ["-p", "15101", "-z", "15106"]);
 }
 

@@ -191,23 +191,27 @@ fn user_volumes_and_mounts_follow_those_of_the_mesh_sorted() {
 
 #[test]
 fn ipv6_without_a_dual_stack_proxy_causes_a_warning() {
-    let settings = Settings::from_values_and_mesh(None, None).unwrap();
-    let is_warned = |annotations: Value| {
+    let mut settings = Settings::from_values_and_mesh(None, None).unwrap();
+    let is_warned = |settings: &Settings, annotations: Value| {
         let pod = json!({"metadata": {"annotations": annotations}, "spec": {"containers": [{"name": "app"}]}});
         let InjectOutcome::Injected { warnings, .. } =
-            inject(&InjectRequest { pod, ..InjectRequest::default() }, &settings).unwrap()
+            inject(&InjectRequest { pod, ..InjectRequest::default() }, settings).unwrap()
         else {
             panic!("skipped")
         };
-        warnings.iter().any(|warning| warning.contains("is about IPv6"))
+        warnings.iter().any(|warning| warning.contains("bypass the mesh") || warning.contains("bypasses the mesh"))
     };
     let ranges = "traffic.sidecar.istio.io/includeOutboundIPRanges";
-    assert!(is_warned(json!({ranges: "10.0.0.0/8,fd00::/8"})));
-    assert!(is_warned(json!({"weir.dev/ipv6": "capture"})));
-    assert!(!is_warned(json!({ranges: "10.0.0.0/8"})));
-    assert!(!is_warned(json!({ranges: "fd00::/8", "weir.dev/ipv6": "leave"})));
+    assert!(is_warned(&settings, json!({ranges: "10.0.0.0/8,fd00::/8"})));
+    assert!(is_warned(&settings, json!({"weir.dev/ipv6": "capture"})));
+    assert!(!is_warned(&settings, json!({ranges: "10.0.0.0/8"})));
+    assert!(!is_warned(&settings, json!({ranges: "fd00::/8", "weir.dev/ipv6": "leave"})));
     let dual_stack = "proxyMetadata: {ISTIO_DUAL_STACK: 'true'}";
-    assert!(!is_warned(json!({ranges: "fd00::/8", "proxy.istio.io/config": dual_stack})));
+    assert!(!is_warned(&settings, json!({ranges: "fd00::/8", "proxy.istio.io/config": dual_stack})));
+    settings.nodes = settings.nodes.with_pod_cidrs([["10.1.0.0/24", "fd00:1::/64"]]);
+    assert!(is_warned(&settings, json!({})), "pods have IPv6 addresses");
+    assert!(!is_warned(&settings, json!({"weir.dev/ipv6": "leave"})));
+    assert!(!is_warned(&settings, json!({"proxy.istio.io/config": dual_stack})));
 }
 
 #[test]

@@ -42,11 +42,12 @@ struct Release {
 }
 
 impl Release {
-    /// Reads all releases; without them the test is [skipped](weir_lab::skip_or_fail).
+    /// Reads all releases, those under `WEIR_RELEASES` included; without any the test is [skipped](weir_lab::skip_or_fail).
     fn load_all() -> Vec<Self> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/conformance/releases");
-        let entries = std::fs::read_dir(&root).into_iter().flatten();
-        let mut directories: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+        let more = std::env::var_os("WEIR_RELEASES").map(PathBuf::from);
+        let entries = [Some(root.clone()), more].into_iter().flatten().filter_map(|root| std::fs::read_dir(root).ok());
+        let mut directories: Vec<PathBuf> = entries.flatten().map(|entry| entry.unwrap().path()).collect();
         directories.sort();
         if directories.is_empty() {
             weir_lab::skip_or_fail(format_args!("no conformance data at {}", root.display()));

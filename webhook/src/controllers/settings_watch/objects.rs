@@ -15,7 +15,16 @@ use super::{GROUP, VERSION};
 pub(super) struct NodeObject {
     metadata: ObjectMeta,
     #[serde(default)]
+    spec: Spec,
+    #[serde(default)]
     status: Status,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct Spec {
+    #[serde(rename = "podCIDRs")]
+    pod_cidrs: Vec<String>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -54,16 +63,21 @@ impl Resource for NodeObject {
     }
 }
 
-/// Name and kubelet version of a node.
+/// Name, kubelet version and networks of the pods of a node.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct NodeVersion {
     pub(super) name: String,
     pub(super) kubelet: String,
+    pub(super) pod_cidrs: Vec<String>,
 }
 
 impl From<NodeObject> for NodeVersion {
     fn from(node: NodeObject) -> Self {
-        Self { name: node.metadata.name.unwrap_or_default(), kubelet: node.status.node_info.kubelet_version }
+        Self {
+            name: node.metadata.name.unwrap_or_default(),
+            kubelet: node.status.node_info.kubelet_version,
+            pod_cidrs: node.spec.pod_cidrs,
+        }
     }
 }
 
