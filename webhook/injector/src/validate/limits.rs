@@ -150,7 +150,7 @@ fn length(value: &Value) -> usize {
 pub(crate) fn exceeded_by_record(text: &str) -> Option<String> {
     let values = values_of_text(text);
     (values > MAX_TEXT_VALUES).then(|| {
-        format!("the pod's containers of the mesh have {values} values, which annotation '{}' records; the limit is {MAX_TEXT_VALUES}", name::OVERRIDES)
+        format!("the pod's containers that a template has too have {values} values, which annotation '{}' records; the limit is {MAX_TEXT_VALUES}", name::OVERRIDES)
     })
 }
 
