@@ -182,6 +182,13 @@ spec:
     )
 }
 
+/// Whether the response of `/headers` shows that the proxy of the client's pod has sent the request, by the header that names its route.
+pub(crate) fn is_from_the_mesh(response: &str) -> bool {
+    response.starts_with("200")
+        && response.contains("x-envoy-decorator-operation")
+        && response.contains(".svc.cluster.local:80/")
+}
+
 /// Returns the number of responses that are exactly `text`.
 pub(crate) fn count(responses: &Responses, text: &str) -> usize {
     responses.get(text).copied().unwrap_or(0)
