@@ -182,11 +182,9 @@ spec:
     )
 }
 
-/// Whether the response of `/headers` shows that the proxy of the client's pod has sent the request, by the header that names its route.
+/// Whether the response of `/headers` shows that both pods are in the mesh: the server's proxy names the client by its certificate.
 pub(crate) fn is_from_the_mesh(response: &str) -> bool {
-    response.starts_with("200")
-        && response.contains("x-envoy-decorator-operation")
-        && response.contains(".svc.cluster.local:80/")
+    response.starts_with("200") && response.contains("x-forwarded-client-cert")
 }
 
 /// Returns the number of responses that are exactly `text`.
