@@ -29,6 +29,7 @@ pub fn node_files(tools: &Tools, node: Node) -> Vec<File> {
             let policy = r#"{"default": [{"type": "insecureAcceptAnything"}]}"#;
             files.push(("/etc/crio/crio.conf", fill(include_str!("templates/crio.conf"), &values)));
             files.push(("/etc/crio/policy.json", policy.to_owned()));
+            files.push(("/etc/crio/runc", include_str!("templates/runc").to_owned()));
         }
         Runtime::Containerd1 | Runtime::Containerd2 => files.push((
             "/etc/containerd/config.toml",

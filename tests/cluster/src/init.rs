@@ -60,6 +60,7 @@ pub fn run(dir: &Path) -> anyhow::Result<()> {
 
 fn set_up_mounts(dir: &Path) -> anyhow::Result<()> {
     remount_cgroups()?;
+    hide_unused_controllers(dir)?;
     for path in LAYERED {
         let layer = dir.join("layers").join(&path[1..]);
         let (upper, work) = (layer.join("upper"), layer.join("work"));
@@ -101,6 +102,19 @@ fn remount_cgroups() -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Removes controllers that no hierarchy has from `/proc/cgroups` (cgroups(7)), for CRI-O: it sets limits of all that are in there.
+fn hide_unused_controllers(dir: &Path) -> anyhow::Result<()> {
+    if crate::machine::hierarchies()?.iter().all(|hierarchy| hierarchy.is_unified) {
+        return Ok(());
+    }
+    let all = fs::read_to_string("/proc/cgroups")?;
+    let is_used = |line: &&str| line.split_whitespace().nth(1) != Some("0");
+    let used: String = all.lines().filter(is_used).flat_map(|line| [line, "\n"]).collect();
+    let file = dir.join("cgroups");
+    fs::write(&file, used)?;
+    mount(Some(&file), "/proc/cgroups", None::<&str>, MsFlags::MS_BIND, None::<&str>).context("mount /proc/cgroups")
 }
 
 /// Starts the processes of the machine's list, as soon as there is one, and starts them again when they end, unless they are paused. Reaps

@@ -1,6 +1,7 @@
 //! A machine made of namespaces: on, off, and commands in it.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -61,7 +62,7 @@ impl Machine {
         self.dir.join("root").join(path.trim_start_matches('/'))
     }
 
-    /// Writes files of it, also while it is off.
+    /// Writes files of it, also while it is off. Scripts can be executed.
     ///
     /// # Errors
     /// When one cannot be written.
@@ -70,6 +71,9 @@ impl Machine {
             let path = self.host_path(path);
             fs::create_dir_all(path.parent().unwrap_or(&self.dir))?;
             fs::write(&path, content).with_context(|| path.display().to_string())?;
+            if content.starts_with("#!") {
+                fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+            }
         }
         Ok(())
     }

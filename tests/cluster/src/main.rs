@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, ensure};
 use clap::{Parser, Subcommand};
+use weir_cluster::plan::{NODES, Node};
 use weir_cluster::{Cluster, init};
 
 /// Start and remove a Kubernetes cluster of three nodes on this machine (root on Linux)
@@ -38,12 +39,28 @@ enum Action {
         #[arg(trailing_var_arg = true, value_name = "COMMAND")]
         command: Vec<String>,
     },
+    /// Cut the power of a node
+    Off {
+        /// node1, node2 or node3
+        #[arg(value_name = "NODE", value_parser = parse_node)]
+        node: Node,
+    },
+    /// Boot a node again
+    On {
+        /// node1, node2 or node3
+        #[arg(value_name = "NODE", value_parser = parse_node)]
+        node: Node,
+    },
     /// Run as process 1 of a machine
     #[command(hide = true)]
     Init {
         /// Directory of the machine
         dir: PathBuf,
     },
+}
+
+fn parse_node(name: &str) -> Result<Node, String> {
+    NODES.into_iter().find(|node| node.name() == name).ok_or_else(|| format!("{name:?} is no node"))
 }
 
 fn main() -> ExitCode {
@@ -74,6 +91,8 @@ fn run(action: Action) -> anyhow::Result<()> {
             let (program, args) = command.split_first().context("no command")?;
             Err(cluster.machine(&machine).command(program)?.args(args).exec().into())
         }
+        Action::Off { node } => cluster.node(node).power_off(),
+        Action::On { node } => cluster.power_on(node),
         Action::Init { dir } => init::run(&dir),
     }
 }

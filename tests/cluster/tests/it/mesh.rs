@@ -69,7 +69,9 @@ pub(crate) fn install(cluster: &Cluster) -> anyhow::Result<()> {
         "config.values.global.proxy.resources.requests.cpu=10m".to_owned(),
     ];
     let args = settings.iter().flat_map(|setting| ["--set", setting]);
-    weir(cluster, &[&["install", "--yes"][..], &args.collect::<Vec<_>>()].concat()).map(drop)
+    // Without it, proxies do not listen on IPv6, to which the rules redirect.
+    let dual_stack = ["--set-string", "config.mesh.defaultConfig.proxyMetadata.ISTIO_DUAL_STACK=true"];
+    weir(cluster, &[&["install", "--yes"][..], &args.collect::<Vec<_>>(), &dual_stack].concat()).map(drop)
 }
 
 /// Runs `weir` with the cluster's kubeconfig, and returns what it prints.

@@ -182,6 +182,11 @@ spec:
     )
 }
 
+/// Whether the response of `/headers` shows that both pods are in the mesh: the server's proxy names the client by its certificate.
+pub(crate) fn is_from_the_mesh(response: &str) -> bool {
+    response.starts_with("200") && response.contains("x-forwarded-client-cert")
+}
+
 /// Returns the number of responses that are exactly `text`.
 pub(crate) fn count(responses: &Responses, text: &str) -> usize {
     responses.get(text).copied().unwrap_or(0)

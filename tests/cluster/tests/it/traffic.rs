@@ -127,9 +127,19 @@ fn strict_mutual_tls_refuses_plaintext() {
     assert!(refused.keys().all(|response| response.starts_with("error")), "{refused:?}");
     let responses = mesh.load(&["-n", "20", "-c", "2", &url]);
     assert_eq!(count(&responses, "200 v1") + count(&responses, "200 v2"), 20, "{responses:?}");
-    let headers = mesh.load(&[&format!("{url}headers")]);
-    let identity = format!("spiffe://cluster.local/ns/{}/sa/default", mesh.namespace);
-    assert!(only(&headers).contains(&identity), "the server is told who calls: {headers:?}");
+    let allow = |account: &str| {
+        mesh.apply(&format!(
+            "apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {{name: callers}}
+spec: {{action: ALLOW, rules: [{{from: [{{source: {{principals: [cluster.local/ns/{}/sa/{account}]}}}}]}}]}}",
+            mesh.namespace
+        ));
+    };
+    allow("another");
+    mesh.wait_for("deploy/client", &[&url], "the client is not the allowed one", |got| !got.starts_with("200"));
+    allow("default");
+    mesh.wait_for("deploy/client", &[&url], "the client is the allowed one", |got| got.starts_with("200"));
     // Probes of the kubelet, which has no certificate, still succeed.
     mesh.kubectl(&["rollout", "restart", "deployment/web-v1"]);
     mesh.kubectl(&["rollout", "status", "deployment/web-v1", "--timeout=120s"]);
