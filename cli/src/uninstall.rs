@@ -28,7 +28,7 @@ use crate::revisions;
 use crate::rollout::{self, CONFIRM_TIMEOUT, REQUESTS_TIMEOUT, WaitArgs};
 
 const PART_OF_LABEL: &str = "app.kubernetes.io/part-of=weir";
-/// What the uninstaller says of a node where the plugin stays.
+/// Message of the uninstaller about a node where the plugin stays.
 const PLUGIN_KEPT: &str = "kept the plugin";
 /// Limit of nodes that are named.
 const MAX_NODES: usize = 5;

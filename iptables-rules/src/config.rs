@@ -157,7 +157,7 @@ impl Ipv6Policy {
         }
     }
 
-    /// Whether the rules are for both families.
+    /// Returns whether the rules are for both families.
     pub const fn is_captured(self) -> bool {
         !matches!(self, Self::Leave)
     }

@@ -15,7 +15,7 @@ use weir_runtime::logging::{self, LogFormat, LogLevelHandle};
 
 /// `EX_USAGE` of sysexits.h: flags exclude each other; nothing was changed.
 const EXIT_USAGE: u8 = 64;
-/// Where a kubelet reads what a container has to say in the end.
+/// File from which a kubelet reads a container's last message.
 const TERMINATION_LOG: &str = "/dev/termination-log";
 
 fn main() -> ExitCode {

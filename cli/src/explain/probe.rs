@@ -33,7 +33,7 @@ const DNS_PORT: u16 = 53;
 const UDP_PORT: u16 = 40_053;
 const EXTERNAL_INTERFACE: &str = "eth0";
 
-/// What happens to a class of packets.
+/// Fate of a class of packets.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Fate {
     /// `None` if nothing captures or drops the packet.

@@ -1,4 +1,4 @@
-//! What an installation would change, from a server-side dry run of every object.
+//! Preview of an installation, from a server-side dry run of every object.
 
 use std::fmt::Write as _;
 

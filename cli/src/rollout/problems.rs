@@ -1,4 +1,4 @@
-//! Why the pods of a workload are not ready.
+//! Reasons for which the pods of a workload are not ready.
 
 use serde_json::Value;
 

@@ -67,7 +67,7 @@ impl Target {
     }
 }
 
-/// Whether the annotations ask for something else than was installed. Where they leave it open, ADD has decided about IPv6.
+/// Returns whether the annotations ask for something else than was installed. Where they leave it open, ADD has decided about IPv6.
 fn asks_for_other(asked: &CaptureConfig, installed: &CaptureConfig) -> bool {
     match asked.ipv6 {
         Ipv6Policy::Auto => CaptureConfig { ipv6: installed.ipv6, ..asked.clone() } != *installed,

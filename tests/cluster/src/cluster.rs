@@ -61,7 +61,7 @@ impl Cluster {
         self.machine(&node.name())
     }
 
-    /// Whether its machines are on.
+    /// Returns whether its machines are on.
     pub fn is_up(&self) -> bool {
         self.machine(CONTROL).init().is_some()
     }

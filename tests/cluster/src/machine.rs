@@ -292,7 +292,7 @@ pub(crate) struct Hierarchy {
 }
 
 impl Hierarchy {
-    /// Whether it has controllers. The unified one has none where those of version 1 have them.
+    /// Returns whether it has controllers. The unified one has none where those of version 1 have them.
     fn has_controllers(&self) -> bool {
         !self.is_unified
             || fs::read_to_string(self.mounted_at.join("cgroup.controllers")).is_ok_and(|text| !text.trim().is_empty())

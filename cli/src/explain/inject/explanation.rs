@@ -51,7 +51,7 @@ pub(super) struct InjectionPreview {
     pub(super) warnings: Vec<String>,
 }
 
-/// What all pods of a manifest are explained with.
+/// Facts that all pods of a manifest share.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ExplainContext<'a> {
     /// Labels of the Namespaces in the manifest.

@@ -1,4 +1,4 @@
-//! What a cluster has installed: webhook configurations of injectors, and labels of namespaces.
+//! Installed injectors of a cluster: webhook configurations, and labels of namespaces.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;

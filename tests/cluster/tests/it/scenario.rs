@@ -182,7 +182,7 @@ spec:
     )
 }
 
-/// Whether the response of `/headers` shows that both pods are in the mesh: the server's proxy names the client by its certificate.
+/// Returns whether the response of `/headers` shows that both pods are in the mesh: the server's proxy names the client by its certificate.
 pub(crate) fn is_from_the_mesh(response: &str) -> bool {
     response.starts_with("200") && response.contains("x-forwarded-client-cert")
 }

@@ -34,7 +34,7 @@ impl Nodes {
         self
     }
 
-    /// Whether pods are known to get addresses of both families.
+    /// Returns whether pods are known to get addresses of both families.
     pub fn is_dual_stack(&self) -> bool {
         self.is_dual_stack
     }

@@ -25,7 +25,7 @@ const NEWER_FIELDS: &[(&str, &[&str])] = &[
 /// Text that every field with text can be parsed from, times included.
 const ANY_TEXT: &str = "2000-01-01T00:00:00Z";
 
-/// What is known about a value.
+/// Knowledge about the type of a value.
 #[derive(Debug, Default)]
 enum Shape {
     /// Not checked.

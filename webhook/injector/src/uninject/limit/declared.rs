@@ -1,4 +1,4 @@
-//! What a user declared about a container of the mesh counts as far as the container in the pod shows it.
+//! A user's declaration of a container of the mesh counts as far as the container in the pod shows it.
 
 use std::collections::HashSet;
 
