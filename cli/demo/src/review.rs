@@ -52,6 +52,8 @@ impl PodUnderTest {
         pod["metadata"]["generateName"] = json!(format!("{name}-{TEMPLATE_HASH}-"));
         pod["metadata"]["namespace"] = json!(namespace);
         pod["metadata"]["labels"]["pod-template-hash"] = json!(TEMPLATE_HASH);
+        // The demo's sidecar accepts both families.
+        pod["metadata"]["annotations"]["proxy.istio.io/config"] = "proxyMetadata: {ISTIO_DUAL_STACK: 'true'}".into();
         pod["metadata"]["ownerReferences"] = json!([{
             "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": format!("{name}-{TEMPLATE_HASH}"),
             "uid": "5e8c1f0a-6d5b-4c39-9d0e-0d6a3a1c7f11", "controller": true, "blockOwnerDeletion": true,

@@ -131,6 +131,18 @@ fn edits_after_the_injection_are_kept() {
 }
 
 #[test]
+fn injection_with_another_configuration_keeps_the_original_text() {
+    let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec:\n  containers:\n  - name: a\n    image: \"i\"\n";
+    let once = injected(text).text;
+    let mut settings = Settings::from_documents(Documents::default()).unwrap();
+    settings.native_sidecars = weir_injector::settings::NativeSidecars::Off;
+    let again = inject_text(&once, &ManifestInjector { settings, namespace: None }).text;
+    assert_ne!(again, once);
+    assert_eq!(again.matches("original-text").count(), 1, "{again}");
+    assert_eq!(uninject_text(&again).text, text);
+}
+
+#[test]
 fn forged_record_does_not_change_the_value() {
     let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec:\n  containers:\n  - name: a\n    image: i\n";
     let once = injected(text).text;

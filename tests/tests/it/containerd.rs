@@ -7,6 +7,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use iptables_rules::config::Ipv6Policy;
 use iptables_rules::{CaptureConfig, plan};
 use serde_json::{Value, json};
 use weir_apiserver::ApiServer;
@@ -46,8 +47,10 @@ fn containerd() -> CriRuntime {
     CriRuntime::start(&conflist(), &weir_tests::bin("weir-cni")).unwrap()
 }
 
-/// Returns a pod as it is stored after admission.
+/// Returns a pod as it is stored after admission. The proxy of these tests accepts both families.
 fn admitted(annotations: &Value) -> Value {
+    let mut annotations = annotations.clone();
+    annotations.as_object_mut().unwrap().entry("weir.dev/ipv6").or_insert("capture".into());
     let pod = json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": { "name": "web", "namespace": "shop", "labels": { "app": "web" }, "annotations": annotations },
@@ -243,6 +246,11 @@ fn annotations_of_a_pod_decide_its_rules() {
     let pod = Sandbox::start(&runtime, "web", injected_annotations(&annotations));
     assert_eq!(pod.drift(&expected), Vec::<String>::new());
     assert_ne!(pod.drift(&CaptureConfig::default()), Vec::<String>::new());
+    pod.remove();
+
+    // The pod gets addresses of both families.
+    let pod = Sandbox::start(&runtime, "auto", injected_annotations(&json!({"weir.dev/ipv6": "auto"})));
+    assert_eq!(pod.drift(&CaptureConfig { ipv6: Ipv6Policy::Leave, ..CaptureConfig::default() }), Vec::<String>::new());
     pod.remove();
 }
 

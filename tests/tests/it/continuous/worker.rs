@@ -69,7 +69,9 @@ pub(crate) fn pod_templates() -> anyhow::Result<Vec<PodTemplate>> {
         ("dns", json!({ "proxy.istio.io/config": "proxyMetadata:\n  ISTIO_META_DNS_CAPTURE: \"true\"\n" })),
     ];
     let mut templates = Vec::new();
-    for (name, annotations) in meshed {
+    for (name, mut annotations) in meshed {
+        // The proxy accepts both families.
+        annotations["weir.dev/ipv6"] = "capture".into();
         let pod = server.admit(&json!({
             "apiVersion": "v1", "kind": "Pod",
             "metadata": { "name": "web", "namespace": "shop", "labels": { "app": "web" }, "annotations": annotations },

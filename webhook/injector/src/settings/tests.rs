@@ -87,3 +87,12 @@ fn template_of_old_releases_is_rejected() {
     assert!(errors[0].to_string().starts_with("config: template: is a template of Istio before 1.8"), "{errors:?}");
     assert!(read("{{ Template_Version_And_Istio_Version_Mismatched_Check_Installation }}").is_ok());
 }
+
+#[test]
+fn templates_without_a_text_are_builtin() {
+    let config = json!({"templates": {"sidecar": "spec: {}", "mine": "spec: {}", "waypoint": "spec: {}"}});
+    let settings = Settings::from_documents(Documents { config: Some(&config), ..Documents::default() }).unwrap();
+    let templates = &settings.injection.templates;
+    assert_eq!(templates.rendered_names().collect::<Vec<_>>(), ["mine", "sidecar"]);
+    assert_eq!(templates.builtin_names().collect::<Vec<_>>(), ["gateway", "grpc-agent", "grpc-simple"]);
+}
