@@ -191,7 +191,7 @@ fn yaml_bombs_are_denied() {
         let response = &checked(review(&pod).as_bytes())["response"];
         assert_eq!(response["allowed"], false, "{}", &config[..7]);
         let message = response["status"]["message"].as_str().unwrap();
-        assert!(message.contains("for annotation 'proxy.istio.io/config'") && message.len() < 2000, "{message}");
+        assert!(message.contains("annotation 'proxy.istio.io/config'") && message.len() < 2000, "{message}");
     }
 }
 
