@@ -1,33 +1,36 @@
 //! Running pods while components are killed, switched off and uninstalled, under traffic.
 
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use weir_cluster::Cluster;
+use weir_cluster::images::APP;
 use weir_cluster::plan::NODES;
 
 use crate::mesh::{alone_or_skip, install, weir};
-use crate::scenario::{Responses, Scenario, client, is_from_the_mesh};
+use crate::scenario::{Scenario, client, is_from_the_mesh, parse};
 
-/// Requests from a meshed client for a while, in the background.
-struct Traffic(JoinHandle<Responses>);
+/// Requests from a meshed pod for a while. The pod sends them by itself: a stream of `kubectl exec` ends with the node's kubelet.
+struct Traffic<'a>(&'a Scenario);
 
-impl Traffic {
-    fn start(mesh: &Scenario, seconds: u32) -> Self {
-        let (cluster, namespace) = (mesh.cluster, mesh.namespace.clone());
-        Self(thread::spawn(move || {
-            let duration = format!("{seconds}s");
-            let load =
-                ["exec", "deploy/client", "-c", "app", "--", "/bin/app", "load", "--for", &duration, "http://web/"];
-            let text = cluster.kubectl(&[&["--namespace", &namespace], &load[..]].concat(), "");
-            crate::scenario::parse(&text.unwrap_or_else(|error| panic!("{error:#}")))
-        }))
+impl<'a> Traffic<'a> {
+    fn start(mesh: &'a Scenario, seconds: u32) -> Self {
+        mesh.apply(&format!(
+            "apiVersion: v1
+kind: Pod
+metadata: {{name: traffic}}
+spec:
+  restartPolicy: Never
+  containers: [{{name: app, image: {APP}, args: [load, --for, {seconds}s, \"http://web/\"]}}]"
+        ));
+        Self(mesh)
     }
 
     /// Waits for the end; every request must have been answered by the service.
     #[track_caller]
     fn assert_unharmed(self) {
-        let responses = self.0.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        self.0.kubectl(&["wait", "pod/traffic", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=180s"]);
+        let responses = parse(&self.0.kubectl(&["logs", "traffic", "-c", "app"]));
         let total: usize = responses.values().sum();
         assert!(total > 100, "{responses:?}");
         assert!(responses.keys().all(|response| response.starts_with("200 v")), "{responses:?}");
@@ -149,8 +152,12 @@ fn uninstall_with_running_pods_and_reinstall() {
     let traffic = Traffic::start(&mesh, 60);
     let uninstalled = weir(cluster, &["uninstall", "-y", "--timeout", "120s"]);
     let restored = install(cluster);
+    let daemon_sets = cluster.kubectl(&["-n", "weir-node", "get", "daemonsets", "-o", "name"], "").unwrap();
+    // Whatever the outcome, the other tests need the plugin.
+    cluster.kubectl(&["-n", "weir-node", "delete", "daemonset", "weir-uninstall", "--ignore-not-found"], "").unwrap();
     assert_new_pods_are_meshed(&mesh, "reinstalled");
     traffic.assert_unharmed();
     restored.unwrap();
     uninstalled.unwrap();
+    assert_eq!(daemon_sets.trim(), "daemonset.apps/weir-agent", "nothing of the removal is left beside the agent");
 }

@@ -167,3 +167,68 @@ spec: {hosts: [outside.test], exportTo: [\".\"], ports: [{number: 8088, name: ht
     assert_eq!(only(&mesh.load(&["-n", "10", outside])), "200 outside");
     assert!(mesh.load(&["-n", "10", blocked]).keys().all(|response| !response.starts_with("200")));
 }
+
+#[test]
+fn circuit_breaker_rejects_requests_beyond_its_limit() {
+    let Some((cluster, _lock)) = shared_or_skip() else { return };
+    let mesh = Scenario::with_web(cluster, "breaker");
+    let load = ["-n", "100", "-c", "10", "http://web/delay/20"];
+    let before = mesh.load(&load);
+    assert!(before.keys().all(|response| response.starts_with("200 v")), "{before:?}");
+    mesh.apply(
+        "apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: web}
+spec: {host: web, trafficPolicy: {connectionPool: {tcp: {maxConnections: 1}, http: {http1MaxPendingRequests: 1, maxRequestsPerConnection: 1}}}}",
+    );
+    let started = Instant::now();
+    loop {
+        let responses = mesh.load(&load);
+        let starts = |prefix: &str| responses.keys().any(|response| response.starts_with(prefix));
+        if starts("503 ") && starts("200 v") {
+            break;
+        }
+        assert!(started.elapsed().as_secs() < 60, "{responses:?}");
+    }
+}
+
+#[test]
+fn ingress_gateway_routes_by_host() {
+    let Some((cluster, _lock)) = shared_or_skip() else { return };
+    let mesh = Scenario::with_web(cluster, "gateway");
+    mesh.apply(&client("plain", "annotations: {sidecar.istio.io/inject: \"false\"}"));
+    mesh.apply(
+        "apiVersion: apps/v1
+kind: Deployment
+metadata: {name: ingress}
+spec:
+  selector: {matchLabels: {istio: ingress}}
+  template:
+    metadata:
+      labels: {istio: ingress, sidecar.istio.io/inject: \"true\"}
+      annotations: {inject.istio.io/templates: gateway}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers: [{name: istio-proxy, image: auto, imagePullPolicy: IfNotPresent}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: ingress}
+spec: {selector: {istio: ingress}, ports: [{name: http2, port: 80, targetPort: 8080}]}
+---
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: ingress}
+spec: {selector: {istio: ingress}, servers: [{port: {number: 8080, name: http, protocol: HTTP}, hosts: [shop.test]}]}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: ingress}
+spec: {hosts: [shop.test], gateways: [ingress], http: [{route: [{destination: {host: web}}]}]}",
+    );
+    mesh.wait_for_rollouts();
+    let (known, unknown) =
+        (["-H", "host: shop.test", "http://ingress/"], ["-H", "host: other.test", "http://ingress/"]);
+    mesh.wait_for("deploy/plain", &known, "the gateway routes the host", |got| got.starts_with("200 v"));
+    assert!(only(&mesh.app("deploy/plain", &[&["load"], &unknown[..]].concat())).starts_with("404"));
+}
