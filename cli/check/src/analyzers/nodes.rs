@@ -124,7 +124,6 @@ pub(super) fn analyze_agents(view: &ClusterView<'_>, findings: &mut Findings) {
 fn check_agent(view: &ClusterView<'_>, node: &Node, pod: &OwnPod, findings: &mut Findings) {
     let object = node.metadata.object("Node");
     let name = &pod.metadata.name;
-    let namespace = &view.snapshot.install_namespaces.agent;
     let report = view.snapshot.reports.get(name);
     match PodHealth::new(pod, report, view.snapshot.now) {
         PodHealth::Healthy => {}
