@@ -13,6 +13,7 @@ mod neighbors;
 mod preview;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use serde_json::Value;
@@ -93,7 +94,7 @@ pub(crate) fn run(args: &InstallArgs, operation: Operation) -> Result<ExitCode, 
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let timeout = args.wait.timeout + REQUESTS_TIMEOUT + if args.yes { Default::default() } else { CONFIRM_TIMEOUT };
+    let timeout = args.wait.timeout + REQUESTS_TIMEOUT + if args.yes { Duration::ZERO } else { CONFIRM_TIMEOUT };
     args.connect.run(timeout, async |cluster| install(&cluster, release, args, operation).await)?;
     Ok(ExitCode::SUCCESS)
 }

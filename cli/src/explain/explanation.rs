@@ -57,7 +57,8 @@ pub(super) fn explain_namespace(
         Some(config) => Summary::of(config),
         None => {
             let pod = netns::pod_identity(&report.state, config);
-            probe::summarize(&netns::chains_of_both_families(&report.state), &pod)
+            let is_foreign = probe::foreign_tables(report.state.ownership());
+            probe::summarize(&netns::chains_of_both_families(&report.state), &pod, is_foreign)
         }
     };
     Ok(Explanation {

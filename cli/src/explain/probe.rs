@@ -13,7 +13,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use iptables_rules::names::LOOPBACK_INTERFACE;
 use iptables_rules::ruleset::RuleReason;
-use iptables_rules::trace::{Chains, ConntrackState, Disposition, Owner, Packet, PacketOrigin, Trace, Transport};
+use iptables_rules::trace::{Chains, ConntrackState, Disposition, Owner, Packet, PacketOrigin, Transport};
+use weir_kernel::netns_state::Ownership;
 
 use super::packet::PodIdentity;
 use super::sentences::deciding_reason;
@@ -43,8 +44,20 @@ struct Fate {
     is_captured: bool,
 }
 
+/// Whether the rules in a table, by its name, are foreign.
+pub(super) type IsForeign = fn(&str) -> bool;
+
+/// Returns which tables of a namespace are foreign.
+pub(super) fn foreign_tables(ownership: Ownership) -> IsForeign {
+    match ownership {
+        Ownership::Foreign => |_| true,
+        Ownership::Mixed => |table| !table.ends_with(" weir"),
+        _ => |_| false,
+    }
+}
+
 /// Summarizes the rules for IPv4 and IPv6 packets.
-pub(super) fn summarize(families: &[Chains; 2], pod: &PodIdentity) -> Summary {
+pub(super) fn summarize(families: &[Chains; 2], pod: &PodIdentity, is_foreign: IsForeign) -> Summary {
     if families.iter().all(|chains| chains.bases.is_empty()) {
         let what = "all traffic: there are no capture rules".to_owned();
         return Summary { captured: Vec::new(), excluded: vec![SummaryItem { what, setting: None, default: false }] };
@@ -53,7 +66,7 @@ pub(super) fn summarize(families: &[Chains; 2], pod: &PodIdentity) -> Summary {
     let mut found: Vec<(String, Fate, Vec<&str>)> = Vec::new();
     for (chains, (family, index)) in families.iter().zip([("IPv4", 0), ("IPv6", 1)]) {
         let address = pod.addresses.iter().find(|address| address.is_ipv4() == (index == 0)).unwrap_or(&POD[index]);
-        let prober = Prober { chains, pod, address: *address, outside: OUTSIDE[index] };
+        let prober = Prober { chains, pod, address: *address, outside: OUTSIDE[index], is_foreign };
         for (what, fate) in prober.all() {
             match found.iter_mut().find(|(known, of, _)| *known == what && *of == fate) {
                 Some((_, _, families)) => families.push(family),
@@ -79,6 +92,7 @@ struct Prober<'a> {
     pod: &'a PodIdentity,
     address: IpAddr,
     outside: IpAddr,
+    is_foreign: IsForeign,
 }
 
 impl Prober<'_> {
@@ -166,7 +180,9 @@ impl Prober<'_> {
     fn fate(&self, packet: &Packet) -> Fate {
         let trace = self.chains.trace(packet);
         let reason = deciding_reason(&trace);
-        let foreign = if is_foreign(&trace) { " by foreign rules" } else { "" };
+        let deciding = trace.decided_by.and_then(|(table, _)| trace.tables.get(table));
+        let is_foreign = deciding.is_some_and(|table| (self.is_foreign)(&table.table));
+        let foreign = if is_foreign { " by foreign rules" } else { "" };
         let (what, is_captured) = match trace.disposition {
             Disposition::Redirected { port } => (Some(format!("redirected to port {port}{foreign}")), true),
             Disposition::Tproxied { port, .. } => (Some(format!("delivered to port {port}{foreign}")), true),
@@ -186,11 +202,6 @@ impl Prober<'_> {
     }
 }
 
-/// Returns whether a rule outside of Weir's table decides.
-fn is_foreign(trace: &Trace) -> bool {
-    trace.decided_by.and_then(|(table, _)| trace.tables.get(table)).is_some_and(|table| !table.table.ends_with(" weir"))
-}
-
 #[cfg(test)]
 mod tests {
     use iptables_rules::config::{CidrSelection, PortSelection};
@@ -201,7 +212,8 @@ mod tests {
     fn of(config: &CaptureConfig) -> [String; 2] {
         let rules = plan(config).unwrap();
         let families = OUTSIDE.map(|address| Chains::from_rule_set(&rules, address));
-        let Summary { captured, excluded } = summarize(&families, &PodIdentity::of(config));
+        let Summary { captured, excluded } =
+            summarize(&families, &PodIdentity::of(config), foreign_tables(Ownership::OursInIptables));
         [captured, excluded].map(|items| items.iter().map(|item| item.what.clone() + "\n").collect())
     }
 
@@ -222,13 +234,17 @@ mod tests {
         assert!(excluded.contains("outbound TCP to every other address"), "{excluded}");
         assert!(excluded.contains("outbound TCP of the proxy itself"), "{excluded}");
         let [captured, _] = of(&CaptureConfig::default());
-        assert!(captured.contains("outbound TCP to every address: redirected to port 15001"), "{captured}");
+        assert!(
+            captured.contains("outbound TCP to every address, ports 1-15019, 15021-65535: redirected to port 15001\n"),
+            "{captured}"
+        );
     }
 
     #[test]
     fn namespace_without_rules_is_said_to_have_none() {
         let families = [Chains::default(), Chains::default()];
-        let summary = summarize(&families, &PodIdentity::of(&CaptureConfig::default()));
+        let summary =
+            summarize(&families, &PodIdentity::of(&CaptureConfig::default()), foreign_tables(Ownership::None));
         assert!(summary.captured.is_empty());
         assert_eq!(summary.excluded[0].what, "all traffic: there are no capture rules");
     }

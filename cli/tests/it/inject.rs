@@ -351,8 +351,8 @@ fn all_errors_are_reported_and_nothing_is_written() {
     assert_eq!((run.code, run.stdout.as_str()), (1, ""));
     let lines: Vec<&str> = run.stderr.lines().collect();
     for (place, words) in [
-        ("document 2 (line 16): Deployment \"shop/web\": ", vec!["excludeInboundPorts", "'x'"]),
-        ("document 2 (line 16): Deployment \"shop/web\": ", vec!["includeOutboundIPRanges", "10.0.0.0/99"]),
+        ("document 2 (line 25): Deployment \"shop/web\": ", vec!["excludeInboundPorts", "'x'"]),
+        ("document 2 (line 26): Deployment \"shop/web\": ", vec!["includeOutboundIPRanges", "10.0.0.0/99"]),
         ("document 3 (line 34): ", vec!["at line 35"]),
         (
             "document 4 (line 37): Deployment \"shop/web\": ",

@@ -130,6 +130,21 @@ impl AgentRegistration {
         fs::write(self.run.join(UNINSTALLED_FILE), format!("{}\n", since_boot()?))
     }
 
+    /// Removes what agents keep in the run directory, and the directory unless it is mounted, if no other agent is alive. What cannot be
+    /// removed is without effect.
+    pub fn remove_run_files(self) {
+        let dir = self.run.join(AGENTS_DIR);
+        let names = fs::read_dir(&dir).into_iter().flatten().flatten().map(|entry| entry.file_name());
+        let mut others = names.filter(|name| *name != *self.instance);
+        if !self.is_registered() || others.any(|name| is_alive(&dir.join(name))) {
+            return;
+        }
+        for file in [self.run.join(UNINSTALLED_FILE), self.run.join(LOCK_FILE), dir.join(&self.instance)] {
+            let _ = fs::remove_file(file);
+        }
+        let _ = fs::remove_dir(&dir).and_then(|()| fs::remove_dir(&self.run));
+    }
+
     /// Removes the mark of an earlier uninstall.
     pub fn clear_uninstalled(&self) {
         // If this fails, the mark is older than this agent and does not count.
@@ -199,6 +214,22 @@ mod tests {
         new.clear_uninstalled();
         drop(new);
         assert_eq!(old.superseded_by(), None);
+    }
+
+    #[test]
+    fn run_directory_goes_with_the_last_agent() {
+        let parent = tempfile::tempdir().unwrap();
+        let run = parent.path().join("weir");
+        let agent = AgentRegistration::register(&run).unwrap();
+        let uninstaller = AgentRegistration::register(&run).unwrap();
+        uninstaller.mark_uninstalled().unwrap();
+        uninstaller.remove_run_files();
+        assert_eq!(agent.superseded_by(), Some(Superseded::ByUninstall), "it must not install again");
+        drop(agent);
+        let again = AgentRegistration::register(&run).unwrap();
+        again.mark_uninstalled().unwrap();
+        again.remove_run_files();
+        assert!(!run.exists());
     }
 
     #[test]

@@ -87,7 +87,12 @@ pub fn uninstall(
             errors.push(format!("{}: {error}", path.display()));
         }
     }
-    if errors.is_empty() { Ok(UninstallReport { files, binary }) } else { Err(errors) }
+    if errors.is_empty() {
+        registration.remove_run_files();
+        Ok(UninstallReport { files, binary })
+    } else {
+        Err(errors)
+    }
 }
 
 fn remove_entry(

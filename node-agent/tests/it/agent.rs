@@ -1,12 +1,12 @@
 //! The agent's process against an API server and a real network namespace: socket, `/pods`, events, metrics.
 
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use weir_apiserver::ApiServer;
+use weir_apiserver::{ApiServer, ForwardProxy};
 use weir_cni::agent::query_agent;
 use weir_lab::{http, privilege};
 use weir_protocol::agent::{AgentEndpoint, CallOutcome, CallReport, PodAnswer, PodQuery};
@@ -30,6 +30,10 @@ impl Drop for Agent {
 
 impl Agent {
     pub(crate) fn start(server: &ApiServer, flags: &[&str]) -> Self {
+        Self::start_with(|dir| server.kubeconfig(dir).unwrap(), &[], flags)
+    }
+
+    fn start_with(kubeconfig: impl Fn(&Path) -> PathBuf, environment: &[(&str, &str)], flags: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path();
         for folder in ["etc/cni/net.d", "opt/cni/bin", "netns"] {
@@ -39,7 +43,8 @@ impl Agent {
         let monitoring = free_port();
         let child = Command::new(env!("CARGO_BIN_EXE_weir-agent"))
             .env_clear()
-            .env("KUBECONFIG", server.kubeconfig(root).unwrap())
+            .env("KUBECONFIG", kubeconfig(root))
+            .envs(environment.iter().copied())
             .env("NODE_NAME", "n1")
             .args([
                 "run".to_owned(),
@@ -80,6 +85,17 @@ impl Agent {
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(PathBuf::from(self.dir.path()).join("log")).unwrap()
     }
+}
+
+#[tokio::test]
+async fn pods_are_watched_through_the_proxy_of_the_environment() {
+    let server = ApiServer::cluster().unwrap();
+    let proxy = ForwardProxy::start(server.addr()).unwrap();
+    server.put("nodes", json!({"metadata": {"name": "n1"}, "spec": {}}));
+    let kubeconfig = |dir: &Path| server.kubeconfig_through(dir, "https://kubernetes.default.svc", None).unwrap();
+    let agent = Agent::start_with(kubeconfig, &[("HTTPS_PROXY", &proxy.http_url())], &[]);
+    until("the first list", || agent.pod_list()["synced"] == true).await;
+    assert_eq!(proxy.targets().first().map(String::as_str), Some("kubernetes.default.svc:443"));
 }
 
 #[tokio::test]

@@ -1,10 +1,10 @@
 //! Injector settings from the cluster.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use tokio::time::timeout;
-use weir_apiserver::ApiServer;
+use weir_apiserver::{ApiServer, ForwardProxy};
 use weir_webhook::run::Server;
 
 use super::client::{Client, get};
@@ -19,8 +19,12 @@ struct Watched {
 }
 
 async fn watch(api: ApiServer, flags: &[&str]) -> Watched {
+    watch_with(api, flags, |api, dir| api.kubeconfig(dir).unwrap()).await
+}
+
+async fn watch_with(api: ApiServer, flags: &[&str], kubeconfig: impl Fn(&ApiServer, &Path) -> PathBuf) -> Watched {
     let dir = tempfile::tempdir().unwrap();
-    let (ca, kubeconfig): (PathBuf, PathBuf) = (dir.path().join("ca.pem"), api.kubeconfig(dir.path()).unwrap());
+    let (ca, kubeconfig) = (dir.path().join("ca.pem"), kubeconfig(&api, dir.path()));
     let fixed =
         ["--ca-out", ca.to_str().unwrap(), "--kubeconfig", kubeconfig.to_str().unwrap(), "--namespace", "weir-system"];
     let server = start(&[&fixed[..], flags].concat()).await;
@@ -71,6 +75,26 @@ impl Watched {
         let in_time = timeout(TIMEOUT, patched).await.is_ok();
         assert!(in_time, "no {text:?} in {:?}; {:?}", self.ask().await, self.readyz().await);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cluster_is_watched_through_the_proxy_of_the_kubeconfig() {
+    let api = ApiServer::cluster().unwrap();
+    let proxy = ForwardProxy::start(api.addr()).unwrap();
+    let values = json!({"global": {"tag": "proxied"}, "pilot": {"cni": {"enabled": false}}}).to_string();
+    api.put(
+        "configmaps",
+        map("mesh", "istio-sidecar-injector", &json!({"values": values, "config": "policy: enabled"})),
+    );
+    let flags = ["--injector-config-map", "istio-sidecar-injector", "--istio-namespace", "mesh", "--cni-mode", "true"];
+    let url = proxy.socks5_url();
+    let through = |api: &ApiServer, dir: &Path| {
+        api.kubeconfig_through(dir, "https://kubernetes.default.svc", Some(&url)).unwrap()
+    };
+    let watched = watch_with(api, &flags, through).await;
+    watched.wait_for_patch("proxyv2:proxied").await;
+    assert!(watched.ask().await.1.contains("istio-validation"), "CNI mode is on by the flag");
+    assert_eq!(proxy.targets().first().map(String::as_str), Some("kubernetes.default.svc:443"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
