@@ -10,6 +10,12 @@ use iptables_rules::restore::{RestoreFamily, restore_text};
 use iptables_rules::{CaptureConfig, plan};
 use weir_lab::growth::Growth;
 
+/// Annotation, number of elements, and the value with a number of elements.
+type AnnotationCase = (&'static str, usize, fn(usize) -> String);
+
+/// Name of the case, number of elements, and the capture annotation with a number of elements.
+type CaptureCase<'a> = (&'a str, usize, &'a dyn Fn(usize) -> String);
+
 /// What is done with a value.
 type Work = fn(&str);
 
@@ -41,7 +47,7 @@ fn annotations_take_linear_time() {
             }
         }
     };
-    let cases: [(&str, usize, fn(usize) -> String); 12] = [
+    let cases: [AnnotationCase; 12] = [
         (annotation::INCLUDE_OUTBOUND_IP_RANGES, NETWORKS, |n| list(n, cidr)),
         (annotation::EXCLUDE_OUTBOUND_IP_RANGES, NETWORKS, |n| list(n, cidr)),
         (annotation::EXCLUDE_OUTBOUND_IP_RANGES, NETWORKS, |n| list(n, |_| "10.0.0.0/8".to_owned())),
@@ -70,7 +76,7 @@ fn capture_annotations_take_linear_time() {
         }
     };
     let quoted = |count, item: fn(usize) -> String| list(count, |number| format!("\"{}\"", item(number)));
-    let cases: [(&str, usize, &dyn Fn(usize) -> String); 7] = [
+    let cases: [CaptureCase<'_>; 7] = [
         ("networks", 8000, &|n| format!("{{\"v\":1,\"outboundCidrs\":[{}]}}", quoted(n, cidr))),
         ("excluded networks", 8000, &|n| format!("{{\"v\":1,\"outboundCidrsExclude\":[{}]}}", quoted(n, cidr))),
         ("equal networks", 8000, &|n| {

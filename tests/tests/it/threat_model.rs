@@ -25,7 +25,7 @@ fn collect_names(dir: &Path, names: &mut HashSet<String>) {
 fn every_named_test_exists() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let text = fs::read_to_string(root.join("docs/threat-model.md")).unwrap();
-    let (mut names, mut missing, mut named) = (HashSet::new(), Vec::new(), 0);
+    let (mut names, mut missing, mut count) = (HashSet::new(), Vec::new(), 0);
     collect_names(root, &mut names);
     let mut in_tests = false;
     for line in text.lines() {
@@ -33,12 +33,12 @@ fn every_named_test_exists() {
         let Some(cell) = line.rsplit('|').nth(1).filter(|_| in_tests) else { continue };
         let quoted = cell.split('`').skip(1).step_by(2).filter(|name| !name.starts_with("weir-"));
         for part in quoted.flat_map(|name| name.split("::")).filter(|part| !part.is_empty()) {
-            named += 1;
+            count += 1;
             if part != "iptables-rules" && !names.contains(part) {
                 missing.push(part.to_owned());
             }
         }
     }
-    assert!(named > 20, "the tables have no tests");
+    assert!(count > 20, "the tables have no tests");
     assert!(missing.is_empty(), "{missing:?}");
 }

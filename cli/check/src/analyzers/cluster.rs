@@ -28,9 +28,9 @@ pub(super) fn analyze(view: &ClusterView<'_>, findings: &mut Findings) {
         findings.add(&fault::CONTROL_PLANE_MISSING, object, "has no Service istiod or istiod-REVISION");
     }
     for deployment in snapshot.istio_deployments.iter().flatten().filter(|item| is_istiod(&item.metadata.name)) {
-        let images = deployment.spec.template.spec.containers.iter().map(|container| container.image.as_str());
+        let mut images = deployment.spec.template.spec.containers.iter().map(|container| container.image.as_str());
         let unsupported = |image| Some((image, Release::of_image(image)?.unsupported_reason()?));
-        if let Some((image, reason)) = images.filter_map(unsupported).next() {
+        if let Some((image, reason)) = images.find_map(unsupported) {
             let object = FindingObject::new("Deployment", &deployment.metadata.namespace, &deployment.metadata.name);
             findings.add(&fault::CONTROL_PLANE_UNSUPPORTED, object, format!("the release of image {image} {reason}"));
         }

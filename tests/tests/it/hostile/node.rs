@@ -138,7 +138,7 @@ impl Node {
 
     /// Changes a large pod, which its author may do as often as they like.
     pub(super) fn change_large_pod(&self, round: usize) {
-        let mut large = largest_pod(&format!("large-{}", round % LARGEST_PODS), round % 4 == 0);
+        let mut large = largest_pod(&format!("large-{}", round % LARGEST_PODS), round.is_multiple_of(4));
         large["metadata"]["labels"] = json!({"round": round.to_string()});
         self.api.put("pods", large);
     }

@@ -71,18 +71,17 @@ impl fmt::Display for Path<'_> {
 fn remove(value: &mut Value, shape: &Shape, path: &Path<'_>, removed: &mut Vec<String>) {
     match (shape, value) {
         (Shape::Struct(fields), Value::Object(object)) => {
-            object.retain(|name, value| match fields.get(name.as_str()) {
-                Some(shape) => {
-                    remove(value, shape, &Path::Field(Some(path), name), removed);
-                    true
+            object.retain(|name, value| {
+                let field = Path::Field(Some(path), name);
+                if let Some(shape) = fields.get(name.as_str()) {
+                    remove(value, shape, &field, removed);
+                    return true;
                 }
-                None => {
-                    let is_directive = name.starts_with('$');
-                    if !is_directive {
-                        removed.push(Path::Field(Some(path), name).to_string());
-                    }
-                    is_directive
+                let is_directive = name.starts_with('$');
+                if !is_directive {
+                    removed.push(field.to_string());
                 }
+                is_directive
             });
         }
         (Shape::List(item), Value::Array(items)) if !matches!(**item, Shape::Any) => {

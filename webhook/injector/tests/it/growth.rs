@@ -8,6 +8,12 @@ use weir_injector::settings::{Documents, NativeSidecars, Settings};
 use weir_injector::{InjectOutcome, InjectRequest, inject};
 use weir_lab::growth::Growth;
 
+/// Name of the case, number of elements, and the pod with a number of elements.
+type Case<F> = (&'static str, usize, F);
+
+/// Builds a pod with a number of elements.
+type Build = fn(usize) -> Value;
+
 /// Variables of a proxy, say, that its record has room for.
 const DECLARED: usize = 3000;
 
@@ -152,7 +158,7 @@ fn containers_take_linear_time() {
 #[test]
 fn lists_of_containers_take_linear_time() {
     let mut growth = Growth::default();
-    let cases: [(&str, usize, fn(usize) -> Value); 12] = [
+    let cases: [Case<Build>; 12] = [
         ("env", 10_000, |n| json!({"name": format!("V{n}"), "value": "x"})),
         ("env", 10_000, |_| json!({"name": "V", "value": "x"})),
         ("env", 10_000, |n| json!({"name": format!("V{n}"), "value": format!("$(V{})", n.saturating_sub(1))})),
@@ -210,7 +216,7 @@ fn lists_of_containers_take_linear_time() {
 #[test]
 fn lists_of_the_pod_take_linear_time() {
     let mut growth = Growth::default();
-    let cases: [(&str, usize, fn(usize) -> Value); 14] = [
+    let cases: [Case<Build>; 14] = [
         ("spec|volumes", 5000, |n| json!({"name": format!("v{n}"), "emptyDir": {}})),
         ("spec|volumes", 5000, |_| json!({"name": "v", "emptyDir": {}})),
         ("spec|imagePullSecrets", 10_000, |n| json!({"name": format!("s{n}")})),
@@ -245,7 +251,7 @@ fn annotations_take_linear_time() {
     let mut growth = Growth::default();
     let json = |value: Value| Value::from(value.to_string());
     let network = |n: usize| format!("{}.{}.{}.0/24", 11 + n / 65_536, n / 256 % 256, n % 256);
-    let cases: [(&str, usize, &dyn Fn(usize) -> Value); 21] = [
+    let cases: [Case<&dyn Fn(usize) -> Value>; 21] = [
         ("traffic.sidecar.istio.io/includeOutboundIPRanges", 8000, &|n| text(n, ",", network)),
         ("traffic.sidecar.istio.io/excludeOutboundIPRanges", 8000, &|n| text(n, ",", network)),
         ("traffic.sidecar.istio.io/excludeInboundPorts", 1000, &|n| text(n, ",", |n| (n + 1).to_string())),
@@ -349,7 +355,7 @@ fn custom_templates_take_linear_time() {
     let documents = Documents { values: Some(&values), mesh: None, config: Some(&config) };
     let settings = Settings::from_documents(documents).unwrap();
     let named = |n: usize| format!("n{n}");
-    let cases: [(&str, usize, &dyn Fn(usize) -> Value); 5] = [
+    let cases: [Case<&dyn Fn(usize) -> Value>; 5] = [
         ("containers", 1000, &|n| {
             with(
                 "spec|containers",
