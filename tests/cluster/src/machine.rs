@@ -91,12 +91,10 @@ impl Machine {
             remove_if_exists(&self.dir.join(leftover))?;
         }
         let log = fs::File::options().create(true).append(true).open(self.log("init"))?;
-        let mut script = String::new();
-        for cgroup in self.create_cgroups()? {
-            script += &format!("echo $$ >{}/cgroup.procs && ", cgroup.display());
-        }
-        script += &format!(
-            "exec unshare --net --mount --propagation private --pid --uts --cgroup --fork --kill-child=KILL --mount-proc {} init {}",
+        let enter = |cgroup: PathBuf| format!("echo $$ >{}/cgroup.procs && ", cgroup.display());
+        let enter: String = self.create_cgroups()?.into_iter().map(enter).collect();
+        let script = format!(
+            "{enter} exec unshare --net --mount --propagation private --pid --uts --cgroup --fork --kill-child=KILL --mount-proc {} init {}",
             init.display(),
             self.dir.display()
         );
