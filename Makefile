@@ -128,7 +128,7 @@ tools: ## install what the demo needs
 	scripts/install-tools
 
 .PHONY: test-tools
-test-tools: ## install what the tests need beyond that: newer containerds, CRI-O, buildah and a kube-apiserver
+test-tools: ## install what the tests need beyond that: newer containerds, CRI-O, buildah and Kubernetes
 	scripts/install-tools tests
 
 .PHONY: cluster-tools
