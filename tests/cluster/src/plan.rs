@@ -152,12 +152,11 @@ fn strings(args: &[&str]) -> Vec<String> {
     args.iter().map(|&arg| arg.to_owned()).collect()
 }
 
-/// Returns the processes of the control plane, and a server that stands for what is outside of the cluster. Their files are in
-/// `/etc/kubernetes`.
-///
-/// Webhooks are called at the addresses of their pods, because there is no kube-proxy here.
+/// Where the machines have certificates and configuration.
+const CONFIG: &str = "/etc/kubernetes";
+
+/// Returns the processes of the control plane, and a server that stands for what is outside of the cluster.
 pub fn control_processes(tools: &Tools, app: &Path) -> Vec<Process> {
-    const PKI: &str = "/etc/kubernetes";
     let etcd = strings(&[
         "--data-dir=/var/lib/etcd",
         "--listen-client-urls=http://127.0.0.1:2379",
@@ -165,7 +164,20 @@ pub fn control_processes(tools: &Tools, app: &Path) -> Vec<Process> {
         "--listen-peer-urls=http://127.0.0.1:2380",
         "--unsafe-no-fsync",
     ]);
-    let mut apiserver = strings(&[
+    let outside = ["serve".to_owned(), format!("--port={OUTSIDE_PORT}"), "--version=outside".to_owned()];
+    let kubernetes = |name: &str, args: &[String]| process(name, &tools.path("kubernetes").join(name), args);
+    vec![
+        process("outside", app, &outside),
+        process("etcd", &tools.path("etcd/usr/bin/etcd"), &etcd),
+        kubernetes("kube-apiserver", &apiserver_args()),
+        kubernetes("kube-controller-manager", &controller_manager_args()),
+        kubernetes("kube-scheduler", &client_args("scheduler")),
+    ]
+}
+
+/// Webhooks are called at the addresses of their pods, because there is no kube-proxy on this machine.
+fn apiserver_args() -> Vec<String> {
+    let mut args = strings(&[
         "--etcd-servers=http://127.0.0.1:2379",
         "--secure-port=6443",
         "--authorization-mode=Node,RBAC",
@@ -179,47 +191,55 @@ pub fn control_processes(tools: &Tools, app: &Path) -> Vec<Process> {
         "--requestheader-group-headers=X-Remote-Group",
         "--requestheader-username-headers=X-Remote-User",
     ]);
-    apiserver.extend([
+    args.extend([
         format!("--advertise-address={}", CONTROL_IP.0),
         format!("--service-cluster-ip-range={SERVICE_CIDRS}"),
-        format!("--client-ca-file={PKI}/ca.crt"),
-        format!("--tls-cert-file={PKI}/apiserver.crt"),
-        format!("--tls-private-key-file={PKI}/apiserver.key"),
-        format!("--kubelet-client-certificate={PKI}/admin.crt"),
-        format!("--kubelet-client-key={PKI}/admin.key"),
-        format!("--service-account-key-file={PKI}/service-accounts.pub"),
-        format!("--service-account-signing-key-file={PKI}/service-accounts.key"),
-        format!("--requestheader-client-ca-file={PKI}/ca.crt"),
-        format!("--proxy-client-cert-file={PKI}/front-proxy.crt"),
-        format!("--proxy-client-key-file={PKI}/front-proxy.key"),
     ]);
-    let client = |name: &str| {
-        let config = format!("{PKI}/{name}.kubeconfig");
-        ["kubeconfig", "authentication-kubeconfig", "authorization-kubeconfig"].map(|flag| format!("--{flag}={config}"))
-    };
-    let mut controllers =
-        strings(&["--use-service-account-credentials=true", "--leader-elect=false", "--bind-address=127.0.0.1"]);
-    controllers.extend(client("controller-manager"));
-    controllers.extend([
-        format!("--root-ca-file={PKI}/ca.crt"),
-        format!("--service-account-private-key-file={PKI}/service-accounts.key"),
-        format!("--cluster-signing-cert-file={PKI}/ca.crt"),
-        format!("--cluster-signing-key-file={PKI}/ca.key"),
+    let files = [
+        ("client-ca-file", "ca.crt"),
+        ("tls-cert-file", "apiserver.crt"),
+        ("tls-private-key-file", "apiserver.key"),
+        ("kubelet-client-certificate", "admin.crt"),
+        ("kubelet-client-key", "admin.key"),
+        ("service-account-key-file", "service-accounts.pub"),
+        ("service-account-signing-key-file", "service-accounts.key"),
+        ("requestheader-client-ca-file", "ca.crt"),
+        ("proxy-client-cert-file", "front-proxy.crt"),
+        ("proxy-client-key-file", "front-proxy.key"),
+    ];
+    args.extend(file_args(&files));
+    args
+}
+
+fn controller_manager_args() -> Vec<String> {
+    let mut args = client_args("controller-manager");
+    args.extend([
+        "--use-service-account-credentials=true".to_owned(),
         format!("--service-cluster-ip-range={SERVICE_CIDRS}"),
         // A node that is switched off is noticed within this time; the kubelets report every 4 s.
         "--node-monitor-grace-period=20s".to_owned(),
     ]);
-    let mut scheduler = strings(&["--leader-elect=false", "--bind-address=127.0.0.1"]);
-    scheduler.extend(client("scheduler"));
-    let kubernetes = |name: &str| tools.path("kubernetes").join(name);
-    let outside = [format!("--port={OUTSIDE_PORT}"), "--version=outside".to_owned()];
-    vec![
-        process("outside", app, &[&["serve".to_owned()], &outside[..]].concat()),
-        process("etcd", &tools.path("etcd/usr/bin/etcd"), &etcd),
-        process("kube-apiserver", &kubernetes("kube-apiserver"), &apiserver),
-        process("kube-controller-manager", &kubernetes("kube-controller-manager"), &controllers),
-        process("kube-scheduler", &kubernetes("kube-scheduler"), &scheduler),
-    ]
+    let files = [
+        ("root-ca-file", "ca.crt"),
+        ("service-account-private-key-file", "service-accounts.key"),
+        ("cluster-signing-cert-file", "ca.crt"),
+        ("cluster-signing-key-file", "ca.key"),
+    ];
+    args.extend(file_args(&files));
+    args
+}
+
+/// Arguments of a client of the API server that is the only one of its kind.
+fn client_args(name: &str) -> Vec<String> {
+    let config = format!("{name}.kubeconfig");
+    let flags = ["kubeconfig", "authentication-kubeconfig", "authorization-kubeconfig"];
+    let mut args = strings(&["--leader-elect=false", "--bind-address=127.0.0.1"]);
+    args.extend(file_args(&flags.map(|flag| (flag, config.as_str()))));
+    args
+}
+
+fn file_args(files: &[(&str, &str)]) -> impl Iterator<Item = String> {
+    files.iter().map(|(flag, file)| format!("--{flag}={CONFIG}/{file}"))
 }
 
 /// Returns the processes of a node.

@@ -224,7 +224,7 @@ spec: {selector: {istio: ingress}, servers: [{port: {number: 8080, name: http, p
 apiVersion: networking.istio.io/v1
 kind: VirtualService
 metadata: {name: ingress}
-spec: {hosts: [shop.test], gateways: [ingress], http: [{route: [{destination: {host: web}}]}]}",
+spec: {hosts: [shop.test], gateways: [ingress], http: [{route: [{destination: {host: web, port: {number: 80}}}]}]}",
     );
     mesh.wait_for_rollouts();
     let (known, unknown) =
