@@ -10,6 +10,8 @@
 //!
 //! Tests that disturb the cluster run alone. They run with `WEIR_CLUSTER=all` only, because they take minutes.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests may panic like tests")]
+
 mod mesh;
 mod operations;
 mod pods;

@@ -202,7 +202,7 @@ fn pods_without_sidecar_are_explained() {
         let mut kubectl = std::process::Command::new(cluster.kubectl_path());
         kubectl.args(args).env("KUBECONFIG", cluster.kubeconfig());
         let output =
-            weir_lab::process::run(&mut kubectl, manifest.as_bytes(), std::time::Duration::from_secs(60)).unwrap();
+            weir_lab::process::run(&mut kubectl, manifest.as_bytes(), std::time::Duration::from_mins(1)).unwrap();
         (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
     let (created, warning) = explained(&pod("host", "", "hostNetwork: true"));
