@@ -1,6 +1,7 @@
 //! The whole cluster, up and down.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
@@ -104,6 +105,8 @@ impl Cluster {
 
     fn write_files(&self, init: &Path, app: &Path) -> anyhow::Result<()> {
         fs::create_dir_all(&self.dir)?;
+        // It has the key of the administrator.
+        fs::set_permissions(&self.dir, fs::Permissions::from_mode(0o700))?;
         // Copies, so that a build does not replace the programs of running machines.
         for (from, to) in [(init, self.init_path()), (app, self.app_path())] {
             fs::copy(from, to).with_context(|| from.display().to_string())?;

@@ -107,5 +107,6 @@ fn up(cluster: &Cluster) -> anyhow::Result<()> {
     report("ready");
     eprintln!("\nexport KUBECONFIG={}", cluster.kubeconfig().display());
     eprintln!("alias kubectl={}", cluster.kubectl_path().display());
+    eprintln!("CLUSTER={}", init.display());
     Ok(())
 }

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, HashSet};
 
 use serde_json::Value;
 
+use crate::builtin_template::BuiltinTemplate;
 use crate::containers::{self, ContainerList, PROXY_CONTAINER};
 use crate::context::InjectContext;
-use crate::overlay::BuiltinTemplate;
 
 /// Fixed ports of the agent and of Envoy.
 const AGENT_DEBUG: u16 = 15004;

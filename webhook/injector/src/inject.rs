@@ -14,6 +14,7 @@ use iptables_rules::text::truncate;
 use serde_json::{Value, json};
 
 use crate::annotations::{self, StringMap};
+use crate::builtin_template::BuiltinTemplate;
 use crate::compact;
 use crate::conflicts::{self, Conflicts};
 use crate::containers::{self, ContainerList, PROXY_CONTAINER};
@@ -27,7 +28,6 @@ use crate::finish::prometheus::{MetricsMergeOptions, announce_secure_port, merge
 use crate::finish::status::InjectionStatus;
 use crate::finish::{annotate, label};
 use crate::merge::{MergeError, merge, merge_pod};
-use crate::overlay::BuiltinTemplate;
 use crate::overrides::{self, StoredOverrides};
 use crate::request::InjectRequest;
 use crate::selected_templates::{self, SelectedTemplate};

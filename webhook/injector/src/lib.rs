@@ -13,6 +13,7 @@ mod annotation_typos;
 mod annotation_values;
 mod annotations;
 mod api_validation;
+mod builtin_template;
 mod capture;
 mod compact;
 mod conflicts;

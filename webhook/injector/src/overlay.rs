@@ -14,46 +14,17 @@ mod volumes;
 
 use serde_json::{Map, Value, json};
 
+use crate::builtin_template::BuiltinTemplate;
 use crate::context::InjectContext;
 pub(crate) use metadata::label_value;
 
-/// A built-in template.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum BuiltinTemplate {
-    /// A proxy beside the application, and the capture of its traffic.
-    Sidecar,
-    /// A standalone proxy.
-    Gateway,
-    /// An agent beside an application that speaks xDS itself (proxyless gRPC).
-    GrpcAgent,
-    /// An application that speaks xDS itself, without an agent.
-    GrpcSimple,
-}
-
-impl BuiltinTemplate {
-    const ALL: [(&'static str, Self); 4] = [
-        ("sidecar", Self::Sidecar),
-        ("gateway", Self::Gateway),
-        ("grpc-agent", Self::GrpcAgent),
-        ("grpc-simple", Self::GrpcSimple),
-    ];
-
-    pub(crate) fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.iter().find(|(known, _)| *known == name).map(|(_, template)| *template)
-    }
-
-    pub(crate) fn names() -> [&'static str; Self::ALL.len()] {
-        Self::ALL.map(|(name, _)| name)
-    }
-
-    /// Returns what the template adds to the pod.
-    pub(crate) fn render(self, context: &InjectContext<'_>) -> Value {
-        match self {
-            Self::Sidecar => sidecar::render(context),
-            Self::Gateway => gateway::render(context),
-            Self::GrpcAgent => grpc::render(context),
-            Self::GrpcSimple => grpc_simple::render(context),
-        }
+/// Returns what a template adds to the pod.
+pub(crate) fn render(template: BuiltinTemplate, context: &InjectContext<'_>) -> Value {
+    match template {
+        BuiltinTemplate::Sidecar => sidecar::render(context),
+        BuiltinTemplate::Gateway => gateway::render(context),
+        BuiltinTemplate::GrpcAgent => grpc::render(context),
+        BuiltinTemplate::GrpcSimple => grpc_simple::render(context),
     }
 }
 

@@ -3,9 +3,10 @@
 use serde_json::Value;
 
 use crate::annotations::{self, StringMap};
+use crate::builtin_template::BuiltinTemplate;
 use crate::containers::{self, PROXY_CONTAINER};
 use crate::context::InjectContext;
-use crate::overlay::BuiltinTemplate;
+use crate::overlay;
 use crate::settings::{Settings, TemplateSource};
 use crate::template::{CustomTemplate, RenderError, RenderOptions, SharedTemplateData};
 use crate::template_data;
@@ -84,7 +85,7 @@ pub(crate) fn render_all(
         before_1_22: context.settings.release.is_before(22),
     };
     let mut render = |template: &SelectedTemplate<'_>| match template.body {
-        TemplateBody::BuiltIn(template) => Ok(template.render(context)),
+        TemplateBody::BuiltIn(template) => Ok(overlay::render(template, context)),
         TemplateBody::Custom(template, shared) => {
             let data = data.get_or_insert_with(|| template_data::for_pod(context, pod, shared));
             template.render(data, options, warnings)

@@ -17,6 +17,7 @@ mod limits;
 mod print;
 mod rendered_yaml;
 mod set;
+pub(crate) mod value;
 mod whitespace;
 
 use std::fmt;

@@ -9,7 +9,8 @@ use crate::annotations;
 use crate::context::InjectContext;
 use crate::quantity::Quantity;
 use crate::template::SharedTemplateData;
-use crate::template::data::{COMPLETE_KEY, object_meta, pod_spec, proxy_config, text};
+use crate::template::data::{object_meta, pod_spec, proxy_config};
+use crate::template::value::{COMPLETE_KEY, text};
 
 /// Returns the data for `pod`, which must be without an injection.
 pub(crate) fn for_pod(context: &InjectContext<'_>, pod: &Value, shared: &SharedTemplateData) -> Data {

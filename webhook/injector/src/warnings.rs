@@ -7,10 +7,10 @@ use serde_json::Value;
 
 use crate::annotation_typos;
 use crate::annotations as name;
+use crate::builtin_template::BuiltinTemplate;
 use crate::conflicts;
 use crate::containers::{self, ContainerList, PROXY_CONTAINER};
 use crate::context::InjectContext;
-use crate::overlay::BuiltinTemplate;
 
 /// Directory of the token with which the proxy authenticates to the control plane.
 const TOKENS: &str = "/var/run/secrets/tokens";

@@ -10,7 +10,7 @@
 //!
 //! Tests that disturb the cluster run alone. They run with `WEIR_CLUSTER=all` only, because they take minutes.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests may panic like tests")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests may panic like tests")]
 
 mod mesh;
 mod operations;

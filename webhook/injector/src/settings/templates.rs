@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::builtin_template::BuiltinTemplate;
 use crate::fields::{FieldError, FieldReader};
-use crate::overlay::BuiltinTemplate;
 use crate::template::{CustomTemplate, SharedTemplateData};
 
 /// Templates that Istio's gateway controller renders into objects of its own.

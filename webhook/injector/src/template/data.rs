@@ -6,8 +6,9 @@ use std::sync::{Arc, LazyLock};
 use gotmpl::Value as Data;
 use serde_json::{Map, Value};
 
-use super::go_types::GoType::{self, Flag, Keyed, Number, Other, Slice, Struct, Structs, Text};
+use super::go_types::GoType::{self, Keyed, Other, Struct, Structs};
 use super::go_types::{GoStruct, MESH, META, SPEC};
+use super::value::{COMPLETE_KEY, PROTO_OBJECT, TYPED_OBJECT_KEY, list, text};
 use crate::go_names::{go_name, upper_first};
 use crate::proxy_config::ProxyConfig;
 
@@ -30,14 +31,6 @@ pub(super) const ROOT_FIELDS: [&str; 16] = [
     "CompliancePolicy",
     "EstimatedConcurrency",
 ];
-
-/// Key that marks a map as a typed object. No template can write it, and none ranges over an object. The value lists the
-/// fields that are set in the order of the Go type, or is [`PROTO_OBJECT`].
-pub(super) const TYPED_OBJECT_KEY: &str = "\0";
-/// Key of typed objects that have all fields of their Go type.
-pub(crate) const COMPLETE_KEY: &str = "\0complete";
-/// Value of [`TYPED_OBJECT_KEY`] in messages of Istio's API, whose Go names differ from the JSON names by the first letter only.
-pub(super) const PROTO_OBJECT: Data = Data::Bool(true);
 
 /// Fields of types without a table that are maps with keys of the user.
 const KEYED_FIELDS: [&str; 9] = [
@@ -112,25 +105,16 @@ pub(crate) fn proxy_config(config: &ProxyConfig) -> Data {
 
 /// Converts a value of a known type.
 pub(super) fn typed(value: Option<&Value>, go_type: GoType) -> Data {
-    let value = value.filter(|value| !value.is_null());
+    let Some(value) = value.filter(|value| !value.is_null()) else { return go_type.zero() };
     match (go_type, value) {
-        (Text, None) => text(""),
-        (Flag, None) => Data::Bool(false),
-        (Number, None) => Data::Int(0),
-        (Slice | Structs(_), None) => Data::List([].into()),
-        (Keyed, None) => Data::Map(Arc::default()),
-        (Other, None) => Data::Nil,
-        (Structs(item), Some(Value::Array(items))) => list(items.iter().map(|value| object(value.as_object(), item))),
-        (Keyed, Some(Value::Object(entries))) => Data::Map(Arc::new(
+        (Structs(item), Value::Array(items)) => list(items.iter().map(|value| object(value.as_object(), item))),
+        (Keyed, Value::Object(entries)) => Data::Map(Arc::new(
             entries.iter().map(|(key, value)| (key.as_str().into(), with_integers(value))).collect(),
         )),
-        (Struct(go_struct), None) => Data::Map(Arc::new(go_struct.zero.clone())),
-        (Struct(go_struct), value) => object(value.and_then(Value::as_object), go_struct),
-        (_, Some(value)) => match value {
-            Value::Object(entries) => object(Some(entries), &UNKNOWN),
-            Value::Array(items) => list(items.iter().map(|item| typed(Some(item), Other))),
-            scalar => with_integers(scalar),
-        },
+        (Struct(go_struct), value) => object(value.as_object(), go_struct),
+        (_, Value::Object(entries)) => object(Some(entries), &UNKNOWN),
+        (_, Value::Array(items)) => list(items.iter().map(|item| typed(Some(item), Other))),
+        (_, scalar) => with_integers(scalar),
     }
 }
 
@@ -200,12 +184,4 @@ fn plain(value: &Value, number: &dyn Fn(&serde_json::Number) -> Data) -> Data {
             entries.iter().map(|(key, value)| (key.as_str().into(), plain(value, number))).collect(),
         )),
     }
-}
-
-pub(crate) fn text(text: &str) -> Data {
-    Data::String(text.into())
-}
-
-pub(super) fn list(items: impl IntoIterator<Item = Data>) -> Data {
-    Data::List(items.into_iter().collect())
 }

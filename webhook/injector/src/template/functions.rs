@@ -19,9 +19,9 @@ use std::sync::Arc;
 
 use gotmpl::{FuncMap, Template as Engine, TemplateError, Value as Data};
 
-use super::data::COMPLETE_KEY;
 use super::limits;
 use super::print::{go_string, sprint, sprintln};
+use super::value::COMPLETE_KEY;
 
 /// Function that records the line of an action. No template can write its name.
 pub(super) const START_ACTION: &str = "\0step";

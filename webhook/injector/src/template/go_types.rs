@@ -5,7 +5,7 @@ use std::sync::{Arc, LazyLock};
 
 use gotmpl::Value as Data;
 
-use super::data::{COMPLETE_KEY, TYPED_OBJECT_KEY, list, text, typed};
+use super::value::{COMPLETE_KEY, TYPED_OBJECT_KEY, list, text};
 use crate::go_names::go_name;
 
 /// Go type of a field of a Kubernetes object; it determines the zero value.
@@ -22,6 +22,21 @@ pub(super) enum GoType {
     Struct(&'static LazyLock<GoStruct>),
     /// A pointer, or a type that is not in the tables below; the zero value is nil.
     Other,
+}
+
+impl GoType {
+    /// Returns the value of a field that is not set.
+    pub(super) fn zero(self) -> Data {
+        match self {
+            Text => text(""),
+            Flag => Data::Bool(false),
+            Number => Data::Int(0),
+            Slice | Structs(_) => list([]),
+            Keyed => Data::Map(Arc::default()),
+            Struct(go_struct) => Data::Map(Arc::new(go_struct.zero.clone())),
+            Other => Data::Nil,
+        }
+    }
 }
 
 use GoType::{Flag, Keyed, Number, Other, Slice, Struct, Structs, Text};
@@ -47,7 +62,7 @@ impl GoStruct {
         let named = fields.into_iter().map(|(json, go_type)| (json, Arc::from(go_name(json)), go_type));
         let fields: Vec<(&str, Arc<str>, GoType)> = named.collect();
         let mut zero: BTreeMap<Arc<str>, Data> =
-            fields.iter().map(|(_, go, go_type)| (Arc::clone(go), typed(None, *go_type))).collect();
+            fields.iter().map(|(_, go, go_type)| (Arc::clone(go), go_type.zero())).collect();
         zero.insert(TYPED_OBJECT_KEY.into(), list([]));
         Self { fields, zero }
     }

@@ -152,7 +152,7 @@ fn fields_that_do_not_exist_fail_where_they_are_used() {
     );
     let data = |revision: &str| {
         let spec = data::pod_spec(Some(&json!({"containers": [{"name": "a"}]})));
-        Data::Map(std::sync::Arc::new([("Revision".into(), data::text(revision)), ("Spec".into(), spec)].into()))
+        Data::Map(std::sync::Arc::new([("Revision".into(), value::text(revision)), ("Spec".into(), spec)].into()))
     };
     let render = |data: &Data| template.render_text(data, RenderOptions::default());
     assert_eq!(render(&data("")).as_deref(), Ok("x"));

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use gotmpl::{TemplateError, Value as Data};
 use serde_json::{Map, Number, Value};
 
-use super::super::data::{TYPED_OBJECT_KEY, untyped};
+use super::super::data::untyped;
+use super::super::value::TYPED_OBJECT_KEY;
 use super::{Args, Function, FunctionResult, go_yaml, owned, text};
 use crate::go_names::json_name;
 use crate::yaml;
