@@ -114,7 +114,7 @@ async fn pods_are_answered_repaired_and_counted() {
     object["spec"]["containers"][1]["securityContext"] = json!({"runAsUser": 1400});
     let uid = server.put("pods", object)["metadata"]["uid"].as_str().unwrap().to_owned();
     let answer = agent.ask(&uid, "web").unwrap();
-    assert_eq!(answer, PodAnswer::Capture { capture: r#"{"v":1,"proxyUids":[1400]}"#.to_owned() });
+    assert_eq!(answer, PodAnswer::Capture { capture: r#"{"v":1,"?ipv6Auto":true,"proxyUids":[1400]}"#.to_owned() });
     // A pod of another node: the agent gets it from the API server.
     server.put(
         "pods",
