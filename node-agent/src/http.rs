@@ -19,7 +19,7 @@ use crate::metrics::{CONTENT_TYPE, MetricsRegistry};
 
 /// Bounds of both ports. Prometheus and the kubelet simply connect again.
 pub const LIMITS: Limits = Limits {
-    connections: NonZeroUsize::new(32).unwrap(),
+    connections: NonZeroUsize::new(128).unwrap(),
     handshake: Duration::from_secs(10),
     idle: Duration::from_mins(2),
     drain: Duration::from_secs(1),

@@ -39,8 +39,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Bounds of a port.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Open connections; a further one takes the place of an idle one, or waits in the kernel's backlog. One client address may
-    /// have half of them, rounded up.
+    /// Open connections; a further one takes the place of an idle one, or waits. One client address may have half of them, rounded up,
+    /// and as many that wait.
     pub connections: NonZeroUsize,
     /// Time for the TLS handshake, and again for the headers of the first request.
     pub handshake: Duration,
@@ -110,30 +110,32 @@ pub async fn serve(port: Port, shutdown: CancellationToken) -> usize {
     loop {
         while tasks.try_join_next().is_some() {}
         let accepted = tokio::select! {
-            accepted = async {
-                let (stream, peer) = listener.accept().await?;
-                let first_request_by = time::Instant::now() + limits.handshake;
-                io::Result::Ok((stream, peer, table.admit(peer.ip(), first_request_by).await))
-            } => accepted,
+            accepted = listener.accept() => accepted,
             () = shutdown.cancelled() => break,
         };
-        let (stream, peer, place) = match accepted {
-            Ok((stream, peer, Some(place))) => (stream, peer, place),
-            Ok((_, peer, None)) => {
-                debug!(%peer, "closed a connection of a client that has too many");
-                continue;
-            }
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 warn!(%error, "cannot accept a connection");
                 sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
-        let open = OpenConnection::new(&metrics);
-        let state = Arc::clone(&place.state);
-        let connection = Connection { peer, router: router.clone(), limits, state, shutdown: shutdown.clone() };
-        let (tls, metrics) = (tls.clone(), metrics.clone());
+        // Nobody is waited for here: behind the connections of one client may be that of another.
+        let (table, router, tls) = (Arc::clone(&table), router.clone(), tls.clone());
+        let (metrics, shutdown) = (metrics.clone(), shutdown.clone());
         tasks.spawn(async move {
+            let first_request_by = time::Instant::now() + limits.handshake;
+            let admitted = tokio::select! {
+                admitted = table.admit(peer.ip(), first_request_by) => admitted,
+                () = shutdown.cancelled() => return,
+            };
+            let Some(place) = admitted else {
+                debug!(%peer, "closed a connection of a client that has too many");
+                return;
+            };
+            let open = OpenConnection::new(&metrics);
+            let connection = Connection { peer, router, limits, state: Arc::clone(&place.state), shutdown };
             connection.run(stream, tls, &metrics).await;
             drop((place, open));
         });

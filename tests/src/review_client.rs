@@ -80,7 +80,7 @@ pub async fn probe(addr: SocketAddr) -> Option<Duration> {
     let begun = Instant::now();
     let exchange = async {
         let mut stream = TcpStream::connect(addr).await.ok()?;
-        stream.write_all(b"GET /livez HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await.ok()?;
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await.ok()?;
         let mut text = String::new();
         stream.read_to_string(&mut text).await.ok()?;
         text.starts_with("HTTP/1.1 200").then(|| begun.elapsed())

@@ -1,7 +1,8 @@
 //! The open connections of a port, and which of them is closed when another one needs its place.
 //!
 //! Whoever opens connections and leaves them idle must not keep others out, least of all probes. So a full port closes the connection
-//! that has been idle for longest among those of the client that has most; one with a complete request keeps its place.
+//! that has been idle for longest among those of the client that has most; one with a complete request keeps its place. Waiting for a
+//! place is limited as well, for each client, so that the connections of a flood do not stand in line before those of others.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -30,6 +31,8 @@ struct Open {
     next: u64,
     connections: HashMap<u64, Arc<ConnectionState>>,
     peers: HashMap<IpAddr, usize>,
+    /// How many connections of a client wait for a place.
+    waiting: HashMap<IpAddr, usize>,
 }
 
 /// Activity of a connection, and the signal that ends it.
@@ -74,9 +77,10 @@ impl ConnectionTable {
         Arc::new(Self { max, max_per_peer, open: Mutex::default(), freed: Notify::new() })
     }
 
-    /// Waits for a place; `None` if the client has too many connections that are all in use.
+    /// Waits for a place; `None` if the client has too many connections that are all in use, or that wait as well.
     pub(super) async fn admit(self: &Arc<Self>, peer: IpAddr, first_request_by: Instant) -> Option<Place> {
         let peer = peer_key(peer);
+        let _waiting = Waiting::new(self, peer)?;
         loop {
             match self.try_admit(peer, first_request_by) {
                 Admission::Admitted(place) => return Some(place),
@@ -131,6 +135,39 @@ impl ConnectionTable {
 
     fn lock(&self) -> MutexGuard<'_, Open> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A connection that waits for a place, until it is dropped.
+struct Waiting<'a> {
+    table: &'a ConnectionTable,
+    peer: IpAddr,
+}
+
+impl<'a> Waiting<'a> {
+    /// Returns `None` if too many of the client wait already.
+    fn new(table: &'a ConnectionTable, peer: IpAddr) -> Option<Self> {
+        let mut open = table.lock();
+        let is_full = open.waiting.values().sum::<usize>() >= table.max;
+        let of_peer = open.waiting.entry(peer).or_default();
+        if *of_peer >= if is_full { 1 } else { table.max_per_peer } {
+            return None;
+        }
+        *of_peer += 1;
+        drop(open);
+        Some(Self { table, peer })
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let mut open = self.table.lock();
+        if let Some(count) = open.waiting.get_mut(&self.peer) {
+            *count -= 1;
+            if *count == 0 {
+                open.waiting.remove(&self.peer);
+            }
+        }
     }
 }
 
@@ -242,6 +279,30 @@ mod tests {
         let _other = admit(&table, 2).await;
         drop(busy);
         assert!(table.admit([10, 0, 0, 1].into(), Instant::now()).await.is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn flood_of_one_client_does_not_delay_another() {
+        let table = ConnectionTable::new(8, 4);
+        let flood = || {
+            let table = Arc::clone(&table);
+            async move { table.admit([10, 0, 0, 1].into(), Instant::now()).await.is_some() }
+        };
+        let mut held = Vec::new();
+        for _ in 0..4 {
+            held.push(table.admit([10, 0, 0, 1].into(), Instant::now()).await.unwrap());
+        }
+        let flood: Vec<_> = (0..100).map(|_| tokio::spawn(flood())).collect();
+        tokio::task::yield_now().await;
+        assert_eq!(table.lock().waiting[&IpAddr::from([10, 0, 0, 1])], 4, "the others are refused");
+        let begun = Instant::now();
+        assert!(table.admit([10, 0, 0, 2].into(), Instant::now()).await.is_some());
+        assert!(begun.elapsed() <= REAP_AGE);
+        drop(held);
+        for connection in flood {
+            connection.await.unwrap();
+        }
+        assert!(table.lock().waiting.is_empty());
     }
 
     #[test]

@@ -59,7 +59,7 @@ impl Node {
             .env_clear()
             .env("KUBECONFIG", api.kubeconfig(root).unwrap())
             .env("NODE_NAME", "node-1")
-            .args(["run", "--host-proc-dir=/proc", "--netns-dirs=/netns", "--repair-interval=2s"])
+            .args(["run", "--host-proc-dir=/proc", "--netns-dirs=/netns", "--repair-interval=5s"])
             .arg(format!("--host-root={}", root.display()))
             .arg(format!("--plugin-source={}", weir_tests::bin("weir-cni").display()))
             .arg(format!("--cni-agent-run-dir={}", root.join("run").display()))
