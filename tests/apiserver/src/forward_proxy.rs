@@ -71,16 +71,14 @@ fn accept_connect(reader: &mut BufReader<TcpStream>, mut client: &TcpStream) -> 
         header.clear();
     }
     let mut words = request.split_whitespace();
-    match (words.next(), words.next()) {
-        (Some("CONNECT"), Some(target)) => {
-            client.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n")?;
-            Ok(target.to_owned())
-        }
-        _ => {
-            client.write_all(b"HTTP/1.1 405 Method Not Allowed\r\n\r\n")?;
-            Err(io::Error::other(request))
-        }
+    if words.next() == Some("CONNECT")
+        && let Some(target) = words.next()
+    {
+        client.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n")?;
+        return Ok(target.to_owned());
     }
+    client.write_all(b"HTTP/1.1 405 Method Not Allowed\r\n\r\n")?;
+    Err(io::Error::other(request))
 }
 
 /// A greeting without authentication and a request with a host name (RFC 1928).
