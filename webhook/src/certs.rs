@@ -235,7 +235,7 @@ mod tests {
 
     #[test]
     fn validity_is_logged_as_times() {
-        let validity = Validity { not_before: UNIX_EPOCH, not_after: UNIX_EPOCH + Duration::from_secs(86_400) };
+        let validity = Validity { not_before: UNIX_EPOCH, not_after: UNIX_EPOCH + Duration::from_hours(24) };
         assert_eq!(format!("{validity:?}"), "1970-01-01T00:00:00Z to 1970-01-02T00:00:00Z");
     }
 
