@@ -178,13 +178,12 @@ fn explain_from_agent(pod: &str, args: &ExplainArgs) -> Result<ExitCode, Failure
         None => (args.namespace.as_str(), pod),
     };
     let connect = args.injector.connection();
-    let (listing, _) = match args.agent.fetch_direct(connect) {
-        Some(answer) => answer?,
-        None => {
-            let target = AgentTarget::PodNode { namespace: namespace.to_owned(), name: name.to_owned() };
-            let answers = args.agent.fetch_from_cluster(connect, &target)?;
-            answers.into_iter().next().ok_or_else(|| Failure::usage("the agent gives no answer"))?
-        }
+    let (listing, _) = if let Some(answer) = args.agent.fetch_direct(connect) {
+        answer?
+    } else {
+        let target = AgentTarget::PodNode { namespace: namespace.to_owned(), name: name.to_owned() };
+        let answers = args.agent.fetch_from_cluster(connect, &target)?;
+        answers.into_iter().next().ok_or_else(|| Failure::usage("the agent gives no answer"))?
     };
     let pod = format!("{namespace}/{name}");
     let (text, healthy) = pod::explain(&listing, &pod).map_err(|finding| Failure::findings(vec![finding]))?;

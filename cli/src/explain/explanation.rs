@@ -53,13 +53,12 @@ pub(super) fn explain_namespace(
     let reroute_annotation =
         expected.map_or(annotation::REROUTE_VIRTUAL_INTERFACES, |planned| planned.subject.reroute_annotation);
     // Of rules that are the pod's, the configuration says more; of any others, only the rules say what happens.
-    let summary = match config.filter(|_| report.is_healthy) {
-        Some(config) => Summary::of(config),
-        None => {
-            let pod = netns::pod_identity(&report.state, config);
-            let is_foreign = probe::foreign_tables(report.state.ownership());
-            probe::summarize(&netns::chains_of_both_families(&report.state), &pod, is_foreign)
-        }
+    let summary = if let Some(config) = config.filter(|_| report.is_healthy) {
+        Summary::of(config)
+    } else {
+        let pod = netns::pod_identity(&report.state, config);
+        let is_foreign = probe::foreign_tables(report.state.ownership());
+        probe::summarize(&netns::chains_of_both_families(&report.state), &pod, is_foreign)
     };
     Ok(Explanation {
         name: format!("network namespace {}", path.display()),

@@ -75,7 +75,9 @@ fn explain(
         None => None,
         Some(connect) => {
             let mut names = HashSet::from([args.namespace.clone()]);
-            values.iter().for_each(|(_, value)| collect_names(value, &mut names));
+            for (_, value) in &values {
+                collect_names(value, &mut names);
+            }
             Some(Installed::read(connect, &names)?)
         }
     };

@@ -157,7 +157,7 @@ impl Prober<'_> {
     }
 
     fn application(&self) -> Owner {
-        let id = (APPLICATION..).find(|id| !self.pod.proxy_ids.contains(id)).unwrap_or(APPLICATION);
+        let id = (APPLICATION..=u32::MAX).find(|id| !self.pod.proxy_ids.contains(id)).unwrap_or(APPLICATION);
         Owner { uid: id, gid: id }
     }
 

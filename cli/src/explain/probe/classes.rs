@@ -64,12 +64,12 @@ pub(super) fn address_classes(chains: &Chains, own: IpAddr) -> Classes<IpAddr> {
 }
 
 /// Returns the number of addresses in ranges.
-pub(super) fn size(classes: &Classes<IpAddr>) -> u128 {
+pub(super) fn size(classes: &[(IpAddr, IpAddr)]) -> u128 {
     classes.iter().fold(0, |sum: u128, (first, last)| sum.saturating_add(number(*last) - number(*first)))
 }
 
 /// Describes ranges of ports.
-pub(super) fn join_ports(classes: &Classes<u16>) -> String {
+pub(super) fn join_ports(classes: &[(u16, u16)]) -> String {
     let mut joined: Classes<u16> = Vec::new();
     for &(first, last) in classes {
         match joined.last_mut() {
@@ -80,12 +80,12 @@ pub(super) fn join_ports(classes: &Classes<u16>) -> String {
     match joined[..] {
         [(1, u16::MAX)] => "every port".to_owned(),
         [(first, last)] if first == last => format!("port {first}"),
-        _ => format!("ports {}", join(joined.iter().map(range))),
+        _ => format!("ports {}", join(joined.iter().copied().map(range))),
     }
 }
 
 /// Describes ranges of addresses, as networks where they are some.
-pub(super) fn join_addresses(classes: &Classes<IpAddr>) -> String {
+pub(super) fn join_addresses(classes: &[(IpAddr, IpAddr)]) -> String {
     let mut joined: Classes<u128> = Vec::new();
     let Some(&(family, _)) = classes.first() else { return String::new() };
     for (first, last) in classes.iter().map(|(first, last)| (number(*first), number(*last))) {
@@ -111,7 +111,7 @@ pub(super) fn join_addresses(classes: &Classes<IpAddr>) -> String {
     }))
 }
 
-fn range((first, last): &(u16, u16)) -> String {
+fn range((first, last): (u16, u16)) -> String {
     if first == last { first.to_string() } else { format!("{first}-{last}") }
 }
 
