@@ -125,7 +125,7 @@ const FIELDS: &[Field] = &[
     field!("mode", mode, |mode: &InterceptionMode| json!(mode.name()), |value| {
         word(value, InterceptionMode::parse)
     }),
-    field!("ipv6", ipv6, write_ipv6, |value| word(value, parse_ipv6)),
+    field!("ipv6", ipv6, |policy: &Ipv6Policy| write_ipv6(*policy), |value| word(value, parse_ipv6)),
     // Optional: a reader that does not know it captures IPv6, as this one does until it knows the addresses.
     field!("?ipv6Auto", ipv6, |policy: &Ipv6Policy| json!(*policy == Ipv6Policy::Auto), |value: &Value| match value {
         Value::Bool(true) => Ok(Ipv6Policy::Auto),
@@ -160,7 +160,7 @@ const FIELDS: &[Field] = &[
     field!("tproxyRouteTable", tproxy_route_table, |table: &u32| json!(table), number),
 ];
 
-fn write_ipv6(policy: &Ipv6Policy) -> Value {
+fn write_ipv6(policy: Ipv6Policy) -> Value {
     json!(if policy.is_captured() { Ipv6Policy::Capture } else { Ipv6Policy::Leave }.name())
 }
 
