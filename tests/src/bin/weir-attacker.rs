@@ -104,12 +104,19 @@ async fn send_unfinished_bodies(target: ReviewTarget) {
     }
 }
 
+/// Connects from another address than the kubelet, as every pod does that is not on the host network.
+async fn connect_as_pod(addr: SocketAddr) -> std::io::Result<TcpStream> {
+    let socket = tokio::net::TcpSocket::new_v4()?;
+    socket.bind(([127, 0, 0, 2], 0).into())?;
+    socket.connect(addr).await
+}
+
 async fn hold_idle_connections(addr: SocketAddr) {
     let mut held = Vec::new();
     loop {
         held.retain(|stream: &TcpStream| !matches!(stream.try_read(&mut [0]), Ok(0)) && stream.take_error().is_ok());
         while held.len() < IDLE {
-            match TcpStream::connect(addr).await {
+            match connect_as_pod(addr).await {
                 Ok(stream) => held.push(stream),
                 Err(_) => break,
             }

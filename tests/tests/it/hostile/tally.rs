@@ -17,27 +17,41 @@ use super::pod;
 /// What the API server waits for a review, by the manifests.
 const REVIEW_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// `failureThreshold` of the manifests' liveness probes.
+const FAILURE_THRESHOLD: usize = 3;
+
 /// Times of what succeeded, and reasons of what failed.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     times: Vec<Duration>,
     retried: u64,
     failed: Vec<String>,
+    /// Failures since the last success, and the most that there were.
+    in_a_row: usize,
+    most_in_a_row: usize,
 }
 
 impl Tally {
     pub(super) fn add(&mut self, result: Result<Duration, String>) {
         match result {
-            Ok(time) => self.times.push(time),
-            Err(reason) => self.failed.push(reason),
+            Ok(time) => {
+                self.times.push(time);
+                self.in_a_row = 0;
+            }
+            Err(reason) => {
+                self.failed.push(reason);
+                self.in_a_row += 1;
+            }
         }
+        self.most_in_a_row = self.most_in_a_row.max(self.in_a_row);
     }
 
     /// Waits for several clients, and adds up what they saw.
     pub(super) async fn join(clients: Vec<tokio::task::JoinHandle<Self>>) -> Self {
         let mut sum = Self::default();
         for client in clients {
-            let Self { times, retried, failed } = client.await.unwrap();
+            let Self { times, retried, failed, most_in_a_row, .. } = client.await.unwrap();
+            sum.most_in_a_row = sum.most_in_a_row.max(most_in_a_row);
             sum.times.extend(times);
             sum.retried += retried;
             sum.failed.extend(failed);
@@ -60,6 +74,11 @@ impl Tally {
         );
     }
 
+    /// Asserts that fewer probes in a row failed than make a kubelet restart the container.
+    pub(super) fn assert_no_restart(&self) {
+        assert!(self.most_in_a_row < FAILURE_THRESHOLD && !self.times.is_empty(), "{self}: {:?}", self.failed.first());
+    }
+
     pub(super) fn assert_below(&self, what: &str, permille: usize, limit: Duration) {
         let time = self.permille(permille);
         assert!(time < limit, "{what}: {time:?}, expected less than {limit:?}");
@@ -69,7 +88,14 @@ impl Tally {
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [p50, p99, max] = [500, 990, 1000].map(|part| self.permille(part));
-        write!(f, "{} succeeded, {} failed, {} retried", self.times.len(), self.failed.len(), self.retried)?;
+        write!(
+            f,
+            "{} succeeded, {} failed ({} in a row), {} retried",
+            self.times.len(),
+            self.failed.len(),
+            self.most_in_a_row,
+            self.retried
+        )?;
         write!(f, "; p50 {p50:.1?}, p99 {p99:.1?}, max {max:.1?}")
     }
 }
