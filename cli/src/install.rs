@@ -23,7 +23,7 @@ use crate::chart::{ChartArgs, Release};
 use crate::cluster::{Cluster, ConnectArgs};
 use crate::console::{confirm, print_line};
 use crate::failure::Failure;
-use crate::node_release::AGENT;
+use crate::node_release::{AGENT, UNINSTALLER};
 use crate::objects::{ApplyOptions, CONFIGURATION, DAEMON_SET, DEPLOYMENT, ObjectRef, RBAC, with_refs};
 use crate::revisions::{self, label};
 use crate::rollout::{self, CONFIRM_TIMEOUT, REQUESTS_TIMEOUT, WaitArgs};
@@ -133,7 +133,9 @@ async fn install(cluster: &Cluster, release: Release, args: &InstallArgs, operat
     }
     let mut preview = preview::preview(cluster, others.iter().chain(&configurations), args.force_conflicts).await?;
     let leftovers = leftover_rights(cluster, &release, &others).await?;
+    let uninstaller = leftover_uninstaller(cluster, &others).await?;
     preview.add_deleted(&leftovers);
+    preview.add_deleted(uninstaller.as_slice());
     print_line(&preview.text())?;
     if args.dry_run == DryRun::Server {
         return print_line("server dry run: nothing was changed");
@@ -143,6 +145,8 @@ async fn install(cluster: &Cluster, release: Release, args: &InstallArgs, operat
     }
 
     let options = ApplyOptions { dry_run: false, force: args.force_conflicts };
+    // First, because it removes from the nodes what the agent is about to install.
+    cluster.delete_all(uninstaller).await?;
     cluster.apply_all(&others, options).await?;
     cluster.delete_all(leftovers).await?;
     if args.wait.wait {
@@ -176,6 +180,15 @@ async fn print_target(cluster: &Cluster, kubernetes: &str, operation: Operation)
         print_line(&format!("running:    {component}"))?;
     }
     Ok(())
+}
+
+/// Finds the uninstaller that an interrupted `weir uninstall` has left beside the agent.
+async fn leftover_uninstaller(cluster: &Cluster, objects: &[(ObjectRef, Value)]) -> Result<Option<ObjectRef>, Failure> {
+    if !objects.iter().any(|(what, _)| what.kind == DAEMON_SET) {
+        return Ok(None);
+    }
+    let uninstaller = ObjectRef::new(DAEMON_SET, AGENT_NAMESPACE, UNINSTALLER);
+    Ok(cluster.object(&uninstaller).await?.map(|_| uninstaller))
 }
 
 /// Finds roles and bindings of an earlier installation that these settings do not need.

@@ -398,6 +398,19 @@ fn uninstall_can_be_continued_after_a_timeout() {
 }
 
 #[test]
+fn install_ends_an_interrupted_uninstall() {
+    let cluster = Cluster::new(false);
+    cluster.weir(&["install", "--wait=false"]);
+    assert_eq!(cluster.run(&["uninstall", "-y", "--timeout", "1s"]).code, 1);
+    let uninstaller = || cluster.server.get("daemonsets", "weir-node", "weir-uninstall");
+    assert!(uninstaller().is_some());
+    let again = cluster.weir(&["install", "--wait=false"]);
+    let order = |text: &str| again.find(text).unwrap_or_else(|| panic!("{text}: {again}"));
+    assert!(order("daemonset.apps/weir-uninstall deleted") < order("daemonset.apps/weir-agent created"), "{again}");
+    assert!(uninstaller().is_none());
+}
+
+#[test]
 fn version_lists_components_in_the_cluster() {
     let cluster = Cluster::new(true);
     assert!(cluster.weir(&["version"]).ends_with("Weir is not installed in this cluster\n"));

@@ -1,5 +1,6 @@
 //! Running pods while components are killed, switched off and uninstalled, under traffic.
 
+use std::collections::HashSet;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -7,7 +8,7 @@ use weir_cluster::Cluster;
 use weir_cluster::images::APP;
 use weir_cluster::plan::NODES;
 
-use crate::mesh::{alone_or_skip, install, weir};
+use crate::mesh::{alone_or_skip, install, shared_or_skip, weir};
 use crate::scenario::{Scenario, client, is_from_the_mesh, parse};
 
 /// Requests from a meshed pod for a while. The pod sends them by itself: a stream of `kubectl exec` ends with the node's kubelet.
@@ -47,6 +48,16 @@ fn assert_new_pods_are_meshed(mesh: &Scenario, name: &str) {
 
 fn wait_for_agents(cluster: &Cluster) {
     cluster.kubectl(&["-n", "weir-node", "rollout", "status", "daemonset/weir-agent", "--timeout=180s"], "").unwrap();
+}
+
+#[test]
+fn replicas_of_the_webhook_are_on_different_nodes() {
+    let Some((cluster, _lock)) = shared_or_skip() else { return };
+    let path = "jsonpath={range .items[*]}{.spec.nodeName}{'\\n'}{end}";
+    let label = "app.kubernetes.io/name=weir-webhook";
+    let nodes = cluster.kubectl(&["-n", "weir-system", "get", "pods", "-l", label, "-o", path], "").unwrap();
+    let different: HashSet<&str> = nodes.lines().collect();
+    assert!(different.len() > 1, "{nodes}");
 }
 
 #[test]
