@@ -74,7 +74,7 @@ enum DryRun {
     Server,
 }
 
-/// Whether Weir has to be in the cluster already.
+/// An installation, or an upgrade of one that has to be there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Operation {
     Install,

@@ -5,7 +5,7 @@
 pub mod annotation {
     /// Effective capture configuration, written by the Weir webhook and read by the plugin: compact JSON, versioned.
     pub const CAPTURE: &str = "weir.dev/capture";
-    /// Whether IPv6 traffic of the pod is captured: `auto` (default), `capture` or `leave`.
+    /// Capture of the pod's IPv6 traffic: `auto` (default), `capture` or `leave`.
     pub const IPV6: &str = "weir.dev/ipv6";
     /// Record of an injection, written by Istio's and our injector; its presence means "in the mesh".
     pub const STATUS: &str = "sidecar.istio.io/status";

@@ -44,7 +44,7 @@ struct Fate {
     is_captured: bool,
 }
 
-/// Whether the rules in a table, by its name, are foreign.
+/// Tells from the name of a table whether its rules are foreign.
 pub(super) type IsForeign = fn(&str) -> bool;
 
 /// Returns which tables of a namespace are foreign.

@@ -19,9 +19,9 @@ const MAX_TEXT: usize = 400;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Problem {
     pub(super) text: String,
-    /// Whether the cluster says more than "not ready".
+    /// True if the cluster says more than "not ready".
     pub(super) is_known: bool,
-    /// Whether waiting does not solve it.
+    /// True if waiting does not solve it.
     pub(super) is_final: bool,
 }
 

@@ -15,10 +15,10 @@ use crate::call::{CAPABILITY, Call, STATUS, conf};
 
 /// `weir.dev/capture` as the webhook of 0.1.0 writes [`every_field`].
 const CAPTURE: &str = r#"{"v":1,"mode":"TPROXY","ipv6":"leave","proxyPort":1,"inboundPort":2,"tunnelPort":3,"proxyUids":[4,5],"proxyGids":[6],"inboundPorts":[],"inboundPortsExclude":[7],"outboundCidrs":["10.0.0.0/8"],"outboundCidrsExclude":["fd00::/8"],"outboundPorts":[8],"outboundPortsExclude":[],"excludeInterfaces":["net1"],"rerouteInterfaces":["tap0"],"ownerGroups":{"only":[9,"java"]},"dns":["10.96.0.10"],"dropInvalid":true,"loopback":"127.0.0.0/8","tproxyMark":10,"tproxyRouteTable":11}"#;
-/// What the plugin of 0.1.0 sends to the agent: a query, and a report.
+/// Messages of the plugin of 0.1.0 to the agent: a query, and a report.
 const QUERY: &str = r#"{"v":1,"uid":"1-2-3","namespace":"shop","name":"web-1"}"#;
 const REPORT: &str = r#"{"v":1,"verb":"ADD","outcome":"passed","code":11,"namespace":"shop","name":"web-1","uid":"1-2-3","container":"c0ffee","netns":"/run/netns/a","us":{"decide":1,"agent":2,"kernel":3,"total":6}}"#;
-/// What the agent of 0.1.0 answers.
+/// Answers of the agent of 0.1.0.
 const ANSWERS: [&str; 4] = [
     r#"{"decision":"skip","reason":"r"}"#,
     r#"{"decision":"capture","capture":"{\"v\":1}"}"#,

@@ -14,7 +14,7 @@ pub struct ProxySpec {
     pub gid: Option<u32>,
     /// Literal environment of the proxy container: `ISTIO_META_DNS_CAPTURE`, `INVALID_DROP`, owner groups ...
     pub env: BTreeMap<String, String>,
-    /// Whether the container was read, so that variables that are not in `env` are not set.
+    /// True if the container was read, so that variables that are not in `env` are not set.
     pub is_known: bool,
 }
 

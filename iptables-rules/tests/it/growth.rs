@@ -1,4 +1,4 @@
-//! What a pod's author writes takes time in proportion to its length: reading, planning, comparing, printing.
+//! Values of a pod's author take time in proportion to their length: reading, planning, comparing, printing.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ type AnnotationCase = (&'static str, usize, fn(usize) -> String);
 /// Name of the case, number of elements, and the capture annotation with a number of elements.
 type CaptureCase<'a> = (&'a str, usize, &'a dyn Fn(usize) -> String);
 
-/// What is done with a value.
+/// Operation on a value.
 type Work = fn(&str);
 
 /// Networks, and ports, as many as one annotation may list beside what is excluded anyway.

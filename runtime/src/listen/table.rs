@@ -31,7 +31,7 @@ struct Open {
     next: u64,
     connections: HashMap<u64, Arc<ConnectionState>>,
     peers: HashMap<IpAddr, usize>,
-    /// How many connections of a client wait for a place.
+    /// Connections of a client that wait for a place.
     waiting: HashMap<IpAddr, usize>,
 }
 

@@ -1,4 +1,4 @@
-//! What `weir install`, `upgrade` and `uninstall` show, ask and warn of.
+//! Previews, questions and warnings of `weir install`, `upgrade` and `uninstall`.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! What a pod's author writes takes time in proportion to its length: for a first injection, for the next one, and where another webhook
+//! Values of a pod's author take time in proportion to their length: for a first injection, for the next one, and where another webhook
 //! has turned every list around in between.
 
 use serde_json::{Map, Value, json};
