@@ -58,26 +58,36 @@ const KNOWN: [&str; 47] = [
     "sidecar.istio.io/statsCompression",
 ];
 
-/// Returns a warning for each annotation that is probably misspelt.
+/// Unknown annotations of one pod that are compared with the known ones. Its author may write thousands.
+const MAX_COMPARED: usize = 64;
+
+/// Returns a warning for each annotation that is probably misspelt, of the first [`MAX_COMPARED`] unknown ones.
 pub(crate) fn warnings(annotations: StringMap<'_>) -> Vec<String> {
-    let misspelt = annotations.iter().filter_map(|(key, _)| Some((key, likely_name(key)?)));
+    let unknown = annotations.iter().map(|(key, _)| key).filter(|key| is_unknown(key)).take(MAX_COMPARED);
+    let misspelt = unknown.filter_map(|key| Some((key, likely_name(key)?)));
     misspelt.map(|(key, likely)| format!("annotation '{key}' has no effect; did you mean '{likely}'?")).collect()
 }
 
-/// Returns the known annotation that a key is probably meant to be; `None` for a known key, or one that is like none of them.
-fn likely_name(key: &str) -> Option<&'static str> {
-    let (prefix, name) = key.split_once('/')?;
+/// Returns whether a key has a prefix of Istio or Weir, but is none of their annotations.
+fn is_unknown(key: &str) -> bool {
+    let Some((prefix, _)) = key.split_once('/') else { return false };
     let is_domain =
         |domain: &str| prefix.strip_suffix(domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
-    if KNOWN.contains(&key) || !DOMAINS.iter().any(|domain| is_domain(domain)) {
-        return None;
-    }
+    DOMAINS.iter().any(|domain| is_domain(domain)) && !KNOWN.contains(&key)
+}
+
+/// Returns the known annotation that an unknown key is probably meant to be; `None` if it is like none of them.
+fn likely_name(key: &str) -> Option<&'static str> {
+    let (prefix, name) = key.split_once('/')?;
     let name = name.to_lowercase();
     let distance = |known: &str| {
         let (known_prefix, known_name) = known.split_once('/')?;
-        let distance = strsim::damerau_levenshtein(&name, &known_name.to_lowercase());
         // Under another prefix, only the same name is meant.
         let limit = if known_prefix == prefix { MAX_DISTANCE.min(name.len() / 3) } else { 0 };
+        if name.len().abs_diff(known_name.len()) > limit {
+            return None;
+        }
+        let distance = strsim::damerau_levenshtein(&name, &known_name.to_lowercase());
         (distance <= limit).then_some((distance, known_prefix != prefix))
     };
     KNOWN.iter().filter_map(|known| Some((distance(known)?, *known))).min().map(|(_, known)| known)
@@ -104,8 +114,16 @@ mod tests {
             ("notistio.io/includeInboundPort", None),
             ("example.com/includeInboundPort", None),
         ] {
-            assert_eq!(likely_name(key), likely, "{key}");
+            assert_eq!(likely_name(key).filter(|_| is_unknown(key)), likely, "{key}");
         }
-        assert!(KNOWN.iter().all(|known| likely_name(known).is_none()));
+        assert!(!KNOWN.iter().any(|known| is_unknown(known)));
+    }
+
+    #[test]
+    fn only_some_of_many_unknown_annotations_are_compared() {
+        let misspelt = |number: usize| (format!("traffic.sidecar.istio.io/includeInboundPort{number}"), "80".into());
+        let annotations: serde_json::Map<_, _> = (0..5_000).map(misspelt).collect();
+        let pod = serde_json::json!({"metadata": {"annotations": annotations}});
+        assert_eq!(warnings(StringMap::of(&pod, "annotations")).len(), MAX_COMPARED);
     }
 }
