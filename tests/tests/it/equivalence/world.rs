@@ -84,9 +84,11 @@ impl World {
         for ip in Ip::BOTH {
             link::add_default_route(&peer, ip.pod()).unwrap(); // to the guest
         }
+        let passthrough = Ip::V6.passthrough().into();
+        link::add_address(&pod, "lo", passthrough).unwrap(); // delivered from now on; `route::apply` does not wait for that
         for (mark, table) in TPROXY_MARKS.into_iter().zip(133..) {
             let local_delivery = Some(LocalDelivery { mark, table });
-            let routing = Routing { lo_addresses: vec![Ip::V6.passthrough().into()], local_delivery };
+            let routing = Routing { lo_addresses: vec![passthrough], local_delivery };
             pod.run(|| route::apply(&routing)).unwrap().unwrap();
         }
         let listeners = [(&pod, Place::Pod), (&peer, Place::Peer), (&guest, Place::Guest)]
