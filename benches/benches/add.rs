@@ -1,7 +1,7 @@
 //! `weir-cni` ADD as a process, and the alternatives: interleaved in one run, each time in a new network namespace. Needs root; `make bench`
 //! builds the static binaries.
 //!
-//! Wall time is from spawn to wait. The alternatives are started inside the namespace (no `nsenter`) and install both families, as
+//! Runtimes call the plugin with `lo` up; containerd may also call it while `lo` is down or coming up. Wall time is from spawn to wait. The alternatives are started inside the namespace (no `nsenter`) and install both families, as
 //! `weir-cni` does.
 
 #![allow(clippy::print_stdout, reason = "a bench prints its table")]
@@ -46,6 +46,10 @@ impl Drop for Namespace {
     }
 }
 
+fn set_loopback_up(namespace: &Path) -> anyhow::Result<()> {
+    netns::run_in(namespace, || run(Command::new("ip").args(["link", "set", "lo", "up"])))?
+}
+
 /// Inputs and binaries.
 struct Bench {
     plugin: PathBuf,
@@ -60,6 +64,8 @@ struct Bench {
 #[derive(Clone, Copy)]
 enum Method {
     Floor,
+    WeirDown,
+    WeirComingUp,
     Weir,
     LegacyRestore,
     NftRestore,
@@ -67,12 +73,22 @@ enum Method {
 }
 
 impl Method {
-    const ALL: [Self; 5] = [Self::Floor, Self::Weir, Self::LegacyRestore, Self::NftRestore, Self::NftFile];
+    const ALL: [Self; 7] = [
+        Self::Floor,
+        Self::Weir,
+        Self::WeirDown,
+        Self::WeirComingUp,
+        Self::LegacyRestore,
+        Self::NftRestore,
+        Self::NftFile,
+    ];
 
     const fn label(self) -> &'static str {
         match self {
             Self::Floor => "enter the namespace and exit (static)",
             Self::Weir => "weir-cni ADD, v4 + v6 (static)",
+            Self::WeirDown => "the same, lo down",
+            Self::WeirComingUp => "the same, lo coming up during the call",
             Self::LegacyRestore => "iptables-legacy-restore + ip6tables-legacy-restore",
             Self::NftRestore => "iptables-nft-restore + ip6tables-nft-restore",
             Self::NftFile => "nft -f, v4 + v6",
@@ -114,11 +130,17 @@ impl Bench {
         };
         match method {
             Method::Floor => timed(&|| run(Command::new(&self.floor).arg(namespace))),
-            Method::Weir => {
+            Method::Weir | Method::WeirDown | Method::WeirComingUp => {
                 let mut command = add_command(&self.plugin, &self.conf, namespace)?;
                 let start = Instant::now();
-                run(&mut command)?;
-                Ok(start.elapsed())
+                let mut child = command.spawn()?;
+                if matches!(method, Method::WeirComingUp) {
+                    set_loopback_up(namespace)?;
+                }
+                let status = child.wait()?;
+                let took = start.elapsed();
+                ensure!(status.success(), "weir-cni: {status}");
+                Ok(took)
             }
             Method::LegacyRestore => netns::run_in(namespace, || {
                 timed(&|| {
@@ -142,6 +164,9 @@ impl Bench {
         for round in 0..=ROUNDS {
             for (method, samples) in Method::ALL.iter().zip(&mut samples) {
                 let namespace = Namespace::create()?;
+                if !matches!(method, Method::WeirDown | Method::WeirComingUp) {
+                    set_loopback_up(&namespace.path())?;
+                }
                 let took = self.install(*method, &namespace.path())?;
                 // The first round loads code and kernel modules.
                 if round > 0 {
@@ -173,8 +198,11 @@ impl Bench {
             "\n{CONCURRENT} namespaces, {WORKERS} at once\n\n| method | total ms | p50 us | p99 us | against weir-cni |\n|---|---:|---:|---:|---:|"
         );
         let mut weir_total = 0;
-        for method in [Method::Weir, Method::LegacyRestore, Method::NftRestore, Method::NftFile] {
+        for method in [Method::Weir, Method::WeirDown, Method::LegacyRestore, Method::NftRestore, Method::NftFile] {
             let namespaces = (0..CONCURRENT).map(|_| Namespace::create()).collect::<anyhow::Result<Vec<_>>>()?;
+            if !matches!(method, Method::WeirDown) {
+                namespaces.iter().try_for_each(|namespace| set_loopback_up(&namespace.path()))?;
+            }
             let next = AtomicUsize::new(0);
             let start = Instant::now();
             let per_worker: Vec<anyhow::Result<Vec<Duration>>> = std::thread::scope(|scope| {

@@ -72,13 +72,19 @@ impl Call {
     }
 
     pub(crate) fn run(&self) -> CallResult {
-        let output = assert_cmd::Command::new(env!("CARGO_BIN_EXE_weir-cni"))
-            .env_clear()
-            .envs(&self.env)
-            .write_stdin(self.stdin.clone())
-            .timeout(BOUND)
-            .output()
-            .unwrap();
+        self.output_of(assert_cmd::Command::new(env!("CARGO_BIN_EXE_weir-cni")))
+    }
+
+    /// Runs the call under a program that takes a command behind its own arguments.
+    pub(crate) fn run_under(&self, program: &str, arguments: &[&str]) -> CallResult {
+        let mut command = assert_cmd::Command::new(program);
+        command.args(arguments).arg(env!("CARGO_BIN_EXE_weir-cni"));
+        self.output_of(command)
+    }
+
+    fn output_of(&self, mut command: assert_cmd::Command) -> CallResult {
+        let output =
+            command.env_clear().envs(&self.env).write_stdin(self.stdin.clone()).timeout(BOUND).output().unwrap();
         CallResult {
             code: output.status.code(),
             stdout: String::from_utf8(output.stdout).unwrap(),

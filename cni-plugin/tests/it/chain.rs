@@ -24,7 +24,7 @@ struct Chain {
 }
 
 /// Returns the directory of the reference plugins, where they are installed.
-fn reference_plugins() -> Option<PathBuf> {
+pub(crate) fn reference_plugins() -> Option<PathBuf> {
     let found = ["/opt/cni/bin", "/usr/lib/cni"].map(PathBuf::from).into_iter().find(|dir| dir.join("bridge").exists());
     if found.is_none() {
         weir_lab::skip_or_fail("the reference CNI plugins are not installed (Debian: containernetworking-plugins)");

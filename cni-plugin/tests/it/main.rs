@@ -5,7 +5,9 @@
 mod agent;
 mod call;
 mod chain;
+mod cost;
 mod limits;
+mod loopback;
 mod namespace;
 mod passthrough;
 mod protocol;

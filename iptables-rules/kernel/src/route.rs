@@ -1,12 +1,11 @@
 //! Sets up the addresses, routes and routing rules that a [`RuleSet`](iptables_rules::RuleSet) relies on, over rtnetlink, in the namespace of
 //! the calling thread.
 
+mod local;
 mod message;
 
 use std::io;
 use std::net::IpAddr;
-use std::thread;
-use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NetlinkDeserializable};
@@ -24,14 +23,6 @@ use iptables_rules::ruleset::{LocalDelivery, Routing};
 
 /// `lo` is the first interface of every network namespace.
 const LO: u32 = 1;
-/// Time to wait for `lo` to come up before an address is added to it. containerd attaches `lo` and the pod's network at the same time,
-/// and the loopback plugin fails if it finds an address of another network on `lo` right after bringing it up. Without such a plugin `lo`
-/// may stay down, so the wait is no longer than a slow plugin takes.
-const LOOPBACK_WAIT: Duration = Duration::from_millis(200);
-/// Interval at which `lo` is polled.
-const LOOPBACK_POLL: Duration = Duration::from_millis(2);
-/// Time to wait for the check of the loopback plugin after `lo` has come up.
-const LOOPBACK_SETTLE: Duration = Duration::from_millis(20);
 /// `RT_TABLE_UNSPEC`, linux/rtnetlink.h: the table is in an attribute, which also allows numbers above 255.
 const TABLE_IN_ATTRIBUTE: u8 = 0;
 
@@ -62,22 +53,18 @@ impl RouteError {
 }
 
 /// Sets up `routing`, except for what exists already. Local delivery is set up for IPv4, and for IPv6 if `lo` gets an address of that
-/// family, as in every [`RuleSet`](iptables_rules::RuleSet) with IPv6 rules.
+/// family, as in every [`RuleSet`](iptables_rules::RuleSet) with IPv6 rules. Where `lo` is down, it is brought up, and IPv6 addresses become
+/// usable without being added to it (see `route/local.rs`).
 pub fn apply(routing: &Routing) -> Result<RoutingOutcome, RouteError> {
     if *routing == Routing::default() {
         return Ok(RoutingOutcome::Complete);
     }
     let netlink = open()?;
-    if !routing.lo_addresses.is_empty() {
-        wait_for_loopback(&netlink)?;
-    }
     let mut routed = RoutingOutcome::Complete;
     for change in changes(&netlink, routing)? {
         let mut bytes = Vec::with_capacity(128);
         append(&mut bytes, 1, NLM_F_CREATE | NLM_F_EXCL | NLM_F_ACK, change.message);
-        let answers = netlink.exchange(&bytes, |_: Message| None::<()>);
-        let answers = answers.map_err(|source| RouteError { what: change.what.clone(), source })?;
-        for answer in answers {
+        for answer in request(&netlink, &bytes, &change.what, |_: Message| None::<()>)? {
             match answer {
                 Reply::Ack { errno: None | Some(Errno::EEXIST), .. } | Reply::Object(()) => {}
                 Reply::Ack { errno: Some(errno), .. } if change.ipv6 && is_ipv6_disabled_error(errno) => {
@@ -92,23 +79,6 @@ pub fn apply(routing: &Routing) -> Result<RoutingOutcome, RouteError> {
     Ok(routed)
 }
 
-/// Waits for a limited time until `lo` is up, when the kernel gives it `127.0.0.1` and `::1`, and the loopback plugin is done with it.
-fn wait_for_loopback(netlink: &Netlink) -> Result<(), RouteError> {
-    let started = Instant::now();
-    let is_up = || listed_addresses(netlink, |index| index == LO).map(|addresses| !addresses.is_empty());
-    if is_up()? {
-        return Ok(());
-    }
-    while started.elapsed() < LOOPBACK_WAIT {
-        thread::sleep(LOOPBACK_POLL);
-        if is_up()? {
-            thread::sleep(LOOPBACK_SETTLE);
-            break;
-        }
-    }
-    Ok(())
-}
-
 /// Returns one line for each part of `routing` that is missing.
 pub fn verify(routing: &Routing) -> Result<Vec<String>, RouteError> {
     if *routing == Routing::default() {
@@ -118,7 +88,7 @@ pub fn verify(routing: &Routing) -> Result<Vec<String>, RouteError> {
     let mut lines = Vec::new();
     let present = listed_addresses(&netlink, |index| index == LO)?;
     for net in &routing.lo_addresses {
-        if !present.contains(net) {
+        if !present.contains(net) && !local::is_usable(&netlink, net)? {
             lines.push(format!("address {net} is missing on lo"));
         }
     }
@@ -144,7 +114,12 @@ struct RouteChange {
 
 fn changes(netlink: &Netlink, routing: &Routing) -> Result<Vec<RouteChange>, RouteError> {
     let mut changes = Vec::new();
+    let is_down = !routing.lo_addresses.is_empty() && local::is_loopback_down(netlink)?;
     for net in &routing.lo_addresses {
+        if is_down && let Some(instead) = local::changes(net) {
+            changes.extend(instead);
+            continue;
+        }
         changes.push(RouteChange {
             what: format!("add address {net} to lo"),
             ipv6: net.addr().is_ipv6(),
@@ -284,6 +259,16 @@ fn has_route(netlink: &Netlink, family: AddressFamily, table: u32) -> Result<boo
     let found =
         list(netlink, "routes", Message::GetRoute(request), |route: ListedRoute| (route == wanted).then_some(()))?;
     Ok(!found.is_empty())
+}
+
+/// Sends a message and returns the replies.
+fn request<M: NetlinkDeserializable, T>(
+    netlink: &Netlink,
+    bytes: &[u8],
+    what: &str,
+    decode: impl FnMut(M) -> Option<T>,
+) -> Result<Vec<Reply<T>>, RouteError> {
+    netlink.exchange(bytes, decode).map_err(|source| RouteError { what: what.to_owned(), source })
 }
 
 fn list<M: NetlinkDeserializable, T>(

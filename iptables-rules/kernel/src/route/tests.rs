@@ -1,5 +1,15 @@
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsRawFd as _;
+
+use iptables_rules::names::address::PASSTHROUGH_V6;
+use nix::sys::socket::sockopt::SendTimeout;
+use nix::sys::socket::{self, SockFlag, SockType, SockaddrStorage, setsockopt, socket};
+use nix::sys::time::{TimeVal, TimeValLike as _};
+
 use super::*;
 use crate::testing::{in_namespace, tool};
+
+const PASSTHROUGH: IpAddr = IpAddr::V6(PASSTHROUGH_V6);
 
 fn routing() -> Routing {
     Routing {
@@ -16,31 +26,77 @@ fn addresses_only() -> Routing {
     Routing { local_delivery: None, ..routing() }
 }
 
+/// Returns the peer's address of a connection from `::6` to the namespace itself, as the proxy makes it.
+fn connect_from_passthrough() -> io::Result<IpAddr> {
+    let server = TcpListener::bind("[::1]:0")?;
+    let client = socket(socket::AddressFamily::Inet6, SockType::Stream, SockFlag::empty(), None)?;
+    setsockopt(&client, SendTimeout, &TimeVal::seconds(2))?; // also of `connect`
+    socket::bind(client.as_raw_fd(), &SockaddrStorage::from(SocketAddr::from((PASSTHROUGH, 0))))?;
+    socket::connect(client.as_raw_fd(), &SockaddrStorage::from(server.local_addr()?))?;
+    Ok(server.accept()?.1.ip())
+}
+
 #[test]
-fn adds_address_to_interface_that_is_down() {
+fn adds_address_to_loopback_that_is_up() {
     in_namespace(|| {
+        ip("link set lo up");
         let routing = addresses_only();
         assert_eq!(verify(&routing).unwrap(), ["address ::6/128 is missing on lo"]);
-        assert_eq!(apply(&routing).unwrap(), RoutingOutcome::Complete);
-        assert_eq!(apply(&routing).unwrap(), RoutingOutcome::Complete);
-        assert_eq!(ip("-6 -o addr show dev lo to ::6").lines().count(), 1);
-        assert!(ip("-o link show lo").contains("state DOWN"), "lo stays down");
-        assert_eq!(verify(&routing).unwrap(), Vec::<String>::new());
+        for _ in 0..2 {
+            assert_eq!(apply(&routing).unwrap(), RoutingOutcome::Complete);
+            assert_eq!(ip("-6 -o addr show dev lo to ::6").lines().count(), 1);
+            assert_eq!(verify(&routing).unwrap(), Vec::<String>::new());
+        }
+        assert_eq!(connect_from_passthrough().unwrap(), PASSTHROUGH);
+        assert_eq!(std::fs::read_to_string("/proc/sys/net/ipv6/ip_nonlocal_bind").unwrap(), "0\n");
     });
 }
 
 #[test]
 fn loopback_plugin_finds_no_address_of_ours() {
     in_namespace(|| {
+        let routing = addresses_only();
+        assert_eq!(verify(&routing).unwrap(), ["address ::6/128 is missing on lo"]);
+        assert_eq!(apply(&routing).unwrap(), RoutingOutcome::Complete);
         // The plugin brings lo up, then checks its addresses.
-        let plugin = thread::spawn(|| {
-            thread::sleep(Duration::from_millis(40));
-            tool("ip", &["-batch", "-"], "link set lo up\naddr show dev lo\n")
-        });
-        assert_eq!(apply(&addresses_only()).unwrap(), RoutingOutcome::Complete);
-        let seen = plugin.join().unwrap();
-        assert!(seen.contains("127.0.0.1/8") && !seen.contains("::6/128"), "{seen}");
-        assert_eq!(verify(&addresses_only()).unwrap(), Vec::<String>::new());
+        let seen = tool("ip", &["-batch", "-"], "link set lo up\naddr show dev lo\n");
+        assert!(seen.contains("127.0.0.1/8") && seen.contains("::1/128") && !seen.contains("::6/128"), "{seen}");
+        assert_eq!(verify(&routing).unwrap(), Vec::<String>::new());
+        assert_eq!(connect_from_passthrough().unwrap(), PASSTHROUGH);
+    });
+}
+
+#[test]
+fn passthrough_is_missing_after_loopback_was_down() {
+    in_namespace(|| {
+        let routing = addresses_only();
+        apply(&routing).unwrap();
+        for _ in 0..2 {
+            ip("link set lo down");
+            ip("link set lo up");
+            assert_eq!(verify(&routing).unwrap(), ["address ::6/128 is missing on lo"]);
+            assert_eq!(apply(&routing).unwrap(), RoutingOutcome::Complete);
+            assert_eq!(verify(&routing).unwrap(), Vec::<String>::new());
+            assert_eq!(connect_from_passthrough().unwrap(), PASSTHROUGH);
+        }
+        // 127.0.0.1 stays on an interface that went down.
+        ip("link set lo down");
+        assert_eq!(apply(&routing).unwrap(), RoutingOutcome::Complete);
+        assert!(!ip("-6 addr show dev lo").contains("::6/128"));
+        assert_eq!(connect_from_passthrough().unwrap(), PASSTHROUGH);
+    });
+}
+
+#[test]
+fn passthrough_is_missing_where_sockets_cannot_bind_to_it() {
+    in_namespace(|| {
+        let routing = addresses_only();
+        apply(&routing).unwrap();
+        std::fs::write("/proc/sys/net/ipv6/ip_nonlocal_bind", "0").unwrap();
+        assert_eq!(verify(&routing).unwrap(), ["address ::6/128 is missing on lo"]);
+        apply(&routing).unwrap();
+        assert_eq!(verify(&routing).unwrap(), Vec::<String>::new());
+        assert_eq!(connect_from_passthrough().unwrap(), PASSTHROUGH);
     });
 }
 
@@ -96,12 +152,21 @@ fn disabled_ipv6_is_reported() {
 }
 
 #[test]
+fn local_delivery_brings_loopback_up() {
+    in_namespace(|| {
+        assert_eq!(apply(&routing()).unwrap(), RoutingOutcome::Complete);
+        assert_eq!(verify(&routing()).unwrap(), Vec::<String>::new());
+    });
+}
+
+#[test]
 fn error_names_the_failed_operation() {
     in_namespace(|| {
-        let error = apply(&routing()).unwrap_err();
+        ip("link set lo up");
+        let multicast = Routing { lo_addresses: vec!["ff02::1/128".parse().unwrap()], local_delivery: None };
         assert_eq!(
-            error.to_string(),
-            "cannot add route -6 local default dev lo table 133: Network is down (os error 100)"
+            apply(&multicast).unwrap_err().to_string(),
+            "cannot add address ff02::1/128 to lo: Cannot assign requested address (os error 99)"
         );
     });
 }
