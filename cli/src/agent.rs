@@ -63,6 +63,25 @@ impl AgentArgs {
         }
     }
 
+    /// Asks the agent of the node that a pod is on: the one at `--agent-url` or on this node, else that in the cluster.
+    ///
+    /// # Errors
+    /// See [`Self::fetch_direct`] and [`Self::fetch_from_cluster`].
+    pub(crate) fn fetch_for_pod(
+        &self,
+        connect: &ConnectArgs,
+        namespace: &str,
+        name: &str,
+    ) -> Result<AgentPods, Failure> {
+        if let Some(answer) = self.fetch_direct(connect) {
+            return answer.map(|(listing, _)| listing);
+        }
+        let target = AgentTarget::PodNode { namespace: namespace.to_owned(), name: name.to_owned() };
+        let answers = self.fetch_from_cluster(connect, &target)?;
+        let answer = answers.into_iter().next().ok_or_else(|| Failure::usage("the agent gives no answer"))?;
+        Ok(answer.0)
+    }
+
     /// Finds the agents in the cluster, and asks them through port-forwards.
     ///
     /// # Errors

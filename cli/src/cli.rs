@@ -9,7 +9,7 @@ use clap_complete::Shell;
 
 use crate::failure::Failure;
 use crate::install::Operation;
-use crate::{check, explain, files, generate, inject, install, rules, tag, uninject, uninstall, version};
+use crate::{check, diff, explain, files, generate, inject, install, rules, tag, uninject, uninstall, version};
 
 /// Inject Istio sidecars, inspect capture rules, and install Weir in clusters
 #[derive(Debug, Parser)]
@@ -30,6 +30,8 @@ pub(crate) enum Command {
     Rules(rules::RulesArgs),
     /// Explain which traffic of a pod is captured, and trace a packet through its rules
     Explain(Box<explain::ExplainArgs>),
+    /// Compare the traffic that two versions of pods capture, over all packets
+    Diff(Box<diff::DiffArgs>),
     /// Check a cluster or a node for problems, before or after installation
     Check(Box<check::CheckArgs>),
     /// Install the webhook and the node agent in a cluster
@@ -72,6 +74,7 @@ impl Command {
             Self::Uninject(args) => uninject::run(args),
             Self::Rules(args) => rules::run(args),
             Self::Explain(args) => explain::run(args),
+            Self::Diff(args) => diff::run(args),
             Self::Check(args) => check::run(args),
             Self::Install(args) => install::run(args, Operation::Install),
             Self::Upgrade(args) => install::run(args, Operation::Upgrade),

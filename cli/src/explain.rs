@@ -9,11 +9,11 @@
 mod explanation;
 mod inject;
 mod json;
-mod netns;
+pub(crate) mod netns;
 mod packet;
-mod pod;
+pub(crate) mod pod;
 mod probe;
-mod sentences;
+pub(crate) mod sentences;
 mod summary;
 mod svg;
 mod text;
@@ -23,7 +23,7 @@ use std::process::ExitCode;
 
 use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 
-use crate::agent::{AgentArgs, AgentTarget};
+use crate::agent::AgentArgs;
 use crate::failure::{Failure, exit};
 use crate::files;
 use crate::rules::planned::{self, Planned, PlannedFile};
@@ -172,19 +172,8 @@ fn explain_from_agent(pod: &str, args: &ExplainArgs) -> Result<ExitCode, Failure
             "--pod prints the state of the rules as text; packets and other formats need --netns, --pid or -f",
         ));
     }
-    let (namespace, name) = match pod.split_once('/') {
-        Some(("pod" | "pods", name)) => (args.namespace.as_str(), name),
-        Some(both) => both,
-        None => (args.namespace.as_str(), pod),
-    };
-    let connect = args.injector.connection();
-    let (listing, _) = if let Some(answer) = args.agent.fetch_direct(connect) {
-        answer?
-    } else {
-        let target = AgentTarget::PodNode { namespace: namespace.to_owned(), name: name.to_owned() };
-        let answers = args.agent.fetch_from_cluster(connect, &target)?;
-        answers.into_iter().next().ok_or_else(|| Failure::usage("the agent gives no answer"))?
-    };
+    let (namespace, name) = pod::parse_name(pod, &args.namespace);
+    let listing = args.agent.fetch_for_pod(args.injector.connection(), namespace, name)?;
     let pod = format!("{namespace}/{name}");
     let (text, healthy) = pod::explain(&listing, &pod).map_err(|finding| Failure::findings(vec![finding]))?;
     files::write(None, &text)?;

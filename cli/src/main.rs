@@ -1,7 +1,7 @@
 //! The command line tool `weir`.
 //!
 //! ```text
-//! main ─▶ cli (arguments) ─┬▶ inject, uninject, rules, explain ─▶ settings, files, manifest (streams, and the pods in them)
+//! main ─▶ cli (arguments) ─┬▶ inject, uninject, rules, explain, diff ─▶ settings, files, manifest (streams, and the pods in them)
 //!                          ├▶ install, uninstall, tag, generate, version ─▶ chart (settings to objects), objects (in a cluster)
 //!                          ├▶ check (library weir-check)
 //!                          └▶ iptables (library weir-iptables)
@@ -14,6 +14,7 @@ mod check;
 mod cli;
 mod cluster;
 mod console;
+mod diff;
 mod duration;
 mod explain;
 mod failure;

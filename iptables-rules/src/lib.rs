@@ -4,7 +4,8 @@
 //! ```text
 //! annotations ──annotations.rs──▶ CaptureConfig ──plan.rs──▶ RuleSet ──┬─ restore.rs ─▶ text for iptables-restore
 //!   (Istio's own, or                (config.rs)             (ruleset.rs) ├─ trace.rs ───▶ the path of one packet, rule by rule
-//!    weir.dev/capture)                                                   └─ the crate weir-kernel installs it
+//!    weir.dev/capture)                                                   ├─ compare.rs ─▶ packets that two rule sets treat differently
+//!                                                                        └─ the crate weir-kernel installs it
 //! ```
 //!
 //! Everything here is a pure function: no sockets, processes or files.
@@ -15,6 +16,7 @@ pub mod arbitrary;
 pub mod backend;
 pub mod capture_annotation;
 pub mod cidrs;
+pub mod compare;
 pub mod config;
 pub mod limits;
 pub mod names;

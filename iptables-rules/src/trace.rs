@@ -33,6 +33,7 @@ pub use self::chains::{Base, Chain, Chains, Effect, Rule};
 pub use self::packet::{ConntrackState, Hook, Owner, Packet, PacketOrigin, Transport};
 pub use self::predicate::{ConntrackStates, Predicate};
 pub use self::result::{Disposition, RuleResult, RuleVisit, TableVisit, Trace};
+pub(crate) use self::walk::{CONNTRACK, MAX_JUMP_DEPTH};
 
 impl Chains {
     /// Traces a packet through these chains, which must be those of its family.

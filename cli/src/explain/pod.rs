@@ -4,6 +4,33 @@ use std::fmt::Write as _;
 
 use weir_check::agent::{AgentPod, AgentPods};
 
+/// Splits `NAMESPACE/NAME`, `pod/NAME` or `NAME` into the namespace, or the default one, and the name.
+pub(crate) fn parse_name<'a>(pod: &'a str, default: &'a str) -> (&'a str, &'a str) {
+    match pod.split_once('/') {
+        Some(("pod" | "pods", name)) => (default, name),
+        Some(both) => both,
+        None => (default, pod),
+    }
+}
+
+/// Finds the pod `NAMESPACE/NAME` in an agent's list.
+///
+/// # Errors
+/// The agent does not list the pod; the message says why.
+pub(crate) fn find<'a>(listing: &'a AgentPods, wanted: &str) -> Result<&'a AgentPod, String> {
+    let is_it = |pod: &&AgentPod| {
+        wanted.strip_prefix(&pod.namespace).and_then(|rest| rest.strip_prefix('/')) == Some(&pod.name)
+    };
+    listing.pods.iter().find(is_it).ok_or_else(|| match (&listing.last_error, listing.synced) {
+        (Some(trouble), _) => format!("pod {wanted}: the agent's pod cache is not synced: {trouble}"),
+        (None, false) => format!("pod {wanted}: the agent's pod cache is not synced yet"),
+        (None, true) => format!(
+            "pod {wanted} is not a meshed pod of node {}; `weir explain inject` explains why a pod is not injected",
+            listing.node
+        ),
+    })
+}
+
 /// Returns the meaning of a state, and what to do.
 fn describe_state(state: &str) -> [&'static str; 2] {
     match state {
@@ -35,19 +62,7 @@ fn describe_state(state: &str) -> [&'static str; 2] {
 /// # Errors
 /// The agent does not list the pod; the message says why.
 pub(crate) fn explain(listing: &AgentPods, wanted: &str) -> Result<(String, bool), String> {
-    let is_it = |pod: &&AgentPod| {
-        wanted.strip_prefix(&pod.namespace).and_then(|rest| rest.strip_prefix('/')) == Some(&pod.name)
-    };
-    let Some(pod) = listing.pods.iter().find(is_it) else {
-        return Err(match (&listing.last_error, listing.synced) {
-            (Some(trouble), _) => format!("pod {wanted}: the agent's pod cache is not synced: {trouble}"),
-            (None, false) => format!("pod {wanted}: the agent's pod cache is not synced yet"),
-            (None, true) => format!(
-                "pod {wanted} is not a meshed pod of node {}; `weir explain inject` explains why a pod is not injected",
-                listing.node
-            ),
-        });
-    };
+    let pod = find(listing, wanted)?;
     let [meaning, action] = describe_state(&pod.state);
     let mut text = format!("pod {wanted} on node {}: {}\n  {meaning}\n", listing.node, pod.state);
     // Writing to a string does not fail.

@@ -98,7 +98,7 @@ pub(crate) fn describe_fate(query: &PacketQuery, trace: &Trace) -> String {
 }
 
 /// Returns the reason of the deciding rule. For a redirection, it is the reason of the rule that jumped to its chain.
-pub(super) fn deciding_reason(trace: &Trace) -> Option<RuleReason> {
+pub(crate) fn deciding_reason(trace: &Trace) -> Option<RuleReason> {
     let (stage, decided) = trace.decided_by?;
     let steps = trace.tables.get(stage)?.rules.get(..=decided)?;
     let mut depth = usize::MAX;

@@ -61,29 +61,42 @@ pub(crate) fn load(
     annotations: Option<&str>,
     injector: &InjectorArgs,
 ) -> Result<PlannedFile, Failure> {
-    let (input, subjects) = match (manifest, annotations) {
+    let (input, planned) = match (manifest, annotations) {
         (_, Some(file)) => {
             if injector.is_given() {
                 return Err(Failure::usage("--annotations accepts no injector settings, because nothing is injected"));
             }
             let input = InputFile::from(file);
             let text = input.read()?;
-            let subject = subject::from_annotations(&input.name(), &text);
-            (input, subject.map(|subject| vec![subject]))
+            let planned = of_annotations(&input.name(), &text);
+            (input, planned)
         }
         (file, None) => {
             let input = InputFile::from(file.unwrap_or("-"));
-            let (mut settings, text) = join(injector.load(), input.read().map_err(Failure::from))?;
-            let subjects = proxy_configs::in_stream(&text, None).and_then(|resources| {
-                settings.proxy_configs = resources;
-                subjects_in(&text, &settings)
-            });
-            (input, subjects)
+            let (settings, text) = join(injector.load(), input.read().map_err(Failure::from))?;
+            (input, of_manifest(&text, settings))
         }
     };
     let name = input.name();
-    let planned = subjects.and_then(plan_all).map_err(|messages| Failure::findings_in(&name, &messages))?;
+    let planned = planned.map_err(|messages| Failure::findings_in(&name, &messages))?;
     Ok(PlannedFile { name, planned })
+}
+
+/// Plans the rules of every pod of a manifest.
+///
+/// # Errors
+/// Everything that is wrong with the manifest.
+pub(crate) fn of_manifest(text: &str, mut settings: Settings) -> Result<Vec<Planned>, Vec<String>> {
+    settings.proxy_configs = proxy_configs::in_stream(text, None)?;
+    plan_all(subjects_in(text, &settings)?)
+}
+
+/// Plans the rules of annotations.
+///
+/// # Errors
+/// Everything that is wrong with them.
+pub(crate) fn of_annotations(name: &str, text: &str) -> Result<Vec<Planned>, Vec<String>> {
+    plan_all(vec![subject::from_annotations(name, text)?])
 }
 
 /// Returns every pod of a stream, or everything that is wrong with it.
@@ -103,7 +116,7 @@ fn subjects_in(text: &str, settings: &Settings) -> Result<Vec<Subject>, Vec<Stri
             Ok(holders) => {
                 for holder in holders {
                     match subject::from_holder(&holder, settings) {
-                        Ok(subject) => subjects.push(subject),
+                        Ok(subject) => subjects.push(Subject { line: document.line, ..subject }),
                         Err(errors) => {
                             findings.extend(errors.iter().map(|error| holder.finding(&document, error)));
                         }

@@ -26,6 +26,8 @@ pub(crate) struct Subject {
     pub(crate) capture: Capture,
     /// The annotation that sets rerouted interfaces: the deprecated one, if the pod has only that.
     pub(crate) reroute_annotation: &'static str,
+    /// First line of its document in the file.
+    pub(crate) line: usize,
 }
 
 /// Capture configuration of a pod.
@@ -103,14 +105,14 @@ pub(crate) fn from_holder(holder: &PodHolder<'_>, settings: &Settings) -> Result
     let annotations = pod_annotations(&request.pod);
     let reroute_annotation = reroute_annotation(|key| annotations.contains_key(key));
     if annotations.contains_key(annotation::STATUS) {
-        return Ok(Subject { name, capture: of_pod(&request.pod, false)?, reroute_annotation });
+        return Ok(Subject { name, capture: of_pod(&request.pod, false)?, reroute_annotation, line: 1 });
     }
     let capture = match inject(&request, settings) {
         Ok(InjectOutcome::Injected { pod, .. }) => of_pod(&pod, true)?,
         Ok(InjectOutcome::Skipped { reason, .. }) => Capture::NotInjected(reason),
         Err(error) => return Err(denial_messages(error)),
     };
-    Ok(Subject { name, capture, reroute_annotation })
+    Ok(Subject { name, capture, reroute_annotation, line: 1 })
 }
 
 fn reroute_annotation(has: impl Fn(&str) -> bool) -> &'static str {
@@ -138,7 +140,7 @@ pub(crate) fn from_annotations(name: &str, text: &str) -> Result<Subject, Vec<St
     let (origin, config) = configuration(&annotations, None)?;
     let capture = Capture::Configured { origin, injected_now: false, init_container: false, config: Box::new(config) };
     let reroute_annotation = reroute_annotation(|key| annotations.contains_key(key));
-    Ok(Subject { name: format!("{name:?}"), capture, reroute_annotation })
+    Ok(Subject { name: format!("{name:?}"), capture, reroute_annotation, line: 1 })
 }
 
 fn strings(path: &str, map: &serde_json::Map<String, Value>) -> Result<BTreeMap<String, String>, Vec<String>> {

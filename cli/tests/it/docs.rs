@@ -87,6 +87,7 @@ fn every_option_is_documented() {
         "inject",
         "uninject",
         "rules",
+        "diff",
         "iptables",
         "explain inject",
         "install",

@@ -3,6 +3,7 @@
 
 mod check;
 mod conformance;
+mod diff;
 mod docs;
 mod explain;
 mod explain_inject;

@@ -48,8 +48,12 @@ impl Line<'_> {
 pub struct SavedText<'a> {
     /// Chains that exist or are created, including built-in ones.
     pub chains: Vec<(Table, &'a str)>,
+    /// Built-in chains whose policy is to drop.
+    pub dropping: Vec<(Table, &'a str)>,
     /// Rules in the order of the text.
     pub lines: Vec<Line<'a>>,
+    /// Lines about our tables that are neither of these, nor comments.
+    pub strays: Vec<&'a str>,
 }
 
 /// Parses a text. Tables that we do not use are skipped.
@@ -61,18 +65,28 @@ pub fn parse(text: &str) -> SavedText<'_> {
             table = Table::ALL.into_iter().find(|table| table.name() == name.trim());
         }
         let Some(table) = table else { continue };
+        // Counters (`iptables-save -c`).
+        let counted = line.strip_prefix('[').and_then(|rest| rest.split_once("] "));
+        let line = counted.map_or(line, |(_, rule)| rule);
         let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
         let (first, spec) = rest.split_once(' ').unwrap_or((rest, ""));
         match word {
             "-N" => parsed.chains.push((table, first)),
             "-A" => parsed.lines.push(rule_line(table, first, Position::Append, spec)),
             "-I" => {
-                let (number, spec) = spec.split_once(' ').unwrap_or((spec, ""));
-                if let Ok(at) = number.parse() {
-                    parsed.lines.push(rule_line(table, first, Position::Insert(at), spec));
-                }
+                let (number, after) = spec.split_once(' ').unwrap_or((spec, ""));
+                let (at, spec) = number.parse().map_or((1, spec), |at| (at, after));
+                parsed.lines.push(rule_line(table, first, Position::Insert(at), spec));
             }
-            _ => parsed.chains.extend(word.strip_prefix(':').map(|chain| (table, chain))),
+            "" | "COMMIT" => {}
+            _ => match word.strip_prefix(':') {
+                Some(chain) => {
+                    parsed.chains.push((table, chain));
+                    parsed.dropping.extend((first == "DROP").then_some((table, chain)));
+                }
+                None if word.starts_with(['#', '*']) => {}
+                None => parsed.strays.push(line),
+            },
         }
     }
     parsed

@@ -2,15 +2,15 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::chains::{Base, Chains, Effect, Rule};
+use super::chains::{Base, Chain, Chains, Effect, Rule};
 use super::plan::{effects, hook, priority};
 use super::predicate::Predicate;
 use crate::restore::parse::{self, Words};
-use crate::ruleset::Table;
+use crate::ruleset::{Position, Table};
 
 impl Chains {
-    /// Parses the output of `iptables-save` or `ip6tables-save`. Unknown conditions and actions are kept as such. Tables that are not used
-    /// for capture (`filter`, `security`) are left out; policies are assumed to be ACCEPT.
+    /// Parses the output of `iptables-save` or `ip6tables-save`, or the input of the programs that restore it. Unknown conditions and
+    /// actions are kept as such. Tables that are not used for capture (`filter`, `security`) are left out.
     pub fn from_iptables_save(text: &str) -> Self {
         let parsed = parse::parse(text);
         let mut chains = Self::default();
@@ -19,18 +19,25 @@ impl Chains {
             *indices.entry((table, name)).or_insert_with(|| chains.push_chain(table.name(), name))
         };
         for &(table, chain) in &parsed.chains {
-            index_of(&mut chains, table, chain);
+            let index = index_of(&mut chains, table, chain);
+            if let Some(found) = chains.chains.get_mut(index) {
+                found.accepts = !parsed.dropping.contains(&(table, chain));
+            }
         }
         let known: HashSet<_> = parsed.chains.iter().copied().collect();
         for line in &parsed.lines {
             let index = index_of(&mut chains, line.table, line.chain);
             let rule = rule(line.spec, |name| known.contains(&(line.table, name)));
             if let Some(chain) = chains.chains.get_mut(index) {
-                chain.rules.push(rule);
+                match line.position {
+                    Position::Append => chain.rules.push(rule),
+                    Position::Insert(at) => chain.rules.insert(at.saturating_sub(1).min(chain.rules.len()), rule),
+                }
             }
         }
         for index in 0..chains.chains.len() {
-            let Some(chain) = chains.chains.get(index).filter(|chain| !chain.rules.is_empty()) else { continue };
+            let acts = |chain: &&Chain| !chain.rules.is_empty() || !chain.accepts;
+            let Some(chain) = chains.chains.get(index).filter(acts) else { continue };
             let table = Table::ALL.into_iter().find(|table| table.name() == chain.table);
             if let Some((hook, table)) = hook(&chain.name).zip(table) {
                 chains.add_base(Base { hook, priority: priority(table), nat: table == Table::Nat, chain: index });

@@ -30,6 +30,19 @@ pub enum Predicate {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConntrackStates(pub u32);
 
+impl ConntrackStates {
+    /// Returns whether a state is one of these.
+    pub const fn contains(self, state: ConntrackState) -> bool {
+        let bit = match state {
+            ConntrackState::Invalid => 1,
+            ConntrackState::Established => 2,
+            ConntrackState::Related => 4,
+            ConntrackState::New => 8,
+        };
+        self.0 & bit != 0
+    }
+}
+
 /// State of a packet at one point of its path.
 #[derive(Debug, Clone)]
 pub(super) struct PacketView<'a> {
@@ -58,7 +71,7 @@ impl PacketView<'_> {
                 let at = ranges.partition_point(|(first, _)| *first <= self.destination);
                 at.checked_sub(1).and_then(|at| ranges.get(at)).is_some_and(|(_, last)| self.destination <= *last)
             }
-            Predicate::States(ConntrackStates(bits)) => self.state.is_some_and(|state| bits & bit(state) != 0),
+            Predicate::States(states) => self.state.is_some_and(|state| states.contains(state)),
             Predicate::HasOwner => self.owner.is_some(),
             Predicate::Transport(number) => number_of(self.transport) == *number,
             Predicate::Unknown(_) => return None,
@@ -165,14 +178,5 @@ const fn number_of(transport: Transport) -> u8 {
         Transport::Tcp => 6,
         Transport::Udp => 17,
         Transport::Other(number) => number,
-    }
-}
-
-const fn bit(state: ConntrackState) -> u32 {
-    match state {
-        ConntrackState::Invalid => 1,
-        ConntrackState::Established => 2,
-        ConntrackState::Related => 4,
-        ConntrackState::New => 8,
     }
 }

@@ -176,6 +176,19 @@ mod texts {
         assert_eq!(trace.uncertain_rules, ["DNAT --to-destination 10.0.0.1:80"]);
     }
 
+    #[test]
+    fn inserts_and_policies_of_a_text_count() {
+        let insert = "* nat\n-A OUTPUT -p tcp -j REDIRECT --to-ports 1\n-I OUTPUT 1 -p tcp -j RETURN\nCOMMIT\n";
+        let policy = "*mangle\n:OUTPUT DROP [0:0]\n[7:8] -A OUTPUT -p tcp -m tcp --dport 80 -j ACCEPT\nCOMMIT\n";
+        for (text, to, fate) in [
+            (insert, "192.0.2.1:80", passes("eth0")),
+            (policy, "192.0.2.1:80", passes("eth0")),
+            (policy, "192.0.2.1:81", Disposition::Dropped),
+        ] {
+            assert_eq!(Chains::from_iptables_save(text).trace(&sent(APP, "eth0", to)).disposition, fate, "{text} {to}");
+        }
+    }
+
     proptest::proptest! {
         /// The plan and its parsed iptables text have the same disposition for every packet.
         #[test]

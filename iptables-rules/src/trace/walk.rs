@@ -10,9 +10,9 @@ use super::result::{Disposition, RuleResult, RuleVisit, TableVisit, Trace};
 use crate::names::LOOPBACK_INTERFACE;
 
 /// Priority of connection tracking (`NF_IP_PRI_CONNTRACK`).
-const CONNTRACK: i32 = -200;
+pub(crate) const CONNTRACK: i32 = -200;
 /// Limit of nested jumps, above that of the kernel (`NFT_JUMP_STACK_SIZE`).
-const MAX_JUMP_DEPTH: usize = 64;
+pub(crate) const MAX_JUMP_DEPTH: usize = 64;
 /// Limit of rules that are evaluated for one packet: with two jumps in each chain, few rules are evaluated thousands of times.
 const MAX_VISITS: usize = 200_000;
 

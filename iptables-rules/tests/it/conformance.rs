@@ -10,11 +10,13 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use iptables_rules::annotations::ProxySpec;
+use iptables_rules::compare::{Equivalence, compare_chains};
 use iptables_rules::config::{
     CidrSelection, DnsCapture, Group, InterceptionMode, InterfaceName, Ipv6Policy, OwnerGroups, PortSelection,
 };
 use iptables_rules::restore::{RestoreFamily, restore_text};
-use iptables_rules::{CaptureConfig, plan};
+use iptables_rules::trace::Chains;
+use iptables_rules::{CaptureConfig, RuleSet, plan};
 use serde_json::{Map, Value};
 
 fn data() -> Option<PathBuf> {
@@ -159,6 +161,48 @@ fn rules_equal_those_of_the_rule_generator() {
         })
         .collect();
     report(&different, cases.len());
+}
+
+/// Splits Istio's text into the chains of IPv4 and IPv6: the second family starts where a table comes again.
+fn chains_of_text(text: &str, rules: &RuleSet) -> [Chains; 2] {
+    let mut seen = Vec::new();
+    let mut texts = [String::new(), String::new()];
+    for line in text.lines() {
+        if let Some(table) = line.strip_prefix('*') {
+            seen.push(table);
+        }
+        let comes_again = seen.iter().enumerate().any(|(at, table)| seen[..at].contains(table));
+        texts[usize::from(comes_again)].extend([line, "\n"]);
+    }
+    // The text says nothing about routing.
+    let routing = |chains: Chains| Chains { local_delivery: rules.routing.local_delivery, ..chains };
+    texts.map(|text| routing(Chains::from_iptables_save(&text)))
+}
+
+#[test]
+fn rules_treat_packets_as_istios_texts_do() {
+    let Some(data) = data() else { return };
+    let base = json(&data.join("base.json"))["base_config"].as_object().unwrap().clone();
+    let cases = json(&data.join("iptables.json"));
+    let mut different = 0;
+    for case in cases.as_array().unwrap() {
+        let mut settings = base.clone();
+        settings.remove("description");
+        settings.extend(case["config"].as_object().unwrap().clone());
+        let rules = plan(&config(&settings)).unwrap();
+        let text = fs::read_to_string(data.join(case["golden"].as_str().unwrap())).unwrap();
+        let planned = RestoreFamily::ALL.map(|family| Chains::from_rule_set(&rules, family.any_address()));
+        let istios = chains_of_text(&text, &rules);
+        let compared = compare_chains(&istios, &planned, &RestoreFamily::ALL);
+        assert_eq!(compared, Equivalence::Equal, "{}", case["name"]);
+        // Another rule makes a difference, unless an excluded network hides it.
+        if let Some((without, _)) = text.rsplit_once("-j ISTIO_REDIRECT\n") {
+            let fewer = chains_of_text(&format!("{without}-j RETURN\nCOMMIT\n"), &rules);
+            let compared = compare_chains(&fewer, &planned, &RestoreFamily::ALL);
+            different += usize::from(matches!(compared, Equivalence::Different(_)));
+        }
+    }
+    assert!(different > 5, "only {different} changed texts differ");
 }
 
 #[test]

@@ -19,6 +19,7 @@ mod generator;
 mod probes;
 mod world;
 
+use iptables_rules::compare::Equivalence;
 use iptables_rules::config::InterceptionMode;
 use iptables_rules::trace::Disposition;
 use iptables_rules::{CaptureConfig, RuleSet, plan};
@@ -151,7 +152,47 @@ fn count(tally: &mut Tally, probe: &probes::ProbeResult) {
     tally.zoned += usize::from(trace.zone != 0);
 }
 
-/// The comparison itself can fail.
+/// For random pairs of configurations, the kernel treats a packet in another way only if the comparison of their rules says so.
+#[test]
+fn kernel_differs_only_where_the_comparison_does() {
+    if !privileged() {
+        return;
+    }
+    let rounds = number("WEIR_EQUIVALENCE_PAIRS", DEFAULT_PAIRS as u64).div_ceil(4 * PROBES_PER_CONFIG as u64);
+    let seed = number("WEIR_EQUIVALENCE_SEED", 20_261_127);
+    let world = World::new();
+    let (mut compared, mut different) = (0, 0);
+    for round in 0..rounds {
+        let mut generator = Generator::new(seed.wrapping_add(round));
+        let configs = [generator.config(), generator.config()];
+        let [before, after] = configs.each_ref().map(|config| plan(config).unwrap());
+        let differences = match iptables_rules::compare::compare(&before, &after) {
+            Equivalence::Equal => Vec::new(),
+            Equivalence::Different(found) => found.changes,
+            Equivalence::Unknown(places) => panic!("round {round}: {places:?}"),
+        };
+        let probes: Vec<_> = (0..PROBES_PER_CONFIG).map(|at| generator.probe(&configs[at % 2])).collect();
+        let [old, new] = [&before, &after].map(|rules| {
+            Backend::Nft.install(&world, rules);
+            let results = send_all(&world, rules, &probes);
+            Backend::Nft.remove(&world);
+            results
+        });
+        for (old, new) in old.iter().zip(&new) {
+            let (Some(packet), true) = (&old.packet, old.packet == new.packet) else { continue };
+            let class = differences.iter().flat_map(|change| &change.classes).find(|class| class.contains(packet));
+            let is_truncated = differences.iter().any(|change| change.is_truncated);
+            let differ = old.arrival != new.arrival || old.replies_are_captured != new.replies_are_captured;
+            assert!(!differ || class.is_some() || is_truncated, "round {round}: {old:?}\n{new:?}\n{configs:?}");
+            compared += 1;
+            different += usize::from(differ);
+        }
+    }
+    eprintln!("{compared} packets, {different} of them treated differently");
+    assert!(different * 50 > compared, "too few packets differ: {different} of {compared}");
+}
+
+/// The comparison of predictions and observations can fail.
 #[test]
 fn missing_rule_is_detected() {
     if !privileged() {

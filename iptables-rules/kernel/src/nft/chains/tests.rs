@@ -1,5 +1,7 @@
 use iptables_rules::CaptureConfig;
+use iptables_rules::compare::{Dimension, Equivalence, compare_chains};
 use iptables_rules::config::{DnsCapture, OwnerGroups};
+use iptables_rules::restore::RestoreFamily;
 
 use super::*;
 
@@ -21,6 +23,35 @@ proptest::proptest! {
                 (&found.disposition, found.mark, found.connection_mark, found.zone),
                 (&planned.disposition, planned.mark, planned.connection_mark, planned.zone)
             );
+        }
+    }
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::test_runner::Config::with_cases(32))]
+
+    /// Over the whole packet space they differ only for packets that the kernel itself sends: `! --uid-owner` matches them, `meta skuid !=`
+    /// does not (see `lower.rs`).
+    #[test]
+    fn plan_and_program_differ_only_without_an_owner(config in iptables_rules::arbitrary::config_by_id()) {
+        let rules = iptables_rules::plan(&config).unwrap();
+        let program = crate::nft::program(&rules).unwrap();
+        let planned = RestoreFamily::ALL.map(|family| Chains::from_rule_set(&rules, family.any_address()));
+        let programmed = RestoreFamily::ALL.map(|family| {
+            let routing = Chains { local_delivery: rules.routing.local_delivery, ..Chains::default() };
+            chains(&program, family.any_address()).merge(routing)
+        });
+        match compare_chains(&planned, &programmed, &RestoreFamily::ALL) {
+            Equivalence::Equal => {}
+            Equivalence::Unknown(places) => panic!("{places:?}"),
+            Equivalence::Different(found) => {
+                proptest::prop_assert_eq!(&found.unknown, &Vec::<String>::new());
+                for class in found.changes.iter().flat_map(|change| &change.classes) {
+                    let owners = [Dimension::Uid, Dimension::Gid].map(|dimension| class.values(dimension));
+                    let is_kernels = owners.iter().flatten().any(|owner| owner.contains("sent by the kernel"));
+                    proptest::prop_assert!(is_kernels, "{}", class);
+                }
+            }
         }
     }
 }
