@@ -81,8 +81,13 @@ soak: ## ten minutes of a hostile tenant against the release binaries (root, con
 	  cargo test --release --locked -p weir-tests --test it hostile::honest -- --nocapture
 
 .PHONY: doc
-doc: ## documentation, without warnings
+doc: ## documentation, without warnings; links and anchors of all pages
+	scripts/site check
 	RUSTDOCFLAGS=-Dwarnings cargo doc --workspace --no-deps --quiet
+
+.PHONY: site
+site: ## the documentation as a site, in dist/site (mdBook)
+	scripts/site build $(DIST)/site
 
 .PHONY: manifests
 manifests: ## render the manifests and validate them offline

@@ -36,7 +36,9 @@ def objects(text):
 
 def helm(chart, values):
     rendered = chart.render(values, name="weir", namespace=NAMESPACE)
-    return list(itertools.chain(*(objects(text) for path, text in rendered.items() if path.endswith(".yaml"))))
+    found = itertools.chain(*(objects(text) for path, text in rendered.items() if path.endswith(".yaml")))
+    # Hooks (`helm test`) are no part of an installation.
+    return [item for item in found if "helm.sh/hook" not in item["metadata"].get("annotations", {})]
 
 
 def kustomize(root, pair):
@@ -117,6 +119,17 @@ def pairs_of(root):
     return pairs
 
 
+PLACEMENT = {
+    "nodeSelector": {"pool": "mesh"},
+    "tolerations": [{"key": "mesh", "operator": "Exists"}],
+    "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{"matchExpressions": [{"key": "a", "operator": "Exists"}]}]}}},
+    "podLabels": {"team": "mesh"},
+    "podAnnotations": {"note": "a: b"},
+    "extraEnv": [{"name": "A", "value": "b"}],
+    "extraVolumes": [{"name": "tmp", "emptyDir": {}}],
+    "extraVolumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],
+    "serviceAccount": {"create": False, "name": "ours"},
+}
 # Settings that only the chart has.
 CHART_ONLY = [
     {"revision": "r1", "revisionTags": ["stable", "default"], "webhook": {"enableNamespacesByDefault": True}},
@@ -127,6 +140,14 @@ CHART_ONLY = [
     {"images": {"hub": "registry.example/weir", "tag": "2.0.0", "agent": "a@sha256:0"}, "node": {"enabled": True}, "revision": "default"},
     {"images": {"webhook": "r.example:5000/w@sha256:0", "agent": "a:1", "pullSecrets": [{"name": "registry"}]}, "platform": "eks"},
     {"admissionPolicies": {"enabled": False}},
+    {"serviceMonitor": {"enabled": True, "labels": {"release": "p"}, "interval": "15s"}, "prometheusRule": {"enabled": True, "runbookUrl": "https://h/"}, "dashboards": {"enabled": True}},
+    {"revision": "r1", "node": {"enabled": True}, "serviceMonitor": {"enabled": True}, "prometheusRule": {"enabled": True}, "dashboards": {"enabled": True}},
+    {
+        "images": {"pullPolicy": "Always"},
+        "webhook": {"topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "rack", "whenUnsatisfiable": "DoNotSchedule"}], "serviceAnnotations": {"a": "b"}} | PLACEMENT,
+        "node": PLACEMENT | {"priorityClassName": "p"},
+    },
+    {"webhook": PLACEMENT, "node": PLACEMENT | {"uninstall": True}, "config": {"from": "istio"}, "platform": "openshift"},
     {"revision": "r1", "admissionPolicies": {"enabled": True, "actions": ["Audit", "Warn"], "revisions": ["r1", "prod"], "managers": {"users": [], "groups": ["ops"]}}},
     {"webhook": {"networkPolicy": True, "networkPolicyFrom": {"apiServer": [{"ipBlock": {"cidr": "192.0.2.0/24"}}], "metrics": [{"namespaceSelector": {}}]}}},
     {"config": {"values": {"global": {"hub": "yes", "variant": "a: b\n# c\n", "network": "'\"\\"}}, "mesh": {"rootNamespace": ""}}},
@@ -153,7 +174,8 @@ def main(root, binary=None):
     for pair in pairs:
         rendered = helm(chart, pair["values"])
         if not binary:
-            rendered = [item for item in rendered if item["kind"] in pair.get("only", [item["kind"]])]
+            only = pair.get("only")
+            rendered = [item for item in rendered if not only or item["kind"] in only or f"{item['kind']} {item['metadata']['name']}" in only]
         from_helm = normal(rendered)
         other = normal(weir(binary, pair["values"]) if binary else kustomize(root, pair))
         found = list(differences(from_helm, other, ""))

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Renders the manifests as `kubectl apply -k` would and validates them against the schema of Kubernetes, offline.
 # For the webhook with every component, and for the agent on every platform, for the oldest Kubernetes that is served and for newer ones.
-# Lints the Helm chart, and holds what it renders to against what kustomize does, object by object (compare.py).
+# Lints the Helm chart, and holds what it renders to against what kustomize does, object by object (compare.py). Tests the alerts.
 # The tools come from PyPI into a folder below target/. Without kubectl (and outside CI) only the files themselves are validated.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -109,10 +109,23 @@ sys.exit("\n".join(wrong) or None)
 PYTHON
 compared=$("$venv/bin/python" manifests/compare.py "$work/manifests")
 
+"$venv/bin/python" manifests/chart/reference.py --check
+
+# Alerts and dashboards.
+promtool=$(command -v promtool || echo target/tools/prometheus/usr/bin/promtool)
+if [ -x "$promtool" ] || scripts/fetch-packages prometheus bookworm "usr/bin/promtool --version" prometheus >/dev/null; then
+  observability=$("$venv/bin/python" manifests/observability/check.py "$promtool")
+elif [ -n "${CI:-}" ]; then
+  echo "promtool is missing: the alerts cannot be tested" >&2
+  exit 1
+else
+  observability="promtool is missing, the alerts were not tested"
+fi
+
 # The validator can say no: a misspelt key must not pass.
 sed 's/^  replicas:/  replica:/' "$work/all.yaml" >"$work/misspelt.yaml"
 if validate "$work/misspelt.yaml" >/dev/null 2>&1; then
   echo "the validator takes a misspelt key: its verdict is worth nothing" >&2
   exit 1
 fi
-echo "manifests: the webhook in $variants variants and $overlays overlays of the agent are valid for Kubernetes ${versions[*]}; $compared"
+echo "manifests: the webhook in $variants variants and $overlays overlays of the agent are valid for Kubernetes ${versions[*]}; $compared; $observability"

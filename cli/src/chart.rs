@@ -9,6 +9,8 @@
 mod schema;
 mod set;
 
+use std::collections::BTreeMap;
+
 use clap::Args;
 use serde_json::{Map, Value, json};
 use weir_injector::TemplateSet;
@@ -31,19 +33,26 @@ macro_rules! templates {
 }
 
 /// Templates of objects.
-const OBJECTS: [(&str, &str); 9] = templates![
+const OBJECTS: [(&str, &str); 10] = templates![
     "admission-policies.yaml",
     "namespaces.yaml",
     "node-agent.yaml",
     "node-rbac.yaml",
     "node-settings.yaml",
     "node-uninstall.yaml",
+    "observability.yaml",
     "webhook-configuration.yaml",
     "webhook-rbac.yaml",
     "webhook.yaml",
 ];
-/// Templates without objects.
-const PARTIALS: [(&str, &str); 2] = templates!["_helpers.tpl", "NOTES.txt"];
+/// Files of the chart that templates read.
+const FILES: [(&str, &str); 3] = [
+    ("observability/prometheus-rule.yaml", include_str!("../../manifests/chart/observability/prometheus-rule.yaml")),
+    ("observability/weir-nodes.json", include_str!("../../manifests/chart/observability/weir-nodes.json")),
+    ("observability/weir-webhook.json", include_str!("../../manifests/chart/observability/weir-webhook.json")),
+];
+/// Templates without objects of an installation.
+const PARTIALS: [(&str, &str); 3] = templates!["_helpers.tpl", "NOTES.txt", "helm-test.yaml"];
 
 /// Options of all commands that render the chart.
 #[derive(Debug, Clone, Default, Args)]
@@ -275,6 +284,7 @@ impl Release {
         let data = json!({
             "Values": self.values,
             "Release": {"Name": "weir", "Namespace": self.namespace, "Service": "weir"},
+            "Files": FILES.into_iter().collect::<BTreeMap<_, _>>(),
             "Capabilities": {"KubeVersion": {"Version": self.kube_version}},
             "Chart": {"Name": chart["name"], "Version": chart["version"], "AppVersion": chart["appVersion"]},
         });

@@ -55,7 +55,7 @@ pub(crate) const RBAC: [ResourceKind; 4] = [
 ];
 
 /// All kinds of the chart, in the order of deletion.
-pub(crate) const ALL: [ResourceKind; 21] = [
+pub(crate) const ALL: [ResourceKind; 24] = [
     CONFIGURATION,
     kind(
         "admissionregistration.k8s.io",
@@ -74,6 +74,9 @@ pub(crate) const ALL: [ResourceKind; 21] = [
     kind("cert-manager.io", "v1", "Certificate", "certificates", true),
     kind("cert-manager.io", "v1", "Issuer", "issuers", true),
     kind("k8s.cni.cncf.io", "v1", "NetworkAttachmentDefinition", "network-attachment-definitions", true),
+    kind("monitoring.coreos.com", "v1", "ServiceMonitor", "servicemonitors", true),
+    kind("monitoring.coreos.com", "v1", "PodMonitor", "podmonitors", true),
+    kind("monitoring.coreos.com", "v1", "PrometheusRule", "prometheusrules", true),
     CONFIG_MAP,
     RBAC[0],
     RBAC[1],
@@ -365,6 +368,7 @@ mod tests {
             &["webhook.certificates=cert-manager", "webhook.autoscaling.enabled=true", "webhook.networkPolicy=true"][..],
             &["platform=openshift", "revisionTags={a}", "config.from=istio"],
             &["platform=gke", "node.uninstall=true"],
+            &["serviceMonitor.enabled=true", "prometheusRule.enabled=true", "dashboards.enabled=true"],
         ] {
             for object in ChartArgs::of(set).release().unwrap().objects().unwrap() {
                 assert!(ObjectRef::of(&object).is_some(), "{object}");

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Extension, RawQuery, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tracing::info;
@@ -15,7 +15,7 @@ use weir_runtime::health::Health;
 use weir_runtime::listen::{Limits, PeerAddr};
 use weir_runtime::logging::{LogLevelHandle, LogLevels};
 
-use crate::metrics::{CONTENT_TYPE, MetricsRegistry};
+use crate::metrics::MetricsRegistry;
 
 /// Bounds of both ports. Prometheus and the kubelet simply connect again.
 pub const LIMITS: Limits = Limits {
@@ -35,8 +35,8 @@ pub fn health_router(health: Health) -> Router {
 
 /// Routes of the monitoring port.
 pub fn monitoring_router(metrics: MetricsRegistry, levels: Option<LogLevelHandle>) -> Router {
-    let scrape = get(|State(metrics): State<MetricsRegistry>| async move {
-        ([(header::CONTENT_TYPE, CONTENT_TYPE)], metrics.render())
+    let scrape = get(|State(metrics): State<MetricsRegistry>, headers: HeaderMap| async move {
+        weir_runtime::metrics::respond(&headers, metrics.render())
     });
     let logging = get(show_levels).put(set_levels).post(set_levels).with_state(Arc::new(levels));
     Router::new().route("/metrics", scrape).with_state(metrics).route("/logging", logging)

@@ -5,9 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
-
-/// `Content-Type` of [`MetricsRegistry::render`].
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+use weir_runtime::metrics::ProcessCollector;
 
 /// Registry of all metrics; clones share it.
 #[derive(Debug, Clone)]
@@ -18,6 +16,7 @@ pub struct MetricsRegistry {
 impl Default for MetricsRegistry {
     fn default() -> Self {
         let mut registry = Registry::default();
+        registry.register_collector(Box::new(ProcessCollector));
         registry.register("weir_agent_build", "Build information", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
         Self { registry: Arc::new(Mutex::new(registry)) }
     }
@@ -29,7 +28,7 @@ impl MetricsRegistry {
         add(&mut self.registry.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Returns the text for Prometheus, of type [`CONTENT_TYPE`].
+    /// Renders all metrics as `OpenMetrics`.
     pub fn render(&self) -> String {
         let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
         let mut text = String::with_capacity(4096);

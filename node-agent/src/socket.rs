@@ -75,6 +75,9 @@ impl QueryMetrics {
     /// Registers the metrics.
     pub fn register(metrics: &MetricsRegistry) -> Self {
         let this = Self::default();
+        for outcome in ["capture", "skip", "refuse", "unknown", "malformed", "broken", "forbidden", "busy"] {
+            drop(this.queries.get_or_create(&QueryLabels { outcome }));
+        }
         metrics.register(|registry| {
             let help = "Pod queries of the CNI plugin, by outcome";
             registry.register("weir_agent_pod_queries", help, this.queries.clone());

@@ -5,6 +5,7 @@
 //! logging ─ log format, levels that can change at run time, panics in the log
 //! health ── named conditions behind /readyz, as text and as JSON
 //! listen ── HTTP ports with bounds on connections, handshakes, idle time and drain
+//! metrics ─ format of /metrics, and metrics about the process
 //!
 //! client ──▶ reflector ──▶ cache    objects of one kind, kept current by list and watch
 //! client ──▶ events                 Kubernetes events, bounded and counted
@@ -21,6 +22,7 @@ pub mod events;
 pub mod health;
 pub mod listen;
 pub mod logging;
+pub mod metrics;
 pub mod proxy;
 pub mod reflector;
 pub mod tasks;

@@ -15,11 +15,9 @@ use prometheus_client::registry::Registry;
 
 use weir_injector::SkipReason;
 use weir_runtime::listen::ConnectionMetrics;
+use weir_runtime::metrics::ProcessCollector;
 
 pub use self::labels::{ReloadSource, ReviewFailure};
-
-/// `Content-Type` of [`Metrics::render`].
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Seconds. A typical pod takes about 100 us; the API server gives up after at most 30 s.
 const BUCKETS: [f64; 14] =
@@ -136,6 +134,7 @@ impl Metrics {
 
     fn register(&mut self) {
         let registry = self.registry.get_mut().unwrap_or_else(PoisonError::into_inner);
+        registry.register_collector(Box::new(ProcessCollector));
         // The library appends `_total` to counters and `_info` to infos.
         registry.register("sidecar_injection_requests", "Requests to the injection endpoint", self.requests.clone());
         registry.register(
@@ -297,7 +296,7 @@ impl Metrics {
         self.certificate_expiry.set(seconds(at));
     }
 
-    /// Renders all metrics, as [`CONTENT_TYPE`].
+    /// Renders all metrics as `OpenMetrics`.
     pub fn render(&self) -> String {
         let mut text = String::with_capacity(4096);
         let since = self.settings_timestamp.get();

@@ -11,6 +11,14 @@
 weir-webhook{{ include "weir.suffix" . }}
 {{- end -}}
 
+{{- define "weir.webhookAccount" -}}
+{{- .Values.webhook.serviceAccount.name | default (include "weir.webhook" .) -}}
+{{- end -}}
+
+{{- define "weir.nodeAccount" -}}
+{{- .Values.node.serviceAccount.name | default "weir-agent" -}}
+{{- end -}}
+
 {{- /* The webhook itself is in this cluster. */ -}}
 {{- define "weir.serves" -}}
 {{- if and .Values.webhook.enabled (not .Values.webhook.url) }}true{{ end -}}
@@ -67,14 +75,14 @@ aks-command
 {{- end }}
 {{- end -}}
 
-{{- /* An image. Given: root; name, webhook or agent. */ -}}
+{{- /* An image. Given: root; name: webhook, agent or cli. */ -}}
 {{- define "weir.image" -}}
 {{- $images := .root.Values.images -}}
 {{- $whole := get $images .name -}}
 {{- if $whole -}}
 {{- $whole -}}
 {{- else -}}
-{{- with $images.hub }}{{ trimSuffix "/" . }}/{{ end }}weir-{{ .name }}:{{ $images.tag | default .root.Chart.AppVersion }}
+{{- with $images.hub }}{{ trimSuffix "/" . }}/{{ end }}weir{{ if ne .name "cli" }}-{{ .name }}{{ end }}:{{ $images.tag | default .root.Chart.AppVersion }}
 {{- end -}}
 {{- end -}}
 
@@ -92,6 +100,12 @@ weir.dev/rev: {{ include "weir.revision" . | quote }}
 
 {{- define "weir.nodeLabels" -}}
 app.kubernetes.io/name: weir-agent
+app.kubernetes.io/part-of: weir
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- end -}}
+
+{{- define "weir.observabilityLabels" -}}
+app.kubernetes.io/name: weir-observability
 app.kubernetes.io/part-of: weir
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end -}}
@@ -312,6 +326,6 @@ roleRef:
   name: weir-agent-{{ .feature }}
 subjects:
   - kind: ServiceAccount
-    name: weir-agent
+    name: {{ include "weir.nodeAccount" .root }}
     namespace: weir-node
 {{- end -}}

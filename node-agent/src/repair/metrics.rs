@@ -30,9 +30,21 @@ pub struct RepairMetrics {
 }
 
 impl RepairMetrics {
-    /// Registers the metrics; the first has Istio's name and labels.
+    /// Registers the metrics; the first has Istio's name and labels. Every series starts at 0: Prometheus sees no increase in a counter
+    /// that appears with 1.
     pub fn register(metrics: &MetricsRegistry) -> Self {
         let this = Self::default();
+        for r#type in ["repair", "delete", "label"] {
+            for result in ["success", "skip", "fail"] {
+                drop(this.repaired.get_or_create(&RepairLabels { r#type, result }));
+            }
+        }
+        for state in RuleState::ALL {
+            drop(this.states.get_or_create(&StateLabels { state: state.name() }));
+        }
+        for state in [RuleState::Missing, RuleState::Drifted] {
+            drop(this.drift.get_or_create(&StateLabels { state: state.name() }));
+        }
         metrics.register(|registry| {
             let Self { repaired, states, drift, changed, slow } = this.clone();
             registry.register("istio_cni_repair_pods_repaired", "Repairs, by type and result", repaired);

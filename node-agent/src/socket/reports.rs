@@ -149,6 +149,15 @@ impl CallReportServer {
             stages: Family::new_with_constructor(histogram as fn() -> Histogram),
             malformed: Counter::default(),
         };
+        // Other verbs, outcomes and codes appear with their first call.
+        let verb = Verb::Add.as_str();
+        for outcome in [CallOutcome::Installed, CallOutcome::Failed].map(CallOutcome::name) {
+            drop(reports.calls.get_or_create(&CallLabels { verb, outcome, code: 0 }));
+            drop(reports.times.get_or_create(&OutcomeLabels { verb, outcome }));
+        }
+        for stage in ["decide", "agent", "kernel"] {
+            drop(reports.stages.get_or_create(&StageLabels { verb, stage }));
+        }
         metrics.register(|registry| {
             let Self { calls, times, stages, malformed, .. } = reports.clone();
             registry.register("weir_cni_requests", "CNI calls, by verb, outcome and error code", calls);

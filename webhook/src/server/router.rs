@@ -44,7 +44,7 @@ use super::json_size::JsonSize;
 use super::log_limit::LogLimiter;
 use super::review::{self, InjectFn, ReviewOutcome, ReviewResult};
 use crate::health::ServerHealth;
-use crate::metrics::{self, Metrics, ReviewFailure};
+use crate::metrics::{Metrics, ReviewFailure};
 use crate::settings_builder::CurrentSettings;
 
 /// Largest body, as Istio's. The API server's own limit for a pod is 1.5 MiB (etcd).
@@ -106,8 +106,8 @@ async fn readyz(State(app): State<Arc<AppState>>, headers: HeaderMap, RawQuery(q
     app.health.readiness(SystemTime::now()).respond(&headers, query.as_deref())
 }
 
-async fn render_metrics(State(app): State<Arc<AppState>>) -> impl IntoResponse {
-    ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], app.metrics.render())
+async fn render_metrics(State(app): State<Arc<AppState>>, headers: HeaderMap) -> Response {
+    weir_runtime::metrics::respond(&headers, app.metrics.render())
 }
 
 async fn inject(State(app): State<Arc<AppState>>, request: Request) -> Response {

@@ -24,6 +24,19 @@ pub enum ChangeReason {
 }
 
 impl ChangeReason {
+    /// Every reason.
+    pub const ALL: [Self; 9] = [
+        Self::Backup,
+        Self::Missing,
+        Self::NotLast,
+        Self::Duplicate,
+        Self::Different,
+        Self::Converted,
+        Self::Followed,
+        Self::LeftOver,
+        Self::Restored,
+    ];
+
     /// Returns the name used in logs and metrics.
     pub const fn name(self) -> &'static str {
         match self {

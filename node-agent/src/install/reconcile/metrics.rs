@@ -10,6 +10,7 @@ use prometheus_client::metrics::histogram::Histogram;
 
 use crate::install::finding::Finding;
 use crate::install::installer::{InstallOutcome, InstallReport};
+use crate::install::plan::ChangeReason;
 use crate::metrics::MetricsRegistry;
 
 /// Upper bounds in seconds.
@@ -58,6 +59,9 @@ impl InstallMetrics {
         };
         for result in ["SUCCESS", "COPY_BINARIES_FAILURE", "CREATE_CNI_CONFIG_FAILURE"] {
             drop(this.installs.get_or_create(&ResultLabels { result }));
+        }
+        for change in ChangeReason::ALL.map(ChangeReason::name).into_iter().chain(["binary"]) {
+            drop(this.drift.get_or_create(&ChangeLabels { change }));
         }
         registry.register(|registry| {
             let help = "Whether the node can start meshed pods";

@@ -1,0 +1,146 @@
+//! The alerts and dashboards of the manifests against the metrics of the processes, as a real Prometheus scrapes them.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde_json::{Value, json};
+use weir_apiserver::ApiServer;
+use weir_lab::http;
+use weir_lab::process::ChildGuard;
+use weir_tests::wait_until;
+
+/// Metrics of other exporters that alerts use: kube-state-metrics.
+const FOREIGN: [&str; 2] = ["kube_daemonset_status_desired_number_scheduled", "kube_daemonset_status_number_ready"];
+/// How the names of our metrics begin, and those of Istio and of Prometheus' client libraries.
+const PREFIXES: [&str; 7] =
+    ["weir_webhook_", "weir_agent_", "weir_cni_", "sidecar_injection_", "istio_cni_", "process_", "kube_"];
+
+fn free_port() -> u16 {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+}
+
+fn start(dir: &Path, program: &Path, kubeconfig: &Path, args: &[String]) -> ChildGuard {
+    let log = fs::File::create(dir.join(program.file_name().unwrap()).with_extension("log")).unwrap();
+    let mut command = Command::new(program);
+    command.args(args).env("KUBECONFIG", kubeconfig).env("NODE_NAME", "n1").stdout(Stdio::null()).stderr(log);
+    ChildGuard(command.spawn().unwrap())
+}
+
+/// Returns Debian's Prometheus; without it the test is skipped.
+fn prometheus_or_skip() -> Option<PathBuf> {
+    let unpacked = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools/prometheus/usr/bin/prometheus");
+    if !unpacked.is_file() {
+        weir_lab::skip_or_fail("no Prometheus in target/tools; `make test-tools` fetches one");
+        return None;
+    }
+    Some(unpacked)
+}
+
+/// Returns the names of metrics in all alerts and panels.
+fn used_metrics() -> BTreeSet<String> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests/chart/observability");
+    let mut names = BTreeSet::new();
+    for file in ["prometheus-rule.yaml", "weir-nodes.json", "weir-webhook.json"] {
+        let text = fs::read_to_string(folder.join(file)).unwrap();
+        let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        names.extend(words.filter(|word| PREFIXES.iter().any(|prefix| word.starts_with(prefix))).map(str::to_owned));
+    }
+    names
+}
+
+/// Returns the names of all series that a metric may have, from its metadata.
+fn series(metric: &str, kind: &str) -> Vec<String> {
+    let with = |suffixes: &[&str]| suffixes.iter().map(|suffix| format!("{metric}{suffix}")).collect();
+    match kind {
+        // The names of the metadata are those of OpenMetrics.
+        "counter" => with(&["_total"]),
+        "info" => with(&["_info"]),
+        "histogram" => with(&["_bucket", "_sum", "_count"]),
+        _ => with(&[""]),
+    }
+}
+
+#[test]
+fn every_metric_of_alerts_and_dashboards_is_scraped() {
+    let Some(prometheus) = prometheus_or_skip() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path();
+    let server = ApiServer::start().unwrap();
+    server.put("nodes", json!({"metadata": {"name": "n1"}, "spec": {}}));
+    let kubeconfig = server.kubeconfig(root).unwrap();
+    for folder in ["etc/cni/net.d", "opt/cni/bin", "netns"] {
+        fs::create_dir_all(root.join(folder)).unwrap();
+    }
+    fs::write(root.join("plugin"), "#!/bin/sh\n").unwrap();
+    let [webhook, agent, port] = [free_port(), free_port(), free_port()];
+    let _webhook = start(
+        root,
+        &weir_tests::bin("weir-webhook"),
+        &kubeconfig,
+        &[
+            "--https-addr=127.0.0.1:0".to_owned(),
+            format!("--http-addr=127.0.0.1:{webhook}"),
+            format!("--kubeconfig={}", kubeconfig.display()),
+            "--namespace=weir-system".to_owned(),
+            "--ca-secret=weir-webhook-ca".to_owned(),
+        ],
+    );
+    let _agent = start(
+        root,
+        &weir_tests::bin("weir-agent"),
+        &kubeconfig,
+        &[
+            "run".to_owned(),
+            format!("--host-root={}", root.display()),
+            format!("--plugin-source={}", root.join("plugin").display()),
+            format!("--cni-agent-run-dir={}", root.join("run").display()),
+            "--host-proc-dir=/proc".to_owned(),
+            "--netns-dirs=/netns".to_owned(),
+            format!("--monitoring-port={agent}"),
+            "--health-port=0".to_owned(),
+        ],
+    );
+    let config = json!({
+        "global": {"scrape_interval": "1s"},
+        "scrape_configs": [{"job_name": "weir", "static_configs": [
+            {"targets": [format!("127.0.0.1:{webhook}"), format!("127.0.0.1:{agent}")]},
+        ]}],
+    });
+    fs::write(root.join("prometheus.yml"), config.to_string()).unwrap();
+    let _prometheus = start(
+        root,
+        &prometheus,
+        &kubeconfig,
+        &[
+            format!("--config.file={}", root.join("prometheus.yml").display()),
+            format!("--storage.tsdb.path={}", root.join("data").display()),
+            format!("--web.listen-address=127.0.0.1:{port}"),
+        ],
+    );
+
+    let query = |path: &str| -> Result<Value, String> {
+        let answer = http::get((Ipv4Addr::LOCALHOST, port).into(), path).map_err(|error| error.to_string())?;
+        serde_json::from_str(&answer.body).map_err(|error| format!("{error}: {}", answer.body))
+    };
+    wait_until("both targets are scraped", || {
+        let targets = query("/api/v1/targets")?;
+        let active = targets["data"]["activeTargets"].as_array().cloned().unwrap_or_default();
+        let up = active.iter().filter(|target| target["health"] == "up").count();
+        if up == 2 { Ok(()) } else { Err(format!("{active:?}")) }
+    });
+    let metadata = query("/api/v1/targets/metadata").unwrap();
+    let served: BTreeSet<String> = metadata["data"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .flat_map(|entry| series(entry["metric"].as_str().unwrap(), entry["type"].as_str().unwrap()))
+        .collect();
+    let used = used_metrics();
+    assert!(used.len() > 40, "{used:?}");
+    let missing: Vec<&String> =
+        used.iter().filter(|name| !served.contains(*name) && !FOREIGN.contains(&name.as_str())).collect();
+    assert!(missing.is_empty(), "alerts or panels use metrics that nothing serves: {missing:?}; served: {served:?}");
+}
