@@ -1,10 +1,11 @@
 //! Weir beside Istio's own injector and istio-cni, and in their place.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 
 use weir_cluster::Cluster;
 use weir_cluster::files::IstioParts;
-use weir_cluster::plan::NODES;
+use weir_cluster::plan::{NODES, Runtime};
 use weir_tests::try_wait_until;
 
 use super::{Traffic, assert_new_pods_are_meshed, wait_for_agents};
@@ -70,13 +71,22 @@ fn install_istio(cluster: &Cluster, parts: IstioParts) {
     }
 }
 
-/// Takes the injector and istio-cni off, as `istioctl install` without them does.
+/// Takes the injector and istio-cni off, as `istioctl install` without them does. Its binary stays for CRI-O, which stops no pod without the
+/// plugins that the pod was started with.
 fn remove_istio(cluster: &Cluster) {
     let injector = ["delete", "mutatingwebhookconfiguration", "istio-sidecar-injector", "--ignore-not-found"];
     cluster.kubectl(&injector, "").unwrap();
     let cni =
         ["-n", "istio-system", "delete", "daemonset", "istio-cni-node", "--ignore-not-found", "--cascade=foreground"];
+    let binaries = NODES.map(|node| cluster.node(node).host_path("/opt/cni/bin/istio-cni"));
+    let contents = binaries.each_ref().map(|path| fs::read(path).unwrap());
     cluster.kubectl(&cni, "").unwrap();
+    for ((node, path), content) in NODES.into_iter().zip(&binaries).zip(contents) {
+        if node.runtime == Runtime::CriO {
+            fs::write(path, content).unwrap();
+            fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+    }
     cluster.install_istio(IstioParts::default()).unwrap();
 }
 
@@ -91,9 +101,10 @@ fn migration_from_istio_and_back() {
     mesh.assert_injected_by(&Injector::Istio);
     let traffic = Traffic::start(&mesh);
 
-    let settings = ["--set", "images.hub=localhost", "--set", "config.from=istio"];
+    let settings = ["--set", "images.hub=localhost", "--set", "config.from=istio,node.enabled=true"];
     let printed = weir(cluster, &[&["install", "--yes", "--revision", REVISION][..], &settings].concat()).unwrap();
     assert!(printed.contains("istio-cni is installed"), "{printed}");
+    wait_for_agents(cluster);
     mesh.restart();
     mesh.assert_injected_by(&Injector::Istio);
     let label = |labels: [&str; 2]| {
