@@ -196,7 +196,7 @@ const STATES: &[State] = &[
                 "istio-revision-tag-prod",
                 "istio.io/tag: prod, istio.io/rev: gone",
                 "istio.io/rev: prod",
-            )
+            );
         },
         |site| site.kubectl("delete mutatingwebhookconfiguration istio-revision-tag-prod"),
     ),
@@ -233,7 +233,7 @@ const STATES: &[State] = &[
             site.kubectl(&format!(
                 "-n {} annotate pod -l app=client traffic.sidecar.istio.io/excludeOutboundPorts=81 --overwrite",
                 site.namespace
-            ))
+            ));
         },
         |site| site.kubectl(&format!("-n {} delete pod -l app=client", site.namespace)),
     ),

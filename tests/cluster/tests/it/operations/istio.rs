@@ -134,8 +134,11 @@ fn migration_from_istio_and_back() {
     assert_new_pods_are_meshed(&mesh, "after-all");
 }
 
-/// Returns the files of istio-cni on every node, with what they contain: its entry of the list, its binary, its kubeconfig.
-fn istio_cni_files(cluster: &Cluster) -> Vec<(Option<serde_json::Value>, Vec<(String, Vec<u8>)>)> {
+/// Istio-cni's entry of a node's list, and the names and contents of its files.
+type IstioCni = (Option<serde_json::Value>, Vec<(String, Vec<u8>)>);
+
+/// Returns what istio-cni has on every node.
+fn istio_cni_files(cluster: &Cluster) -> Vec<IstioCni> {
     let of = |node| {
         let machine = cluster.node(node);
         let list = fs::read(machine.host_path("/etc/cni/net.d/10-pods.conflist")).unwrap();
