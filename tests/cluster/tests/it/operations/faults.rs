@@ -190,17 +190,6 @@ const STATES: &[State] = &[
         |site| site.kubectl("label namespace kube-system istio-injection-"),
     ),
     (
-        "tag-dangling",
-        |site| {
-            site.add_configuration(
-                "istio-revision-tag-prod",
-                "istio.io/tag: prod, istio.io/rev: gone",
-                "istio.io/rev: prod",
-            );
-        },
-        |site| site.kubectl("delete mutatingwebhookconfiguration istio-revision-tag-prod"),
-    ),
-    (
         "double-injection",
         |site| site.add_configuration("istio-sidecar-injector", "istio.io/rev: default", "istio-injection: enabled"),
         |site| site.kubectl("delete mutatingwebhookconfiguration istio-sidecar-injector"),
@@ -226,16 +215,6 @@ const STATES: &[State] = &[
             site.label("istio-injection=enabled");
         },
         |site| site.kubectl(&format!("-n {} delete pod early --grace-period=1", site.namespace)),
-    ),
-    (
-        "capture-annotations-changed",
-        |site| {
-            site.kubectl(&format!(
-                "-n {} annotate pod -l app=client traffic.sidecar.istio.io/excludeOutboundPorts=81 --overwrite",
-                site.namespace
-            ));
-        },
-        |site| site.kubectl(&format!("-n {} delete pod -l app=client", site.namespace)),
     ),
 ];
 
