@@ -33,7 +33,7 @@ demo: tools ## inject a real manifest, program a real namespace, show captured c
 check: lint test-unit ## formatting, lints, unit tests
 
 .PHONY: test
-test: test-tools lint doc manifests fuzz-smoke test-unit test-e2e ## everything that CI checks
+test: test-tools lint doc manifests fuzz-smoke test-unit test-e2e test-cluster ## everything that CI checks
 
 .PHONY: lint
 lint: ## formatting and lints
@@ -45,11 +45,14 @@ lint: ## formatting and lints
 test-unit: ## unit tests
 	$(STATIC) cargo test --locked --workspace --target $(STATIC_TARGET) --lib --bins --no-fail-fast
 
-# The images hold the binaries that cargo has built for the tests.
-.PHONY: test-e2e
-test-e2e: test-tools ## tests of whole binaries: real namespaces, runtimes, API servers, images (root)
+# The binaries that tests run, and images of them.
+.PHONY: test-binaries
+test-binaries: test-tools
 	$(STATIC) cargo build --locked --workspace --target $(STATIC_TARGET) --lib --bins --tests
 	scripts/build-images $(STATIC_DIR)/debug $(DIST)/images-dev
+
+.PHONY: test-e2e
+test-e2e: test-binaries ## tests of whole binaries: real namespaces, runtimes, API servers, images (root)
 	WEIR_IMAGES=$(DIST)/images-dev WEIR_BIN_DIR=$(abspath $(STATIC_DIR))/debug $(STATIC) \
 	  cargo test --locked --workspace --exclude weir-cluster --target $(STATIC_TARGET) --test '*' --no-fail-fast
 
@@ -63,16 +66,16 @@ cluster-down: ## remove that cluster
 	$(STATIC) cargo build --locked --target $(STATIC_TARGET) -p weir-cluster --bins
 	$(STATIC_DIR)/debug/weir-cluster down
 
-# A cluster of its own; WEIR_CLUSTER_KEEP=1 leaves it and the namespaces of the tests for a look.
+# A cluster of its own; WEIR_CLUSTER_KEEP=1 leaves it and the namespaces of the tests for a look. What hangs ends
+# with the bound.
+CLUSTER_BOUND := $(if $(filter all,$(WEIR_CLUSTER)),60m,12m)
 .PHONY: test-cluster
-test-cluster: cluster-tools ## scenarios on that cluster: traffic, kinds of pods; WEIR_CLUSTER=all adds operations (root)
-	$(STATIC) cargo build --locked --workspace --target $(STATIC_TARGET) --bins
-	$(STATIC) cargo build --locked --target $(STATIC_TARGET) -p weir-cluster --tests
-	scripts/build-images $(STATIC_DIR)/debug $(DIST)/images-dev
-	$(STATIC_DIR)/debug/weir-cluster up
-	status=0; CI=true WEIR_IMAGES=$(DIST)/images-dev WEIR_BIN_DIR=$(abspath $(STATIC_DIR))/debug $(STATIC) \
-	  cargo test --locked --target $(STATIC_TARGET) -p weir-cluster --test it -- --test-threads=4 || status=$$?; \
-	[ -n "$${WEIR_CLUSTER_KEEP:-}" ] || $(STATIC_DIR)/debug/weir-cluster down; exit $$status
+test-cluster: cluster-tools test-binaries ## scenarios on that cluster: traffic, kinds of pods; WEIR_CLUSTER=all adds operations (root)
+	status=0; export CI=true WEIR_IMAGES=$(DIST)/images-dev WEIR_BIN_DIR=$(abspath $(STATIC_DIR))/debug $(STATIC); \
+	{ $(STATIC_DIR)/debug/weir-cluster up && timeout --kill-after=30s $(CLUSTER_BOUND) \
+	  cargo test --locked --workspace --target $(STATIC_TARGET) --test scenarios -- --test-threads=4; } || status=$$?; \
+	[ -n "$${WEIR_CLUSTER_KEEP:-}" ] || $(STATIC_DIR)/debug/weir-cluster down || status=$$?; \
+	[ $$status != 124 ] || echo "the scenarios took longer than $(CLUSTER_BOUND)" >&2; exit $$status
 
 .PHONY: soak
 soak: ## ten minutes of a hostile tenant against the release binaries (root, control groups)

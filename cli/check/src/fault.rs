@@ -66,8 +66,8 @@ faults! {
         "The service account of the webhook or the agent lacks a permission that their flags need.",
         "apply the Roles of the manifests again";
     CONTROL_PLANE_MISSING = "WEIR106" "control-plane-missing" Warning:
-        "The namespace of the control plane has no istiod, so sidecars would not become ready.",
-        "install Istio's control plane, or name its namespace with --istioNamespace";
+        "The namespace of the control plane has no running istiod, so sidecars would not become ready.",
+        "install or start Istio's control plane, or name its namespace with --istioNamespace";
     WEBHOOK_NOT_CALLED = "WEIR107" "webhook-not-called" Error:
         "The dry-run pod matches a webhook entry but got no sidecar: the API server does not call the webhook, or ignores its failure.",
         "check that the API server runs the admission plugin MutatingAdmissionWebhook, and look for failurePolicy Ignore";

@@ -11,6 +11,7 @@ use anyhow::{Context as _, bail, ensure};
 use weir_lab::process;
 use weir_tests::try_wait_until;
 
+use crate::files::IstioParts;
 use crate::machine::{self, Machine};
 use crate::pki::Pki;
 use crate::plan::{self, CONTROL, NODES, Node, Runtime, Tools};
@@ -18,6 +19,8 @@ use crate::{files, images, network};
 
 /// Longest time that `kubectl` may take: waiting for a rollout on a busy machine.
 const KUBECTL_TIMEOUT: Duration = Duration::from_mins(5);
+/// Exists when the cluster has been ready.
+const COMPLETE: &str = "complete";
 const IMPORT_ATTEMPTS: u32 = 5;
 
 /// A cluster, by its directory. The value only names it: `up` leaves it running.
@@ -62,9 +65,9 @@ impl Cluster {
         self.machine(&node.name())
     }
 
-    /// Returns whether its machines are on.
+    /// Returns whether it has been ready, and its control plane is on.
     pub fn is_up(&self) -> bool {
-        self.machine(CONTROL).init().is_some()
+        self.is_complete() && self.machine(CONTROL).init().is_some()
     }
 
     /// Starts everything, with the program of process 1 and that of [`images::APP`], and waits until it is ready. `report` is told each step.
@@ -75,7 +78,7 @@ impl Cluster {
     pub fn up(&self, init: &Path, app: &Path, report: &(dyn Fn(&str) + Sync)) -> anyhow::Result<()> {
         let missing: Vec<String> = self.tools.missing().iter().map(|path| path.display().to_string()).collect();
         ensure!(missing.is_empty(), "missing: {}; `scripts/install-tools cluster` installs them", missing.join(", "));
-        ensure!(!self.dir.exists(), "{} exists: the cluster is up already; remove it with `down`", self.dir.display());
+        let _lock = self.claim(report)?;
         self.write_files(init, app)?;
         let archives = thread::scope(|scope| {
             let archives = scope.spawn(|| images::write(&self.tools, app, &self.dir.join("images")));
@@ -92,7 +95,8 @@ impl Cluster {
         report("DNS");
         self.apply(&files::coredns())?;
         report("istiod");
-        self.install_istiod()?;
+        self.kubectl(&["create", "namespace", "istio-system"], "")?;
+        self.install_istio(IstioParts::default())?;
         self.kubectl(&["wait", "--for=condition=Ready", "nodes", "--all", "--timeout=90s"], "")?;
         for (namespace, deployment) in [("kube-system", "coredns"), ("istio-system", "istiod")] {
             self.kubectl(
@@ -100,13 +104,28 @@ impl Cluster {
                 "",
             )?;
         }
-        Ok(())
+        Ok(fs::write(self.dir.join(COMPLETE), "")?)
     }
 
-    fn write_files(&self, init: &Path, app: &Path) -> anyhow::Result<()> {
+    /// Creates the directory, and returns a lock that holds until the cluster is up. What an interrupted `up` has left is removed.
+    fn claim(&self, report: &(dyn Fn(&str) + Sync)) -> anyhow::Result<fs::File> {
+        let dir = self.dir.display();
+        if self.dir.exists() {
+            ensure!(!self.is_complete(), "{dir} exists: the cluster is up already; remove it with `down`");
+            ensure!(fs::File::open(&self.dir)?.try_lock().is_ok(), "{dir} is locked: the cluster is being started");
+            report("leftovers");
+        }
+        self.down()?;
+        ensure!(!network::is_linked(), "there is a link {}: another cluster is up", network::HOST_LINK);
         fs::create_dir_all(&self.dir)?;
         // It has the key of the administrator.
         fs::set_permissions(&self.dir, fs::Permissions::from_mode(0o700))?;
+        let lock = fs::File::open(&self.dir)?;
+        ensure!(lock.try_lock().is_ok(), "{dir} is locked: the cluster is being started");
+        Ok(lock)
+    }
+
+    fn write_files(&self, init: &Path, app: &Path) -> anyhow::Result<()> {
         // Copies, so that a build does not replace the programs of running machines.
         for (from, to) in [(init, self.init_path()), (app, self.app_path())] {
             fs::copy(from, to).with_context(|| from.display().to_string())?;
@@ -126,6 +145,11 @@ impl Cluster {
             }
         }
         Ok(())
+    }
+
+    /// Returns whether [`up`](Self::up) has come to its end.
+    fn is_complete(&self) -> bool {
+        self.dir.join(COMPLETE).exists()
     }
 
     fn init_path(&self) -> PathBuf {
@@ -207,15 +231,28 @@ impl Cluster {
         Ok(())
     }
 
-    fn install_istiod(&self) -> anyhow::Result<()> {
+    /// Installs istiod with parts of Istio, which `istioctl` renders. Nothing is removed.
+    ///
+    /// # Errors
+    /// When `istioctl` fails, or the API server rejects an object.
+    pub fn install_istio(&self, parts: IstioParts) -> anyhow::Result<()> {
         let settings = self.dir.join("istio.yaml");
-        fs::write(&settings, files::istio())?;
+        fs::write(&settings, files::istio(parts))?;
         let mut istioctl = Command::new(self.tools.path("istio/istioctl"));
         istioctl.args(["manifest", "generate", "--filename"]).arg(&settings).env("KUBECONFIG", self.kubeconfig());
         let output = process::run(&mut istioctl, b"", KUBECTL_TIMEOUT)?;
         ensure!(output.status.success(), "istioctl: {}", String::from_utf8_lossy(&output.stderr));
-        self.kubectl(&["create", "namespace", "istio-system"], "")?;
-        self.apply(&String::from_utf8(output.stdout)?)
+        // As `istioctl install` does: istiod writes to its webhook configurations.
+        let apply = ["apply", "--server-side", "--force-conflicts", "-f", "-"];
+        self.kubectl(&apply, &String::from_utf8(output.stdout)?).map(drop)
+    }
+
+    /// Imports the image of istio-cni on every node.
+    ///
+    /// # Errors
+    /// When it cannot be written, or a runtime rejects it.
+    pub fn load_istio_cni(&self) -> anyhow::Result<()> {
+        self.load(&[images::write_istio_cni(&self.tools, &self.dir.join("images"))?])
     }
 
     /// Applies manifests.
@@ -239,28 +276,30 @@ impl Cluster {
         Ok(stdout.into_owned())
     }
 
-    /// Removes every trace: processes with their namespaces, links and mounts; cgroups; the directory. Nothing happens if there is none.
+    /// Removes every trace, also of an interrupted [`up`](Self::up): processes with their namespaces, links and mounts; cgroups; the
+    /// directory. Nothing happens if there is none.
     ///
     /// # Errors
     /// When something stays busy.
     pub fn down(&self) -> anyhow::Result<()> {
-        if !self.dir.exists() {
-            return Ok(());
-        }
-        if !self.init_path().exists() && !self.kubeconfig().exists() {
+        let existed = self.dir.exists();
+        let is_empty = fs::read_dir(&self.dir).is_ok_and(|mut entries| entries.next().is_none());
+        if existed && !is_empty && !self.init_path().exists() {
             bail!("{} is not the directory of a cluster", self.dir.display());
         }
         for name in NODES.map(Node::name).iter().map(String::as_str).chain([CONTROL]) {
             self.machine(name).power_off()?;
         }
-        machine::remove_common_cgroups()?;
+        machine::remove_common_cgroups(&self.dir)?;
         // The kernel frees mounts after the last process of their namespace.
         try_wait_until("the directory is removed", || {
-            Ok(fs::remove_dir_all(&self.dir).map_err(|error| format!("{}: {error}", self.dir.display())))
+            Ok(match fs::remove_dir_all(&self.dir) {
+                Err(error) if self.dir.exists() => Err(format!("{}: {error}", self.dir.display())),
+                _ => Ok(()),
+            })
         })?;
         try_wait_until("the link is removed", || {
-            let link = Path::new("/sys/class/net").join(network::HOST_LINK);
-            Ok(if link.exists() { Err(format!("{} exists", network::HOST_LINK)) } else { Ok(()) })
+            Ok(if existed && network::is_linked() { Err(format!("{} exists", network::HOST_LINK)) } else { Ok(()) })
         })
     }
 }

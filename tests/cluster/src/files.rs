@@ -45,9 +45,27 @@ pub fn coredns() -> String {
     fill(include_str!("templates/coredns.yaml"), &[("image", images::COREDNS), ("control4", &control)])
 }
 
-/// Returns the settings of istiod for `istioctl`.
-pub fn istio() -> String {
-    fill(include_str!("templates/istio.yaml"), &[("hub", images::ISTIO_HUB), ("tag", images::ISTIO_TAG)])
+/// The parts of Istio that do the same work as Weir. By default none of them is installed.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct IstioParts {
+    /// Istiod's injector, for namespaces with `istio-injection=enabled`.
+    pub injector: bool,
+    /// istio-cni. Without it, Istio's injector adds a privileged init container.
+    pub cni: bool,
+    /// Its ambient mode.
+    pub ambient: bool,
+}
+
+/// Returns the settings of Istio for `istioctl`.
+pub fn istio(parts: IstioParts) -> String {
+    let values = [
+        ("hub", images::ISTIO_HUB),
+        ("tag", images::ISTIO_TAG),
+        ("without_injector", if parts.injector { "false" } else { "true" }),
+        ("cni", if parts.cni { "true" } else { "false" }),
+        ("ambient", if parts.ambient { "true" } else { "false" }),
+    ];
+    fill(include_str!("templates/istio.yaml"), &values)
 }
 
 /// Replaces `${NAME}` in a template.
@@ -64,7 +82,7 @@ mod tests {
     fn templates_have_no_placeholder_left() {
         let tools = Tools::of_checkout();
         let files = NODES.into_iter().flat_map(|node| node_files(&tools, node)).map(|(_, content)| content);
-        for content in files.chain([coredns(), istio()]) {
+        for content in files.chain([coredns(), istio(IstioParts::default())]) {
             assert!(!content.contains("${"), "{content}");
         }
     }

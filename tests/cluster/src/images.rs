@@ -33,6 +33,20 @@ const COMMANDS: [&str; 12] = [
     "bin/env",
 ];
 
+/// Writes the archive of istio-cni into a directory, and returns it.
+///
+/// # Errors
+/// When a file cannot be read or written.
+pub fn write_istio_cni(tools: &Tools, to: &Path) -> anyhow::Result<PathBuf> {
+    let path = to.join("install-cni.tar");
+    Image::default()
+        .file(tools.path("istio/install-cni"), "/usr/local/bin/install-cni")
+        .file(tools.path("istio/istio-cni"), "/opt/cni/bin/istio-cni")
+        .entrypoint(&["/usr/local/bin/install-cni"])
+        .write(&format!("{ISTIO_HUB}/install-cni:{ISTIO_TAG}"), &path)?;
+    Ok(path)
+}
+
 /// Writes the archives into a directory. `app` is the program of [`APP`].
 ///
 /// # Errors

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -12,7 +13,7 @@ use anyhow::{Context as _, bail};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::wait::{WaitPidFlag, waitpid};
-use nix::unistd::{Pid, sethostname};
+use nix::unistd::Pid;
 
 use crate::machine::{BOOTED, LOGS, PAUSED, PROCESSES, SEARCH_PATH};
 use crate::plan::Process;
@@ -49,8 +50,9 @@ const POLL: Duration = Duration::from_millis(500);
 /// # Errors
 /// When a mount fails.
 pub fn run(dir: &Path) -> anyhow::Result<()> {
-    sethostname(dir.file_name().context("the machine has no name")?)?;
     set_up_mounts(dir)?;
+    let name = dir.file_name().context("the machine has no name")?;
+    fs::write("/proc/sys/kernel/hostname", name.as_bytes()).context("set the host name")?;
     for (key, value) in SYSCTLS {
         fs::write(Path::new("/proc/sys").join(key), value).with_context(|| format!("set {key}"))?;
     }

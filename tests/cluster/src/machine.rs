@@ -28,8 +28,6 @@ pub(crate) const LOGS: &str = "logs";
 pub(crate) const PAUSED: &str = "paused";
 /// File with the process that holds the namespaces: its pid, and the time it was started at, from `/proc/PID/stat`.
 const HOLDER: &str = "holder";
-/// The cluster's cgroup, below the root of every hierarchy.
-const CGROUP: &str = "weir-cluster";
 /// Longest time a command on a machine may take: importing images on a busy machine.
 const COMMAND_TIMEOUT: Duration = Duration::from_mins(5);
 
@@ -116,19 +114,22 @@ impl Machine {
         })?;
         for hierarchy in hierarchies()?.iter().filter(|hierarchy| hierarchy.is_unified && hierarchy.has_controllers()) {
             // A cgroup whose children have controllers must not have processes.
-            let outside = hierarchy.mounted_at.join(CGROUP).join("holders");
+            let outside = hierarchy.mounted_at.join(self.cluster_cgroup()).join("holders");
             fs::create_dir_all(&outside)?;
             fs::write(outside.join("cgroup.procs"), holder.to_string())?;
         }
         Ok(())
     }
 
-    /// Kills every process at once, as a power cut does. Nothing happens if it is off.
+    /// Kills every process at once, as a power cut does, also what an interrupted [`power_on`](Self::power_on) has left. Nothing happens if
+    /// it is off.
     ///
     /// # Errors
     /// When something stays busy.
     pub fn power_off(&self) -> anyhow::Result<()> {
-        let Some((holder, init)) = self.holder().map(|holder| (holder, self.init())) else { return Ok(()) };
+        let Some((holder, init)) = self.holder().map(|holder| (holder, self.init())) else {
+            return self.remove_cgroups();
+        };
         kill(Pid::from_raw(holder.cast_signed()), Signal::SIGKILL)?;
         try_wait_until("the processes of the machine are gone", || {
             // Where this process has started the machine, it is its parent.
@@ -235,7 +236,7 @@ impl Machine {
         self.remove_cgroups()?;
         let all = hierarchies()?.into_iter().map(|hierarchy| {
             let mut parent = hierarchy.mounted_at.clone();
-            for name in [CGROUP, &self.name] {
+            for name in [&self.cluster_cgroup(), &self.name] {
                 let cgroup = parent.join(name);
                 if hierarchy.has_controllers() && hierarchy.is_unified {
                     let controllers = fs::read_to_string(parent.join("cgroup.controllers"))?;
@@ -256,9 +257,16 @@ impl Machine {
         all.collect()
     }
 
+    /// Returns the name of the cluster's cgroup.
+    fn cluster_cgroup(&self) -> String {
+        cluster_cgroup(self.dir.ancestors().nth(2).unwrap_or(&self.dir))
+    }
+
     fn remove_cgroups(&self) -> anyhow::Result<()> {
         for hierarchy in hierarchies()? {
-            let cgroup = hierarchy.mounted_at.join(CGROUP).join(&self.name);
+            let cgroup = hierarchy.mounted_at.join(self.cluster_cgroup()).join(&self.name);
+            // What lives without its holder was started by a run that did not come to write it down.
+            kill_all(&cgroup);
             let deadline = Instant::now() + Duration::from_secs(10);
             while cgroup.exists() && !remove_cgroup(&cgroup) {
                 ensure!(Instant::now() < deadline, "cannot remove cgroup {}: it is busy", cgroup.display());
@@ -269,13 +277,19 @@ impl Machine {
     }
 }
 
-/// Removes the cgroups that all machines have in common. Those of machines must be gone.
+/// Returns the name of a cluster's cgroup, below the root of every hierarchy: `weir-cluster` and its directory, so that two clusters do not
+/// share one.
+fn cluster_cgroup(dir: &Path) -> String {
+    format!("weir-cluster{}", dir.display().to_string().replace('/', "-"))
+}
+
+/// Removes the cgroups that all machines of the cluster with this directory have in common. Those of machines must be gone.
 ///
 /// # Errors
 /// When one is busy.
-pub fn remove_common_cgroups() -> anyhow::Result<()> {
+pub fn remove_common_cgroups(dir: &Path) -> anyhow::Result<()> {
     for hierarchy in hierarchies()? {
-        let cgroup = hierarchy.mounted_at.join(CGROUP);
+        let cgroup = hierarchy.mounted_at.join(cluster_cgroup(dir));
         ensure!(!cgroup.exists() || remove_cgroup(&cgroup), "cannot remove cgroup {}: it is busy", cgroup.display());
     }
     Ok(())
@@ -326,6 +340,19 @@ fn hierarchy(line: &str) -> Option<Hierarchy> {
     Some(Hierarchy { mounted_at, options: options.join(","), is_unified })
 }
 
+/// Sends SIGKILL to all processes in a cgroup and below it.
+fn kill_all(cgroup: &Path) {
+    for entry in fs::read_dir(cgroup).into_iter().flatten().flatten().filter(|entry| entry.path().is_dir()) {
+        kill_all(&entry.path());
+    }
+    let processes = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
+    // Process 0 is one of another PID namespace, and would mean this one.
+    for pid in processes.lines().filter_map(|pid| pid.parse().ok()).filter(|&pid: &i32| pid > 0) {
+        // It may have ended by itself.
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    }
+}
+
 /// Removes a cgroup and those below it; returns `false` while one is busy.
 fn remove_cgroup(cgroup: &Path) -> bool {
     let below = fs::read_dir(cgroup).into_iter().flatten().flatten().filter(|entry| entry.path().is_dir());
@@ -355,6 +382,13 @@ fn remove_if_exists(path: &Path) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn clusters_have_cgroups_of_their_own() {
+        let of = |dir: &str| Machine::new(Path::new(dir).join("machines/node1")).cluster_cgroup();
+        assert_eq!(of("/var/lib/one"), "weir-cluster-var-lib-one");
+        assert_eq!(of("/var/lib/one"), cluster_cgroup(Path::new("/var/lib/one")));
+    }
 
     #[test]
     fn reads_hierarchies_of_both_versions() {

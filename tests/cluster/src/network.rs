@@ -13,6 +13,12 @@ use crate::plan::{CONTROL_IP, HOST_IP, NODES, Node};
 /// Name of the link on this machine.
 pub const HOST_LINK: &str = "weir-cluster";
 
+/// Returns whether the link exists in this process's network namespace.
+pub fn is_linked() -> bool {
+    // Not /sys/class/net, which may show another namespace's links.
+    nix::net::if_::if_nametoindex(HOST_LINK).is_ok()
+}
+
 /// Commands for `ip -batch` on the machine of the control plane: the bridge, and routes to pods.
 fn control() -> String {
     let (v4, v6) = CONTROL_IP;

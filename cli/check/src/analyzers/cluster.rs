@@ -27,7 +27,16 @@ pub(super) fn analyze(view: &ClusterView<'_>, findings: &mut Findings) {
         let object = FindingObject::cluster_scoped("Namespace", &snapshot.install_namespaces.istio);
         findings.add(&fault::CONTROL_PLANE_MISSING, object, "has no Service istiod or istiod-REVISION");
     }
-    for deployment in snapshot.istio_deployments.iter().flatten().filter(|item| is_istiod(&item.metadata.name)) {
+    let deployments = snapshot.istio_deployments.iter().flatten();
+    let deployments: Vec<_> = deployments.filter(|item| is_istiod(&item.metadata.name)).collect();
+    // Without any, the control plane is elsewhere, behind the Service.
+    if let Some(first) = deployments.first()
+        && !deployments.iter().any(|deployment| deployment.has_ready_replica())
+    {
+        let object = FindingObject::new("Deployment", &first.metadata.namespace, &first.metadata.name);
+        findings.add(&fault::CONTROL_PLANE_MISSING, object, "has no ready replica");
+    }
+    for deployment in deployments {
         let mut images = deployment.spec.template.spec.containers.iter().map(|container| container.image.as_str());
         let unsupported = |image| Some((image, Release::of_image(image)?.unsupported_reason()?));
         if let Some((image, reason)) = images.find_map(unsupported) {

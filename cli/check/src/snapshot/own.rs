@@ -29,6 +29,7 @@ pub(crate) struct ControllerSpec {
 struct ControllerStatus {
     replicas: u64,
     updated_replicas: u64,
+    ready_replicas: u64,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -125,6 +126,10 @@ pub(crate) struct SecretVolume {
 impl Controller {
     pub(crate) fn replicas(&self) -> u64 {
         self.spec.replicas.unwrap_or(1)
+    }
+
+    pub(crate) fn has_ready_replica(&self) -> bool {
+        self.status.ready_replicas > 0
     }
 
     pub(crate) fn is_rolling_out(&self) -> bool {

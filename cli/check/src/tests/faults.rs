@@ -24,6 +24,10 @@ const PLANTED: &[Planted] = &[
         fixture.get("nodes", "", "node-2")["status"]["nodeInfo"]["kubeletVersion"] = "v1.28.3".into();
     }),
     (&["control-plane-missing"], |fixture| fixture.remove("services", "istio-system", "istiod")),
+    (&["control-plane-missing"], |fixture| {
+        fixture.get("deployments", "istio-system", "istiod")["status"]["readyReplicas"] = json!(0);
+    }),
+    (&[], |fixture| fixture.remove("deployments", "istio-system", "istiod")),
     (&["control-plane-unsupported"], |fixture| {
         fixture.get("deployments", "istio-system", "istiod")["spec"]["template"]["spec"]["containers"][0]["image"] =
             "docker.io/istio/pilot:1.16.7-distroless".into();

@@ -177,7 +177,7 @@ impl Fixture {
         let containers = json!([{"name": "discovery", "image": "docker.io/istio/pilot:1.28.0"}]);
         fixture.add(json!({
             "apiVersion": "apps/v1", "kind": "Deployment", "metadata": istiod,
-            "spec": {"template": {"spec": {"containers": containers}}},
+            "spec": {"template": {"spec": {"containers": containers}}}, "status": {"readyReplicas": 1},
         }));
         fixture.add_created_objects();
         fixture.add_users_objects();

@@ -63,6 +63,14 @@ fn prepare(cluster: &Cluster) -> anyhow::Result<()> {
 /// # Errors
 /// When the installation fails; the error has what it printed.
 pub(crate) fn install(cluster: &Cluster) -> anyhow::Result<()> {
+    install_with(cluster, &[])
+}
+
+/// Installs Weir with more options of `weir install`.
+///
+/// # Errors
+/// When the installation fails; the error has what it printed.
+pub(crate) fn install_with(cluster: &Cluster, options: &[&str]) -> anyhow::Result<()> {
     let settings = [
         "images.hub=localhost".to_owned(),
         format!("config.values.global.hub={},config.values.global.tag={}", images::ISTIO_HUB, images::ISTIO_TAG),
@@ -71,7 +79,7 @@ pub(crate) fn install(cluster: &Cluster) -> anyhow::Result<()> {
     let args = settings.iter().flat_map(|setting| ["--set", setting]);
     // Without it, proxies do not listen on IPv6, to which the rules redirect.
     let dual_stack = ["--set-string", "config.mesh.defaultConfig.proxyMetadata.ISTIO_DUAL_STACK=true"];
-    weir(cluster, &[&["install", "--yes"][..], &args.collect::<Vec<_>>(), &dual_stack].concat()).map(drop)
+    weir(cluster, &[&["install", "--yes"][..], options, &args.collect::<Vec<_>>(), &dual_stack].concat()).map(drop)
 }
 
 /// Runs `weir` with the cluster's kubeconfig, and returns what it prints.
@@ -79,9 +87,18 @@ pub(crate) fn install(cluster: &Cluster) -> anyhow::Result<()> {
 /// # Errors
 /// When it fails; the error has what it printed.
 pub(crate) fn weir(cluster: &Cluster, args: &[&str]) -> anyhow::Result<String> {
+    let (succeeds, printed) = try_weir(cluster, args)?;
+    ensure!(succeeds, "weir {}: {printed}", args.join(" "));
+    Ok(printed)
+}
+
+/// Runs `weir`, and returns whether it succeeds and what it prints.
+///
+/// # Errors
+/// When it cannot be run, or takes too long.
+pub(crate) fn try_weir(cluster: &Cluster, args: &[&str]) -> anyhow::Result<(bool, String)> {
     let mut command = Command::new(weir_tests::bin("weir"));
     let output = process::run(command.args(args).env("KUBECONFIG", cluster.kubeconfig()), b"", INSTALL_TIMEOUT)?;
     let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    ensure!(output.status.success(), "weir {}: {}: {stdout}{stderr}", args.join(" "), output.status);
-    Ok(format!("{stdout}{stderr}"))
+    Ok((output.status.success(), format!("{stdout}{stderr}")))
 }

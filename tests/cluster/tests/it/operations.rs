@@ -1,5 +1,9 @@
 //! Running pods while components are killed, switched off and uninstalled, under traffic.
 
+mod faults;
+mod istio;
+mod webhook;
+
 use std::collections::HashSet;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -9,33 +13,69 @@ use weir_cluster::images::APP;
 use weir_cluster::plan::NODES;
 
 use crate::mesh::{alone_or_skip, install, shared_or_skip, weir};
-use crate::scenario::{Scenario, client, is_from_the_mesh, parse};
+use crate::scenario::{Scenario, WEB, client, deployment, is_from_the_mesh, parse};
 
-/// Requests from a meshed pod for a while. The pod sends them by itself: a stream of `kubectl exec` ends with the node's kubelet.
-struct Traffic<'a>(&'a Scenario);
+impl Scenario {
+    /// Creates the namespace with `web` and a client. The server stops only when clients have heard of it, as a service's that is updated
+    /// without failures.
+    fn with_patient_web(cluster: &'static Cluster, name: &str) -> Self {
+        let this = Self::new(cluster, name);
+        let patient = |version| {
+            deployment("web", version, "")
+                .replace("terminationGracePeriodSeconds: 1", "terminationGracePeriodSeconds: 15")
+                .replace(
+                    "        args: [serve",
+                    "        lifecycle: {preStop: {sleep: {seconds: 5}}}\n        args: [serve",
+                )
+        };
+        this.apply(&[&patient("v1"), &patient("v2"), &client("client", ""), WEB].join("\n---\n"));
+        this.wait_for_rollouts();
+        this
+    }
+
+    /// Replaces the pods of every Deployment.
+    fn restart(&self) {
+        self.kubectl(&["rollout", "restart", "deployment"]);
+        let names = self.kubectl(&["get", "deployments", "-o", "name"]);
+        names.lines().for_each(|name| drop(self.kubectl(&["rollout", "status", name, "--timeout=180s"])));
+    }
+}
+
+/// Requests from a meshed pod, one after the other. The pod sends them by itself: a stream of `kubectl exec` ends with the node's kubelet.
+struct Traffic<'a> {
+    mesh: &'a Scenario,
+    started: Instant,
+}
 
 impl<'a> Traffic<'a> {
-    fn start(mesh: &'a Scenario, seconds: u32) -> Self {
+    fn start(mesh: &'a Scenario) -> Self {
         mesh.apply(&format!(
             "apiVersion: v1
 kind: Pod
 metadata: {{name: traffic}}
 spec:
   restartPolicy: Never
-  containers: [{{name: app, image: {APP}, args: [load, --for, {seconds}s, \"http://web/\"]}}]"
+  containers:
+  - name: app
+    image: {APP}
+    command: [sh, -c, \"until [ -e /tmp/end ]; do /bin/app load --for 2s http://web/ || exit; done\"]"
         ));
-        Self(mesh)
+        mesh.wait_for_pod("traffic");
+        Self { mesh, started: Instant::now() }
     }
 
-    /// Waits for the end; every request must have been answered by the service.
+    /// Ends it; every request must have been answered by the service.
     #[track_caller]
     fn assert_unharmed(self) {
-        self.0.kubectl(&["wait", "pod/traffic", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=180s"]);
-        let responses = parse(&self.0.kubectl(&["logs", "traffic", "-c", "app"]));
-        let total: usize = responses.values().sum();
-        assert!(total > 100, "{responses:?}");
-        assert!(responses.keys().all(|response| response.starts_with("200 v")), "{responses:?}");
-        eprintln!("{total} requests, no failure");
+        self.mesh.kubectl(&["exec", "traffic", "-c", "app", "--", "sh", "-c", ">/tmp/end"]);
+        self.mesh.kubectl(&["wait", "pod/traffic", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=180s"]);
+        let log = self.mesh.kubectl(&["logs", "traffic", "-c", "app"]);
+        let responses = parse(&log);
+        assert!(responses.keys().all(|response| response.starts_with("200 v")), "{log}");
+        let counts = log.lines().filter_map(|line| line.split_once('\t')?.0.parse::<usize>().ok());
+        let total: usize = counts.sum();
+        assert!(total > 100, "{log}");
+        eprintln!("{}: {total} requests, no failure, in {:.0?}", self.mesh.namespace, self.started.elapsed());
     }
 }
 
@@ -64,7 +104,7 @@ fn replicas_of_the_webhook_are_on_different_nodes() {
 fn agent_away_and_back() {
     let Some((cluster, _lock)) = alone_or_skip() else { return };
     let mesh = Scenario::with_web(cluster, "agent-away");
-    let traffic = Traffic::start(&mesh, 40);
+    let traffic = Traffic::start(&mesh);
     // A selector that no node has: the agents end.
     let selector = |value: &str| {
         format!(r#"{{"spec":{{"template":{{"spec":{{"nodeSelector":{{"weir-test/away":{value}}}}}}}}}}}"#)
@@ -95,7 +135,7 @@ fn agent_away_and_back() {
 fn kubelets_and_runtimes_are_killed() {
     let Some((cluster, _lock)) = alone_or_skip() else { return };
     let mesh = Scenario::with_web(cluster, "kill");
-    let traffic = Traffic::start(&mesh, 30);
+    let traffic = Traffic::start(&mesh);
     for node in NODES {
         for process in [node.runtime.daemon(), "kubelet"] {
             cluster.node(node).kill(process).unwrap();
@@ -111,7 +151,7 @@ fn kubelets_and_runtimes_are_killed() {
 fn webhook_replica_is_killed_while_pods_are_created() {
     let Some((cluster, _lock)) = alone_or_skip() else { return };
     let mesh = Scenario::with_web(cluster, "webhook-killed");
-    let traffic = Traffic::start(&mesh, 30);
+    let traffic = Traffic::start(&mesh);
     let pods = cluster.kubectl(&["-n", "weir-system", "get", "pods", "-o", "name"], "").unwrap();
     let victim = pods.lines().next().unwrap();
     cluster.kubectl(&["-n", "weir-system", "delete", victim, "--grace-period=0", "--force"], "").unwrap();
@@ -160,7 +200,7 @@ fn node_comes_back_after_a_power_cut() {
 fn uninstall_with_running_pods_and_reinstall() {
     let Some((cluster, _lock)) = alone_or_skip() else { return };
     let mesh = Scenario::with_web(cluster, "reinstall");
-    let traffic = Traffic::start(&mesh, 60);
+    let traffic = Traffic::start(&mesh);
     let uninstalled = weir(cluster, &["uninstall", "-y", "--timeout", "120s"]);
     let restored = install(cluster);
     let daemon_sets = cluster.kubectl(&["-n", "weir-node", "get", "daemonsets", "-o", "name"], "").unwrap();

@@ -49,7 +49,8 @@ impl Scenario {
         self.kubectl_with(args, "")
     }
 
-    fn kubectl_with(&self, args: &[&str], input: &str) -> String {
+    /// Runs `kubectl` in the namespace with `input`.
+    pub(crate) fn kubectl_with(&self, args: &[&str], input: &str) -> String {
         self.try_kubectl(args, input).unwrap_or_else(|error| panic!("{error:#}\n{}", self.describe()))
     }
 

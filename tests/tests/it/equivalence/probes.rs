@@ -39,6 +39,15 @@ pub(crate) struct ProbeResult {
     pub(crate) entry: Option<conntrack::Entry>,
 }
 
+impl ProbeResult {
+    /// Returns where the packet arrived, with local and original address. Without any rule, connections are not tracked: then both agree.
+    pub(crate) fn target(&self) -> Option<(Place, u16, Option<(SocketAddr, SocketAddr)>)> {
+        let arrival = self.arrival.as_ref()?;
+        let addresses = arrival.connection.map(|it| (it.local, it.original_dst.unwrap_or(it.local)));
+        Some((arrival.place, arrival.port, addresses))
+    }
+}
+
 /// Where a packet arrived.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Arrival {
