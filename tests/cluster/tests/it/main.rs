@@ -7,6 +7,7 @@
 //! pods.rs ─────── kinds of pods
 //! grpc.rs ─────── gRPC without Envoy
 //! telemetry.rs ── bookinfo, with its traces and metrics
+//! installs.rs ─── configurations and ways of installation
 //! operations.rs ─ what happens to running pods while components are killed, switched off, uninstalled
 //! ```
 //!
@@ -15,6 +16,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests may panic like tests")]
 
 mod grpc;
+mod installs;
 mod mesh;
 mod operations;
 mod pods;

@@ -1,5 +1,7 @@
 //! Kinds of pods: each starts, is captured and reaches the service `web`.
 
+use std::time::Instant;
+
 use weir_cluster::images::APP;
 
 use crate::mesh::shared_or_skip;
@@ -150,7 +152,7 @@ fn pod_on_the_network_of_its_node_is_not_injected() {
     );
     let output = weir_lab::process::run(&mut kubectl, manifest.as_bytes(), std::time::Duration::from_mins(1)).unwrap();
     let warning = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && warning.contains("Warning:") && warning.contains("hostNetwork"), "{warning}");
+    assert!(output.status.success() && warning.contains("Warning:") && warning.contains("host network"), "{warning}");
     mesh.wait_for_pod("host");
     let names = mesh.jsonpath("pod/host", "{.spec.initContainers[*].name} {.spec.containers[*].name}");
     assert_eq!(names.trim(), "app");
@@ -168,12 +170,32 @@ fn resources_of_a_pod_include_its_sidecar() {
 }
 
 #[test]
-fn pod_with_users_of_its_own() {
+fn pod_with_users_of_its_own_is_meshed_or_refused_by_its_node() {
     let Some((cluster, _lock)) = shared_or_skip() else { return };
     let mesh = Scenario::with_web(cluster, "users");
     mesh.apply(&pod("users", "", "hostUsers: false"));
-    mesh.wait_for_pod("users");
-    mesh.assert_meshed("pod/users");
+    assert_eq!(
+        mesh.jsonpath("pod/users", "{.spec.hostUsers} {.spec.initContainers[?(@.name=='istio-proxy')].name}"),
+        "false istio-proxy"
+    );
+    let node = || mesh.jsonpath("pod/users", "{.spec.nodeName}");
+    mesh.kubectl(&["wait", "pod/users", "--for=condition=PodScheduled", "--timeout=60s"]);
+    let features = cluster
+        .kubectl(&["get", "node", &node(), "-o", "jsonpath={.status.runtimeHandlers[*].features.userNamespaces}"], "")
+        .unwrap();
+    if features.contains("true") {
+        mesh.wait_for_pod("users");
+        return mesh.assert_meshed("pod/users");
+    }
+    let started = Instant::now();
+    loop {
+        let events = mesh.kubectl(&["get", "events", "--field-selector", "involvedObject.name=users"]);
+        if events.contains("runtime does not support user namespaces") {
+            break;
+        }
+        assert!(started.elapsed().as_secs() < 60, "{events}");
+        std::thread::sleep(std::time::Duration::from_millis(500));
+    }
 }
 
 #[test]
