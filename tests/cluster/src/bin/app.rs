@@ -1,18 +1,18 @@
 //! `weir-cluster-app`: the server and the client of the tests in the cluster, and the pause container.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::{TcpListener, TcpStream, ToSocketAddrs as _};
-use std::sync::Mutex;
+use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs as _};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use axum::Router;
-use axum::extract::{Path, State};
-use axum::http::{HeaderMap, StatusCode, Uri};
-use axum::routing::get;
+use axum::extract::{ConnectInfo, Path, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::routing::{get, post};
+use axum::{Json, Router};
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -40,7 +40,12 @@ enum Action {
         /// The name that responses have
         #[arg(long, env = "VERSION", default_value = "v1")]
         version: String,
+        /// Services that are asked for each response, as URLs
+        #[arg(long = "call")]
+        calls: Vec<String>,
     },
+    /// Collect spans as Zipkin does, on port 9411
+    Collect,
     /// Send requests and print how often each response came
     Load {
         /// Number of requests
@@ -82,7 +87,12 @@ fn parse_seconds(text: &str) -> Result<Duration, String> {
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
-        Action::Serve { port, tcp_port, version } => serve(port, tcp_port, version),
+        Action::Serve { port, tcp_port, version, calls } => {
+            let server = Server { version, calls, requests: AtomicUsize::new(0) };
+            serve_echo(tcp_port, server.version.clone())?;
+            serve(port, routes(Arc::new(server)))
+        }
+        Action::Collect => serve(9411, collector()),
         Action::Load { number, concurrency, duration, headers, url } => {
             let deadline = duration.map(|duration| Instant::now() + duration);
             let number = if deadline.is_some() { usize::MAX } else { number };
@@ -133,12 +143,12 @@ fn repeat(
             scope.spawn(|| {
                 while next.fetch_add(1, Ordering::Relaxed) < number && deadline.is_none_or(|end| Instant::now() < end) {
                     let result = once().unwrap_or_else(|error| format!("error: {error:#}"));
-                    *counts.lock().unwrap_or_else(std::sync::PoisonError::into_inner).entry(result).or_insert(0) += 1;
+                    *counts.lock().unwrap_or_else(PoisonError::into_inner).entry(result).or_insert(0) += 1;
                 }
             });
         }
     });
-    counts.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)
+    counts.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Sends one request over a connection of its own. Returns status and body.
@@ -165,18 +175,33 @@ fn echo(address: &str) -> anyhow::Result<String> {
     Ok(line.trim_end().to_owned())
 }
 
-/// What the server knows.
+/// Headers that a service passes on to those that it calls: tracing as Istio's documentation lists them, and bookinfo's user.
+const PASSED_ON: [&str; 7] =
+    ["x-request-id", "x-b3-traceid", "x-b3-spanid", "x-b3-parentspanid", "x-b3-sampled", "x-b3-flags", "end-user"];
+
+/// State of the server.
 struct Server {
     version: String,
+    calls: Vec<String>,
     requests: AtomicUsize,
 }
 
-/// Serves `/` (the version), `/headers`, `/status/CODE`, `/delay/MILLISECONDS`, `/requests` (how many came to `/`) and `/healthz`.
-fn serve(port: u16, tcp_port: u16, version: String) -> anyhow::Result<()> {
-    let any = |port| TcpListener::bind(("::", port)).with_context(|| format!("listen on port {port}"));
-    let (http, tcp, name) = (any(port)?, any(tcp_port)?, version.clone());
+impl Server {
+    /// Returns the version and, in brackets, the body of each service that it calls.
+    fn answer(&self, headers: &HeaderMap) -> anyhow::Result<String> {
+        let pass_on = |name: &&str| Some(format!("{name}: {}", headers.get(*name)?.to_str().ok()?));
+        let headers: Vec<String> = PASSED_ON.iter().filter_map(pass_on).collect();
+        self.calls.iter().try_fold(self.version.clone(), |text, url| {
+            let response = request(url, &headers)?;
+            Ok(format!("{text} [{}]", response.strip_prefix("200 ").unwrap_or(&response)))
+        })
+    }
+}
+
+fn serve_echo(port: u16, name: String) -> anyhow::Result<()> {
+    let listener = listen(port)?;
     thread::spawn(move || {
-        for stream in tcp.incoming().flatten() {
+        for stream in listener.incoming().flatten() {
             let name = name.clone();
             thread::spawn(move || {
                 let mut out = stream.try_clone()?;
@@ -184,34 +209,107 @@ fn serve(port: u16, tcp_port: u16, version: String) -> anyhow::Result<()> {
             });
         }
     });
-    let server: &'static Server = Box::leak(Box::new(Server { version, requests: AtomicUsize::new(0) }));
-    let routes = Router::new()
+    Ok(())
+}
+
+fn listen(port: u16) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(("::", port)).with_context(|| format!("listen on port {port}"))
+}
+
+/// Returns the routes `/` (the version), `/headers`, `/client` (its address), `/status/CODE`, `/delay/MILLISECONDS`, `/requests` (how many
+/// came to `/` and `/status`), `/metrics` (that number for Prometheus) and `/healthz`.
+fn routes(server: Arc<Server>) -> Router {
+    type Shared = State<Arc<Server>>;
+    Router::new()
         .route("/healthz", get(|| async { "ok" }))
         .route(
             "/requests",
-            get(|State(server): State<&'static Server>| async { server.requests.load(Ordering::Relaxed).to_string() }),
+            get(|State(server): Shared| async move { server.requests.load(Ordering::Relaxed).to_string() }),
+        )
+        .route(
+            "/metrics",
+            get(|State(server): Shared| async move {
+                format!("# TYPE app_requests counter\napp_requests_total {}\n", server.requests.load(Ordering::Relaxed))
+            }),
         )
         .route("/headers", get(|headers: HeaderMap| async move { format!("{headers:?}") }))
         .route(
+            "/client",
+            get(|ConnectInfo(client): ConnectInfo<SocketAddr>| async move { client.ip().to_canonical().to_string() }),
+        )
+        .route(
             "/status/{code}",
-            get(|Path(code): Path<u16>| async move { StatusCode::from_u16(code).unwrap_or(StatusCode::BAD_REQUEST) }),
+            get(|State(server): Shared, Path(code): Path<u16>| async move {
+                server.requests.fetch_add(1, Ordering::Relaxed);
+                StatusCode::from_u16(code).unwrap_or(StatusCode::BAD_REQUEST)
+            }),
         )
         .route(
             "/delay/{milliseconds}",
-            get(|State(server): State<&'static Server>, Path(milliseconds): Path<u64>| async move {
+            get(|State(server): Shared, Path(milliseconds): Path<u64>| async move {
                 tokio::time::sleep(Duration::from_millis(milliseconds)).await;
                 server.version.clone()
             }),
         )
-        .fallback(|State(server): State<&'static Server>, _: Uri| async {
+        .fallback(|State(server): Shared, headers: HeaderMap| async move {
             server.requests.fetch_add(1, Ordering::Relaxed);
-            server.version.clone()
+            let answer = tokio::task::spawn_blocking(move || server.answer(&headers)).await;
+            answer
+                .map_err(anyhow::Error::from)
+                .flatten()
+                .map_err(|error| (StatusCode::BAD_GATEWAY, format!("{error:#}")))
         })
-        .with_state(server);
+        .with_state(server)
+}
+
+/// A span of Zipkin's API v2, as far as it is used.
+#[derive(serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Span {
+    trace_id: String,
+    kind: Option<String>,
+    local_endpoint: Endpoint,
+}
+
+#[derive(serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Endpoint {
+    service_name: String,
+}
+
+/// Returns the routes of Zipkin's API v2 that proxies use, and `/trace/ID`: which services have sent spans of a trace, and of which kind.
+fn collector() -> Router {
+    type Shared = State<Arc<Mutex<BTreeMap<String, BTreeSet<String>>>>>;
+    Router::new()
+        .route(
+            "/api/v2/spans",
+            post(|State(traces): Shared, Json(spans): Json<Vec<Span>>| async move {
+                let mut traces = traces.lock().unwrap_or_else(PoisonError::into_inner);
+                for span in spans {
+                    let name = format!("{} {}", span.local_endpoint.service_name, span.kind.unwrap_or_default());
+                    traces.entry(span.trace_id).or_default().insert(name);
+                }
+                StatusCode::ACCEPTED
+            }),
+        )
+        .route("/healthz", get(|| async { "ok" }))
+        .route(
+            "/trace/{id}",
+            get(|State(traces): Shared, Path(id): Path<String>| async move {
+                let traces = traces.lock().unwrap_or_else(PoisonError::into_inner);
+                traces.get(&id).into_iter().flatten().cloned().collect::<Vec<_>>().join(", ")
+            }),
+        )
+        .with_state(Arc::default())
+}
+
+fn serve(port: u16, routes: Router) -> anyhow::Result<()> {
+    let http = listen(port)?;
     runtime()?.block_on(async {
         http.set_nonblocking(true)?;
         let listener = tokio::net::TcpListener::from_std(http)?;
-        let serving = axum::serve(listener, routes).with_graceful_shutdown(async { drop(end().await) });
+        let service = routes.into_make_service_with_connect_info::<SocketAddr>();
+        let serving = axum::serve(listener, service).with_graceful_shutdown(async { drop(end().await) });
         Ok(serving.await?)
     })
 }

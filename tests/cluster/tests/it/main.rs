@@ -5,6 +5,9 @@
 //! scenario.rs ─── a namespace, what runs in it, requests from its clients
 //! traffic.rs ──── Istio's routing, security and egress, through the captured connections
 //! pods.rs ─────── kinds of pods
+//! grpc.rs ─────── gRPC without Envoy
+//! telemetry.rs ── bookinfo, with its traces and metrics
+//! installs.rs ─── configurations and ways of installation
 //! operations.rs ─ what happens to running pods while components are killed, switched off, uninstalled
 //! ```
 //!
@@ -12,8 +15,11 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests may panic like tests")]
 
+mod grpc;
+mod installs;
 mod mesh;
 mod operations;
 mod pods;
 mod scenario;
+mod telemetry;
 mod traffic;

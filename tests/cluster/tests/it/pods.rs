@@ -1,5 +1,7 @@
 //! Kinds of pods: each starts, is captured and reaches the service `web`.
 
+use std::time::Instant;
+
 use weir_cluster::images::APP;
 
 use crate::mesh::shared_or_skip;
@@ -76,6 +78,124 @@ spec: {{template: {{spec: {{restartPolicy: Never, containers: [{{name: app, imag
     mesh.kubectl(&["wait", "job/once", "--for=condition=Complete", "--timeout=120s"]);
     let log = mesh.kubectl(&["logs", "job/once", "-c", "app"]);
     assert!(crate::scenario::parse(&log).keys().all(|response| is_from_the_mesh(response)), "{log}");
+}
+
+#[test]
+fn cron_job_completes_with_its_sidecar() {
+    let Some((cluster, _lock)) = shared_or_skip() else { return };
+    let mesh = Scenario::with_web(cluster, "cron");
+    mesh.apply(&format!(
+        "apiVersion: batch/v1
+kind: CronJob
+metadata: {{name: often}}
+spec:
+  schedule: \"* * * * *\"
+  jobTemplate: {{spec: {{template: {{metadata: {{labels: {{app: often}}}}, spec: {{restartPolicy: Never, containers: [{{name: app, image: {APP}, args: [load, \"http://web/headers\"]}}]}}}}}}}}"
+    ));
+    mesh.kubectl(&["wait", "cronjob/often", "--for=jsonpath={.status.lastSuccessfulTime}", "--timeout=150s"]);
+    let log = mesh.kubectl(&["logs", "-l", "app=often", "-c", "app"]);
+    let responses = crate::scenario::parse(&log);
+    assert!(!responses.is_empty() && responses.keys().all(|response| is_from_the_mesh(response)), "{log}");
+}
+
+#[test]
+fn pods_of_a_daemon_set_are_meshed_on_every_node() {
+    let Some((cluster, _lock)) = shared_or_skip() else { return };
+    let mesh = Scenario::with_web(cluster, "daemons");
+    mesh.apply(&format!(
+        "apiVersion: apps/v1
+kind: DaemonSet
+metadata: {{name: everywhere}}
+spec:
+  selector: {{matchLabels: {{app: everywhere}}}}
+  template:
+    metadata: {{labels: {{app: everywhere}}}}
+    spec: {{terminationGracePeriodSeconds: 1, containers: [{{name: app, image: {APP}, args: [pause]}}]}}"
+    ));
+    mesh.kubectl(&["rollout", "status", "daemonset/everywhere", "--timeout=120s"]);
+    let pods = mesh.kubectl(&["get", "pods", "-l", "app=everywhere", "-o", "name"]);
+    assert_eq!(pods.lines().count(), weir_cluster::plan::NODES.len(), "{pods}");
+    pods.lines().for_each(|pod| mesh.assert_meshed(pod));
+}
+
+#[test]
+fn application_is_held_until_its_ordinary_sidecar_is_ready() {
+    let Some((cluster, _lock)) = shared_or_skip() else { return };
+    let mesh = Scenario::with_web(cluster, "hold");
+    let annotations = "annotations: {sidecar.istio.io/nativeSidecar: \"false\", proxy.istio.io/config: 'holdApplicationUntilProxyStarts: true'}";
+    // Its first request is sent once, right at its start.
+    mesh.apply(&format!(
+        "apiVersion: v1
+kind: Pod
+metadata: {{name: held, {annotations}}}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers: [{{name: app, image: {APP}, command: [sh, -c, \"/bin/app load http://web/headers; exec /bin/app pause\"]}}]"
+    ));
+    mesh.wait_for_pod("held");
+    let names = mesh.jsonpath("pod/held", "{.spec.containers[*].name}");
+    assert_eq!(names, "istio-proxy app");
+    let log = mesh.kubectl(&["logs", "held", "-c", "app"]);
+    let responses = crate::scenario::parse(&log);
+    assert!(responses.len() == 1 && responses.keys().all(|response| is_from_the_mesh(response)), "{log}");
+}
+
+#[test]
+fn pod_on_the_network_of_its_node_is_not_injected() {
+    let Some((cluster, _lock)) = shared_or_skip() else { return };
+    let mesh = Scenario::new(cluster, "host-network");
+    let args = ["--namespace", &mesh.namespace, "apply", "-f", "-"];
+    let mut kubectl = std::process::Command::new(cluster.kubectl_path());
+    kubectl.args(args).env("KUBECONFIG", cluster.kubeconfig());
+    let manifest = format!(
+        "{{apiVersion: v1, kind: Pod, metadata: {{name: host}}, spec: {{hostNetwork: true, terminationGracePeriodSeconds: 1, containers: [{{name: app, image: {APP}, args: [pause]}}]}}}}"
+    );
+    let output = weir_lab::process::run(&mut kubectl, manifest.as_bytes(), std::time::Duration::from_mins(1)).unwrap();
+    let warning = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && warning.contains("Warning:") && warning.contains("host network"), "{warning}");
+    mesh.wait_for_pod("host");
+    let names = mesh.jsonpath("pod/host", "{.spec.initContainers[*].name} {.spec.containers[*].name}");
+    assert_eq!(names.trim(), "app");
+}
+
+#[test]
+fn resources_of_a_pod_include_its_sidecar() {
+    let Some((cluster, _lock)) = shared_or_skip() else { return };
+    let mesh = Scenario::with_web(cluster, "pod-resources");
+    let resources = "resources: {requests: {cpu: 50m, memory: 200Mi}, limits: {cpu: \"1\", memory: 600Mi}}";
+    mesh.apply(&pod("whole", "", resources));
+    mesh.wait_for_pod("whole");
+    assert_eq!(mesh.jsonpath("pod/whole", "{.spec.resources.limits.memory}"), "600Mi");
+    mesh.assert_meshed("pod/whole");
+}
+
+#[test]
+fn pod_with_users_of_its_own_is_meshed_or_refused_by_its_node() {
+    let Some((cluster, _lock)) = shared_or_skip() else { return };
+    let mesh = Scenario::with_web(cluster, "users");
+    mesh.apply(&pod("users", "", "hostUsers: false"));
+    assert_eq!(
+        mesh.jsonpath("pod/users", "{.spec.hostUsers} {.spec.initContainers[?(@.name=='istio-proxy')].name}"),
+        "false istio-proxy"
+    );
+    let node = || mesh.jsonpath("pod/users", "{.spec.nodeName}");
+    mesh.kubectl(&["wait", "pod/users", "--for=condition=PodScheduled", "--timeout=60s"]);
+    let features = cluster
+        .kubectl(&["get", "node", &node(), "-o", "jsonpath={.status.runtimeHandlers[*].features.userNamespaces}"], "")
+        .unwrap();
+    if features.contains("true") {
+        mesh.wait_for_pod("users");
+        return mesh.assert_meshed("pod/users");
+    }
+    let started = Instant::now();
+    loop {
+        let events = mesh.kubectl(&["get", "events", "--field-selector", "involvedObject.name=users"]);
+        if events.contains("runtime does not support user namespaces") {
+            break;
+        }
+        assert!(started.elapsed().as_secs() < 60, "{events}");
+        std::thread::sleep(std::time::Duration::from_millis(500));
+    }
 }
 
 #[test]

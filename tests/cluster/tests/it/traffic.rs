@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use crate::mesh::shared_or_skip;
-use crate::scenario::{Scenario, assert_share, client, count};
+use crate::scenario::{Scenario, assert_share, client, count, is_from_the_mesh};
 
 /// The only response, for loads that must be answered alike.
 #[track_caller]
@@ -59,6 +59,26 @@ fn faults_delay_and_abort_requests() {
     let aborted: usize = responses.iter().filter(|(text, _)| text.starts_with("555")).map(|(_, count)| count).sum();
     assert_eq!(aborted + count(&responses, "200 v2"), 200, "{responses:?}");
     assert_share(aborted, 200, 0.5);
+}
+
+#[test]
+fn failed_requests_are_retried() {
+    let Some((cluster, _lock)) = shared_or_skip() else { return };
+    let mesh = Scenario::with_web(cluster, "retries");
+    mesh.route(
+        "  - match: [{headers: {retry: {exact: \"no\"}}}]
+    retries: {attempts: 0}
+    route: [{destination: {host: web, subset: v1}}]
+  - retries: {attempts: 3, perTryTimeout: 2s, retryOn: 5xx}
+    route: [{destination: {host: web, subset: v2}}]",
+    );
+    let attempts = |version: &str| {
+        only(&mesh.app(&format!("deploy/web-{version}"), &["load", "http://127.0.0.1:8080/requests"])).to_owned()
+    };
+    assert!(only(&mesh.load(&["-H", "retry: no", "http://web/status/503"])).starts_with("503"));
+    assert_eq!(attempts("v1"), "200 1", "one attempt");
+    assert!(only(&mesh.load(&["http://web/status/503"])).starts_with("503"));
+    assert_eq!(attempts("v2"), "200 4", "one attempt and three retries");
 }
 
 #[test]
@@ -127,6 +147,9 @@ fn strict_mutual_tls_refuses_plaintext() {
     assert!(refused.keys().all(|response| response.starts_with("error")), "{refused:?}");
     let responses = mesh.load(&["-n", "20", "-c", "2", &url]);
     assert_eq!(count(&responses, "200 v1") + count(&responses, "200 v2"), 20, "{responses:?}");
+    let headers = mesh.load(&["-n", "20", &format!("{url}headers")]);
+    let identity = format!("uri=spiffe://cluster.local/ns/{}/sa/default", mesh.namespace).to_lowercase();
+    assert!(headers.keys().all(|got| is_from_the_mesh(got) && got.to_lowercase().contains(&identity)), "{headers:?}");
     let allow = |account: &str| {
         mesh.apply(&format!(
             "apiVersion: security.istio.io/v1
@@ -192,31 +215,37 @@ spec: {host: web, trafficPolicy: {connectionPool: {tcp: {maxConnections: 1}, htt
     }
 }
 
+/// A gateway by its template, with a Service.
+fn gateway(name: &str) -> String {
+    format!(
+        "apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: {name}}}
+spec:
+  selector: {{matchLabels: {{istio: {name}}}}}
+  template:
+    metadata:
+      labels: {{istio: {name}, sidecar.istio.io/inject: \"true\"}}
+      annotations: {{inject.istio.io/templates: gateway}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers: [{{name: istio-proxy, image: auto, imagePullPolicy: IfNotPresent}}]
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: {name}}}
+spec: {{selector: {{istio: {name}}}, ports: [{{name: http2, port: 80, targetPort: 8080}}]}}"
+    )
+}
+
 #[test]
 fn ingress_gateway_routes_by_host() {
     let Some((cluster, _lock)) = shared_or_skip() else { return };
     let mesh = Scenario::with_web(cluster, "gateway");
     mesh.apply(&client("plain", "annotations: {sidecar.istio.io/inject: \"false\"}"));
+    mesh.apply(&gateway("ingress"));
     mesh.apply(
-        "apiVersion: apps/v1
-kind: Deployment
-metadata: {name: ingress}
-spec:
-  selector: {matchLabels: {istio: ingress}}
-  template:
-    metadata:
-      labels: {istio: ingress, sidecar.istio.io/inject: \"true\"}
-      annotations: {inject.istio.io/templates: gateway}
-    spec:
-      terminationGracePeriodSeconds: 1
-      containers: [{name: istio-proxy, image: auto, imagePullPolicy: IfNotPresent}]
----
-apiVersion: v1
-kind: Service
-metadata: {name: ingress}
-spec: {selector: {istio: ingress}, ports: [{name: http2, port: 80, targetPort: 8080}]}
----
-apiVersion: networking.istio.io/v1
+        "apiVersion: networking.istio.io/v1
 kind: Gateway
 metadata: {name: ingress}
 spec: {selector: {istio: ingress}, servers: [{port: {number: 8080, name: http, protocol: HTTP}, hosts: [shop.test]}]}
@@ -231,4 +260,47 @@ spec: {hosts: [shop.test], gateways: [ingress], http: [{route: [{destination: {h
         (["-H", "host: shop.test", "http://ingress/"], ["-H", "host: other.test", "http://ingress/"]);
     mesh.wait_for("deploy/plain", &known, "the gateway routes the host", |got| got.starts_with("200 v"));
     assert!(only(&mesh.app("deploy/plain", &[&["load"], &unknown[..]].concat())).starts_with("404"));
+}
+
+/// Returns the address of a pod with a label.
+fn pod_ip(mesh: &Scenario, label: &str) -> String {
+    mesh.kubectl(&["get", "pods", "-l", label, "-o", "jsonpath={.items[0].status.podIP}"])
+}
+
+#[test]
+fn egress_gateway_sends_what_leaves_the_mesh() {
+    let Some((cluster, _lock)) = shared_or_skip() else { return };
+    let mesh = Scenario::with_web(cluster, "egress-gateway");
+    let url = "http://outside.test:8088/client";
+    assert_eq!(only(&mesh.load(&[url])), format!("200 {}", pod_ip(&mesh, "app=client")), "directly");
+    mesh.apply(&gateway("egress"));
+    mesh.wait_for_rollouts();
+    mesh.apply(&format!(
+        "apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {{name: outside}}
+spec: {{hosts: [outside.test], exportTo: [\".\"], ports: [{{number: 8088, name: http, protocol: HTTP}}], resolution: DNS, location: MESH_EXTERNAL}}
+---
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {{name: egress}}
+spec: {{selector: {{istio: egress}}, servers: [{{port: {{number: 8080, name: http, protocol: HTTP}}, hosts: [outside.test]}}]}}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {{name: outside}}
+spec:
+  hosts: [outside.test]
+  exportTo: [\".\"]
+  gateways: [mesh, egress]
+  http:
+  - match: [{{gateways: [mesh], port: 8088}}]
+    route: [{{destination: {{host: egress.{}.svc.cluster.local, port: {{number: 80}}}}}}]
+  - match: [{{gateways: [egress], port: 8080}}]
+    route: [{{destination: {{host: outside.test, port: {{number: 8088}}}}}}]",
+        mesh.namespace
+    ));
+    let through = format!("200 {}", pod_ip(&mesh, "istio=egress"));
+    mesh.wait_for("deploy/client", &[url], "the request comes from the gateway", |got| got == through);
+    assert_eq!(count(&mesh.load(&["-n", "50", "-c", "2", url]), &through), 50);
 }
