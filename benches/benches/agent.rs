@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use weir_agent::events;
 use weir_agent::metrics::MetricsRegistry;
 use weir_agent::pods::{PodCache, PodFacts};
-use weir_agent::repair::{NetnsPaths, PodStates, RepairMetrics, RepairOptions, Repairer, RuleState, Visits};
+use weir_agent::repair::{Monitors, NetnsPaths, PodStates, RepairMetrics, RepairOptions, Repairer, RuleState, Visits};
 use weir_agent::socket::Attachments;
 use weir_apiserver::ApiServer;
 use weir_benches::Samples;
@@ -229,7 +229,8 @@ fn repair() -> anyhow::Result<()> {
     let options = RepairOptions { in_place: true, interval: TIMEOUT, backend: Backend::Auto, netns_paths };
     let (events, _publisher) = events::channel(&MetricsRegistry::default());
     let metrics = RepairMetrics::default();
-    let mut repairer = Repairer { pods, attachments, options, states, metrics, events, visits: Visits::default() };
+    let (visits, monitors) = (Visits::default(), Monitors::default());
+    let mut repairer = Repairer { pods, attachments, options, states, metrics, events, visits, monitors };
     println!("one pass over {FULL} pods (ms)");
     let pass = |repairer: &Repairer, what: &str| -> anyhow::Result<()> {
         let begun = Instant::now();

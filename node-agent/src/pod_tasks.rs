@@ -21,7 +21,7 @@ use crate::events::{self, EventRecorder};
 use crate::health::{Condition, ReadinessImpact};
 use crate::metrics::MetricsRegistry;
 use crate::pods::{ClientFactory, PodCache, PodFacts, PodObject, PodReflector};
-use crate::repair::{FallbackRunner, PodList, PodStates, RepairMetrics, RepairOptions, Repairer, Visits};
+use crate::repair::{FallbackRunner, Monitors, PodList, PodStates, RepairMetrics, RepairOptions, Repairer, Visits};
 use crate::socket::{Attachments, CallReportServer, FetchPod, IO_TIMEOUT, PluginVersion, PodQueryServer, QueryMetrics};
 use crate::taint::TaintReconciler;
 use crate::task_context::TaskContext;
@@ -134,6 +134,7 @@ fn repair(
         metrics: RepairMetrics::register(&context.metrics),
         events: events.clone(),
         visits: Visits::default(),
+        monitors: Monitors::default(),
     })?;
     let runner = |fallback| FallbackRunner::new(Arc::clone(client_factory), fallback, flags.limits());
     Some(("repair", Box::pin(repairer.run(flags.fallback().map(runner), context.shutdown.clone()))))

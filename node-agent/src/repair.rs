@@ -6,6 +6,7 @@
 //! PodCache ──▶ target.rs: the rules it was started with ◀── installed.rs ◀── the plugin's reports
 //!                 └▶ netns_lookup.rs: candidates ──▶ inspect.rs: the pod's netns? rules in place? restore them ──▶ states.rs, metrics, events
 //!                                       visits.rs: a few at a time, within a time limit
+//! kernel ──notifications──▶ monitors.rs: one task per pod ──pacing.rs──▶ the same for this pod, at once
 //!                                                    │ cannot restore, or must not
 //!                                                    ▼
 //!                                    budget.rs ──▶ fallback.rs: delete or label the pod, under preconditions
@@ -16,12 +17,15 @@ mod fallback;
 mod inspect;
 mod installed;
 mod metrics;
+mod monitors;
 mod netns_lookup;
+mod pacing;
 mod states;
 mod target;
 mod visits;
 
 use std::collections::HashSet;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -32,9 +36,11 @@ use weir_protocol::decision::CaptureDecision;
 
 pub use self::budget::{Budget, ExhaustedBudget, RepairLimits};
 pub use self::fallback::{Fallback, FallbackDecision, FallbackRunner};
-pub use self::inspect::{ExpectedRules, Inspection, ProtectedNetns, RulesStatus, inspect_and_repair};
+pub use self::inspect::{ExpectedRules, Inspection, ProtectedNetns, RulesStatus, Visited, inspect_and_repair};
 pub use self::installed::{InstalledConfigs, Knowledge};
 pub use self::metrics::RepairMetrics;
+use self::monitors::{NetnsId, PodNetns};
+pub use self::monitors::{Monitors, Subscription};
 pub use self::netns_lookup::{NetnsLookup, NetnsPaths, NetnsSource};
 pub use self::states::{Observation, PodList, PodState, PodStates, RuleState};
 use self::target::Target;
@@ -51,6 +57,21 @@ const DEBOUNCE: Duration = Duration::from_millis(100);
 const MAX_DETAIL: usize = 8;
 /// Event about a pod whose annotations have no effect any more.
 const ANNOTATIONS_CHANGED: &str = "CaptureAnnotationsChanged";
+/// Event about a pod whose network namespace another writer keeps changing.
+const CONTENDED: &str = "CaptureRulesContended";
+
+/// Result of the inspection of one pod after a notification.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum LookResult {
+    /// The rules are in place, or their state is recorded.
+    Inspected,
+    /// The pod is being inspected for another reason.
+    Busy,
+    /// The namespace does not have the pod's addresses any more.
+    OtherNetns,
+    /// The pod is gone, or is not to have rules any more.
+    Gone,
+}
 
 /// Settings of inspection and repair.
 #[derive(Debug, Clone)]
@@ -81,12 +102,15 @@ pub struct Repairer {
     pub events: EventRecorder,
     /// Visits of network namespaces.
     pub visits: Visits,
+    /// Monitors of network namespaces.
+    pub monitors: Monitors,
 }
 
 impl Repairer {
     /// Inspects and repairs pods until shutdown. Pods that cannot be repaired go to `fallback`.
     pub async fn run(self, mut fallback: Option<FallbackRunner>, shutdown: CancellationToken) {
         let this = Arc::new(self);
+        this.monitors.enable();
         let work = async {
             let interval = this.options.interval;
             let mut changes = this.pods.subscribe();
@@ -99,6 +123,7 @@ impl Repairer {
                         last_full = Some(Instant::now());
                     }
                     let broken = this.inspect_pods_blocking(full).await;
+                    this.start_monitors();
                     if let Some(fallback) = &mut fallback {
                         fallback.run(broken, &this.events, &this.metrics).await;
                     }
@@ -112,6 +137,7 @@ impl Repairer {
             () = work => {}
             () = shutdown.cancelled() => {}
         }
+        this.monitors.retain(|_| false);
     }
 
     /// Runs [`inspect_pods`](Self::inspect_pods), which waits for the kernel, on a thread for blocking work.
@@ -126,20 +152,46 @@ impl Repairer {
     /// Inspects and repairs all meshed pods, or only those that are not in order and have changed. Returns the pods that are still broken.
     pub fn inspect_pods(&self, full: bool) -> Vec<Arc<PodFacts>> {
         let all = self.pods.all();
-        let configs = &self.attachments.configs;
-        configs.retain(&all);
-        let may_be_captured = |pod: &&Arc<PodFacts>| {
-            let is_meshed = !matches!(pod.decision, CaptureDecision::Skip(_));
-            !pod.is_terminating && (is_meshed || pod.was_capturable || configs.get(pod).is_some())
-        };
-        let meshed: Vec<&Arc<PodFacts>> = all.iter().filter(may_be_captured).collect();
-        self.states.retain(&meshed.iter().map(|pod| pod.uid.as_str()).collect::<HashSet<_>>());
+        self.attachments.configs.retain(&all);
+        let meshed: Vec<&Arc<PodFacts>> = all.iter().filter(|pod| self.may_be_captured(pod)).collect();
+        let uids: HashSet<&str> = meshed.iter().map(|pod| pod.uid.as_str()).collect();
+        self.states.retain(&uids);
+        self.monitors.retain(|uid| uids.contains(uid));
         let due: Vec<&Arc<PodFacts>> = meshed.into_iter().filter(|pod| full || self.is_due(pod)).collect();
         let protected = ProtectedNetns::discover(&self.options.netns_paths.host_proc);
         let lookup = NetnsLookup::new(&self.options.netns_paths, &self.attachments, &self.visits);
-        let is_broken = map_concurrently(&due, |pod| self.inspect_pod(pod, &lookup, &protected));
+        let is_broken = map_concurrently(&due, |pod| {
+            // Otherwise a notification has made somebody inspect it.
+            self.visits.claim(&pod.uid).is_some_and(|_claim| self.inspect_pod(pod, &lookup, &protected))
+        });
         self.metrics.set_pod_states(&self.states);
         due.into_iter().zip(is_broken).filter(|(_, is_broken)| *is_broken).map(|(pod, _)| Arc::clone(pod)).collect()
+    }
+
+    /// Inspects and repairs one pod, something in whose network namespace has changed at `since`.
+    fn look(&self, uid: &str, netns: &PodNetns, since: Instant) -> LookResult {
+        let Some(pod) = self.pods.get(uid).filter(|pod| self.may_be_captured(pod)) else { return LookResult::Gone };
+        let Some(_claim) = self.visits.claim(uid) else { return LookResult::Busy };
+        let Some((mut target, expected)) = self.prepare(&pod) else { return LookResult::Gone };
+        let protected = ProtectedNetns::discover(&self.options.netns_paths.host_proc);
+        let candidates = std::iter::once((netns.path.clone(), netns.source));
+        let found = self.inspect_candidates(&pod, candidates, &protected, &expected, &mut target, Some(since));
+        self.metrics.set_pod_states(&self.states);
+        if found.is_ok() { LookResult::Inspected } else { LookResult::OtherNetns }
+    }
+
+    /// Reports that another writer keeps changing the network namespace of a pod.
+    fn report_contention(&self, uid: &str) {
+        let Some(pod) = self.pods.get(uid) else { return };
+        warn!(pod = pod.full_name(), "network namespace keeps changing; inspecting it less often");
+        let note = "something in the pod keeps changing its rules, addresses or routes; between a change and the repair, connections bypass the proxy";
+        self.record_event(&pod, CONTENDED, note.to_owned());
+    }
+
+    /// Returns whether a pod may have capture rules.
+    fn may_be_captured(&self, pod: &PodFacts) -> bool {
+        let is_meshed = !matches!(pod.decision, CaptureDecision::Skip(_));
+        !pod.is_terminating && (is_meshed || pod.was_capturable || self.attachments.configs.get(pod).is_some())
     }
 
     /// Returns whether a change of the pod makes an inspection necessary.
@@ -157,58 +209,12 @@ impl Repairer {
 
     /// Inspects and repairs one pod. Returns whether it is still broken.
     fn inspect_pod(&self, pod: &PodFacts, lookup: &NetnsLookup<'_>, protected: &ProtectedNetns) -> bool {
-        let configs = &self.attachments.configs;
-        let mut target = Target::of(pod, configs);
-        if pod.ips.is_empty() {
-            match target.faults.take() {
-                Some(faults) => self.record_state(pod, RuleState::Refused, faults, None, &target),
-                None if target.is_meshed => self.record_state(pod, RuleState::Pending, Vec::new(), None, &target),
-                None => {}
-            }
-            return false;
-        }
-        if let (Some(config), false) = (&target.config, target.is_known) {
-            configs.record_found(pod, Arc::clone(config), Knowledge::FirstSight);
-        }
-        let expected = match target.expected_rules(self.options.backend) {
-            Ok(expected) => expected,
-            Err(faults) => {
-                self.record_state(pod, RuleState::Refused, faults, None, &target);
-                return false;
-            }
-        };
-        let mut unreadable = None;
-        for (path, source) in lookup.candidates(pod) {
-            let inspection = match self.visit(pod, path.clone(), protected, &expected) {
-                Ok(inspection) => inspection,
-                Err(error @ VisitError::Failed(_)) => Inspection::Unreadable(error.to_string()),
-                Err(error) => {
-                    self.metrics.record_timeout();
-                    Inspection::OverLimit(error.to_string())
-                }
+        let Some((mut target, expected)) = self.prepare(pod) else { return false };
+        let unreadable =
+            match self.inspect_candidates(pod, lookup.candidates(pod), protected, &expected, &mut target, None) {
+                Ok(is_broken) => return is_broken,
+                Err(unreadable) => unreadable,
             };
-            match inspection {
-                Inspection::OtherNetns => {}
-                Inspection::Unreadable(error) => unreadable = Some(format!("{}: {error}", path.display())),
-                Inspection::OverLimit(reason) => {
-                    self.record_state(pod, RuleState::Refused, vec![reason], Some(source), &target);
-                    return false;
-                }
-                Inspection::Found(status) => return self.record_found(pod, status, source, &mut target),
-                Inspection::Repaired(status) => {
-                    self.record_repair(pod, status, source, &target);
-                    return false;
-                }
-                Inspection::RepairFailed(status, error) => {
-                    let (state, mut detail) = state_of(status);
-                    self.metrics.record_repair("repair", "fail");
-                    warn!(pod = pod.full_name(), state = state.name(), error, "cannot restore capture rules");
-                    detail.insert(0, format!("cannot restore: {error}"));
-                    self.record_state(pod, state, detail, Some(source), &target);
-                    return true;
-                }
-            }
-        }
         match target.faults.take() {
             Some(faults) => self.record_state(pod, RuleState::Refused, faults, None, &target),
             None if !target.is_meshed => {}
@@ -221,14 +227,106 @@ impl Repairer {
         false
     }
 
+    /// Returns the rules that a pod should have; `None` where its network namespace is not to be visited, for a reason that is recorded.
+    fn prepare(&self, pod: &PodFacts) -> Option<(Target, ExpectedRules)> {
+        let configs = &self.attachments.configs;
+        let mut target = Target::of(pod, configs);
+        if pod.ips.is_empty() {
+            match target.faults.take() {
+                Some(faults) => self.record_state(pod, RuleState::Refused, faults, None, &target),
+                None if target.is_meshed => self.record_state(pod, RuleState::Pending, Vec::new(), None, &target),
+                None => {}
+            }
+            return None;
+        }
+        if let (Some(config), false) = (&target.config, target.is_known) {
+            configs.record_found(pod, Arc::clone(config), Knowledge::FirstSight);
+        }
+        match target.expected_rules(self.options.backend) {
+            Ok(expected) => Some((target, expected)),
+            Err(faults) => {
+                self.record_state(pod, RuleState::Refused, faults, None, &target);
+                None
+            }
+        }
+    }
+
+    /// Inspects the pod's network namespace, which is among the candidates. Returns whether the pod is still broken.
+    ///
+    /// # Errors
+    /// No candidate is the pod's; with the reason where one cannot be read.
+    fn inspect_candidates(
+        &self,
+        pod: &PodFacts,
+        candidates: impl Iterator<Item = (PathBuf, NetnsSource)>,
+        protected: &ProtectedNetns,
+        expected: &ExpectedRules,
+        target: &mut Target,
+        since: Option<Instant>,
+    ) -> Result<bool, Option<String>> {
+        let mut unreadable = None;
+        for (path, source) in candidates {
+            let visited = self.visit(pod, path.clone(), protected, expected).unwrap_or_else(|error| {
+                if !matches!(error, VisitError::Failed(_)) {
+                    self.metrics.record_timeout();
+                    return Inspection::OverLimit(error.to_string()).into();
+                }
+                Inspection::Unreadable(error.to_string()).into()
+            });
+            self.monitor(pod, &path, source, &visited.netns, visited.subscription, visited.generation);
+            match visited.inspection {
+                Inspection::OtherNetns => {}
+                Inspection::Unreadable(error) => unreadable = Some(format!("{}: {error}", path.display())),
+                Inspection::OverLimit(reason) => {
+                    self.record_state(pod, RuleState::Refused, vec![reason], Some(source), target);
+                    return Ok(false);
+                }
+                Inspection::Found(status) => return Ok(self.record_found(pod, status, source, target)),
+                Inspection::Repaired(status) => {
+                    self.record_repair(pod, status, source, target, since);
+                    return Ok(false);
+                }
+                Inspection::RepairFailed(status, error) => {
+                    let (state, mut detail) = state_of(status);
+                    self.metrics.record_repair("repair", "fail");
+                    warn!(pod = pod.full_name(), state = state.name(), error, "cannot restore capture rules");
+                    detail.insert(0, format!("cannot restore: {error}"));
+                    self.record_state(pod, state, detail, Some(source), target);
+                    return Ok(true);
+                }
+            }
+        }
+        Err(unreadable)
+    }
+
+    /// Keeps what a visit has found out about the changes of a network namespace.
+    fn monitor(
+        &self,
+        pod: &PodFacts,
+        path: &Path,
+        source: NetnsSource,
+        netns: &Option<NetnsId>,
+        subscription: Option<std::io::Result<Subscription>>,
+        generation: Option<u32>,
+    ) {
+        let Some(id) = *netns else { return };
+        match subscription {
+            Some(opened) => {
+                let netns = PodNetns { id, path: path.to_owned(), source };
+                self.monitors.add(&pod.uid, netns, opened, generation);
+            }
+            None => self.monitors.record_seen(&pod.uid, id, generation),
+        }
+    }
+
     /// Visits a network namespace, within the time limit.
     fn visit(
         &self,
         pod: &PodFacts,
-        path: std::path::PathBuf,
+        path: PathBuf,
         protected: &ProtectedNetns,
         expected: &ExpectedRules,
-    ) -> Result<Inspection, VisitError> {
+    ) -> Result<Visited, VisitError> {
         let (uid, version) = (pod.uid.clone(), pod.resource_version.clone());
         let (pods, in_place) = (self.pods.clone(), self.options.in_place);
         // Asked right before a change: the pod still exists and is the one that was decided about.
@@ -236,7 +334,11 @@ impl Repairer {
             in_place && pods.get(&uid).is_some_and(|now| now.resource_version == version && !now.is_terminating)
         };
         let (protected, ips, expected) = (protected.clone(), pod.ips.clone(), expected.clone());
-        self.visits.run(&pod.uid, move || inspect_and_repair(&path, &protected, &ips, &expected, may_repair))
+        let (monitors, uid) = (self.monitors.clone(), pod.uid.clone());
+        let is_monitor_wanted = move |netns| monitors.is_wanted(&uid, netns);
+        self.visits.run(&pod.uid, move || {
+            inspect_and_repair(&path, &protected, &ips, &expected, may_repair, is_monitor_wanted)
+        })
     }
 
     /// Records what was found in a pod's network namespace. Returns whether the pod is broken.
@@ -266,13 +368,29 @@ impl Repairer {
         }
     }
 
-    fn record_repair(&self, pod: &PodFacts, status: RulesStatus, source: NetnsSource, target: &Target) {
+    /// Records a repair, of what a notification at `since` was about or the interval has found.
+    fn record_repair(
+        &self,
+        pod: &PodFacts,
+        status: RulesStatus,
+        source: NetnsSource,
+        target: &Target,
+        since: Option<Instant>,
+    ) {
         let (drift, detail) = state_of(status);
         self.confirm(pod, target);
         self.metrics.record_repair("repair", "success");
         self.metrics.record_drift(drift);
-        info!(pod = pod.full_name(), drift = drift.name(), found_by = source.name(), "restored capture rules");
-        self.record_event(pod, "CaptureRulesRepaired", describe_state(drift, &detail) + "; restored");
+        let window = since.map(|since| since.elapsed());
+        let window_ms = window.map(|window| window.as_millis());
+        let found_by = source.name();
+        info!(pod = pod.full_name(), drift = drift.name(), found_by, window_ms, "restored capture rules");
+        let mut note = describe_state(drift, &detail) + "; restored";
+        if let Some(window) = window {
+            self.metrics.record_window(window);
+            note += &within(window);
+        }
+        self.record_event(pod, "CaptureRulesRepaired", note);
         self.set_state(pod, RuleState::Ok, Vec::new(), Some(source), target, true);
     }
 
@@ -332,6 +450,14 @@ impl Repairer {
     fn record_event(&self, pod: &PodFacts, reason: &'static str, note: String) {
         self.events.record(EventRecord { regarding: pod.object_reference(), warning: true, reason, note });
     }
+}
+
+/// Steps in which events tell the time of a repair, in milliseconds: equal events become one series.
+const WINDOW_STEPS: [u64; 8] = [20, 50, 100, 200, 500, 1000, 2000, 5000];
+
+fn within(window: Duration) -> String {
+    let step = WINDOW_STEPS.into_iter().find(|step| window <= Duration::from_millis(*step));
+    step.map_or_else(String::new, |step| format!(" within {step} ms"))
 }
 
 fn state_of(status: RulesStatus) -> (RuleState, Vec<String>) {

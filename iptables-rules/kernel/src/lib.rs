@@ -5,6 +5,7 @@
 //!                       ├─ iptables.rs ─▶ iptables-restore, one text per family (where nf_tables is missing)
 //!                       └─ route.rs ────▶ address `::6` on `lo`, routes for TPROXY
 //! namespace ──netns_state.rs──▶ rules of any installer, addresses, routes ──▶ Chains, for the tracer
+//! namespace ──notifications.rs──▶ something has changed
 //! ```
 //!
 //! `netns.rs` enters a namespace; everything else acts on the namespace of the calling thread. The CNI plugin links this crate, so it
@@ -19,6 +20,7 @@ mod netlink;
 pub mod netns;
 pub mod netns_state;
 pub mod nft;
+pub mod notifications;
 mod outcome;
 pub mod read_limits;
 pub mod route;

@@ -63,6 +63,11 @@ pub(crate) fn is_available() -> bool {
     NftSocket::open().and_then(|socket| socket.generation()).is_ok()
 }
 
+/// Returns the generation: the number of the last committed transaction in this namespace. It grows by one with each, and wraps around.
+pub fn generation() -> Result<u32, NftError> {
+    NftSocket::open()?.generation()
+}
+
 /// Removes our tables; `false` if there were none.
 pub fn remove() -> Result<bool, NftError> {
     let socket = NftSocket::open()?;

@@ -18,6 +18,8 @@ use weir_kernel::netns::{self, NetnsError};
 use weir_kernel::nft::{self, NftError, NftState};
 use weir_kernel::{ReadLimits, legacy, route};
 
+use super::monitors::{NetnsId, Subscription};
+
 /// Limits of reading one network namespace: the rules of the largest accepted pod, and some more. Several are read at the same time, and
 /// together they have to fit into the agent's memory.
 const READ_LIMITS: ReadLimits =
@@ -80,29 +82,54 @@ pub enum Inspection {
     OverLimit(String),
 }
 
+/// Result of an inspection, and what the next one builds on.
+#[derive(Debug)]
+pub struct Visited {
+    /// Result of the inspection.
+    pub inspection: Inspection,
+    /// The network namespace, if it is the pod's.
+    pub(super) netns: Option<NetnsId>,
+    /// Subscription to its changes, where one was wanted.
+    pub(super) subscription: Option<io::Result<Subscription>>,
+    /// Generation of nf_tables up to which the inspection has seen every transaction.
+    pub(super) generation: Option<u32>,
+}
+
+impl From<Inspection> for Visited {
+    fn from(inspection: Inspection) -> Self {
+        Self { inspection, netns: None, subscription: None, generation: None }
+    }
+}
+
 /// Inspects the rules in a network namespace and restores them where `may_repair` allows it; it is called inside, right before a change.
+/// `is_monitor_wanted` tells whether to subscribe to changes of the namespace.
 pub fn inspect_and_repair(
     path: &Path,
     protected: &ProtectedNetns,
     ips: &[IpAddr],
     expected: &ExpectedRules,
     may_repair: impl Fn() -> bool + Send + Sync,
-) -> Inspection {
+    is_monitor_wanted: impl Fn(NetnsId) -> bool + Send + Sync,
+) -> Visited {
     // O_NONBLOCK: does not wait for the writer of a pipe; the path may be under the control of a pod.
     let opened = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path);
-    let Ok(namespace) = opened else { return Inspection::OtherNetns };
-    if namespace.metadata().map_or(true, |meta| protected.0.contains(&(meta.dev(), meta.ino()))) {
-        return Inspection::OtherNetns;
+    let Ok(namespace) = opened else { return Inspection::OtherNetns.into() };
+    let Ok(id) = namespace.metadata().map(|meta| (meta.dev(), meta.ino())) else { return Inspection::OtherNetns.into() };
+    if protected.0.contains(&id) {
+        return Inspection::OtherNetns.into();
     }
     // Entered by its descriptor: the name may be bound to another namespace in the meantime.
     let held = PathBuf::from(format!("/proc/self/fd/{}", namespace.as_raw_fd()));
     let inspect = || {
         match has_all_addresses(ips) {
             Ok(true) => {}
-            Ok(false) => return Inspection::OtherNetns,
-            Err(error) => return unreadable(&error),
+            Ok(false) => return Inspection::OtherNetns.into(),
+            Err(error) => return unreadable(&error).into(),
         }
-        match (rules_status(expected), &expected.rules) {
+        // Before anything is read, so that no later change is missed.
+        let subscription = is_monitor_wanted(id).then(Subscription::open);
+        let before = nft::generation().ok();
+        let inspection = match (rules_status(expected), &expected.rules) {
             (Err(error), _) => unreadable(&error),
             (Ok(status), Some(rules)) if is_repairable(&status) && may_repair() => {
                 match rules_backend::install(rules, expected.backend, false) {
@@ -111,15 +138,26 @@ pub fn inspect_and_repair(
                 }
             }
             (Ok(status), _) => Inspection::Found(status),
-        }
+        };
+        let generation = before.map(|before| seen_generation(before, &inspection));
+        Visited { inspection, netns: Some(id), subscription, generation }
     };
     match netns::run_in(&held, || READ_LIMITS.within(inspect)) {
-        Ok(inspection) => inspection,
+        Ok(visited) => visited,
         Err(NetnsError::Enter { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => {
-            Inspection::Unreadable(source.to_string())
+            Inspection::Unreadable(source.to_string()).into()
         }
         // Not a network namespace.
-        Err(_) => Inspection::OtherNetns,
+        Err(_) => Inspection::OtherNetns.into(),
+    }
+}
+
+/// Returns the generation up to which an inspection that began at `before` has seen every transaction. If a repair is the only one since
+/// then, its own is seen, too.
+fn seen_generation(before: u32, inspection: &Inspection) -> u32 {
+    match inspection {
+        Inspection::Repaired(_) => nft::generation().ok().filter(|now| *now == before.wrapping_add(1)).unwrap_or(before),
+        _ => before,
     }
 }
 

@@ -32,12 +32,14 @@ pub enum VisitError {
 #[derive(Debug, Clone)]
 pub struct Visits {
     abandoned: Arc<Mutex<HashSet<String>>>,
+    /// Pods that are being inspected.
+    claimed: Arc<Mutex<HashSet<String>>>,
     timeout: Duration,
 }
 
 impl Default for Visits {
     fn default() -> Self {
-        Self { abandoned: Arc::default(), timeout: VISIT_TIMEOUT }
+        Self { abandoned: Arc::default(), claimed: Arc::default(), timeout: VISIT_TIMEOUT }
     }
 }
 
@@ -84,8 +86,27 @@ impl Visits {
         }
     }
 
+    /// Claims a pod until the value is dropped, so that it is not inspected twice at the same time; `None` if it is claimed.
+    pub(super) fn claim(&self, uid: &str) -> Option<Claim> {
+        let mut claimed = self.claimed.lock().unwrap_or_else(PoisonError::into_inner);
+        claimed.insert(uid.to_owned()).then(|| Claim { claimed: Arc::clone(&self.claimed), uid: uid.to_owned() })
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, HashSet<String>> {
         self.abandoned.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A pod that is being inspected.
+#[derive(Debug)]
+pub(super) struct Claim {
+    claimed: Arc<Mutex<HashSet<String>>>,
+    uid: String,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.claimed.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.uid);
     }
 }
 
@@ -156,6 +177,15 @@ mod tests {
         let visits = Visits::default();
         assert_eq!(visits.run("web", || panic!("a defect")), Err::<(), _>(VisitError::Failed("panicked".to_owned())));
         assert_eq!(visits.run("web", || 1), Ok(1));
+    }
+
+    #[test]
+    fn a_pod_is_claimed_once_at_a_time() {
+        let visits = Visits::default();
+        let claim = visits.claim("web");
+        assert!(claim.is_some() && visits.claim("web").is_none() && visits.claim("other").is_some());
+        drop(claim);
+        assert!(visits.claim("web").is_some());
     }
 
     #[test]

@@ -7,5 +7,6 @@ mod follow;
 mod frozen;
 mod install;
 mod memory;
+mod monitors;
 mod repair;
 mod taint;

@@ -12,7 +12,7 @@ use weir_agent::events::{self, EventRecorder};
 use weir_agent::metrics::MetricsRegistry;
 use weir_agent::pods::{PodCache, PodFacts};
 use weir_agent::repair::{
-    Fallback, FallbackRunner, NetnsPaths, PodStates, RepairLimits, RepairMetrics, RepairOptions, Repairer, RuleState,
+    Fallback, FallbackRunner, Monitors, NetnsPaths, PodStates, RepairLimits, RepairMetrics, RepairOptions, Repairer, RuleState,
     Visits,
 };
 use weir_agent::socket::Attachments;
@@ -92,6 +92,7 @@ impl Bench {
             metrics: RepairMetrics::register(&metrics),
             events,
             visits: Visits::default(),
+            monitors: Monitors::default(),
         };
         Self { repairer, metrics, dir }
     }
@@ -272,6 +273,7 @@ pub(crate) fn run(
         metrics: RepairMetrics::default(),
         events,
         visits: Visits::default(),
+        monitors: Monitors::default(),
     };
     tokio::spawn(repairer.run(runner, shutdown.clone()));
     (pods, states, attachments, vec![following, shutdown])
