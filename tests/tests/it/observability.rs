@@ -132,7 +132,7 @@ fn every_metric_of_alerts_and_dashboards_is_scraped() {
         if up == 2 { Ok(()) } else { Err(format!("{active:?}")) }
     });
     let metadata = query("/api/v1/targets/metadata").unwrap();
-    let served: BTreeSet<String> = metadata["data"]
+    let scraped: BTreeSet<String> = metadata["data"]
         .as_array()
         .unwrap()
         .iter()
@@ -141,6 +141,6 @@ fn every_metric_of_alerts_and_dashboards_is_scraped() {
     let used = used_metrics();
     assert!(used.len() > 40, "{used:?}");
     let missing: Vec<&String> =
-        used.iter().filter(|name| !served.contains(*name) && !FOREIGN.contains(&name.as_str())).collect();
-    assert!(missing.is_empty(), "alerts or panels use metrics that nothing serves: {missing:?}; served: {served:?}");
+        used.iter().filter(|name| !scraped.contains(*name) && !FOREIGN.contains(&name.as_str())).collect();
+    assert!(missing.is_empty(), "alerts or panels use metrics that nothing serves: {missing:?}; scraped: {scraped:?}");
 }

@@ -40,11 +40,13 @@ pub(crate) struct ProbeResult {
 }
 
 impl ProbeResult {
-    /// Returns where the packet arrived, with local and original address. Without any rule, connections are not tracked: then both agree.
-    pub(crate) fn target(&self) -> Option<(Place, u16, Option<(SocketAddr, SocketAddr)>)> {
-        let arrival = self.arrival.as_ref()?;
-        let addresses = arrival.connection.map(|it| (it.local, it.original_dst.unwrap_or(it.local)));
-        Some((arrival.place, arrival.port, addresses))
+    /// Returns where the packet arrived. Without any rule, connections are not tracked, and their original destination is the local address.
+    pub(crate) fn target(&self) -> Option<Arrival> {
+        let mut arrival = self.arrival.clone()?;
+        if let Some(connection) = &mut arrival.connection {
+            connection.original_dst = connection.original_dst.or(Some(connection.local));
+        }
+        Some(arrival)
     }
 }
 
