@@ -254,13 +254,12 @@ impl PodMonitor {
             receiver.drain(&self.seen);
             match self.inspect(noticed).await {
                 LookResult::Inspected => return true,
-                LookResult::Gone => return false,
                 LookResult::Busy => sleep(BUSY_PAUSE).await,
                 LookResult::OtherNetns if address_checks < MAX_ADDRESS_CHECKS && self.netns.is_there() => {
                     address_checks += 1;
                     sleep(ADDRESSES_PAUSE).await;
                 }
-                LookResult::OtherNetns => return false,
+                LookResult::Gone | LookResult::OtherNetns => return false,
             }
         }
     }
