@@ -141,7 +141,7 @@ test-tools: ## install what the tests need beyond that: newer containerds, CRI-O
 	scripts/install-tools tests
 
 .PHONY: cluster-tools
-cluster-tools: ## install what the cluster needs beyond that: CoreDNS, Istio, Prometheus, a client of gRPC
+cluster-tools: ## install what the cluster needs beyond that: CoreDNS, Istio, Prometheus, Helm, a client of gRPC
 	scripts/install-tools cluster
 
 .PHONY: clean
