@@ -1,8 +1,9 @@
-//! The node agent: its memory by the number of pods, the time to restore an overwritten CNI configuration, the repair of a full node, and
-//! the cost of a query in an ADD. Needs root.
+//! The node agent: its memory by the number of pods, the time to restore an overwritten CNI configuration, the repair of a full node, the
+//! time from a deletion to the repair, and the cost of a query in an ADD. Needs root. An argument selects one of them.
 //!
 //! The agent runs as a process with a fake API server; pods are as large as in a cluster (12 KiB of JSON and more). The repair is measured
-//! in process: one pass over 110 namespaces, first without rules, then with all rules in place.
+//! in process: one pass over 110 namespaces, first without rules, then with all rules in place; then with the interval of an hour, so that
+//! only notifications lead to repairs.
 
 #![allow(clippy::print_stdout, reason = "a bench prints its table")]
 
@@ -25,6 +26,7 @@ use weir_apiserver::ApiServer;
 use weir_benches::Samples;
 use weir_lab::Netns;
 use weir_protocol::agent::CallReport;
+use weir_runtime::CancellationToken;
 
 const ROUNDS: usize = 200;
 /// Pods of a full node.
@@ -137,10 +139,24 @@ fn main() -> anyhow::Result<()> {
         Ok(std::env::var_os(name).with_context(|| format!("{name} is not set; run `make bench`"))?.into())
     };
     let (agent, plugin) = (binary("WEIR_AGENT")?, binary("WEIR_CNI")?);
-    memory(&agent, &plugin)?;
-    restore(&agent, &plugin)?;
-    repair()?;
-    add(&agent, &plugin)
+    let selected = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
+    let is_selected = |name: &str| selected.as_deref().is_none_or(|selected| selected == name);
+    if is_selected("memory") {
+        memory(&agent, &plugin)?;
+    }
+    if is_selected("restore") {
+        restore(&agent, &plugin)?;
+    }
+    if is_selected("repair") {
+        repair()?;
+    }
+    if is_selected("notified") {
+        notified()?;
+    }
+    if is_selected("add") {
+        add(&agent, &plugin)?;
+    }
+    Ok(())
 }
 
 fn memory(agent: &Path, plugin: &Path) -> anyhow::Result<()> {
@@ -202,12 +218,13 @@ fn restore(agent: &Path, plugin: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn repair() -> anyhow::Result<()> {
+/// A repairer of a node with pods, whose namespaces the plugin has reported. The directory has their names.
+fn repairer(count: usize) -> anyhow::Result<(Repairer, Vec<Netns>, tempfile::TempDir)> {
     let dir = tempfile::tempdir()?;
     fs::create_dir(dir.path().join("netns"))?;
     let (pods, attachments, states) = (PodCache::default(), Attachments::default(), PodStates::default());
-    let mut namespaces = Vec::new();
-    for number in 0..FULL {
+    let (mut namespaces, mut all) = (Vec::new(), Vec::new());
+    for number in 0..count {
         let netns = Netns::new("pod")?;
         let object = pod(number);
         let address = format!("{}/32", object["status"]["podIP"].as_str().context("an address")?);
@@ -217,20 +234,26 @@ fn repair() -> anyhow::Result<()> {
         let uid = object["metadata"]["uid"].as_str().context("a uid")?.to_owned();
         let (verb, netns_path) = ("ADD".to_owned(), netns.path().display().to_string());
         attachments.apply(&CallReport { v: 1, verb, uid, netns: netns_path, ..CallReport::default() });
-        pods.put(PodFacts::from_pod(serde_json::from_value(object)?, &[]));
+        all.push(PodFacts::from_pod(serde_json::from_value(object)?, &[]));
         namespaces.push(netns);
     }
+    pods.replace(all);
     let netns_paths = NetnsPaths {
         host_proc: "/proc".into(),
         host_root: dir.path().to_owned(),
         netns_dirs: vec!["/netns".into()],
         runtime_dirs: Vec::new(),
     };
-    let options = RepairOptions { in_place: true, interval: TIMEOUT, backend: Backend::Auto, netns_paths };
+    let options = RepairOptions { in_place: true, interval: TIMEOUT * 60, backend: Backend::Auto, netns_paths };
     let (events, _publisher) = events::channel(&MetricsRegistry::default());
     let metrics = RepairMetrics::default();
     let (visits, monitors) = (Visits::default(), Monitors::default());
-    let mut repairer = Repairer { pods, attachments, options, states, metrics, events, visits, monitors };
+    let repairer = Repairer { pods, attachments, options, states, metrics, events, visits, monitors };
+    Ok((repairer, namespaces, dir))
+}
+
+fn repair() -> anyhow::Result<()> {
+    let (mut repairer, namespaces, _dir) = repairer(FULL)?;
     println!("one pass over {FULL} pods (ms)");
     let pass = |repairer: &Repairer, what: &str| -> anyhow::Result<()> {
         let begun = Instant::now();
@@ -251,6 +274,77 @@ fn repair() -> anyhow::Result<()> {
     }
     repairer.attachments = Attachments::default();
     pass(&repairer, "all flushed; namespaces searched in /proc and by name")
+}
+
+/// Measures the time from the deletion of a pod's rules to the repair, with nothing but notifications, and what monitoring costs while
+/// nothing happens.
+fn notified() -> anyhow::Result<()> {
+    println!("deletion of a pod's table to its repair (us): median, p99, maximum; all pods at once (ms)");
+    let mut idle = None;
+    for (count, attacks) in [(1, 60), (FULL, 500), (250, 1000)] {
+        let (repairer, namespaces, _dir) = repairer(count)?;
+        let (states, monitors) = (repairer.states.clone(), repairer.monitors.clone());
+        let repairs = || states.all().iter().map(|pod| pod.repairs as usize).sum::<usize>();
+        let wait = |expected: usize| -> anyhow::Result<()> {
+            let begun = Instant::now();
+            while repairs() < expected {
+                ensure!(begun.elapsed() < TIMEOUT, "{} of {expected} repairs", repairs());
+                thread::sleep(Duration::from_micros(200));
+            }
+            Ok(())
+        };
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+        let shutdown = CancellationToken::new();
+        let running = runtime.spawn(repairer.run(None, shutdown.clone()));
+        wait(count)?;
+        while monitors.len() < count {
+            thread::sleep(Duration::from_millis(1));
+        }
+        thread::sleep(Duration::from_secs(1));
+        if count == FULL {
+            let before = voluntary_switches()?;
+            thread::sleep(TIMEOUT);
+            // This thread slept once.
+            idle = Some(voluntary_switches()?.saturating_sub(before + 1));
+        }
+        let mut times = Samples::default();
+        let mut done = count;
+        for attack in 0..attacks {
+            let begun = namespaces[attack * 7 % count].run(|| {
+                let begun = Instant::now();
+                weir_kernel::nft::remove().map(|_| begun)
+            })??;
+            done += 1;
+            wait(done)?;
+            times.push(begun.elapsed());
+            // As often as the budget of a pod allows for ever.
+            thread::sleep(Duration::from_millis(600) / u32::try_from(count)?);
+        }
+        thread::sleep(Duration::from_secs(2));
+        let begun = Instant::now();
+        for netns in &namespaces {
+            netns.run(weir_kernel::nft::remove)??;
+        }
+        wait(done + count)?;
+        let all = begun.elapsed();
+        let [median, p99, maximum] = [50, 99, 100].map(|percent| times.percentile_us(percent));
+        println!("  {count:4} pods  {median:7} {p99:7} {maximum:7} {:8.1}", all.as_secs_f64() * 1e3);
+        shutdown.cancel();
+        runtime.block_on(running)?;
+    }
+    println!("wake-ups of all threads in 60 s without changes, {FULL} pods: {idle:?}");
+    Ok(())
+}
+
+/// Returns how often the threads of this process have waited for something.
+fn voluntary_switches() -> anyhow::Result<u64> {
+    let mut sum = 0;
+    for task in fs::read_dir("/proc/self/task")? {
+        let status = fs::read_to_string(task?.path().join("status"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        sum += line.context("no such field")?.trim().parse::<u64>()?;
+    }
+    Ok(sum)
 }
 
 /// A kind of ADD.

@@ -20,6 +20,7 @@ mod metrics;
 mod monitors;
 mod netns_lookup;
 mod pacing;
+mod record;
 mod states;
 mod target;
 mod visits;
@@ -31,7 +32,7 @@ use std::time::{Duration, Instant};
 
 use iptables_rules::backend::Backend;
 use tokio::time::{sleep, timeout};
-use tracing::{info, warn};
+use tracing::warn;
 use weir_protocol::decision::CaptureDecision;
 
 pub use self::budget::{Budget, ExhaustedBudget, RepairLimits};
@@ -39,26 +40,20 @@ pub use self::fallback::{Fallback, FallbackDecision, FallbackRunner};
 pub use self::inspect::{ExpectedRules, Inspection, ProtectedNetns, RulesStatus, Visited, inspect_and_repair};
 pub use self::installed::{InstalledConfigs, Knowledge};
 pub use self::metrics::RepairMetrics;
-use self::monitors::{NetnsId, PodNetns};
+use self::monitors::PodNetns;
 pub use self::monitors::{Monitors, Subscription};
 pub use self::netns_lookup::{NetnsLookup, NetnsPaths, NetnsSource};
 pub use self::states::{Observation, PodList, PodState, PodStates, RuleState};
 use self::target::Target;
 use self::visits::map_concurrently;
 pub use self::visits::{VisitError, Visits};
-use crate::events::{EventRecord, EventRecorder};
+use crate::events::EventRecorder;
 use crate::pods::{PodCache, PodFacts};
 use crate::socket::Attachments;
 use weir_runtime::CancellationToken;
 
 /// Pause before an inspection, so that changes that come together are inspected together.
 const DEBOUNCE: Duration = Duration::from_millis(100);
-/// Most differences that are kept for one pod.
-const MAX_DETAIL: usize = 8;
-/// Event about a pod whose annotations have no effect any more.
-const ANNOTATIONS_CHANGED: &str = "CaptureAnnotationsChanged";
-/// Event about a pod whose network namespace another writer keeps changing.
-const CONTENDED: &str = "CaptureRulesContended";
 
 /// Result of the inspection of one pod after a notification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -180,14 +175,6 @@ impl Repairer {
         if found.is_ok() { LookResult::Inspected } else { LookResult::OtherNetns }
     }
 
-    /// Reports that another writer keeps changing the network namespace of a pod.
-    fn report_contention(&self, uid: &str) {
-        let Some(pod) = self.pods.get(uid) else { return };
-        warn!(pod = pod.full_name(), "network namespace keeps changing; inspecting it less often");
-        let note = "something in the pod keeps changing its rules, addresses or routes; between a change and the repair, connections bypass the proxy";
-        self.record_event(&pod, CONTENDED, note.to_owned());
-    }
-
     /// Returns whether a pod may have capture rules.
     fn may_be_captured(&self, pod: &PodFacts) -> bool {
         let is_meshed = !matches!(pod.decision, CaptureDecision::Skip(_));
@@ -266,14 +253,14 @@ impl Repairer {
     ) -> Result<bool, Option<String>> {
         let mut unreadable = None;
         for (path, source) in candidates {
-            let visited = self.visit(pod, path.clone(), protected, expected).unwrap_or_else(|error| {
+            let mut visited = self.visit(pod, path.clone(), protected, expected).unwrap_or_else(|error| {
                 if !matches!(error, VisitError::Failed(_)) {
                     self.metrics.record_timeout();
                     return Inspection::OverLimit(error.to_string()).into();
                 }
                 Inspection::Unreadable(error.to_string()).into()
             });
-            self.monitor(pod, &path, source, &visited.netns, visited.subscription, visited.generation);
+            self.monitor(pod, &path, source, &mut visited);
             match visited.inspection {
                 Inspection::OtherNetns => {}
                 Inspection::Unreadable(error) => unreadable = Some(format!("{}: {error}", path.display())),
@@ -287,7 +274,7 @@ impl Repairer {
                     return Ok(false);
                 }
                 Inspection::RepairFailed(status, error) => {
-                    let (state, mut detail) = state_of(status);
+                    let (state, mut detail) = record::state_of(status);
                     self.metrics.record_repair("repair", "fail");
                     warn!(pod = pod.full_name(), state = state.name(), error, "cannot restore capture rules");
                     detail.insert(0, format!("cannot restore: {error}"));
@@ -300,22 +287,14 @@ impl Repairer {
     }
 
     /// Keeps what a visit has found out about the changes of a network namespace.
-    fn monitor(
-        &self,
-        pod: &PodFacts,
-        path: &Path,
-        source: NetnsSource,
-        netns: &Option<NetnsId>,
-        subscription: Option<std::io::Result<Subscription>>,
-        generation: Option<u32>,
-    ) {
-        let Some(id) = *netns else { return };
-        match subscription {
+    fn monitor(&self, pod: &PodFacts, path: &Path, source: NetnsSource, visited: &mut Visited) {
+        let Some(id) = visited.netns else { return };
+        match visited.subscription.take() {
             Some(opened) => {
                 let netns = PodNetns { id, path: path.to_owned(), source };
-                self.monitors.add(&pod.uid, netns, opened, generation);
+                self.monitors.add(&pod.uid, netns, opened, visited.generation);
             }
-            None => self.monitors.record_seen(&pod.uid, id, generation),
+            None => self.monitors.record_seen(&pod.uid, id, visited.generation),
         }
     }
 
@@ -340,146 +319,4 @@ impl Repairer {
             inspect_and_repair(&path, &protected, &ips, &expected, may_repair, is_monitor_wanted)
         })
     }
-
-    /// Records what was found in a pod's network namespace. Returns whether the pod is broken.
-    fn record_found(&self, pod: &PodFacts, status: RulesStatus, source: NetnsSource, target: &mut Target) -> bool {
-        match status {
-            RulesStatus::InPlace => self.confirm(pod, target),
-            // The annotations say something else, or another version of the plugin installed them.
-            RulesStatus::OtherInPlace => target.annotations_changed = true,
-            _ if target.faults.is_some() => {
-                let faults = target.faults.take().unwrap_or_default();
-                self.record_state(pod, RuleState::Refused, faults, Some(source), target);
-                return false;
-            }
-            // Neither the annotations nor the kernel say that it is in the mesh.
-            RulesStatus::Missing | RulesStatus::Foreign(_) if !target.is_meshed => return false,
-            _ => {}
-        }
-        let (state, detail) = state_of(status);
-        self.record_state(pod, state, detail, Some(source), target);
-        matches!(state, RuleState::Missing | RuleState::Drifted)
-    }
-
-    /// Keeps the configuration whose rules are in place.
-    fn confirm(&self, pod: &PodFacts, target: &Target) {
-        if let (Some(config), false) = (&target.config, target.is_known) {
-            self.attachments.configs.record_found(pod, Arc::clone(config), Knowledge::Installed);
-        }
-    }
-
-    /// Records a repair, of what a notification at `since` was about or the interval has found.
-    fn record_repair(
-        &self,
-        pod: &PodFacts,
-        status: RulesStatus,
-        source: NetnsSource,
-        target: &Target,
-        since: Option<Instant>,
-    ) {
-        let (drift, detail) = state_of(status);
-        self.confirm(pod, target);
-        self.metrics.record_repair("repair", "success");
-        self.metrics.record_drift(drift);
-        let window = since.map(|since| since.elapsed());
-        let window_ms = window.map(|window| window.as_millis());
-        let found_by = source.name();
-        info!(pod = pod.full_name(), drift = drift.name(), found_by, window_ms, "restored capture rules");
-        let mut note = describe_state(drift, &detail) + "; restored";
-        if let Some(window) = window {
-            self.metrics.record_window(window);
-            note += &within(window);
-        }
-        self.record_event(pod, "CaptureRulesRepaired", note);
-        self.set_state(pod, RuleState::Ok, Vec::new(), Some(source), target, true);
-    }
-
-    /// Records the state of a pod. Logs a new state that is not in order, and records an event where rules are missing or changed.
-    fn record_state(
-        &self,
-        pod: &PodFacts,
-        state: RuleState,
-        mut detail: Vec<String>,
-        source: Option<NetnsSource>,
-        target: &Target,
-    ) {
-        detail.truncate(MAX_DETAIL);
-        let lines = detail.join("; ");
-        let note = describe_state(state, &detail);
-        if self.set_state(pod, state, detail, source, target, false) == Some(state) {
-            return;
-        }
-        match state {
-            RuleState::Missing | RuleState::Drifted => {
-                self.metrics.record_drift(state);
-                warn!(pod = pod.full_name(), state = state.name(), detail = lines, "capture rules are broken");
-                self.record_event(pod, "CaptureRulesBroken", note);
-            }
-            RuleState::Unreachable | RuleState::Refused | RuleState::Foreign => {
-                info!(pod = pod.full_name(), state = state.name(), detail = lines, "pod state changed");
-            }
-            RuleState::Ok | RuleState::Pending => {}
-        }
-    }
-
-    /// Sets the state of a pod, and records an event where its annotations have changed since it was started. Returns the earlier state.
-    fn set_state(
-        &self,
-        pod: &PodFacts,
-        state: RuleState,
-        detail: Vec<String>,
-        source: Option<NetnsSource>,
-        target: &Target,
-        repaired: bool,
-    ) -> Option<RuleState> {
-        let annotations_changed = target.annotations_changed;
-        let found_by = source.map(NetnsSource::name);
-        let seen = Observation { state, detail, found_by, repaired, annotations_changed };
-        let before = self.states.set(pod, seen);
-        if annotations_changed && before.as_ref().is_none_or(|before| !before.annotations_changed) {
-            let note = "annotations ask for other capture rules than the pod was started with; they have no effect until the pod is recreated";
-            warn!(
-                pod = pod.full_name(),
-                "capture annotations have changed since the pod was started; keeping its rules"
-            );
-            self.record_event(pod, ANNOTATIONS_CHANGED, note.to_owned());
-        }
-        before.map(|before| before.state)
-    }
-
-    fn record_event(&self, pod: &PodFacts, reason: &'static str, note: String) {
-        self.events.record(EventRecord { regarding: pod.object_reference(), warning: true, reason, note });
-    }
-}
-
-/// Steps in which events tell the time of a repair, in milliseconds: equal events become one series.
-const WINDOW_STEPS: [u64; 8] = [20, 50, 100, 200, 500, 1000, 2000, 5000];
-
-fn within(window: Duration) -> String {
-    let step = WINDOW_STEPS.into_iter().find(|step| window <= Duration::from_millis(*step));
-    step.map_or_else(String::new, |step| format!(" within {step} ms"))
-}
-
-fn state_of(status: RulesStatus) -> (RuleState, Vec<String>) {
-    match status {
-        RulesStatus::InPlace | RulesStatus::OtherInPlace => (RuleState::Ok, Vec::new()),
-        RulesStatus::Missing => (RuleState::Missing, Vec::new()),
-        RulesStatus::Drifted(lines) => (RuleState::Drifted, lines),
-        RulesStatus::Foreign(tables) => {
-            let lines = tables.iter().map(|table| format!("rules of another installer in table {table}"));
-            (RuleState::Foreign, lines.collect())
-        }
-    }
-}
-
-fn describe_state(state: RuleState, detail: &[String]) -> String {
-    let what = match state {
-        RuleState::Missing => "capture rules were missing",
-        RuleState::Drifted => "capture rules were changed",
-        RuleState::Foreign => "capture rules belong to another installer",
-        RuleState::Unreachable => "cannot read capture rules",
-        RuleState::Refused => "pod is refused",
-        RuleState::Ok | RuleState::Pending => "",
-    };
-    if detail.is_empty() { what.to_owned() } else { format!("{what}: {}", detail.join("; ")) }
 }

@@ -130,7 +130,6 @@ fn is_new_generation(kind: u16, _flags: u16, message: &[u8], seen: Option<u32>) 
     seen.zip(id).is_none_or(|(seen, id)| seen.wrapping_sub(id) > u32::MAX / 2)
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;

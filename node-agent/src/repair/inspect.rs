@@ -114,7 +114,9 @@ pub fn inspect_and_repair(
     // O_NONBLOCK: does not wait for the writer of a pipe; the path may be under the control of a pod.
     let opened = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path);
     let Ok(namespace) = opened else { return Inspection::OtherNetns.into() };
-    let Ok(id) = namespace.metadata().map(|meta| (meta.dev(), meta.ino())) else { return Inspection::OtherNetns.into() };
+    let Ok(id) = namespace.metadata().map(|meta| (meta.dev(), meta.ino())) else {
+        return Inspection::OtherNetns.into();
+    };
     if protected.0.contains(&id) {
         return Inspection::OtherNetns.into();
     }
@@ -156,7 +158,9 @@ pub fn inspect_and_repair(
 /// then, its own is seen, too.
 fn seen_generation(before: u32, inspection: &Inspection) -> u32 {
     match inspection {
-        Inspection::Repaired(_) => nft::generation().ok().filter(|now| *now == before.wrapping_add(1)).unwrap_or(before),
+        Inspection::Repaired(_) => {
+            nft::generation().ok().filter(|now| *now == before.wrapping_add(1)).unwrap_or(before)
+        }
         _ => before,
     }
 }

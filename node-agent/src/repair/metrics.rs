@@ -60,7 +60,8 @@ impl RepairMetrics {
     pub fn register(metrics: &MetricsRegistry) -> Self {
         let this = Self::default();
         metrics.register(|registry| {
-            let Self { repaired, states, drift, changed, slow, monitored, contentions, contended, windows } = this.clone();
+            let Self { repaired, states, drift, changed, slow, monitored, contentions, contended, windows } =
+                this.clone();
             registry.register("istio_cni_repair_pods_repaired", "Repairs, by type and result", repaired);
             let help = "Meshed pods on this node, by state of their capture rules";
             registry.register("weir_agent_meshed_pods", help, states);

@@ -254,13 +254,12 @@ impl PodMonitor {
             receiver.drain(&self.seen);
             match self.inspect(noticed).await {
                 LookResult::Inspected => return true,
-                LookResult::Gone => return false,
                 LookResult::Busy => sleep(BUSY_PAUSE).await,
                 LookResult::OtherNetns if address_checks < MAX_ADDRESS_CHECKS && self.netns.is_there() => {
                     address_checks += 1;
                     sleep(ADDRESSES_PAUSE).await;
                 }
-                LookResult::OtherNetns => return false,
+                LookResult::Gone | LookResult::OtherNetns => return false,
             }
         }
     }
@@ -283,13 +282,20 @@ impl PodMonitor {
     }
 }
 
+/// Adds a socket to the reactor.
+#[expect(unsafe_code, reason = "tokio has no safe way to wait for a descriptor of its caller")]
+fn register(socket: NotificationSocket) -> io::Result<AsyncFd<NotificationSocket>> {
+    // SAFETY: the socket owns its descriptor, returns always the same one, and closes it only when it is dropped, after its registration.
+    unsafe { Ok(AsyncFd::register_with_interest(socket, tokio::io::Interest::READABLE)?) }
+}
+
 /// The sockets of a namespace, in the reactor.
 struct Receiver(Vec<AsyncFd<NotificationSocket>>);
 
 impl Receiver {
     fn new(subscription: Subscription) -> io::Result<Self> {
         let sockets = subscription.nftables.into_iter().chain([subscription.routing]);
-        sockets.map(|socket| AsyncFd::with_interest(socket, tokio::io::Interest::READABLE)).collect::<io::Result<_>>().map(Self)
+        sockets.map(register).collect::<io::Result<_>>().map(Self)
     }
 
     /// Waits until something has changed that no inspection has seen.

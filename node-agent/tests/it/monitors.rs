@@ -68,7 +68,7 @@ impl Node {
             all.push(facts(object(&name(number), &address(number))));
         }
         self.pods.replace(all);
-        until("all pods are monitored", || self.monitors.len() == count && self.repairs() == count as u32).await;
+        until("all pods are monitored", || self.monitors.len() == count && self.repairs() as usize == count).await;
         namespaces
     }
 
@@ -142,7 +142,7 @@ async fn rules_and_routes_of_tproxy_are_repaired_at_once() {
     let netns = pod_netns(&address(0));
     node.report(0, &netns.path());
     let mut pod = object(&name(0), &address(0));
-    pod["metadata"]["annotations"]["weir.dev/capture"] = json!(r#"{"v":1,"inboundMode":"tproxy"}"#);
+    pod["metadata"]["annotations"]["weir.dev/capture"] = json!(r#"{"v":1,"mode":"TPROXY"}"#);
     node.pods.replace(vec![facts(pod)]);
     until("the pod is monitored", || node.monitors.len() == 1).await;
     until("it has its rule", || inside(&netns, "ip", &["rule"]).contains("fwmark")).await;
@@ -188,7 +188,11 @@ async fn namespaces_of_pods_that_are_gone_are_released() {
     let mut terminating = object(&name(0), &address(0));
     terminating["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
     terminating["metadata"]["resourceVersion"] = json!("2");
-    node.pods.replace(vec![facts(terminating), facts(object(&name(1), &address(1))), facts(object(&name(2), &address(2)))]);
+    node.pods.replace(vec![
+        facts(terminating),
+        facts(object(&name(1), &address(1))),
+        facts(object(&name(2), &address(2))),
+    ]);
     until("the terminating pod is released", || node.monitors.len() == 2).await;
     // The runtime takes the addresses and the namespace away before the API server knows.
     let mut namespaces = namespaces;

@@ -12,8 +12,8 @@ use weir_agent::events::{self, EventRecorder};
 use weir_agent::metrics::MetricsRegistry;
 use weir_agent::pods::{PodCache, PodFacts};
 use weir_agent::repair::{
-    Fallback, FallbackRunner, Monitors, NetnsPaths, PodStates, RepairLimits, RepairMetrics, RepairOptions, Repairer, RuleState,
-    Visits,
+    Fallback, FallbackRunner, Monitors, NetnsPaths, PodStates, RepairLimits, RepairMetrics, RepairOptions, Repairer,
+    RuleState, Visits,
 };
 use weir_agent::socket::Attachments;
 use weir_apiserver::ApiServer;
