@@ -23,7 +23,7 @@ pub(super) const UDP: u128 = 17;
 /// A property of a packet before the first rule. The order is that of the variables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Dimension {
-    /// Conntrack state: index of [`STATES`].
+    /// Conntrack state: NEW, ESTABLISHED, RELATED, INVALID or UNTRACKED, by number.
     State,
     /// Interface: index of the named ones; all beyond are the others.
     Interface,

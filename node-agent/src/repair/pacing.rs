@@ -111,7 +111,7 @@ mod tests {
         attack(&mut pacing, start, Duration::from_secs(5), MILLI);
         let end = pacing.contention_end().unwrap();
         assert!(end > start + Duration::from_secs(10));
-        assert!(!pacing.end_contention(end.checked_sub(MILLI).unwrap()));
+        assert!(!pacing.end_contention(start + Duration::from_secs(10)));
         assert!(pacing.end_contention(end + MILLI) && !pacing.end_contention(end + MILLI * 2));
         assert_eq!(pacing.contention_end(), None);
         assert_eq!(pacing.next_inspection(end + MILLI * 3), end + MILLI * 3 + DEBOUNCE);
