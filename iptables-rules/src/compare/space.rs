@@ -23,7 +23,7 @@ pub(super) const UDP: u128 = 17;
 /// A property of a packet before the first rule. The order is that of the variables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Dimension {
-    /// Conntrack state: NEW, ESTABLISHED, RELATED, INVALID or UNTRACKED, by number.
+    /// Conntrack state: 0 new, 1 related, 2 established, 3 invalid.
     State,
     /// Interface: index of the named ones; all beyond are the others.
     Interface,
