@@ -18,7 +18,7 @@ use weir_kernel::netns::{self, NetnsError};
 use weir_kernel::nft::{self, NftError, NftState};
 use weir_kernel::{ReadLimits, legacy, route};
 
-use super::monitors::{NetnsId, Subscription};
+use super::subscription::{NetnsId, Subscription};
 
 /// Limits of reading one network namespace: the rules of the largest accepted pod, and some more. Several are read at the same time, and
 /// together they have to fit into the agent's memory.

@@ -18,6 +18,7 @@ use weir_kernel::notifications::{Drained, NotificationSocket};
 
 use super::netns_lookup::NetnsSource;
 use super::pacing::Pacing;
+use super::subscription::{NetnsId, Subscription};
 use super::visits::MAX_CONCURRENT;
 use super::{LookResult, Repairer};
 
@@ -28,29 +29,6 @@ const BUSY_PAUSE: Duration = Duration::from_millis(20);
 /// Pause before a namespace is inspected again that has lost the pod's addresses, and how often.
 const ADDRESSES_PAUSE: Duration = Duration::from_secs(1);
 const MAX_ADDRESS_CHECKS: u32 = 60;
-
-/// Device and inode of a network namespace (namespaces(7)).
-pub(super) type NetnsId = (u64, u64);
-
-/// The sockets that receive notifications about one network namespace.
-#[derive(Debug)]
-pub struct Subscription {
-    /// `None` where the kernel has no nf_tables.
-    nftables: Option<NotificationSocket>,
-    routing: NotificationSocket,
-}
-
-impl Subscription {
-    /// Subscribes in the namespace of the calling thread.
-    pub(super) fn open() -> io::Result<Self> {
-        let nftables = match NotificationSocket::nftables() {
-            Ok(socket) => Some(socket),
-            Err(error) if weir_kernel::nft::generation().is_ok() => return Err(error),
-            Err(_) => None,
-        };
-        Ok(Self { nftables, routing: NotificationSocket::routing()? })
-    }
-}
 
 /// The network namespace of a pod, as an inspection found it.
 #[derive(Debug, Clone)]
