@@ -16,8 +16,8 @@ use crate::mesh::{alone_or_skip, install, shared_or_skip, weir};
 use crate::scenario::{Scenario, WEB, client, deployment, is_from_the_mesh, parse};
 
 impl Scenario {
-    /// Creates the namespace with `web` and a client. The server stops only when clients have heard of it, as a service's that is updated
-    /// without failures.
+    /// Creates the namespace with `web` and a client. The server stops only when clients have heard of it, and one of its pods is always
+    /// there, as with a service that is updated without failures.
     fn with_patient_web(cluster: &'static Cluster, name: &str) -> Self {
         let this = Self::new(cluster, name);
         let patient = |version| {
@@ -28,7 +28,8 @@ impl Scenario {
                     "        lifecycle: {preStop: {sleep: {seconds: 5}}}\n        args: [serve",
                 )
         };
-        this.apply(&[&patient("v1"), &patient("v2"), &client("client", ""), WEB].join("\n---\n"));
+        let one_stays = "{apiVersion: policy/v1, kind: PodDisruptionBudget, metadata: {name: web}, spec: {minAvailable: 1, selector: {matchLabels: {app: web}}}}";
+        this.apply(&[&patient("v1"), &patient("v2"), &client("client", ""), WEB, one_stays].join("\n---\n"));
         this.wait_for_rollouts();
         this
     }
