@@ -1,7 +1,8 @@
 //! Weir beside Istio's own injector and istio-cni, and in their place.
 
-use std::fs;
+use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt as _;
+use std::{fmt, fs};
 
 use weir_cluster::Cluster;
 use weir_cluster::files::IstioParts;
@@ -136,7 +137,17 @@ fn migration_from_istio_and_back() {
 
 /// Istio-cni's entry of a node's list, and the names and contents of its files. Those of the kubeconfig are left out: istio-cni itself
 /// writes its token anew.
-type IstioCni = (Option<serde_json::Value>, Vec<(String, Vec<u8>)>);
+type IstioCni = (Option<serde_json::Value>, BTreeMap<String, Content>);
+
+/// The content of a file, which messages do not print.
+#[derive(PartialEq, Eq)]
+struct Content(Vec<u8>);
+
+impl fmt::Debug for Content {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.0.len())
+    }
+}
 
 /// Returns what istio-cni has on every node.
 fn istio_cni_files(cluster: &Cluster) -> Vec<IstioCni> {
@@ -145,17 +156,16 @@ fn istio_cni_files(cluster: &Cluster) -> Vec<IstioCni> {
         let list = fs::read(machine.host_path("/etc/cni/net.d/10-pods.conflist")).unwrap();
         let list: serde_json::Value = serde_json::from_slice(&list).unwrap();
         let entry = list["plugins"].as_array().unwrap().iter().find(|plugin| plugin["type"] == "istio-cni").cloned();
-        let mut files = Vec::new();
+        let mut files = BTreeMap::new();
         for dir in ["/etc/cni/net.d", "/opt/cni/bin"] {
             for file in fs::read_dir(machine.host_path(dir)).unwrap().map(Result::unwrap) {
                 let name = file.file_name().to_string_lossy().into_owned();
                 if name.contains("istio") && file.path().is_file() {
                     let content = if name.contains("kubeconfig") { Vec::new() } else { fs::read(file.path()).unwrap() };
-                    files.push((name, content));
+                    files.insert(name, Content(content));
                 }
             }
         }
-        files.sort();
         (entry, files)
     };
     NODES.map(of).into()
@@ -192,13 +202,13 @@ fn istio_cni_stays_as_it_is_beside_weir() {
         Ok(if plugins.iter().all(has) { Ok(()) } else { Err(format!("{plugins:?}")) })
     })
     .unwrap();
-    assert!(istio_cni_files(cluster) == before, "the repair changed files of istio-cni");
+    assert_eq!(istio_cni_files(cluster), before, "the repair changed files of istio-cni");
     weir(cluster, &["uninstall", "-y"]).unwrap();
     wait_for_plugins(cluster, "Weir is out of the list", &["bridge", "portmap", "istio-cni"]);
-    assert!(istio_cni_files(cluster) == before, "the uninstallation changed files of istio-cni");
+    assert_eq!(istio_cni_files(cluster), before, "the uninstallation changed files of istio-cni");
     install(cluster).unwrap();
     wait_for_agents(cluster);
-    assert!(istio_cni_files(cluster) == before, "the installation changed files of istio-cni");
+    assert_eq!(istio_cni_files(cluster), before, "the installation changed files of istio-cni");
     assert_new_pods_are_meshed(&mesh, "beside-again");
     traffic.assert_unharmed();
     remove_istio(cluster);
