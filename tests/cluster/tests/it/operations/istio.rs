@@ -135,8 +135,8 @@ fn migration_from_istio_and_back() {
     assert_new_pods_are_meshed(&mesh, "after-all");
 }
 
-/// Istio-cni's entry of a node's list, and the names and contents of its files. Those of the kubeconfig are left out: istio-cni itself
-/// writes its token anew.
+/// Istio-cni's entry of a node's list, and the names and contents of its files. Istio-cni writes its binary and the token of its
+/// kubeconfig anew when the list changes: what is temporary, and the token, are left out.
 type IstioCni = (Option<serde_json::Value>, BTreeMap<String, Content>);
 
 /// The content of a file, which messages do not print.
@@ -160,7 +160,7 @@ fn istio_cni_files(cluster: &Cluster) -> Vec<IstioCni> {
         for dir in ["/etc/cni/net.d", "/opt/cni/bin"] {
             for file in fs::read_dir(machine.host_path(dir)).unwrap().map(Result::unwrap) {
                 let name = file.file_name().to_string_lossy().into_owned();
-                if name.contains("istio") && file.path().is_file() {
+                if name.contains("istio") && !name.contains(".tmp.") && file.path().is_file() {
                     let content = if name.contains("kubeconfig") { Vec::new() } else { fs::read(file.path()).unwrap() };
                     files.insert(name, Content(content));
                 }
