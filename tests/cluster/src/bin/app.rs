@@ -222,6 +222,8 @@ fn routes(server: Arc<Server>) -> Router {
     type Shared = State<Arc<Server>>;
     Router::new()
         .route("/healthz", get(|| async { "ok" }))
+        // Answered by the proxy as soon as that has its routes, and not counted before.
+        .route("/configured", get(|| async { StatusCode::NOT_FOUND }))
         .route(
             "/requests",
             get(|State(server): Shared| async move { server.requests.load(Ordering::Relaxed).to_string() }),
@@ -293,6 +295,8 @@ fn collector() -> Router {
             }),
         )
         .route("/healthz", get(|| async { "ok" }))
+        // Answered by the proxy as soon as that has its routes, and not counted before.
+        .route("/configured", get(|| async { StatusCode::NOT_FOUND }))
         .route(
             "/trace/{id}",
             get(|State(traces): Shared, Path(id): Path<String>| async move {
