@@ -113,7 +113,7 @@ compared=$("$venv/bin/python" manifests/compare.py "$work/manifests")
 
 # Alerts and dashboards.
 promtool=$(command -v promtool || echo target/tools/prometheus/usr/bin/promtool)
-if [ -x "$promtool" ] || scripts/fetch-packages prometheus bookworm "usr/bin/promtool --version" prometheus >/dev/null; then
+if [ -x "$promtool" ] || scripts/fetch-packages prometheus trixie "usr/bin/promtool --version" prometheus promtool >/dev/null; then
   observability=$("$venv/bin/python" manifests/observability/check.py "$promtool")
 elif [ -n "${CI:-}" ]; then
   echo "promtool is missing: the alerts cannot be tested" >&2
