@@ -27,7 +27,7 @@ pub(super) struct WorkloadComparison {
     /// Source of the rules, on the sides that have the workload.
     pub(super) origins: [Option<String>; 2],
     pub(super) verdict: Verdict,
-    /// What was not compared, or assumed.
+    /// Parts that were not compared, and assumptions.
     pub(super) notes: Vec<String>,
     /// File and line, of the new side if it has the workload.
     pub(super) place: Option<(String, usize)>,
@@ -39,7 +39,7 @@ pub(super) enum Verdict {
     /// Every packet is treated alike.
     Equal,
     Different(FoundChanges),
-    /// It cannot be decided, for these reasons.
+    /// Undecided, for these reasons.
     Unknown(Vec<String>),
     /// Only the new side has the workload.
     Added,
@@ -62,16 +62,16 @@ pub(super) struct TrafficChange {
     pub(super) before: Fate,
     pub(super) after: Fate,
     pub(super) classes: Vec<ExplainedClass>,
-    /// Whether there are more classes.
+    /// Whether more classes differ than those listed.
     pub(super) is_truncated: bool,
 }
 
 /// Meaning of a change for the mesh.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum ChangeKind {
-    /// It was captured, and no longer is.
+    /// The packets were captured, and no longer are.
     Bypass,
-    /// It is captured now.
+    /// The packets were not captured, and are now.
     Captured,
     /// Anything else, such as another port of the proxy.
     Other,
@@ -105,7 +105,7 @@ pub(super) struct ExplainedClass {
     pub(super) reason: Option<RuleReason>,
     /// The setting behind the reason.
     pub(super) setting: Option<&'static str>,
-    /// Whether the reason is that of the old side.
+    /// Whether the reason is from the old side.
     pub(super) is_former: bool,
 }
 

@@ -26,7 +26,7 @@ const CLUSTER_TIMEOUT: Duration = Duration::from_mins(1);
 pub(super) struct Side {
     /// Name for messages.
     pub(super) name: String,
-    /// Whether its workloads have names, by which they are found on the other side.
+    /// Whether workloads are matched with the other side by name.
     pub(super) has_names: bool,
     pub(super) workloads: Vec<WorkloadRules>,
 }
@@ -41,11 +41,11 @@ pub(super) struct WorkloadRules {
     pub(super) chains: [Chains; 2],
     /// Families whose chains are known.
     pub(super) families: Vec<RestoreFamily>,
-    /// Whether it is known which mark is delivered locally.
+    /// Whether the routes that deliver marked packets locally are known.
     pub(super) has_routing: bool,
     /// The rules, if they are planned.
     pub(super) planned: Option<RuleSet>,
-    /// Whether the rules are Weir's own in nf_tables.
+    /// Whether the rules were read from Weir's own table of nf_tables.
     pub(super) is_programmed: bool,
     /// The annotation that sets rerouted interfaces.
     pub(super) reroute_annotation: &'static str,
@@ -96,6 +96,10 @@ pub(super) fn file(name: &str, injector: &InjectorArgs) -> Result<Side, Failure>
         if has_names { planned::of_manifest(&text, injector.load()?) } else { planned::of_annotations(&name, &text) };
     let planned = planned.map_err(in_file)?;
     if planned.is_empty() {
+        // Taken for an empty manifest, such a file would look like one whose pods are gone.
+        if !is_manifest(&text) {
+            return Err(in_file(vec!["neither a manifest, annotations nor a text of iptables-save".to_owned()]));
+        }
         eprintln!("weir: {name}: no pods found");
     }
     let workloads = planned.into_iter().map(|planned| WorkloadRules::planned(planned, Some(&name))).collect();
@@ -106,6 +110,13 @@ pub(super) fn file(name: &str, injector: &InjectorArgs) -> Result<Side, Failure>
 fn is_saved_rules(text: &str) -> bool {
     let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
     lines.next().is_some_and(|line| line.starts_with('*'))
+}
+
+/// A manifest has objects only; comments may be all there is.
+fn is_manifest(text: &str) -> bool {
+    let documents = stream::split(text).unwrap_or_default();
+    let mut values = documents.iter().map(|document| Document::parse(document).unwrap_or_default());
+    values.all(|value| value.is_null() || value.is_object())
 }
 
 /// Annotations are one map that is no Kubernetes object.

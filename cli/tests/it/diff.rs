@@ -144,6 +144,19 @@ fn rules_that_are_not_understood_are_no_guess() {
     }
 }
 
+/// As an empty manifest, it would pass for one whose pods are gone.
+#[test]
+fn text_of_no_known_kind_is_refused() {
+    let files = Files::new();
+    let plain = manifest("web", &json!({}));
+    for (old, new) in [("garbage", plain.as_str()), (&plain, "garbage"), (&plain, "- a\n- b\n")] {
+        let run = files.diff(old, new, &[]);
+        assert_eq!(run.code, 1, "{}{}", run.stdout, run.stderr);
+        assert!(run.stderr.contains("neither a manifest, annotations nor a text of iptables-save"), "{}", run.stderr);
+    }
+    assert_eq!(files.diff(&plain, "# the service has moved\n", &[]).code, 0);
+}
+
 #[test]
 fn wrong_numbers_of_inputs_are_usage_errors() {
     let files = Files::new();

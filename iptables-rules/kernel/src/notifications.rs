@@ -42,9 +42,9 @@ pub struct NotificationSocket {
 /// Notifications that were read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Drained {
-    /// Whether something has changed; also if notifications were lost or cannot be read.
+    /// Whether something may have changed: true as well if notifications were lost or cannot be read.
     pub changed: bool,
-    /// Whether all were read; another call may find more at once otherwise.
+    /// Whether the socket is empty. Otherwise the limit of one call was reached, and the next call reads on.
     pub empty: bool,
 }
 
