@@ -5,9 +5,9 @@ SHELL := /bin/bash
 
 # Static binaries: against musl where its target is installed, else against glibc. The tests are linked in the same way, so that cargo
 # compiles every crate once for the tests and the images.
-HOST := $(shell rustc -vV | sed -n 's/^host: //p')
+HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 MUSL := $(subst -gnu,-musl,$(HOST))
-STATIC_TARGET := $(if $(wildcard $(shell rustc --print sysroot)/lib/rustlib/$(MUSL)),$(MUSL),$(HOST))
+STATIC_TARGET := $(if $(wildcard $(shell rustc --print sysroot 2>/dev/null)/lib/rustlib/$(MUSL)),$(MUSL),$(HOST))
 STATIC := RUSTFLAGS="-C target-feature=+crt-static"
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 STATIC_DIR := $(TARGET_DIR)/$(STATIC_TARGET)
@@ -21,13 +21,21 @@ export KUBEBUILDER_ASSETS ?= $(CURDIR)/target/tools/apiserver
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 14
 
+# A release archive that is unpacked here has the binaries: then nothing is compiled.
+PREBUILT := $(firstword $(wildcard weir-*-linux-$(patsubst aarch64,arm64,$(patsubst x86_64,amd64,$(shell uname -m)))/weir-demo))
+
 .PHONY: demo
+ifneq ($(PREBUILT),)
+demo:
+	$(MAKE) -C $(dir $(PREBUILT)) demo
+else
 demo: tools ## inject a real manifest, program a real namespace, show captured connections (root)
 	cargo build --locked --profile demo -p weir-demo -p weir-webhook
 	$(STATIC) cargo build --locked --profile dist-plugin --target $(STATIC_TARGET) -p weir-cni
 	mkdir -p $(DIST)/demo
 	install -m 0755 $(TARGET_DIR)/demo/weir-demo $(TARGET_DIR)/demo/weir-webhook $(STATIC_DIR)/dist-plugin/weir-cni $(DIST)/demo/
 	$(DIST)/demo/weir-demo $(DEMO_ARGS)
+endif
 
 .PHONY: check
 check: lint test-unit ## formatting, lints, unit tests
@@ -100,6 +108,10 @@ manifests: ## render the manifests and validate them offline
 fuzz-smoke: ## fuzz targets, a bounded number of inputs each (FUZZ_RUNS)
 	scripts/fuzz-smoke
 
+.PHONY: workflows
+workflows: ## lint the workflows of GitHub (Go)
+	go run github.com/rhysd/actionlint/cmd/actionlint@v1.7.7
+
 .PHONY: deny
 deny: ## licences, sources, duplicates and advisories of the dependencies
 	scripts/deny
@@ -125,6 +137,11 @@ images: ## images FROM scratch of static binaries, as OCI archives in dist/image
 	install -m 0755 $(addprefix $(STATIC_DIR)/dist/,weir weir-webhook weir-agent) \
 	  $(addprefix $(STATIC_DIR)/dist-plugin/,weir-cni weir-iptables) $(DIST)/static/
 	HUB=$(HUB) scripts/build-images $(DIST)/static $(DIST)/images-dist
+
+.PHONY: release
+release: ## what a release publishes, for amd64 and arm64, in dist/release/
+	scripts/install-tools release
+	scripts/release $(DIST)/release
 
 .PHONY: bench
 bench: tools dist ## measurements beside the alternatives, in the same run (root)
