@@ -102,7 +102,7 @@ impl AgentArgs {
             let agents: Vec<&Value> = agents.iter().filter(on_node).collect();
             if agents.is_empty() {
                 let place = node.map_or_else(|| "in the cluster".to_owned(), |node| format!("on node {node}"));
-                let text = format!("{}: no agent runs {place} (pods of {})", cluster.server, self.node_namespace);
+                let text = format!("{cluster}: no agent runs {place} (pods of {})", self.node_namespace);
                 return Err(Failure::findings(vec![text]));
             }
             let mut answers = Vec::new();
@@ -118,7 +118,7 @@ impl AgentArgs {
 
 async fn node_of(cluster: &Cluster, namespace: &str, name: &str) -> Result<String, Failure> {
     let pod = cluster.object(&ObjectRef::new(POD, namespace, name)).await?;
-    let text = |text: String| Failure::findings(vec![format!("{}: {text}", cluster.server)]);
+    let text = |text: String| Failure::findings(vec![format!("{cluster}: {text}")]);
     let pod = pod.ok_or_else(|| text(format!("pod {namespace}/{name} not found")))?;
     let node = pod["spec"]["nodeName"].as_str().map(str::to_owned);
     node.ok_or_else(|| text(format!("pod {namespace}/{name} is on no node yet")))

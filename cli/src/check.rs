@@ -1,25 +1,31 @@
 //! `weir check`: diagnosis of a cluster, before an installation, after it, and in between.
 //!
 //! ```text
-//! flags ─▶ CheckScope ─▶ weir_check::{collect, analyze, unsuppressed, print} ─▶ text | JSON | JUnit, exit code
+//! flags ─▶ CheckScope ─▶ weir_check::{collect, analyze, unsuppressed, print} ─▶ text | JSON | JUnit | SARIF, exit code
+//! --wait ─▶ wait: the same, until a condition holds
 //! ```
 
 mod node;
+mod wait;
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand, ValueEnum};
 use weir_check::{
-    CheckScope, InstallNamespaces, Severity, Suppression, analyze, areas, collect, is_complete, print, unsuppressed,
+    CheckScope, Finding, InstallNamespaces, Severity, Suppression, analyze, areas, collect, is_complete, print,
+    unsuppressed,
 };
 
 use crate::cluster::ConnectArgs;
+use crate::completion;
+use crate::console::{Spinner, is_colored};
 use crate::duration;
 use crate::failure::{Failure, exit};
 use crate::files;
+use wait::WaitCondition;
 
 /// Options of `weir check`.
 #[derive(Debug, Args)]
@@ -36,6 +42,8 @@ Examples:
   weir check
   weir check --pre                                  # before installing
   weir check -n shop -o json
+  weir check --wait --timeout 5m                    # until nothing is wrong
+  weir check --wait=WEIR601                         # until no node lacks its agent
   weir check -S 'single-replica' -S 'WEIR802=Pod shop/*'
 
 Exit status: 0 no finding at or above --failure-threshold, 1 findings or an incomplete check, 2 wrong usage or the cluster is unreachable."
@@ -50,7 +58,15 @@ pub(crate) struct CheckArgs {
 #[derive(Debug, Subcommand)]
 enum CheckCommand {
     /// Check whether the cluster is ready for an installation, like --pre
-    #[command(alias = "pre")]
+    #[command(
+        alias = "pre",
+        after_long_help = "\
+Examples:
+  weir check precheck
+  weir check precheck --revision canary -o junit
+
+Exit status: 0 no finding at or above --failure-threshold, 1 findings or an incomplete check, 2 wrong usage or the cluster is unreachable."
+    )]
     Precheck(Box<ClusterCheckArgs>),
     /// Check whether the meshed pods on a node have their capture rules, by asking its agent
     Node(node::NodeArgs),
@@ -74,8 +90,12 @@ struct ClusterCheckArgs {
     node_namespace: String,
 
     /// Check the workloads of this namespace only
-    #[arg(short, long, value_name = "NAMESPACE")]
+    #[arg(short, long, value_name = "NAMESPACE", add = completion::namespaces())]
     namespace: Option<String>,
+
+    /// Check the workloads of all namespaces, as without --namespace
+    #[arg(short = 'A', long, conflicts_with = "namespace")]
+    all_namespaces: bool,
 
     /// Check whether the cluster is ready for an installation, instead of an installation
     #[arg(long)]
@@ -109,6 +129,10 @@ struct ClusterCheckArgs {
     #[arg(long, value_name = "NAMESPACE")]
     probe_namespace: Option<String>,
 
+    /// Check again and again until the exit status would be 0, or until a finding is gone, which is named as for --suppress
+    #[arg(long, value_name = "FINDING", num_args = 0..=1, default_missing_value = wait::PASSED, require_equals = true)]
+    wait: Option<WaitCondition>,
+
     /// Wait at most DURATION for the whole check
     #[arg(long, value_name = "DURATION", default_value = "2m", value_parser = duration::parse)]
     timeout: Duration,
@@ -122,6 +146,8 @@ enum OutputFormat {
     Json,
     /// JUnit XML for CI
     Junit,
+    /// SARIF 2.1.0 for code hosts
+    Sarif,
 }
 
 /// [`Severity`] as a flag.
@@ -157,40 +183,77 @@ pub(crate) fn run(args: &CheckArgs) -> Result<ExitCode, Failure> {
     }
 }
 
+/// A check that was done.
+#[derive(Debug)]
+struct Checked {
+    /// Name of the cluster.
+    cluster: String,
+    findings: Vec<Finding>,
+}
+
+impl ClusterCheckArgs {
+    /// Checks the cluster once.
+    fn check(&self, is_pre_install: bool, timeout: Duration) -> Result<Checked, Failure> {
+        let scope = CheckScope {
+            namespaces: InstallNamespaces {
+                webhook: self.weir_namespace.clone(),
+                agent: self.node_namespace.clone(),
+                istio: self.istio_namespace.clone(),
+            },
+            namespace: self.namespace.clone(),
+            pre_install_revision: is_pre_install.then(|| self.revision.clone()),
+            dry_run_namespace: (!self.no_probe).then(|| self.probe_namespace.clone().unwrap_or_default()),
+            pod_report_timeout: timeout / 2,
+        };
+        let (snapshot, cluster) = self.connect.run_slow(timeout, async |cluster| {
+            let collected = collect(&cluster.client, &scope).await;
+            let snapshot = collected.map_err(|error| Failure::usage(format!("{cluster}: {error}")))?;
+            Ok((snapshot, cluster.to_string()))
+        })?;
+        Ok(Checked { cluster, findings: unsuppressed(analyze(&snapshot), &self.suppress) })
+    }
+
+    fn is_failed(&self, findings: &[Finding]) -> bool {
+        let threshold = Severity::from(self.failure_threshold);
+        findings.iter().any(|finding| finding.fault.severity >= threshold)
+    }
+
+    fn is_incomplete(&self, findings: &[Finding]) -> bool {
+        !self.allow_incomplete && !is_complete(findings)
+    }
+
+    fn print(&self, checked: &Checked, is_pre_install: bool) -> Result<(), Failure> {
+        let Checked { cluster, findings } = checked;
+        let text = match self.output {
+            OutputFormat::Text => {
+                let areas = print::areas(&areas(findings, is_pre_install), is_colored());
+                format!("{cluster}\n{areas}\n{}", print::text(findings, is_colored()))
+            }
+            OutputFormat::Json => print::json(findings),
+            OutputFormat::Junit => print::junit(findings, self.failure_threshold.into(), self.allow_incomplete)
+                .context("cannot write JUnit XML")?,
+            OutputFormat::Sarif => print::sarif(findings),
+        };
+        files::write(None, &text).map_err(Failure::from)
+    }
+}
+
 fn check_cluster(args: &ClusterCheckArgs, is_pre_install: bool) -> Result<ExitCode, Failure> {
-    let scope = CheckScope {
-        namespaces: InstallNamespaces {
-            webhook: args.weir_namespace.clone(),
-            agent: args.node_namespace.clone(),
-            istio: args.istio_namespace.clone(),
-        },
-        namespace: args.namespace.clone(),
-        pre_install_revision: is_pre_install.then(|| args.revision.clone()),
-        dry_run_namespace: (!args.no_probe).then(|| args.probe_namespace.clone().unwrap_or_default()),
-        pod_report_timeout: args.timeout / 2,
-    };
-    let (snapshot, target) = args.connect.run_slow(args.timeout, async |cluster| {
-        let collected = collect(&cluster.client, &scope).await;
-        let snapshot = collected.map_err(|error| Failure::usage(format!("{}: {error}", cluster.server)))?;
-        Ok((snapshot, format!("context {}, {}\n", cluster.context, cluster.server)))
-    })?;
-    let findings = unsuppressed(analyze(&snapshot), &args.suppress);
-    let text = match args.output {
-        OutputFormat::Text => {
-            let is_colored = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-            let areas = print::areas(&areas(&findings, is_pre_install), is_colored);
-            format!("{target}{areas}\n{}", print::text(&findings, is_colored))
+    let (checked, is_met) = match &args.wait {
+        Some(condition) => wait::wait(args, is_pre_install, condition)?,
+        None => {
+            let spinner = Spinner::start("checking the cluster");
+            let checked = args.check(is_pre_install, args.timeout);
+            drop(spinner);
+            let checked = checked?;
+            let is_met = WaitCondition::Passed.holds(args, &checked.findings);
+            (checked, is_met)
         }
-        OutputFormat::Json => print::json(&findings),
-        OutputFormat::Junit => print::junit(&findings).context("cannot write JUnit XML")?,
     };
-    files::write(None, &text)?;
-    let threshold = Severity::from(args.failure_threshold);
-    let is_failed = findings.iter().any(|finding| finding.fault.severity >= threshold);
-    let is_incomplete = !args.allow_incomplete && !is_complete(&findings);
-    if is_incomplete {
+    args.print(&checked, is_pre_install)?;
+    if args.is_incomplete(&checked.findings) {
         let text = "weir: not everything could be read, so the check is incomplete; --allow-incomplete accepts that";
         let _ = writeln!(std::io::stderr(), "{text}");
     }
-    Ok(if is_failed || is_incomplete { ExitCode::from(exit::FINDINGS) } else { ExitCode::SUCCESS })
+    Ok(if is_met { ExitCode::SUCCESS } else { ExitCode::from(exit::FINDINGS) })
 }

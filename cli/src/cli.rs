@@ -1,22 +1,86 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use clap::{CommandFactory as _, Parser, Subcommand};
+use clap::{ArgAction, CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
+use weir_runtime::logging::{self, LogFormat, LogLevels};
 
 use crate::failure::Failure;
 use crate::install::Operation;
-use crate::{check, diff, explain, files, generate, inject, install, rules, tag, uninject, uninstall, version};
+use crate::{
+    check, diff, explain, files, generate, inject, install, rules, support_bundle, tag, uninject, uninstall, version,
+};
 
 /// Inject Istio sidecars, inspect capture rules, and install Weir in clusters
 #[derive(Debug, Parser)]
-#[command(name = "weir", version, propagate_version = true)]
+#[command(
+    name = "weir",
+    version,
+    propagate_version = true,
+    after_long_help = "\
+Examples:
+  weir inject web.yaml | kubectl apply -f -
+  weir explain web.yaml --to 10.1.2.3:443
+  weir check
+
+Exit status: 0 done, 1 an input has errors or a check has findings, 2 wrong usage, or a file or the cluster cannot be reached."
+)]
 pub(crate) struct Cli {
+    /// Log requests to the API server on standard error; -vv logs more
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    verbose: u8,
+
     #[command(subcommand)]
-    pub(crate) command: Command,
+    command: Command,
+}
+
+/// Name of the binary as a plugin of kubectl.
+const KUBECTL_PLUGIN: &str = "kubectl-weir";
+
+/// Returns the command line, which is that of `kubectl weir` if the program was started as a plugin of kubectl.
+pub(crate) fn command() -> clap::Command {
+    let program = std::env::args_os().next().unwrap_or_default();
+    let is_plugin = Path::new(&program).file_name().is_some_and(|name| name == KUBECTL_PLUGIN);
+    if is_plugin {
+        as_plugin(Cli::command().bin_name("kubectl weir").display_name("kubectl weir"))
+    } else {
+        Cli::command()
+    }
+}
+
+/// Names the plugin in the examples of all commands.
+fn as_plugin(command: clap::Command) -> clap::Command {
+    let help = command.get_after_long_help().map(ToString::to_string);
+    let command = command.mut_subcommands(as_plugin);
+    match help {
+        Some(help) => {
+            command.after_long_help(help.replace("  weir ", "  kubectl weir ").replace("| weir ", "| kubectl weir "))
+        }
+        None => command,
+    }
+}
+
+impl Cli {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// Everything that is wrong, with the exit code for it.
+    pub(crate) fn run(&self) -> Result<ExitCode, Failure> {
+        // Not more of HTTP: its own libraries log headers, which have tokens.
+        let levels = match self.verbose {
+            0 => None,
+            1 => Some("none,kube_client=debug"),
+            _ => Some("info,kube_client=debug,weir=debug,weir_runtime=debug"),
+        };
+        if let Some(levels) = levels {
+            let levels = LogLevels::parse(levels, env!("CARGO_CRATE_NAME")).map_err(Failure::usage)?;
+            logging::init(LogFormat::Text, levels).map_err(|error| Failure::usage(format!("cannot log: {error}")))?;
+        }
+        self.command.run()
+    }
 }
 
 /// Subcommands of `weir`.
@@ -34,6 +98,8 @@ pub(crate) enum Command {
     Diff(Box<diff::DiffArgs>),
     /// Check a cluster or a node for problems, before or after installation
     Check(Box<check::CheckArgs>),
+    /// Write what helps to find a problem into an archive, without secrets
+    SupportBundle(support_bundle::SupportBundleArgs),
     /// Install the webhook and the node agent in a cluster
     Install(Box<install::InstallArgs>),
     /// Upgrade the webhook and the node agent that a cluster has, or change their settings
@@ -49,13 +115,21 @@ pub(crate) enum Command {
     Iptables(weir_iptables::IptablesArgs),
     /// Print the version of this program and of the components in a cluster
     Version(version::VersionArgs),
-    /// Print a completion script, for example: `weir completion bash > /etc/bash_completion.d/weir`
+    /// Print a completion script
+    ///
+    /// It completes commands and options. Names of contexts, namespaces, nodes and pods are completed by the program itself:
+    /// `source <(COMPLETE=bash weir)`.
+    #[command(after_long_help = "\
+Examples:
+  weir completion bash > /etc/bash_completion.d/weir
+  weir completion fish > ~/.config/fish/completions/weir.fish
+  source <(COMPLETE=bash weir)                      # with names of the cluster, for this shell")]
     Completion {
         /// Shell that reads the script
         shell: Shell,
     },
     /// Write the manual pages into a directory
-    #[command(hide = true)]
+    #[command(hide = true, after_long_help = "Example:\n  weir man /usr/local/share/man/man1")]
     Man {
         /// Directory of the pages, such as /usr/share/man/man1
         #[arg(value_name = "DIR")]
@@ -76,6 +150,7 @@ impl Command {
             Self::Explain(args) => explain::run(args),
             Self::Diff(args) => diff::run(args),
             Self::Check(args) => check::run(args),
+            Self::SupportBundle(args) => support_bundle::run(args),
             Self::Install(args) => install::run(args, Operation::Install),
             Self::Upgrade(args) => install::run(args, Operation::Upgrade),
             Self::Uninstall(args) => uninstall::run(args),
@@ -98,5 +173,43 @@ impl Command {
                 Ok(ExitCode::SUCCESS)
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn each(command: &clap::Command, path: &str, visit: &mut impl FnMut(&clap::Command, &str)) {
+        visit(command, path);
+        for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help") {
+            each(sub, &format!("{path} {}", sub.get_name()), visit);
+        }
+    }
+
+    #[test]
+    fn command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_examples() {
+        let mut missing = Vec::new();
+        each(&Cli::command(), "weir", &mut |command, path| {
+            let help = command.get_after_long_help().map(ToString::to_string).unwrap_or_default();
+            let is_group = command.is_subcommand_required_set();
+            if !is_group && !help.contains("Example") {
+                missing.push(path.to_owned());
+            }
+        });
+        assert_eq!(missing, Vec::<String>::new());
+    }
+
+    #[test]
+    fn plugin_of_kubectl_is_named_in_examples() {
+        let command = as_plugin(Cli::command());
+        let inject = command.find_subcommand("inject").unwrap();
+        let help = inject.get_after_long_help().unwrap().to_string();
+        assert!(help.contains("  kubectl weir inject web.yaml") && help.contains("| kubectl weir inject -"), "{help}");
     }
 }

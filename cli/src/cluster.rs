@@ -1,13 +1,17 @@
 //! Connects to a cluster's API server by `--kubeconfig` and `--context`, with a timeout for every request and for the whole command.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use http::{HeaderName, HeaderValue};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use weir_runtime::proxy::{kubeconfig_proxy, set_proxy};
 
+use crate::completion;
+use crate::duration;
 use crate::failure::Failure;
 
 /// Timeout of one request.
@@ -23,8 +27,20 @@ pub(crate) struct ConnectArgs {
     kubeconfig: Option<PathBuf>,
 
     /// Use this context of the kubeconfig
-    #[arg(long, value_name = "CONTEXT")]
+    #[arg(long, value_name = "CONTEXT", add = completion::contexts())]
     context: Option<String>,
+
+    /// Act as this user (impersonation) [default: `as` of the kubeconfig]
+    #[arg(long = "as", value_name = "USER")]
+    impersonate: Option<String>,
+
+    /// Act as a member of this group, with --as; repeatable
+    #[arg(long = "as-group", value_name = "GROUP", requires = "impersonate")]
+    impersonate_groups: Vec<String>,
+
+    /// Wait at most this long for each response of the API server [default: 10s, or --timeout where a command waits]
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+    request_timeout: Option<Duration>,
 }
 
 /// A connected cluster.
@@ -37,7 +53,19 @@ pub(crate) struct Cluster {
     pub(crate) context: String,
 }
 
+/// Names the cluster in messages.
+impl fmt::Display for Cluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "context {}, {}", self.context, self.server)
+    }
+}
+
 impl ConnectArgs {
+    /// Returns options for a kubeconfig and a context.
+    pub(crate) fn named(kubeconfig: Option<PathBuf>, context: Option<String>) -> Self {
+        Self { kubeconfig, context, ..Self::default() }
+    }
+
     /// Returns whether any of the options is set.
     pub(crate) fn is_given(&self) -> bool {
         self.kubeconfig.is_some() || self.context.is_some()
@@ -46,6 +74,17 @@ impl ConnectArgs {
     /// Returns whether there is a kubeconfig with a context, or the process runs in a cluster.
     pub(crate) fn finds_cluster(&self) -> bool {
         self.kubeconfig().is_ok() || Config::incluster().is_ok()
+    }
+
+    /// Returns whether a kubeconfig or the pod's service account leads to a cluster, without connecting to it.
+    ///
+    /// # Errors
+    /// Neither does.
+    pub(crate) fn require_cluster(&self) -> Result<(), Failure> {
+        match self.kubeconfig() {
+            Err(failure) if self.is_given() || Config::incluster().is_err() => Err(failure),
+            _ => Ok(()),
+        }
     }
 
     /// Connects and runs `work`, within `timeout`.
@@ -97,16 +136,47 @@ impl ConnectArgs {
     async fn connect(&self, request: Duration) -> Result<Cluster, Failure> {
         let (context, mut config) = self.config().await?;
         config.connect_timeout = Some(REQUEST_TIMEOUT);
+        let request = self.request_timeout.unwrap_or(request);
         config.read_timeout = Some(request);
         config.write_timeout = Some(request);
+        config.headers.extend(self.impersonation(&config)?);
         let server = config.cluster_url.to_string();
         let plugin = config.auth_info.exec.as_ref().and_then(|exec| exec.command.clone());
         let client = Client::try_from(config).map_err(|error| {
             let plugin =
                 plugin.map(|plugin| format!("credential plugin {plugin} of the kubeconfig: ")).unwrap_or_default();
-            Failure::usage(format!("{server}: {plugin}{}", error_chain(&error)))
+            Failure::usage(format!("context {context}, {server}: {plugin}{}", error_chain(&error)))
         })?;
         Ok(Cluster { client, server, context })
+    }
+
+    /// Returns the headers of `--as`, or of `as` in the kubeconfig, which kube itself does not follow.
+    fn impersonation(&self, config: &Config) -> Result<Vec<(HeaderName, HeaderValue)>, Failure> {
+        let (user, groups) = match &self.impersonate {
+            Some(user) => (Some(user), self.impersonate_groups.as_slice()),
+            None => (
+                config.auth_info.impersonate.as_ref(),
+                config.auth_info.impersonate_groups.as_deref().unwrap_or_default(),
+            ),
+        };
+        let Some(user) = user else { return Ok(Vec::new()) };
+        let user = ("impersonate-user", "--as", user);
+        let headers =
+            std::iter::once(user).chain(groups.iter().map(|group| ("impersonate-group", "--as-group", group)));
+        let header = |(name, option, value): (&'static str, &str, &String)| match HeaderValue::from_str(value) {
+            Ok(value) => Ok((HeaderName::from_static(name), value)),
+            Err(_) => Err(Failure::usage(format!("{option} {value:?}: not a valid name"))),
+        };
+        headers.map(header).collect()
+    }
+
+    /// Returns the names of the contexts in the kubeconfig.
+    pub(crate) fn contexts(&self) -> Vec<String> {
+        let config = match &self.kubeconfig {
+            Some(path) => Kubeconfig::read_from(path),
+            None => Kubeconfig::read(),
+        };
+        config.map(|config| config.contexts.into_iter().map(|context| context.name).collect()).unwrap_or_default()
     }
 
     /// Finds the configuration as kubectl does: the named kubeconfig, else the default one, else the pod's service account.
@@ -172,16 +242,12 @@ impl Cluster {
 
     /// Returns the failure for `what` that could not be read; `advice` is for missing permissions.
     pub(crate) fn read_failure(&self, error: &kube::Error, what: &str, advice: &str) -> Failure {
-        let server = &self.server;
-        Failure::usage(match error {
-            kube::Error::Api(status) if status.code == 403 => {
-                format!("{server}: forbidden: cannot read {what} ({}); {advice}", status.message)
-            }
-            kube::Error::Api(status) if status.code == 401 => {
-                format!("{server}: {}", unauthorized(&status.message))
-            }
-            other => format!("{server}: cannot read {what}: {}", error_chain(other)),
-        })
+        let reason = match error {
+            kube::Error::Api(status) if status.code == 403 => format!("forbidden ({}); {advice}", status.message),
+            kube::Error::Api(status) if status.code == 401 => unauthorized(&status.message),
+            other => error_chain(other),
+        };
+        Failure::usage(format!("{self}: cannot read {what}: {reason}"))
     }
 }
 

@@ -23,10 +23,11 @@ use std::process::ExitCode;
 
 use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 
-use crate::agent::AgentArgs;
+use crate::agent::{AgentArgs, AgentTarget};
+use crate::completion;
 use crate::failure::{Failure, exit};
-use crate::files;
-use crate::rules::planned::{self, Planned, PlannedFile};
+use crate::files::{self, InputArgs};
+use crate::rules::planned::{self, Planned};
 use crate::settings::InjectorArgs;
 use explanation::{explain_namespace, explain_planned};
 use packet::PacketArgs;
@@ -34,7 +35,7 @@ use packet::PacketArgs;
 /// Options of `weir explain`.
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
-#[command(group(ArgGroup::new("subject").required(true).multiple(true)), after_long_help = "\
+#[command(group(ArgGroup::new("input").required(true).multiple(true)), after_long_help = "\
 Without a packet, prints what is captured, what is not, and the setting behind each. With a packet (--to), prints the rules that it
 meets with the reason of each, and where it ends. A manifest is explained without the kernel; the proxy is assumed to listen.
 
@@ -43,14 +44,15 @@ the rules in the kernel. With the manifest or the annotations of its pod, the ru
 without, the fingerprint beside Weir's rules shows whether they have changed.
 
 Examples:
-  weir explain -f deployment.yaml
-  weir explain -f deployment.yaml --to 10.1.2.3:443
-  weir explain -f deployment.yaml --from outside --to 8080
+  weir explain deployment.yaml
+  weir explain deployment.yaml --to 10.1.2.3:443
+  weir explain deployment.yaml --from outside --to 8080
   weir explain --annotations annotations.yaml --from proxy --to '[2001:db8::1]:53/udp'
   weir explain --pid 4711 --to 10.1.2.3:443
-  weir explain --netns /run/netns/web -f web.yaml
+  weir explain --netns /run/netns/web web.yaml
   weir explain --pod shop/web
   weir explain --pod pod/web -n shop --context prod
+  weir explain --pod -A
 
 Exit status: 0 done, 1 the input has errors or the rules of a namespace are not the expected ones, 2 wrong usage, or a file or
 namespace cannot be read.")]
@@ -58,29 +60,34 @@ pub(crate) struct ExplainArgs {
     #[command(subcommand)]
     command: Option<ExplainCommand>,
 
-    /// Explain the pods, and workloads with a pod template, in this manifest; `-` is standard input
-    #[arg(short, long, value_name = "FILE", group = "subject", conflicts_with = "annotations")]
-    filename: Option<String>,
+    #[command(flatten)]
+    inputs: InputArgs,
 
     /// Explain these annotations: a map, or an object with `metadata.annotations`; `-` is standard input
-    #[arg(long, value_name = "FILE", group = "subject")]
+    #[arg(long, value_name = "FILE", group = "input", conflicts_with_all = ["files", "filename"])]
     annotations: Option<String>,
 
     /// Explain the network namespace at this path, such as /run/netns/web
-    #[arg(long, value_name = "PATH", group = "subject", conflicts_with = "pid")]
+    #[arg(long, value_name = "PATH", group = "input", conflicts_with = "pid")]
     netns: Option<PathBuf>,
 
     /// Explain the network namespace of this process
-    #[arg(long, value_name = "PID", group = "subject")]
+    #[arg(long, value_name = "PID", group = "input")]
     pid: Option<u32>,
 
     /// Print the state of a meshed pod, as reported by its node's agent, which is found in the cluster
-    #[arg(long, value_name = "NAMESPACE/NAME|pod/NAME", group = "subject", conflicts_with_all = ["filename", "annotations", "netns", "pid"])]
+    ///
+    /// Without a name, prints the state of all meshed pods of the namespace, or with --all-namespaces of the cluster.
+    #[arg(long, value_name = "NAMESPACE/NAME|pod/NAME", num_args = 0..=1, default_missing_value = "", add = completion::pods(), group = "input", conflicts_with_all = ["files", "filename", "annotations", "netns", "pid"])]
     pod: Option<String>,
 
     /// Namespace of pod/NAME
-    #[arg(short, long, value_name = "NAMESPACE", default_value = "default")]
+    #[arg(short, long, value_name = "NAMESPACE", default_value = "default", add = completion::namespaces())]
     namespace: String,
+
+    /// With --pod and no name, print the state of the pods of all namespaces
+    #[arg(short = 'A', long, requires = "pod")]
+    all_namespaces: bool,
 
     #[command(flatten)]
     agent: AgentArgs,
@@ -89,8 +96,8 @@ pub(crate) struct ExplainArgs {
     packet: PacketArgs,
 
     /// Output format
-    #[arg(long, value_enum, value_name = "FORMAT", default_value_t = OutputFormat::Text)]
-    format: OutputFormat,
+    #[arg(short, long, alias = "format", value_enum, value_name = "FORMAT", default_value_t = OutputFormat::Text)]
+    output: OutputFormat,
 
     #[command(flatten)]
     injector: InjectorArgs,
@@ -128,22 +135,16 @@ pub(crate) fn run(args: &ExplainArgs) -> Result<ExitCode, Failure> {
         (None, Some(pid)) => Some(netns::of_process(pid)?),
         (None, None) => None,
     };
-    let planned = match (&args.filename, &args.annotations) {
-        (None, None) => Vec::new(),
-        (manifest, annotations) => {
-            let PlannedFile { name, planned } =
-                planned::load(manifest.as_deref(), annotations.as_deref(), &args.injector)?;
-            if planned.is_empty() {
-                eprintln!("weir: {name}: no pods found");
-            }
-            planned
-        }
+    let planned = if args.inputs.is_given() || args.annotations.is_some() {
+        planned::load(&args.inputs, args.annotations.as_deref(), &args.injector)?
+    } else {
+        Vec::new()
     };
     let explanations = match namespace {
         Some(path) => vec![explain_namespace(&path, expected(&planned, args)?, &args.packet)?],
         None => explain_planned(&planned, &args.packet).map_err(Failure::findings)?,
     };
-    let text = match args.format {
+    let text = match args.output {
         OutputFormat::Text => text::print(&explanations),
         OutputFormat::Json => json::print(&explanations),
         OutputFormat::Svg => svg::print(&explanations),
@@ -157,7 +158,7 @@ pub(crate) fn run(args: &ExplainArgs) -> Result<ExitCode, Failure> {
 /// Returns the pod that a network namespace is compared with, if there is input.
 fn expected<'a>(planned: &'a [Planned], args: &ExplainArgs) -> Result<Option<&'a Planned>, Failure> {
     match planned {
-        [] if args.filename.is_none() && args.annotations.is_none() => Ok(None),
+        [] if !args.inputs.is_given() && args.annotations.is_none() => Ok(None),
         [one] => Ok(Some(one)),
         more => {
             Err(Failure::usage(format!("--netns and --pid compare with one pod, but the input has {}", more.len())))
@@ -167,13 +168,27 @@ fn expected<'a>(planned: &'a [Planned], args: &ExplainArgs) -> Result<Option<&'a
 
 /// Prints the state of a pod as its node's agent reports it.
 fn explain_from_agent(pod: &str, args: &ExplainArgs) -> Result<ExitCode, Failure> {
-    if args.packet.is_given() || args.format != OutputFormat::Text {
+    if args.packet.is_given() || args.output != OutputFormat::Text {
         return Err(Failure::usage(
             "--pod prints the state of the rules as text; packets and other formats need --netns, --pid or -f",
         ));
     }
+    let connect = args.injector.connection();
+    if pod.is_empty() {
+        let answers = match args.agent.fetch_direct(connect) {
+            Some(answer) => vec![answer?],
+            None => args.agent.fetch_from_cluster(connect, &AgentTarget::All)?,
+        };
+        let namespace = (!args.all_namespaces).then_some(args.namespace.as_str());
+        let (text, healthy) = pod::explain_all(answers.iter().map(|(listing, _)| listing), namespace);
+        files::write(None, &text)?;
+        return Ok(if healthy { ExitCode::SUCCESS } else { ExitCode::from(exit::FINDINGS) });
+    }
+    if args.all_namespaces {
+        return Err(Failure::usage(format!("--all-namespaces is about all pods; leave out the name {pod}")));
+    }
     let (namespace, name) = pod::parse_name(pod, &args.namespace);
-    let listing = args.agent.fetch_for_pod(args.injector.connection(), namespace, name)?;
+    let listing = args.agent.fetch_for_pod(connect, namespace, name)?;
     let pod = format!("{namespace}/{name}");
     let (text, healthy) = pod::explain(&listing, &pod).map_err(|finding| Failure::findings(vec![finding]))?;
     files::write(None, &text)?;

@@ -1,11 +1,18 @@
 //! Reads the files of the command line, and writes results completely or not at all.
 
+mod inputs;
+mod output;
+mod url;
+
 use std::fs;
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+
+pub(crate) use inputs::{InputArgs, InputText};
+pub(crate) use output::OutputFileArgs;
 
 /// An input file of the command line; `-` is standard input.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,17 +62,25 @@ impl InputFile {
 /// # Errors
 /// The file cannot be written; the message names it.
 pub(crate) fn write(target: Option<&Path>, text: &str) -> anyhow::Result<()> {
+    write_bytes(target, text.as_bytes())
+}
+
+/// Like [`write`], for what is no text.
+///
+/// # Errors
+/// See [`write`].
+pub(crate) fn write_bytes(target: Option<&Path>, bytes: &[u8]) -> anyhow::Result<()> {
     match target {
-        None => match io::stdout().lock().write_all(text.as_bytes()) {
+        None => match io::stdout().lock().write_all(bytes) {
             // The reader has seen enough (`| head`).
             Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
             other => other.context("cannot write to standard output"),
         },
-        Some(path) => write_file(path, text).with_context(|| format!("cannot write {}", path.display())),
+        Some(path) => write_file(path, bytes).with_context(|| format!("cannot write {}", path.display())),
     }
 }
 
-fn write_file(path: &Path, text: &str) -> io::Result<()> {
+fn write_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let old = match fs::metadata(path) {
         Ok(metadata) => Some(metadata),
         Err(error) if error.kind() == ErrorKind::NotFound => None,
@@ -73,7 +88,7 @@ fn write_file(path: &Path, text: &str) -> io::Result<()> {
     };
     // A rename would replace a device or a pipe.
     if old.as_ref().is_some_and(|metadata| !metadata.is_file()) {
-        return fs::OpenOptions::new().write(true).open(path)?.write_all(text.as_bytes());
+        return fs::OpenOptions::new().write(true).open(path)?.write_all(bytes);
     }
     // Replace the target of a symbolic link, not the link.
     let path = if old.is_some() { fs::canonicalize(path)? } else { path.to_owned() };
@@ -82,7 +97,7 @@ fn write_file(path: &Path, text: &str) -> io::Result<()> {
     // As `open` creates files; the library's default is 0600.
     builder.permissions(fs::Permissions::from_mode(0o666));
     let mut file = builder.prefix(".weir-").tempfile_in(directory)?;
-    file.write_all(text.as_bytes())?;
+    file.write_all(bytes)?;
     if let Some(old) = old {
         file.as_file().set_permissions(old.permissions())?;
     }

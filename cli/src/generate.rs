@@ -1,13 +1,12 @@
 //! `weir manifest generate`: prints the objects that `weir install` would apply.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
 use crate::chart::{ChartArgs, to_yaml_stream};
 use crate::failure::Failure;
-use crate::files;
+use crate::files::{self, OutputFileArgs};
 
 /// Options of `weir manifest`.
 #[derive(Debug, Args)]
@@ -22,7 +21,7 @@ enum ManifestCommand {
     #[command(after_long_help = "\
 Examples:
   weir manifest generate --platform k3s | kubectl apply --server-side -f -
-  weir manifest generate --set webhook.replicas=3 -o weir.yaml
+  weir manifest generate --set webhook.replicas=3 --output-file weir.yaml
 
 Exit status: 0 done, 1 a setting is invalid, 2 wrong usage or a file cannot be read or written.")]
     Generate(GenerateArgs),
@@ -33,9 +32,8 @@ struct GenerateArgs {
     #[command(flatten)]
     settings: ChartArgs,
 
-    /// Write to this file [default: standard output]
-    #[arg(short, long, value_name = "FILE")]
-    output: Option<PathBuf>,
+    #[command(flatten)]
+    output: OutputFileArgs,
 }
 
 /// Runs `weir manifest`.
@@ -45,6 +43,6 @@ struct GenerateArgs {
 pub(crate) fn run(args: &ManifestArgs) -> Result<ExitCode, Failure> {
     let ManifestCommand::Generate(args) = &args.command;
     let text = to_yaml_stream(&args.settings.release()?.objects()?)?;
-    files::write(args.output.as_deref(), &text)?;
+    files::write(args.output.target()?, &text)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,17 +1,16 @@
 //! `weir inject`: adds sidecars to the pods in manifests.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use weir_injector::settings::Settings;
 use weir_injector::{InjectError, InjectOutcome, SkipReason, inject};
 
 use crate::failure::{Failure, join};
-use crate::files::InputFile;
+use crate::files::{InputArgs, OutputFileArgs};
 use crate::manifest::pods::{ObjectName, PodHolder};
 use crate::manifest::proxy_configs;
-use crate::manifest::rewrite::{EditedDocument, RewrittenStream, rewrite};
+use crate::manifest::rewrite::{self, EditedDocument, RewrittenStream, rewrite};
 use crate::manifest::stream::Document;
 use crate::manifest::text_record::TextRecord;
 use crate::settings::InjectorArgs;
@@ -19,22 +18,22 @@ use crate::uninject::original_text;
 
 /// Options of `weir inject`.
 #[derive(Debug, Args)]
-#[command(after_long_help = "\
+#[command(group(ArgGroup::new("input").required(true).multiple(true)), after_long_help = "\
 Pods, Deployments, StatefulSets, DaemonSets, ReplicaSets, ReplicationControllers, Jobs, CronJobs, DeploymentConfigs and Lists of
 them get a sidecar; all other text stays byte for byte. Nothing is written unless every document is valid.
 
-Example:
-  kubectl create deployment web --image=nginx --dry-run=client -o yaml | weir inject -f - | kubectl apply -f -
+Examples:
+  weir inject web.yaml | kubectl apply -f -
+  weir inject -R manifests/ --output-file injected.yaml
+  kubectl create deployment web --image=nginx --dry-run=client -o yaml | weir inject - | kubectl apply -f -
 
 Exit status: 0 done, 1 the input has errors, 2 wrong usage or a file cannot be read or written.")]
 pub(crate) struct InjectArgs {
-    /// Inject the manifests in this file, or standard input with `-`
-    #[arg(short, long, value_name = "FILE")]
-    filename: String,
+    #[command(flatten)]
+    inputs: InputArgs,
 
-    /// Write to this file [default: standard output]
-    #[arg(short, long, value_name = "FILE")]
-    output: Option<PathBuf>,
+    #[command(flatten)]
+    output: OutputFileArgs,
 
     /// Namespace of objects without one
     #[arg(short, long, value_name = "NAMESPACE")]
@@ -56,13 +55,12 @@ struct ManifestInjector<'a> {
 /// # Errors
 /// Everything that is wrong with the command line and the input.
 pub(crate) fn run(args: &InjectArgs) -> Result<ExitCode, Failure> {
-    let input = InputFile::from(args.filename.as_str());
-    let (mut settings, text) = join(args.injector.load(), input.read().map_err(Failure::from))?;
+    let (mut settings, inputs) = join(args.injector.load(), args.inputs.read())?;
     let namespace = args.namespace.as_deref();
-    settings.proxy_configs = proxy_configs::in_stream(&text, namespace)
-        .map_err(|findings| Failure::findings_in(&input.name(), &findings))?;
+    settings.proxy_configs = proxy_configs::in_inputs(&inputs, namespace)?;
     let injector = ManifestInjector { settings, namespace };
-    inject_text(&text, &injector).write(&input, args.output.as_deref())
+    let streams: Vec<_> = inputs.into_iter().map(|input| (input.name, inject_text(&input.text, &injector))).collect();
+    rewrite::write(&streams, &args.output)
 }
 
 fn inject_text(text: &str, injector: &ManifestInjector<'_>) -> RewrittenStream {

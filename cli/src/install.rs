@@ -169,7 +169,7 @@ async fn install(cluster: &Cluster, release: Release, args: &InstallArgs, operat
 async fn print_target(cluster: &Cluster, kubernetes: &str, operation: Operation) -> Result<(), Failure> {
     let installed = version::components(cluster).await?;
     if installed.is_empty() && operation == Operation::Upgrade {
-        let text = format!("{}: Weir is not installed in this cluster; weir install installs it", cluster.server);
+        let text = format!("{cluster}: Weir is not installed in this cluster; weir install installs it");
         return Err(Failure::findings(vec![text]));
     }
     print_line(&format!("context:    {}", cluster.context))?;

@@ -3,7 +3,7 @@
 //! ```text
 //! main ─▶ cli (arguments) ─┬▶ inject, uninject, rules, explain, diff ─▶ settings, files, manifest (streams, and the pods in them)
 //!                          ├▶ install, uninstall, tag, generate, version ─▶ chart (settings to objects), objects (in a cluster)
-//!                          ├▶ check (library weir-check)
+//!                          ├▶ check, support_bundle (library weir-check)
 //!                          └▶ iptables (library weir-iptables)
 //! cluster: the connection to an API server; failure: all findings at once, and the exit code
 //! ```
@@ -13,6 +13,7 @@ mod chart;
 mod check;
 mod cli;
 mod cluster;
+mod completion;
 mod console;
 mod diff;
 mod duration;
@@ -31,6 +32,7 @@ mod rollout;
 mod rules;
 mod settings;
 mod splice;
+mod support_bundle;
 mod tag;
 mod uninject;
 mod uninstall;
@@ -38,15 +40,18 @@ mod version;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory as _, Parser as _};
+use clap::FromArgMatches as _;
 use clap_complete::CompleteEnv;
 
 use cli::Cli;
 
 fn main() -> ExitCode {
     // Answers a shell that asks for completions (`COMPLETE=bash weir`), and exits.
-    CompleteEnv::with_factory(Cli::command).complete();
-    match Cli::parse().command.run() {
+    CompleteEnv::with_factory(cli::command).complete();
+    let mut command = cli::command();
+    let cli =
+        Cli::from_arg_matches(&command.get_matches_mut()).unwrap_or_else(|error| error.format(&mut command).exit());
+    match cli.run() {
         Ok(code) => code,
         Err(failure) => {
             eprint!("{failure}");

@@ -19,7 +19,7 @@ pub(crate) struct ResourceKind {
     group: &'static str,
     version: &'static str,
     name: &'static str,
-    plural: &'static str,
+    pub(crate) plural: &'static str,
     namespaced: bool,
 }
 
@@ -36,6 +36,7 @@ const fn kind(
 pub(crate) const CONFIGURATION: ResourceKind =
     kind("admissionregistration.k8s.io", "v1", "MutatingWebhookConfiguration", "mutatingwebhookconfigurations", false);
 pub(crate) const NAMESPACE: ResourceKind = kind("", "v1", "Namespace", "namespaces", false);
+pub(crate) const NODE: ResourceKind = kind("", "v1", "Node", "nodes", false);
 pub(crate) const POD: ResourceKind = kind("", "v1", "Pod", "pods", true);
 pub(crate) const EVENT: ResourceKind = kind("", "v1", "Event", "events", true);
 pub(crate) const SECRET: ResourceKind = kind("", "v1", "Secret", "secrets", true);
@@ -302,7 +303,7 @@ impl Cluster {
     }
 
     fn failure(&self, operation: &str, what: impl fmt::Display, error: &ObjectError) -> Failure {
-        let message = format!("{}: cannot {operation} {what}: {error}", self.server);
+        let message = format!("{self}: cannot {operation} {what}: {error}");
         // An unreachable cluster is wrong usage, like a kubeconfig that cannot be read.
         if matches!(error, ObjectError::Unreachable(_)) {
             Failure::usage(message)

@@ -15,35 +15,33 @@ use std::process::ExitCode;
 use clap::{ArgGroup, Args, ValueEnum};
 
 use crate::failure::Failure;
-use crate::files;
+use crate::files::{self, InputArgs};
 use crate::settings::InjectorArgs;
-use planned::PlannedFile;
 
 /// Options of `weir rules`.
 #[derive(Debug, Args)]
-#[command(group(ArgGroup::new("input").required(true)), after_long_help = "\
+#[command(group(ArgGroup::new("input").required(true).multiple(true)), after_long_help = "\
 An injected pod with the annotation `weir.dev/capture` gets the rules of that annotation; a pod that Istio injected, those of its
 annotations and its istio-proxy container. Any other pod is injected first, with the given settings. Standard error has the source
 of each pod's rules. Nothing is printed unless every pod is valid.
 
 Examples:
-  weir rules -f deployment.yaml
-  kubectl get pod web-0 -o yaml | weir rules -f - --format nft
-  weir rules --annotations annotations.yaml --format json
+  weir rules deployment.yaml
+  kubectl get pod web-0 -o yaml | weir rules - -o nft
+  weir rules --annotations annotations.yaml -o json
 
 Exit status: 0 done, 1 the input has errors, 2 wrong usage or a file cannot be read.")]
 pub(crate) struct RulesArgs {
-    /// Read pods, and workloads with a pod template, from this manifest, or from standard input with `-`
-    #[arg(short, long, value_name = "FILE", group = "input")]
-    filename: Option<String>,
+    #[command(flatten)]
+    inputs: InputArgs,
 
     /// Read annotations from this file: a map, or an object with `metadata.annotations`; `-` is standard input
-    #[arg(long, value_name = "FILE", group = "input")]
+    #[arg(long, value_name = "FILE", group = "input", conflicts_with_all = ["files", "filename"])]
     annotations: Option<String>,
 
     /// Output format
-    #[arg(long, value_enum, value_name = "FORMAT", default_value_t = OutputFormat::Iptables)]
-    format: OutputFormat,
+    #[arg(short, long, alias = "format", value_enum, value_name = "FORMAT", default_value_t = OutputFormat::Iptables)]
+    output: OutputFormat,
 
     #[command(flatten)]
     injector: InjectorArgs,
@@ -64,17 +62,13 @@ enum OutputFormat {
 /// # Errors
 /// Everything that is wrong with the command line and the input.
 pub(crate) fn run(args: &RulesArgs) -> Result<ExitCode, Failure> {
-    let PlannedFile { name, planned } =
-        planned::load(args.filename.as_deref(), args.annotations.as_deref(), &args.injector)?;
+    let planned = planned::load(&args.inputs, args.annotations.as_deref(), &args.injector)?;
     for subject in &planned {
         eprintln!("weir: {subject}");
     }
-    if planned.is_empty() {
-        eprintln!("weir: {name}: no pods found");
-    }
-    let text = match args.format {
+    let text = match args.output {
         OutputFormat::Iptables => print::iptables(&planned),
-        OutputFormat::Nft => print::nft(&planned).map_err(|messages| Failure::findings_in(&name, &messages))?,
+        OutputFormat::Nft => print::nft(&planned).map_err(Failure::findings)?,
         OutputFormat::Json => json::print(&planned),
     };
     files::write(None, &text)?;

@@ -45,10 +45,27 @@ Examples:
 Exit status: 0 done, 1 the tag or an object was rejected, 2 wrong usage or the cluster is unreachable.")]
     Set(set::SetArgs),
     /// Print the objects of a tag, without a cluster
+    #[command(after_long_help = "\
+Example:
+  weir tag generate prod --revision 1-0 | kubectl apply -f -
+
+Exit status: 0 done, 1 a setting is invalid, 2 wrong usage.")]
     Generate(GenerateArgs),
     /// List the tags, their revisions and the namespaces that use them
+    #[command(after_long_help = "\
+Examples:
+  weir tag list
+  weir tag list -o json
+
+Exit status: 0 done, 1 the cluster rejected a request, 2 wrong usage or the cluster is unreachable.")]
     List(list::ListArgs),
     /// Remove a tag
+    #[command(after_long_help = "\
+Examples:
+  weir tag remove prod
+  weir tag remove prod -y
+
+Exit status: 0 done, 1 the cluster rejected a request, 2 wrong usage or the cluster is unreachable.")]
     Remove(remove::RemoveArgs),
 }
 

@@ -1,37 +1,35 @@
 //! `weir uninject`: removes the sidecars from manifests.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use weir_injector::uninject::{Uninjected, uninject};
 
 use crate::failure::Failure;
-use crate::files::InputFile;
+use crate::files::{InputArgs, OutputFileArgs};
 use crate::manifest::pods::PodHolder;
-use crate::manifest::rewrite::{EditedDocument, RewrittenStream, edit_document, rewrite};
+use crate::manifest::rewrite::{self, EditedDocument, RewrittenStream, edit_document, rewrite};
 use crate::manifest::stream::Document;
 
 /// Options of `weir uninject`.
 #[derive(Debug, Args)]
-#[command(after_long_help = "\
+#[command(group(ArgGroup::new("input").required(true).multiple(true)), after_long_help = "\
 Pods that `weir` or its webhook injected are restored exactly, and manifests of `weir inject` byte for byte. Pods that Istio's injector injected are restored as far as they record
 the original; what cannot be restored is reported on standard error. What the records of a pod change outside of what the built-in
 templates write is reported as unverified: a custom template wrote it, or somebody forged the records. All other text stays byte for byte. Nothing is written unless
 every document is valid.
 
-Example:
+Examples:
+  weir uninject injected.yaml --output-file web.yaml
   kubectl get deployment web -o yaml | weir uninject -f - | kubectl apply -f -
 
 Exit status: 0 done, 1 the input has errors, 2 wrong usage or a file cannot be read or written.")]
 pub(crate) struct UninjectArgs {
-    /// Remove the sidecar from the manifests in this file, or from standard input with `-`
-    #[arg(short, long, value_name = "FILE")]
-    filename: String,
+    #[command(flatten)]
+    inputs: InputArgs,
 
-    /// Write to this file [default: standard output]
-    #[arg(short, long, value_name = "FILE")]
-    output: Option<PathBuf>,
+    #[command(flatten)]
+    output: OutputFileArgs,
 }
 
 /// Runs `weir uninject`.
@@ -39,8 +37,9 @@ pub(crate) struct UninjectArgs {
 /// # Errors
 /// Everything that is wrong with the command line and the input.
 pub(crate) fn run(args: &UninjectArgs) -> Result<ExitCode, Failure> {
-    let input = InputFile::from(args.filename.as_str());
-    uninject_text(&input.read()?).write(&input, args.output.as_deref())
+    let inputs = args.inputs.read()?;
+    let streams: Vec<_> = inputs.into_iter().map(|input| (input.name, uninject_text(&input.text))).collect();
+    rewrite::write(&streams, &args.output)
 }
 
 pub(crate) fn uninject_text(text: &str) -> RewrittenStream {

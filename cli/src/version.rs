@@ -19,6 +19,13 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Options of `weir version`.
 #[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  weir version
+  weir version --remote
+  weir version --context prod -o json
+
+Exit status: 0 done, 1 the cluster rejected a request, 2 wrong usage or the cluster is unreachable.")]
 pub(crate) struct VersionArgs {
     /// Print the versions of the components in the cluster too; implied by --kubeconfig and --context
     #[arg(long)]

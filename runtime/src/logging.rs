@@ -18,7 +18,8 @@ pub enum LogFormat {
     Json,
 }
 
-/// Levels by scope, in Istio's grammar: `info`, or `default:info,install:debug`.
+/// Levels by scope, in Istio's grammar: `info`, or `default:info,install:debug`. A module with its whole path has `=` instead:
+/// `info,weir_webhook::tls=debug`.
 #[derive(Debug, Clone)]
 pub struct LogLevels {
     text: String,
@@ -34,7 +35,11 @@ impl LogLevels {
         let mut default = LevelFilter::INFO;
         let mut scopes = Vec::new();
         for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
-            let (scope, name) = part.rsplit_once(':').unwrap_or((DEFAULT_SCOPE, part));
+            let (module, part) = part.rsplit_once('=').map_or((None, part), |(module, name)| (Some(module), name));
+            let (scope, name) = match module {
+                Some(_) => (DEFAULT_SCOPE, part),
+                None => part.rsplit_once(':').unwrap_or((DEFAULT_SCOPE, part)),
+            };
             let level = match name {
                 "none" => LevelFilter::OFF,
                 "fatal" | "error" => LevelFilter::ERROR,
@@ -44,7 +49,9 @@ impl LogLevels {
                 "trace" => LevelFilter::TRACE,
                 _ => return Err(format!("level {name:?} must be one of none, error, warn, info, debug, trace")),
             };
-            if scope == DEFAULT_SCOPE || scope == "all" {
+            if let Some(module) = module {
+                scopes.push((module.to_owned(), level));
+            } else if scope == DEFAULT_SCOPE || scope == "all" {
                 default = level;
             } else {
                 scopes.extend([crate_name, env!("CARGO_CRATE_NAME")].map(|name| (format!("{name}::{scope}"), level)));
@@ -121,6 +128,7 @@ mod tests {
             ("default:warn", "warn"),
             ("all:none", "off"),
             ("default:warn,install:debug", "weir_runtime::install=debug,weir_agent::install=debug,warn"),
+            ("none,weir_webhook::tls=debug", "weir_webhook::tls=debug,off"),
         ] {
             assert_eq!(LogLevels::parse(text, "weir_agent").unwrap().targets.to_string(), directives, "{text:?}");
         }

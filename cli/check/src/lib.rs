@@ -1,7 +1,7 @@
 //! Diagnosis of a cluster with Weir: before an installation, after it, and in between.
 //!
 //! ```text
-//! cluster ──collect──▶ Snapshot ──analyze──▶ Vec<Finding> ──unsuppressed──▶ print: text | JSON | JUnit
+//! cluster ──collect──▶ Snapshot ──analyze──▶ Vec<Finding> ──unsuppressed──▶ print: text | JSON | JUnit | SARIF
 //! ```
 //!
 //! [`collect`] is the only part that talks to the cluster. It parses every object once, so that [`analyze`] is a function of typed values.

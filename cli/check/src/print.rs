@@ -1,4 +1,6 @@
-//! Findings as text for people, as JSON, and as JUnit XML.
+//! Findings as text for people, as JSON, as JUnit XML, and as SARIF.
+
+mod sarif;
 
 use std::fmt::Write as _;
 
@@ -8,6 +10,8 @@ use serde_json::json;
 use crate::area::{Area, AreaState, is_complete};
 use crate::fault::{self, Fault, Severity};
 use crate::finding::Finding;
+
+pub use sarif::sarif;
 
 /// Objects that the text names for one fault.
 const MAX_OBJECTS_PER_FAULT: usize = 5;
@@ -96,27 +100,33 @@ pub fn json(findings: &[Finding]) -> String {
         + "\n"
 }
 
-/// Returns a JUnit report with one test case for each fault. Faults of severity `info` do not fail their test case.
+/// Returns a JUnit report with one test case for each fault, which fails from the severity `threshold` on, and one that fails if not
+/// everything could be read, unless that is allowed.
 ///
 /// # Errors
 /// The XML cannot be written.
-pub fn junit(findings: &[Finding]) -> Result<String, quick_junit::SerializeError> {
+pub fn junit(
+    findings: &[Finding],
+    threshold: Severity,
+    allow_incomplete: bool,
+) -> Result<String, quick_junit::SerializeError> {
     let mut suite = TestSuite::new("weir check");
     for fault in fault::ALL {
-        suite.add_test_case(test_case(fault, findings));
+        let is_failure = fault.severity >= threshold || (fault == &&fault::NOT_READ && !allow_incomplete);
+        suite.add_test_case(test_case(fault, findings, is_failure));
     }
     let mut report = Report::new("weir check");
     report.add_test_suite(suite);
     report.to_string()
 }
 
-fn test_case(fault: &Fault, findings: &[Finding]) -> TestCase {
+fn test_case(fault: &Fault, findings: &[Finding], is_failure: bool) -> TestCase {
     let found: Vec<String> = findings
         .iter()
         .filter(|finding| finding.fault == fault)
         .map(|finding| format!("{}: {}\nfix: {}", finding.object, finding.text, finding.fix))
         .collect();
-    let status = if found.is_empty() || fault.severity == Severity::Info {
+    let status = if found.is_empty() || !is_failure {
         TestCaseStatus::success()
     } else {
         let mut status = TestCaseStatus::non_success(NonSuccessKind::Failure);
@@ -128,7 +138,7 @@ fn test_case(fault: &Fault, findings: &[Finding]) -> TestCase {
     };
     let mut case = TestCase::new(format!("{} {}", fault.code, fault.name), status);
     case.set_classname("weir.check");
-    if fault.severity == Severity::Info && !found.is_empty() {
+    if !is_failure && !found.is_empty() {
         case.set_system_out(found.join("\n"));
     }
     case

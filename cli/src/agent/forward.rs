@@ -21,9 +21,8 @@ const MAX_ANSWER: usize = 64 << 20;
 /// The API server refuses the port-forward, or the agent does not answer in time, or not with 200.
 pub(super) async fn get(cluster: &Cluster, namespace: &str, pod: &str, port: u16) -> Result<String, Failure> {
     let failure = |reason: &str| {
-        let server = &cluster.server;
         Failure::usage(format!(
-            "{server}: cannot ask the agent in pod {namespace}/{pod}: {reason}; this needs the right to create pods/portforward there"
+            "{cluster}: cannot ask the agent in pod {namespace}/{pod}: {reason}; this needs the right to create pods/portforward there"
         ))
     };
     match tokio::time::timeout(TIMEOUT, request(cluster, namespace, pod, port)).await {

@@ -244,7 +244,7 @@ pub(super) fn pod(
     }
     let object = injector.connection().run(CLUSTER_TIMEOUT, async |cluster| {
         let object = cluster.object(&ObjectRef::new(POD, namespace, name)).await?;
-        object.ok_or_else(|| Failure::findings(vec![format!("{}: pod {wanted} not found", cluster.server)]))
+        object.ok_or_else(|| Failure::findings(vec![format!("{cluster}: pod {wanted} not found")]))
     })?;
     let planned = planned::of_manifest(&object.to_string(), injector.load()?)
         .map_err(|messages| Failure::findings_in(&format!("pod {wanted}"), &messages))?;

@@ -18,9 +18,10 @@ use weir_injector::settings::Settings;
 pub(super) use args::ExplainInjectArgs;
 
 use crate::failure::{Failure, join};
-use crate::files::{self, InputFile};
+use crate::files::{self, InputText};
+use crate::manifest::pods::{self, PodHolder};
+use crate::manifest::proxy_configs;
 use crate::manifest::stream::{self, Document};
-use crate::manifest::{pods, proxy_configs};
 use crate::output::OutputFormat;
 use explanation::{ExplainContext, InjectExplanation, explain_pod};
 use installed::Installed;
@@ -30,15 +31,13 @@ use installed::Installed;
 /// # Errors
 /// Everything that is wrong with the command line and the input.
 pub(super) fn run(args: &ExplainInjectArgs) -> Result<ExitCode, Failure> {
-    let input = InputFile::from(args.filename.as_str());
-    let (mut settings, text) = join(args.injector.load_as_webhook(), input.read().map_err(Failure::from))?;
-    let findings_in = |findings: Vec<String>| Failure::findings_in(&input.name(), &findings);
-    settings.proxy_configs = proxy_configs::in_stream(&text, Some(&args.namespace)).map_err(findings_in)?;
-    let explanations = explain(&text, args, &settings)?.map_err(findings_in)?;
+    let (mut settings, inputs) = join(args.injector.load_as_webhook(), args.inputs.read())?;
+    settings.proxy_configs = proxy_configs::in_inputs(&inputs, Some(&args.namespace))?;
+    let explanations = explain(&inputs, args, &settings)?;
     if explanations.is_empty() {
-        eprintln!("weir: {}: no pods found", input.name());
+        eprintln!("weir: no pods found");
     }
-    let text = match args.format {
+    let text = match args.output {
         OutputFormat::Text => print::text(&explanations),
         OutputFormat::Json => print::json(&explanations),
     };
@@ -46,36 +45,38 @@ pub(super) fn run(args: &ExplainInjectArgs) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Explains every pod of a text; the inner error has the findings in it.
+/// Explains every pod of the inputs. Namespaces of any of them count.
 ///
 /// # Errors
-/// The cluster that is named cannot be read.
+/// Everything that is wrong with the inputs, or the cluster that is named cannot be read.
 fn explain(
-    text: &str,
+    inputs: &[InputText],
     args: &ExplainInjectArgs,
     settings: &Settings,
-) -> Result<Result<Vec<InjectExplanation>, Vec<String>>, Failure> {
-    let documents = match stream::split(text) {
-        Ok(documents) => documents,
-        Err(strays) => return Ok(Err(strays.iter().map(ToString::to_string).collect())),
-    };
+) -> Result<Vec<InjectExplanation>, Failure> {
     let mut findings = Vec::new();
-    let mut values: Vec<(&Document<'_>, Value)> = Vec::new();
-    for document in &documents {
-        match document.parse() {
-            Ok(value) => values.push((document, value)),
-            Err(error) => findings.push(format!("{document}: {error}")),
+    let mut values: Vec<(&str, Document<'_>, Value)> = Vec::new();
+    for InputText { name, text } in inputs {
+        let documents = stream::split(text).unwrap_or_else(|strays| {
+            findings.extend(strays.iter().map(|stray| format!("{name}: {stray}")));
+            Vec::new()
+        });
+        for document in documents {
+            match document.parse() {
+                Ok(value) => values.push((name, document, value)),
+                Err(error) => findings.push(format!("{name}: {document}: {error}")),
+            }
         }
     }
     let mut namespaces = HashMap::new();
-    for (_, value) in &values {
+    for (.., value) in &values {
         collect_namespaces(value, &mut namespaces);
     }
     let installed = match args.injector.connect_args() {
         None => None,
         Some(connect) => {
             let mut names = HashSet::from([args.namespace.clone()]);
-            for (_, value) in &values {
+            for (.., value) in &values {
                 collect_names(value, &mut names);
             }
             Some(Installed::read(connect, &names)?)
@@ -83,22 +84,33 @@ fn explain(
     };
     let context = ExplainContext { namespaces: &namespaces, installed: installed.as_ref(), args, settings };
     let mut explanations = Vec::new();
-    for (document, value) in &mut values {
-        match pods::find(value) {
-            Err(errors) => findings.extend(errors.iter().map(|error| format!("{document}: {error}"))),
-            Ok(holders) => {
-                for holder in &holders {
-                    match explain_pod(holder, &context) {
-                        Ok(explanation) => explanations.push(explanation),
-                        Err(errors) => {
-                            findings.extend(errors.iter().map(|error| holder.finding(document, error)));
-                        }
-                    }
-                }
-            }
+    for (name, document, value) in &mut values {
+        let explained = pods::find(value)
+            .map_err(|errors| errors.iter().map(|error| format!("{document}: {error}")).collect::<Vec<_>>());
+        let explained = explained.and_then(|holders| explain_all(&holders, document, &context));
+        match explained {
+            Ok(found) => explanations.extend(found),
+            Err(messages) => findings.extend(messages.iter().map(|message| format!("{name}: {message}"))),
         }
     }
-    Ok(if findings.is_empty() { Ok(explanations) } else { Err(findings) })
+    if findings.is_empty() { Ok(explanations) } else { Err(Failure::findings(findings)) }
+}
+
+/// Explains the pods of a document, or returns everything that is wrong with them.
+fn explain_all(
+    holders: &[PodHolder<'_>],
+    document: &Document<'_>,
+    context: &ExplainContext<'_>,
+) -> Result<Vec<InjectExplanation>, Vec<String>> {
+    let mut explanations = Vec::new();
+    let mut findings = Vec::new();
+    for holder in holders {
+        match explain_pod(holder, context) {
+            Ok(explanation) => explanations.push(explanation),
+            Err(errors) => findings.extend(errors.iter().map(|error| holder.finding(document, error))),
+        }
+    }
+    if findings.is_empty() { Ok(explanations) } else { Err(findings) }
 }
 
 /// Collects the namespaces that objects are in, also as items of lists.

@@ -79,6 +79,31 @@ pub(crate) fn explain(listing: &AgentPods, wanted: &str) -> Result<(String, bool
     Ok((text, !pod.is_unhealthy()))
 }
 
+/// Describes the meshed pods that agents list, of one namespace or of all, and returns whether all are healthy.
+pub(crate) fn explain_all<'a>(
+    listings: impl IntoIterator<Item = &'a AgentPods>,
+    namespace: Option<&str>,
+) -> (String, bool) {
+    let mut texts = Vec::new();
+    let mut healthy = true;
+    for listing in listings {
+        let listed = listing.pods.iter().filter(|pod| namespace.is_none_or(|namespace| pod.namespace == namespace));
+        for explained in listed.filter_map(|pod| explain(listing, &format!("{}/{}", pod.namespace, pod.name)).ok()) {
+            texts.push(explained.0);
+            healthy &= explained.1;
+        }
+        if !listing.synced {
+            texts.push(format!("node {}: the agent's pod cache is not synced\n", listing.node));
+            healthy = false;
+        }
+    }
+    if texts.is_empty() {
+        let place = namespace.map_or_else(|| "the cluster".to_owned(), |namespace| format!("namespace {namespace}"));
+        texts.push(format!("no meshed pods in {place}\n"));
+    }
+    (texts.join("\n"), healthy)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -106,7 +106,7 @@ pub(super) async fn preview<'a>(
         return Ok(preview);
     }
     let advice = if conflicts { "; pass --force-conflicts to take ownership" } else { "" };
-    findings.push(format!("{}: nothing was applied{advice}", cluster.server));
+    findings.push(format!("{cluster}: nothing was applied{advice}"));
     Err(Failure::findings(findings))
 }
 

@@ -4,12 +4,42 @@ use serde_json::{Value, json};
 use weir_injector::settings::ProxyConfigResources;
 
 use super::stream;
+use crate::failure::Failure;
+use crate::files::InputText;
+
+/// Reads the ProxyConfigs of all inputs, also as items of Lists; `namespace` is for those without one.
+///
+/// # Errors
+/// See [`in_stream`]; messages name the input.
+pub(crate) fn in_inputs(inputs: &[InputText], namespace: Option<&str>) -> Result<ProxyConfigResources, Failure> {
+    let mut objects = Vec::new();
+    let mut findings = Vec::new();
+    for input in inputs {
+        let found = objects_in(&input.text, namespace);
+        match ProxyConfigResources::from_objects(&found) {
+            Ok(_) => objects.extend(found),
+            Err(errors) => findings.extend(errors.iter().map(|error| format!("{}: {error}", input.name))),
+        }
+    }
+    if !findings.is_empty() {
+        return Err(Failure::findings(findings));
+    }
+    ProxyConfigResources::from_objects(&objects).map_err(messages).map_err(Failure::findings)
+}
 
 /// Reads the ProxyConfigs of a stream, also as items of Lists; `namespace` is for those without one.
 ///
 /// # Errors
 /// Every invalid field of a ProxyConfig. Errors in other documents are left to the reader of the stream.
 pub(crate) fn in_stream(text: &str, namespace: Option<&str>) -> Result<ProxyConfigResources, Vec<String>> {
+    ProxyConfigResources::from_objects(&objects_in(text, namespace)).map_err(messages)
+}
+
+fn messages<E: ToString>(errors: Vec<E>) -> Vec<String> {
+    errors.iter().map(ToString::to_string).collect()
+}
+
+fn objects_in(text: &str, namespace: Option<&str>) -> Vec<Value> {
     let documents = stream::split(text).unwrap_or_default();
     // Parsing twice is only for the rare stream that has some.
     let parsed =
@@ -22,7 +52,7 @@ pub(crate) fn in_stream(text: &str, namespace: Option<&str>) -> Result<ProxyConf
             }
         }
     }
-    ProxyConfigResources::from_objects(&objects).map_err(|errors| errors.iter().map(ToString::to_string).collect())
+    objects
 }
 
 fn items(mut object: Value) -> Vec<Value> {

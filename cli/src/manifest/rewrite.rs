@@ -6,7 +6,6 @@
 //!                      └──────────────▶ text ◀──────────────┘
 //! ```
 
-use std::path::Path;
 use std::process::ExitCode;
 
 use serde_json::Value;
@@ -16,7 +15,7 @@ use super::pods::{self, PodHolder};
 use super::stream::{self, Document};
 use super::text_record::TextRecord;
 use crate::failure::Failure;
-use crate::files::{self, InputFile};
+use crate::files::{self, OutputFileArgs};
 use crate::splice;
 
 /// A stream with changed pods.
@@ -30,21 +29,38 @@ pub(crate) struct RewrittenStream {
     pub(crate) findings: Vec<String>,
 }
 
-impl RewrittenStream {
-    /// Prints the notices, and writes the text if there are no findings.
-    ///
-    /// # Errors
-    /// There are findings, or the target cannot be written.
-    pub(crate) fn write(self, input: &InputFile, target: Option<&Path>) -> Result<ExitCode, Failure> {
-        for notice in &self.notices {
-            eprintln!("{notice}");
-        }
-        if !self.findings.is_empty() {
-            return Err(Failure::findings_in(&input.name(), &self.findings));
-        }
-        files::write(target, &self.text)?;
-        Ok(ExitCode::SUCCESS)
+/// Prints the notices of all streams, by the names of their inputs, and writes them as one if there are no findings.
+///
+/// # Errors
+/// There are findings, or the output cannot be written.
+pub(crate) fn write(streams: &[(String, RewrittenStream)], output: &OutputFileArgs) -> Result<ExitCode, Failure> {
+    streams.iter().flat_map(|(_, stream)| &stream.notices).for_each(|notice| eprintln!("{notice}"));
+    let in_input = |(name, stream): &(String, RewrittenStream)| {
+        stream.findings.iter().map(|finding| format!("{name}: {finding}")).collect::<Vec<_>>()
+    };
+    let findings: Vec<String> = streams.iter().flat_map(in_input).collect();
+    if !findings.is_empty() {
+        return Err(Failure::findings(findings));
     }
+    files::write(output.target()?, &join(streams.iter().map(|(_, stream)| stream.text.as_str())))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Joins streams, with separators where there are none. A single one stays as it is.
+fn join<'a>(texts: impl IntoIterator<Item = &'a str>) -> String {
+    let mut joined = String::new();
+    for text in texts {
+        if !joined.is_empty() {
+            if !joined.ends_with('\n') {
+                joined.push('\n');
+            }
+            if !text.starts_with("---") {
+                joined.push_str("---\n");
+            }
+        }
+        joined.push_str(text);
+    }
+    joined
 }
 
 /// Changes one pod, with its location for messages; returns whether it replaced the pod.
@@ -147,4 +163,15 @@ fn lost_comments(document: &Document<'_>, before: &str, after: &str) -> Option<S
     let number = lost.len();
     let more = if number > shown.len() { ", ..." } else { "" };
     Some(format!("weir: note: {document}: comments in changed parts are lost ({number}): {}{more}", shown.join(", ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn streams_are_joined_by_separators() {
+        assert_eq!(join(["a: 1"]), "a: 1");
+        assert_eq!(join(["a: 1", "---\nb: 1\n", "# c\nc: 1\n"]), "a: 1\n---\nb: 1\n---\n# c\nc: 1\n");
+    }
 }

@@ -7,7 +7,7 @@ use weir_injector::settings::Settings;
 
 use super::subject::{self, Capture, Subject};
 use crate::failure::{Failure, join};
-use crate::files::InputFile;
+use crate::files::{InputArgs, InputFile};
 use crate::manifest::{pods, proxy_configs, stream};
 use crate::settings::InjectorArgs;
 
@@ -44,42 +44,35 @@ fn plan_all(subjects: Vec<Subject>) -> Result<Vec<Planned>, Vec<String>> {
     if findings.is_empty() { Ok(planned) } else { Err(findings) }
 }
 
-/// The planned rules of a file.
-#[derive(Debug)]
-pub(crate) struct PlannedFile {
-    /// Name of the file, for messages.
-    pub(crate) name: String,
-    pub(crate) planned: Vec<Planned>,
-}
-
-/// Reads a manifest, or a file of annotations, and plans the rules of every pod.
+/// Reads manifests, or a file of annotations, and plans the rules of every pod. Says on standard error which input has no pods.
 ///
 /// # Errors
-/// Everything that is wrong with the file and the settings.
+/// Everything that is wrong with the files and the settings.
 pub(crate) fn load(
-    manifest: Option<&str>,
+    manifests: &InputArgs,
     annotations: Option<&str>,
     injector: &InjectorArgs,
-) -> Result<PlannedFile, Failure> {
-    let (input, planned) = match (manifest, annotations) {
-        (_, Some(file)) => {
-            if injector.is_given() {
-                return Err(Failure::usage("--annotations accepts no injector settings, because nothing is injected"));
-            }
-            let input = InputFile::from(file);
-            let text = input.read()?;
-            let planned = of_annotations(&input.name(), &text);
-            (input, planned)
+) -> Result<Vec<Planned>, Failure> {
+    if let Some(file) = annotations {
+        if injector.is_given() {
+            return Err(Failure::usage("--annotations accepts no injector settings, because nothing is injected"));
         }
-        (file, None) => {
-            let input = InputFile::from(file.unwrap_or("-"));
-            let (settings, text) = join(injector.load(), input.read().map_err(Failure::from))?;
-            (input, of_manifest(&text, settings))
+        let input = InputFile::from(file);
+        let planned = of_annotations(&input.name(), &input.read()?);
+        return planned.map_err(|messages| Failure::findings_in(&input.name(), &messages));
+    }
+    let (mut settings, inputs) = join(injector.load(), manifests.read())?;
+    settings.proxy_configs = proxy_configs::in_inputs(&inputs, None)?;
+    let mut planned = Vec::new();
+    let mut failures = Vec::new();
+    for input in &inputs {
+        match subjects_in(&input.text, &settings).and_then(plan_all) {
+            Ok(found) if found.is_empty() => eprintln!("weir: {}: no pods found", input.name),
+            Ok(found) => planned.extend(found),
+            Err(messages) => failures.extend(messages.iter().map(|message| format!("{}: {message}", input.name))),
         }
-    };
-    let name = input.name();
-    let planned = planned.map_err(|messages| Failure::findings_in(&name, &messages))?;
-    Ok(PlannedFile { name, planned })
+    }
+    if failures.is_empty() { Ok(planned) } else { Err(Failure::findings(failures)) }
 }
 
 /// Plans the rules of every pod of a manifest.

@@ -1,26 +1,26 @@
-use clap::Args;
+use clap::{ArgGroup, Args};
 
+use crate::files::InputArgs;
 use crate::output::OutputFormat;
 use crate::settings::InjectorArgs;
 
 /// Options of `weir explain inject`.
 #[derive(Debug, Args)]
-#[command(after_long_help = "\
+#[command(group(ArgGroup::new("input").required(true).multiple(true)), after_long_help = "\
 Two stages decide: the API server evaluates the selectors of the webhook configuration on the labels of namespace and pod, then the
 injector evaluates its own rules. Every rule is printed with its outcome, and what to change. The labels of the namespace are those of
 a Namespace in the same manifest, or those of --namespace-labels. With --context or --kubeconfig, the installed webhook configurations
 are evaluated, and the labels of namespaces are read from the cluster where the manifest has none.
 
 Examples:
-  weir explain inject -f deployment.yaml --namespace-labels istio-injection=enabled
-  kubectl get namespace,pod -n shop -o yaml | weir explain inject -f -
-  weir explain inject -f deployment.yaml --context prod
+  weir explain inject deployment.yaml --namespace-labels istio-injection=enabled
+  kubectl get namespace,pod -n shop -o yaml | weir explain inject -
+  weir explain inject deployment.yaml --context prod
 
 Exit status: 0 done, whatever the decision, 1 the input has errors, 2 wrong usage or a file cannot be read.")]
 pub(crate) struct ExplainInjectArgs {
-    /// Explain the pods, and workloads with a pod template, in this manifest; `-` is standard input
-    #[arg(short, long, value_name = "FILE")]
-    pub(super) filename: String,
+    #[command(flatten)]
+    pub(super) inputs: InputArgs,
 
     /// Namespace of objects without one
     #[arg(short, long, value_name = "NAMESPACE", default_value = "default")]
@@ -43,8 +43,8 @@ pub(crate) struct ExplainInjectArgs {
     pub(super) deactivated: bool,
 
     /// Output format
-    #[arg(long, value_enum, value_name = "FORMAT", default_value_t = OutputFormat::Text)]
-    pub(super) format: OutputFormat,
+    #[arg(short, long, alias = "format", value_enum, value_name = "FORMAT", default_value_t = OutputFormat::Text)]
+    pub(super) output: OutputFormat,
 
     #[command(flatten)]
     pub(super) injector: InjectorArgs,
