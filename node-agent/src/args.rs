@@ -12,7 +12,7 @@ use weir_protocol::entry::{DEFAULT_AGENT_TIMEOUT, PluginEntry};
 use weir_protocol::log_level::LogLevel;
 
 pub use self::node::NodeArgs;
-use weir_runtime::logging::LogLevels;
+use weir_runtime::logging::LogArgs;
 
 /// Install Weir's CNI plugin on this node, keep it installed and answer its pod queries
 #[derive(Debug, Parser)]
@@ -83,25 +83,6 @@ pub struct OnceArgs {
     /// Wait at most this long: for a network configuration (install), for attachments to end (uninstall)
     #[arg(long, env = "WEIR_WAIT", value_name = "DURATION", default_value = "60s", value_parser = humantime::parse_duration)]
     pub wait: Duration,
-}
-
-/// Flags of the log.
-#[derive(Debug, Args)]
-pub struct LogArgs {
-    /// Log at these levels: none, error, warn, info, debug or trace, or by module: default:info,install:debug
-    #[arg(
-        long = "log_output_level",
-        alias = "log-output-level",
-        env = "LOG_OUTPUT_LEVEL",
-        value_name = "LEVELS",
-        default_value = "default:info",
-        value_parser = |text: &str| LogLevels::parse(text, env!("CARGO_CRATE_NAME"))
-    )]
-    pub log_output_level: LogLevels,
-    /// Write the log as JSON, one object a line
-    #[arg(long = "log_as_json", alias = "log-as-json", env = "LOG_AS_JSON", value_name = "BOOL", default_value_t = false,
-          action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
-    pub log_as_json: bool,
 }
 
 /// Flags of the installation.
@@ -274,6 +255,7 @@ mod tests {
             "--log_output_level=default:info,install:debug",
             "--log_as_json",
         ]);
+        assert_eq!(args.log.log_output_level, "default:info,install:debug");
         assert!(!args.install.chained_cni_plugin);
         assert!(args.install.owned_cni_config);
         assert!(args.log.log_as_json);

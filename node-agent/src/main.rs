@@ -7,14 +7,15 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use tokio::signal::unix::{SignalKind, signal};
 
-use weir_agent::args::{Cli, Command, InstallArgs, LogArgs, OnceArgs, RunArgs};
+use weir_agent::args::{Cli, Command, InstallArgs, OnceArgs, RunArgs};
 use weir_agent::install::once;
 use weir_agent::install::settings::InstallSettings;
 use weir_agent::run;
-use weir_runtime::logging::{self, LogFormat, LogLevelHandle};
 
-/// `EX_USAGE` of sysexits.h: flags exclude each other; nothing was changed.
-const EXIT_USAGE: u8 = 64;
+/// Flags exclude each other; nothing was changed. clap uses the same.
+const EXIT_USAGE: u8 = 2;
+/// Crate of the modules whose log levels can be set.
+const CRATE: &str = "weir_agent";
 /// File from which a kubelet reads a container's last message.
 const TERMINATION_LOG: &str = "/dev/termination-log";
 
@@ -40,7 +41,7 @@ fn print_version() -> anyhow::Result<ExitCode> {
 }
 
 fn once(args: &OnceArgs, act: impl FnOnce(InstallSettings) -> Result<String, Vec<String>>) -> anyhow::Result<ExitCode> {
-    init_logging(&args.log)?;
+    args.log.init(CRATE)?;
     let Some(settings) = resolve(args.install.clone()) else { return Ok(ExitCode::from(EXIT_USAGE)) };
     match act(settings) {
         Ok(summary) => {
@@ -69,11 +70,6 @@ fn pause() -> anyhow::Result<ExitCode> {
     })
 }
 
-fn init_logging(args: &LogArgs) -> anyhow::Result<LogLevelHandle> {
-    let format = if args.log_as_json { LogFormat::Json } else { LogFormat::Text };
-    Ok(logging::init(format, args.log_output_level.clone())?)
-}
-
 /// Resolves the flags; prints all errors and returns `None` where they exclude each other.
 fn resolve(args: InstallArgs) -> Option<InstallSettings> {
     InstallSettings::resolve(args)
@@ -84,7 +80,7 @@ fn resolve(args: InstallArgs) -> Option<InstallSettings> {
 }
 
 fn serve(args: RunArgs) -> anyhow::Result<ExitCode> {
-    let levels = init_logging(&args.log)?;
+    let levels = args.log.init(CRATE)?;
     let Some(settings) = resolve(args.install.clone()) else { return Ok(ExitCode::from(EXIT_USAGE)) };
     // Two threads, to stay small: the agent nearly always waits.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;

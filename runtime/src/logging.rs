@@ -1,6 +1,6 @@
 //! The log on stderr: one line per event, as text or JSON, with levels that can change while the process runs.
 
-use clap::ValueEnum;
+use clap::{ArgAction, Args, ValueEnum};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
@@ -69,6 +69,42 @@ impl LogLevels {
 impl From<LogLevels> for Targets {
     fn from(levels: LogLevels) -> Self {
         levels.targets
+    }
+}
+
+/// Flags of the log, Istio's, the same for all processes.
+#[derive(Debug, Clone, Args)]
+pub struct LogArgs {
+    /// Log at these levels: none, error, warn, info, debug or trace, or by module: default:info,install:debug
+    #[arg(
+        long = "log_output_level",
+        aliases = ["log-output-level", "log-level"],
+        env = "LOG_OUTPUT_LEVEL",
+        value_name = "LEVELS",
+        default_value = "default:info",
+        value_parser = |text: &str| LogLevels::parse(text, "").map(|_| text.to_owned())
+    )]
+    pub log_output_level: String,
+    /// Write the log as JSON, one object a line
+    #[arg(long = "log_as_json", alias = "log-as-json", env = "LOG_AS_JSON", value_name = "BOOL", default_value_t = false,
+          action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub log_as_json: bool,
+    /// Name of `--log_as_json` in 0.1.0.
+    #[arg(long, hide = true, value_name = "FORMAT")]
+    pub log_format: Option<LogFormat>,
+}
+
+impl LogArgs {
+    /// Starts logging for the process, whose modules are those of `crate_name`.
+    ///
+    /// # Errors
+    /// See [`init`].
+    pub fn init(&self, crate_name: &str) -> Result<LogLevelHandle, TryInitError> {
+        let format = if self.log_as_json { LogFormat::Json } else { self.log_format.unwrap_or(LogFormat::Text) };
+        // The parser of the flag has accepted the levels.
+        let targets =
+            LogLevels::parse(&self.log_output_level, crate_name).map_or_else(|_| Targets::new(), Targets::from);
+        init(format, targets)
     }
 }
 

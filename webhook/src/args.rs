@@ -8,9 +8,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use humantime::parse_duration;
-use tracing_subscriber::filter::Targets;
 use weir_runtime::listen::{Limits, ListenAddr};
-use weir_runtime::logging::LogFormat;
+use weir_runtime::logging::LogArgs;
 
 /// Inject the Istio sidecar into pods, as a mutating admission webhook.
 #[derive(Debug, Parser)]
@@ -131,12 +130,9 @@ pub struct ServeArgs {
     #[arg(long, env = "WEIR_DRAIN_TIMEOUT", value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
     pub drain_timeout: Duration,
 
-    /// Format of the log on stderr
-    #[arg(long, env = "WEIR_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
-    pub log_format: LogFormat,
-    /// Log level: error, warn, info, debug, trace, or by module: info,weir_webhook::tls=debug
-    #[arg(long, env = "WEIR_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
-    pub log_level: Targets,
+    /// Levels and format of the log.
+    #[command(flatten)]
+    pub log: LogArgs,
     /// Log at most <N> reviews per second, and <N> denials and failures; 0 disables the limit
     #[arg(long, env = "WEIR_LOG_MAX_PER_SECOND", value_name = "N", default_value = "100")]
     pub log_max_per_second: u32,

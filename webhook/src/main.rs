@@ -5,14 +5,13 @@ use std::process::ExitCode;
 use std::time::SystemTime;
 
 use clap::Parser as _;
-use weir_runtime::logging;
 use weir_webhook::args::{CertsArgs, Cli, Command, ServeArgs};
 use weir_webhook::certs;
 use weir_webhook::config::Config;
 use weir_webhook::run;
 
-/// `EX_USAGE` of sysexits.h: flags or files are wrong; nothing was started.
-const EX_USAGE: u8 = 64;
+/// Flags or files are wrong; nothing was started. clap uses the same.
+const EXIT_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -35,12 +34,12 @@ fn generate_certs(args: &CertsArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn serve(flags: ServeArgs) -> anyhow::Result<ExitCode> {
-    logging::init(flags.log_format, flags.log_level.clone())?;
+    flags.log.init("weir_webhook")?;
     let config = match Config::resolve(flags) {
         Ok(config) => config,
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "weir-webhook: {error}");
-            return Ok(ExitCode::from(EX_USAGE));
+            return Ok(ExitCode::from(EXIT_USAGE));
         }
     };
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(run::run(config))?;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -188,6 +189,34 @@ fn unreadable_objects_are_reported_and_the_rest_is_checked() {
     assert!(run.code == 1 && !run.stdout.contains('✓'), "{}", run.stdout);
 }
 
+#[test]
+fn wait_ends_when_the_condition_holds() {
+    let cluster = Cluster::with(|fixture| {
+        fixture.get("deployments", "weir-system", "weir-webhook")["status"]["readyReplicas"] = 0.into()
+    });
+    let start = Instant::now();
+    let failed = cluster.check(&["--wait", "--timeout", "3s"]);
+    assert_eq!(failed.code, 1, "{}", failed.stdout);
+    assert!(start.elapsed() < Duration::from_secs(12), "{:?}", start.elapsed());
+    let finding: Value = serde_json::from_str(&cluster.check(&["-o", "json"]).stdout).unwrap();
+    let code = finding["findings"][0]["code"].as_str().unwrap().to_owned();
+    let healed = Fixture::healthy().get("deployments", "weir-system", "weir-webhook").clone();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(Duration::from_secs(1));
+            cluster.server.put("deployments", healed);
+        });
+        let waited = cluster.check(&[&format!("--wait={code}"), "--timeout", "1m"]);
+        assert_eq!(waited.code, 0, "{}{}", waited.stdout, waited.stderr);
+        assert!(waited.stderr.starts_with("waiting: ") && !waited.stderr.contains('\u{1b}'), "{:?}", waited.stderr);
+    });
+    assert_eq!(cluster.check(&["--wait", "--timeout", "1m"]).code, 0);
+    let unknown = cluster.check(&["--wait=WEIR999"]);
+    assert!(unknown.code == 2 && unknown.stderr.contains("WEIR999"), "{}", unknown.stderr);
+    let nowhere = weir(&["check", "--wait", "--kubeconfig", "/nonexistent"], "");
+    assert!(nowhere.code == 2 && nowhere.stderr.contains("/nonexistent"), "{}", nowhere.stderr);
+}
+
 /// Serves a list of pods as an agent does; returns its address.
 fn serve_pods(node: &str) -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
@@ -233,6 +262,11 @@ fn agents_are_found_and_asked_through_a_port_forward() {
         assert_eq!(explained.code, 1, "{}", explained.stderr);
         assert!(explained.stdout.starts_with("pod shop/web on node node-2: missing\n"), "{}", explained.stdout);
     }
+    let all = run(&["explain", "--pod", "-A"]);
+    assert_eq!((all.code, all.stdout.matches("pod shop/web on node ").count()), (1, 3), "{}{}", all.stdout, all.stderr);
+    assert_eq!(run(&["explain", "--pod", "-n", "shop"]).stdout, all.stdout);
+    let none = run(&["explain", "--pod"]);
+    assert_eq!((none.code, none.stdout.as_str()), (0, "no meshed pods in namespace default\n"), "{}", none.stderr);
     let unknown = run(&["check", "node", "node-9"]);
     assert!(unknown.code == 1 && unknown.stderr.contains("no agent runs on node node-9"), "{}", unknown.stderr);
     cluster.server.authorize(|access| access.subresource != "portforward");

@@ -3,6 +3,7 @@
 
 mod check;
 mod conformance;
+mod conventions;
 mod diff;
 mod docs;
 mod explain;
@@ -19,4 +20,5 @@ mod rules;
 mod run;
 mod samples;
 mod sources;
+mod support_bundle;
 mod uninject;

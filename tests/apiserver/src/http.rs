@@ -91,6 +91,10 @@ async fn serve(
             .await
             .unwrap_or_else(|error| error_response(&error));
     }
+    if target.subresource == "log" {
+        let key = (target.namespace, target.name);
+        return shared.state().pod_logs.get(&key).cloned().map_or_else(unknown, IntoResponse::into_response);
+    }
     if target.subresource == "portforward" {
         let ports = query.get("ports").map_or("", String::as_str);
         return port_forward::forward(&shared, &target, ports, &headers, upgrade)

@@ -40,7 +40,7 @@ mod validate;
 mod watch;
 mod write;
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -100,6 +100,8 @@ struct State {
     requests: Vec<String>,
     audit: VecDeque<Audit>,
     pod_ports: proxy::PodPorts,
+    /// Logs by namespace and name of the pod.
+    pod_logs: HashMap<(String, String), String>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -185,4 +185,9 @@ impl ApiServer {
     pub fn set_pod_address(&self, namespace: &str, pod: &str, port: u16, addr: SocketAddr) {
         self.shared.state().pod_ports.insert((namespace.to_owned(), pod.to_owned(), port), addr);
     }
+
+    /// Sets the log of all containers of a pod.
+    pub fn set_pod_log(&self, namespace: &str, pod: &str, log: &str) {
+        self.shared.state().pod_logs.insert((namespace.to_owned(), pod.to_owned()), log.to_owned());
+    }
 }

@@ -65,7 +65,8 @@ fn junit_has_a_test_case_for_each_fault() {
     let object = FindingObject::new("Deployment", "a", "b");
     findings.add(&fault::SINGLE_REPLICA, object, "one < two & \"three\"\u{1}");
     findings.add(&fault::NOT_READ, FindingObject::cluster_scoped("nodes", ""), "not read: 403");
-    let xml = print::junit(&findings.into_sorted()).unwrap();
+    let findings = findings.into_sorted();
+    let xml = print::junit(&findings, Severity::Warning, true).unwrap();
     let report = quick_junit::Report::deserialize_from_str(&xml).unwrap();
     assert_eq!((report.tests, report.failures, report.errors), (fault::ALL.len(), 1, 0));
     let cases = &report.test_suites[0].test_cases;
@@ -85,6 +86,38 @@ fn junit_has_a_test_case_for_each_fault() {
         description.as_ref().unwrap().as_str().starts_with("Deployment a/b: one < two & \"three\"\nfix: "),
         "{xml}"
     );
+}
+
+#[test]
+fn junit_fails_for_the_threshold_and_for_what_is_incomplete() {
+    let mut findings = Findings::default();
+    findings.add(&fault::SINGLE_REPLICA, FindingObject::new("Deployment", "a", "b"), "one");
+    findings.add(&fault::NOT_READ, FindingObject::cluster_scoped("nodes", ""), "not read: 403");
+    let findings = findings.into_sorted();
+    let failures = |threshold, allow_incomplete| {
+        let xml = print::junit(&findings, threshold, allow_incomplete).unwrap();
+        quick_junit::Report::deserialize_from_str(&xml).unwrap().failures
+    };
+    assert_eq!(failures(Severity::Error, true), 0, "a warning is no failure");
+    assert_eq!(failures(Severity::Error, false), 1, "the check is incomplete");
+    assert_eq!(failures(Severity::Warning, false), 2);
+}
+
+#[test]
+fn sarif_has_a_rule_for_each_fault_and_a_result_for_each_finding() {
+    let mut findings = Findings::default();
+    findings.add(&fault::SINGLE_REPLICA, FindingObject::new("Deployment", "a", "b"), "one");
+    let log: serde_json::Value = serde_json::from_str(&print::sarif(&findings.into_sorted())).unwrap();
+    let run = &log["runs"][0];
+    assert_eq!(log["version"], "2.1.0");
+    assert_eq!(run["invocations"][0]["executionSuccessful"], true);
+    let rules = run["tool"]["driver"]["rules"].as_array().unwrap();
+    assert_eq!(rules.len(), fault::ALL.len());
+    let result = &run["results"][0];
+    assert_eq!((&result["ruleId"], &result["level"]), (&"WEIR501".into(), &"warning".into()));
+    assert_eq!(rules[usize::try_from(result["ruleIndex"].as_u64().unwrap()).unwrap()]["id"], "WEIR501");
+    assert_eq!(result["locations"][0]["logicalLocations"][0]["fullyQualifiedName"], "Deployment a/b");
+    assert!(result["message"]["text"].as_str().unwrap().starts_with("Deployment a/b: one\nfix: "), "{result}");
 }
 
 #[test]

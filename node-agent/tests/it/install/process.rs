@@ -269,7 +269,7 @@ fn install_subcommand_installs_once() {
     assert!(output.status.success(), "{output:?}");
     assert!(has_entry(&node, "10-a.conflist"));
     let output = once(&node, "install", &["--chained-cni-plugin=false", "--owned-cni-config"]);
-    assert_eq!(output.status.code(), Some(64), "{output:?}");
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
 }
 
 /// Kills at random moments. `WEIR_KILL_ROUNDS` makes it longer.

@@ -165,14 +165,14 @@ async fn bad_configuration_is_rejected_before_binding() {
     let values = values.to_str().unwrap();
     // The port is taken: had it been bound first, this would be another error.
     let got = output(&["--https-addr", &addr, "--values", values]).await;
-    assert_eq!(got.status.code(), Some(64));
+    assert_eq!(got.status.code(), Some(2));
     let text = String::from_utf8_lossy(&got.stderr).into_owned();
     assert!(text.contains("weir-webhook: ") && text.contains("global"), "{text}");
 
     let missing = dir.path().join("tls.crt");
     let missing = missing.to_str().unwrap();
     let got = output(&["--https-addr", &addr, "--tls-cert-file", missing, "--tls-key-file", missing]).await;
-    assert_eq!(got.status.code(), Some(64));
+    assert_eq!(got.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&got.stderr).contains(missing));
 
     let got = output(&["--https-addr", &addr, "--http-addr", ""]).await;
