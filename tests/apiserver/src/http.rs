@@ -93,7 +93,7 @@ async fn serve(
     }
     if target.subresource == "log" {
         let key = (target.namespace, target.name);
-        return shared.state().pod_logs.get(&key).cloned().map_or_else(unknown, IntoResponse::into_response);
+        return shared.state().pod_logs.get(&key).cloned().map_or_else(unknown, |log| log.into_response());
     }
     if target.subresource == "portforward" {
         let ports = query.get("ports").map_or("", String::as_str);

@@ -14,6 +14,7 @@ mod equivalence;
 mod hostile;
 mod images;
 mod observability;
+mod packages;
 mod releases;
 mod runtime_facts;
 mod threat_model;
