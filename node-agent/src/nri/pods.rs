@@ -164,6 +164,9 @@ impl PodCapture {
             return Ok(PodOutcome::Skipped);
         }
         let Some(path) = pod.netns() else { return Ok(PodOutcome::Skipped) };
+        if !matches!(decision, CaptureDecision::Capture(..)) {
+            return Ok(pod_plan::plan_pod(decision, Vec::new).map(|_| PodOutcome::Skipped)?);
+        }
         let invalid = |reason: &str| PodError::Netns { path: path.display().to_string(), reason: reason.to_owned() };
         if !path.is_absolute() || path.as_os_str().len() > MAX_TEXT || pod.id.len() > MAX_TEXT {
             return Err(invalid("not the absolute path of a namespace"));

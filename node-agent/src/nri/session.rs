@@ -47,8 +47,8 @@ pub enum SessionError {
     #[error("the runtime rejected the plugin: {0}")]
     Rejected(String),
     /// The runtime does not register the plugin in time.
-    #[error("the runtime did not register the plugin within {} s", REGISTRATION_TIMEOUT.as_secs())]
-    RegistrationTimeout,
+    #[error("the runtime did not register the plugin within {} s", .0.as_secs())]
+    RegistrationTimeout(Duration),
 }
 
 /// Identity of a runtime, as it reports it.
@@ -80,9 +80,14 @@ pub trait PodHandler {
 /// # Errors
 /// Always; see [`SessionError`].
 pub async fn serve(stream: UnixStream, handler: &impl PodHandler) -> SessionError {
+    serve_within(REGISTRATION_TIMEOUT, stream, handler).await
+}
+
+async fn serve_within(registration_timeout: Duration, stream: UnixStream, handler: &impl PodHandler) -> SessionError {
     let mut session = Session {
         connection: Connection::new(stream),
         handler,
+        registration_timeout,
         limit: limit_of(DEFAULT_REQUEST_TIMEOUT),
         runtime: None,
         is_synchronized: false,
@@ -99,6 +104,7 @@ fn limit_of(request_timeout: Duration) -> Duration {
 struct Session<'a, H> {
     connection: Connection,
     handler: &'a H,
+    registration_timeout: Duration,
     /// Time for one call.
     limit: Duration,
     runtime: Option<RuntimeInfo>,
@@ -125,13 +131,13 @@ impl<H: PodHandler> Session<'_, H> {
         };
         let payload = request.encode_to_vec();
         self.connection.send(Channel::Runtime, REGISTER_STREAM, MessageType::Request, &payload).await?;
-        let deadline = Instant::now() + REGISTRATION_TIMEOUT;
+        let deadline = Instant::now() + self.registration_timeout;
         loop {
             let received = if self.is_synchronized {
                 self.connection.receive().await?
             } else {
                 let received = timeout_at(deadline, self.connection.receive()).await;
-                received.map_err(|_| SessionError::RegistrationTimeout)??
+                received.map_err(|_| SessionError::RegistrationTimeout(self.registration_timeout))??
             };
             let message = received.ok_or(SessionError::Closed)?;
             match (message.channel, message.kind) {

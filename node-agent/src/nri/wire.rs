@@ -7,7 +7,6 @@
 //!
 //! All numbers are big-endian. Channel 1 has the runtime's calls of the plugin, channel 2 the plugin's calls of the runtime.
 
-use std::collections::HashMap;
 use std::io;
 use std::time::Duration;
 
@@ -29,7 +28,7 @@ const FRAME_HEADER: usize = 8;
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A logical connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub(super) enum Channel {
     /// Calls of the plugin by the runtime.
@@ -64,19 +63,26 @@ pub(super) struct TtrpcMessage {
 pub(super) struct Connection {
     frames: FramedRead<OwnedReadHalf, LengthDelimitedCodec>,
     writer: OwnedWriteHalf,
-    /// Received bytes of each channel that are not a whole message yet; at most a message and a frame.
-    received: HashMap<Channel, BytesMut>,
-    messages: LengthDelimitedCodec,
+    inboxes: [Inbox; 2],
 }
 
-/// Returns a decoder of records that keeps their header.
+/// What has been received on a channel.
+#[derive(Debug)]
+struct Inbox {
+    channel: Channel,
+    /// Bytes of messages that have not been taken yet: one that is not complete, and a frame.
+    bytes: BytesMut,
+    decoder: LengthDelimitedCodec,
+}
+
+/// Returns a decoder of records, of `max` bytes after the header at most, that keeps the header.
 fn codec(length_at: usize, header: usize, max: usize) -> LengthDelimitedCodec {
     LengthDelimitedCodec::builder()
         .length_field_offset(length_at)
         .length_field_length(4)
         .length_adjustment(isize::try_from(header).unwrap_or_default())
         .num_skip(0)
-        .max_frame_length(max + header)
+        .max_frame_length(max)
         .new_codec()
 }
 
@@ -86,8 +92,11 @@ impl Connection {
         Self {
             frames: FramedRead::new(reader, codec(4, FRAME_HEADER, MESSAGE_HEADER + MAX_MESSAGE)),
             writer,
-            received: HashMap::new(),
-            messages: codec(0, MESSAGE_HEADER, MAX_MESSAGE),
+            inboxes: Channel::ALL.map(|channel| Inbox {
+                channel,
+                bytes: BytesMut::new(),
+                decoder: codec(0, MESSAGE_HEADER, MAX_MESSAGE),
+            }),
         }
     }
 
@@ -97,22 +106,21 @@ impl Connection {
     /// The connection fails, or a frame or a message is too long.
     pub(super) async fn receive(&mut self) -> io::Result<Option<TtrpcMessage>> {
         loop {
-            for channel in Channel::ALL {
-                let Some(bytes) = self.received.get_mut(&channel) else { continue };
-                if let Some(mut message) = self.messages.decode(bytes)? {
+            for Inbox { channel, bytes, decoder } in &mut self.inboxes {
+                if let Some(mut message) = decoder.decode(bytes)? {
                     message.advance(4);
                     let (stream, kind) = (message.get_u32(), message.get_u8());
                     message.advance(1);
                     let kind = [MessageType::Request, MessageType::Response].into_iter().find(|k| *k as u8 == kind);
-                    return Ok(Some(TtrpcMessage { channel, stream, kind, payload: message.freeze() }));
+                    return Ok(Some(TtrpcMessage { channel: *channel, stream, kind, payload: message.freeze() }));
                 }
             }
             let Some(mut frame) = self.frames.next().await.transpose()? else { return Ok(None) };
             let number = frame.get_u32();
             frame.advance(4);
             // Bytes of other channels have no reader.
-            if let Some(channel) = Channel::ALL.into_iter().find(|channel| *channel as u32 == number) {
-                self.received.entry(channel).or_default().unsplit(frame);
+            if let Some(inbox) = self.inboxes.iter_mut().find(|inbox| inbox.channel as u32 == number) {
+                inbox.bytes.unsplit(frame);
             }
         }
     }
@@ -206,7 +214,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_too_long_ends_the_connection_unread() {
         let frame_header = [1_u32.to_be_bytes(), u32::MAX.to_be_bytes()].concat();
-        let long_message = frame(1, &[(4_u32 << 20 | 1).to_be_bytes().to_vec(), vec![0; 6]].concat());
+        let long_message = frame(1, &[((4_u32 << 20) + 1).to_be_bytes().to_vec(), vec![0; 6]].concat());
         for bytes in [frame_header, long_message] {
             let (messages, error) = receive_all(&bytes).await;
             assert!(messages.is_empty() && error.is_some(), "{messages:?}");

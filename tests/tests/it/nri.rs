@@ -22,8 +22,8 @@ const NRI: [&str; 3] = ["--mode=nri", "--repair-enabled=false", "--monitoring-po
 /// The runtime's limit for one call of a plugin.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Returns a dual-stack network, with these plugins after the bridge.
-fn network(release: RuntimeRelease, more: &[Value]) -> String {
+/// Returns a dual-stack network without an entry of ours.
+fn network(release: RuntimeRelease) -> String {
     let bridge = json!({
         "type": "bridge", "bridge": "cni0", "isGateway": true, "ipam": {
             "type": "host-local",
@@ -31,8 +31,7 @@ fn network(release: RuntimeRelease, more: &[Value]) -> String {
             "routes": [{ "dst": "0.0.0.0/0" }, { "dst": "::/0" }],
         },
     });
-    let plugins: Vec<&Value> = std::iter::once(&bridge).chain(more).collect();
-    json!({ "cniVersion": release.cni_version(), "name": "test", "plugins": plugins }).to_string()
+    json!({ "cniVersion": release.cni_version(), "name": "test", "plugins": [bridge] }).to_string()
 }
 
 fn annotations(capture: &str) -> Vec<(String, String)> {
@@ -50,8 +49,9 @@ struct Node {
 }
 
 impl Node {
-    fn start(release: RuntimeRelease, conf: &[(&str, &str)], plugin: Option<&Path>) -> Self {
-        let runtime = CriRuntime::start_release(release, conf, plugin).unwrap();
+    fn start(release: RuntimeRelease) -> Self {
+        let conf = network(release);
+        let runtime = CriRuntime::start_release(release, &[(NETWORK, &conf)], None).unwrap();
         let api = ApiServer::start().unwrap();
         api.kubeconfig(runtime.dir()).unwrap();
         let forward = runtime.forward(api.port()).unwrap();
@@ -118,8 +118,7 @@ fn pods_start_with_rules(release: RuntimeRelease) {
     if !release.available_or_skip() {
         return;
     }
-    let conf = network(release, &[]);
-    let node = Node::start(release, &[(NETWORK, &conf)], None);
+    let node = Node::start(release);
     let runtime = &node.runtime;
     let agent = node.agent(&NRI);
     let status: Value = serde_json::from_str(&node.get("/status")).unwrap();
@@ -153,7 +152,7 @@ fn pods_start_with_rules(release: RuntimeRelease) {
     assert!(!runtime.cri.sandboxes_of_pods().unwrap().iter().any(|(_, name)| name == "invalid"));
 
     // No CNI configuration, neither in files nor in the runtime's memory.
-    assert_eq!(fs::read_to_string(runtime.conf_dir().join(NETWORK)).unwrap(), conf);
+    assert_eq!(fs::read_to_string(runtime.conf_dir().join(NETWORK)).unwrap(), network(release));
     assert!(!runtime.bin_dir().join("weir-cni").exists());
 
     // A sandbox that is created again has new rules; the end of the earlier one changes nothing.
@@ -204,7 +203,7 @@ fn absent_agents_are_noticed(release: RuntimeRelease) {
     if !release.available_or_skip() {
         return;
     }
-    let node = Node::start(release, &[(NETWORK, &network(release, &[]))], None);
+    let node = Node::start(release);
     let runtime = &node.runtime;
     let pod = |name: &str| runtime.pod(name, annotations(r#"{"v":1}"#));
 
@@ -242,7 +241,7 @@ fn modes_are_switched(release: RuntimeRelease) {
     if !release.available_or_skip() {
         return;
     }
-    let node = Node::start(release, &[(NETWORK, &network(release, &[]))], None);
+    let node = Node::start(release);
     let runtime = &node.runtime;
     let entries = || -> usize {
         let text = fs::read(runtime.conf_dir().join(NETWORK)).unwrap();
@@ -265,35 +264,31 @@ fn modes_are_switched(release: RuntimeRelease) {
     .unwrap();
     assert!(cni.terminate().unwrap().success());
 
-    // Both: this agent does not find the entry, which stays.
-    let elsewhere = runtime.dir().join("elsewhere");
-    fs::create_dir(&elsewhere).unwrap();
-    let (mounted, path_of) = (format!("--mounted-cni-net-dir={0}", elsewhere.display()), "--cni-net-dir=/elsewhere");
-    let both = node.agent(&[&NRI[..], &[&mounted, path_of]].concat());
-    assert_eq!((node.pods("synchronize", "unchanged"), entries()), (1, 2), "{}", both.log());
-    let (second, second_path) = node.run(&runtime.pod("second", annotations(capture)));
-    assert_eq!(drift(&second_path, &config), Vec::<String>::new());
-    assert_eq!((node.pods("run", "unchanged"), node.pods("run", "installed")), (1, 0), "{}", both.log());
-    assert!(both.terminate().unwrap().success());
-
-    // NRI alone, as `auto` chooses it here.
+    // NRI, as `auto` chooses it here. It finds the rules in place, and removes the entry.
+    let with_entry = fs::read(runtime.conf_dir().join(NETWORK)).unwrap();
     let nri = node.agent(&["--mode=auto", NRI[1], NRI[2]]);
     let status: Value = serde_json::from_str(&node.get("/status")).unwrap();
     assert_eq!(status["modeReason"], "the container runtime serves NRI");
+    assert_eq!(node.pods("synchronize", "unchanged"), 1, "{}", nri.log());
     try_wait_until("the entry is removed", || Ok(if entries() == 1 { Ok(()) } else { Err(nri.log()) })).unwrap();
-    try_wait_until("the runtime calls NRI alone", || {
-        let (id, path) = node.run(&runtime.pod("third", annotations(capture)));
-        assert_eq!(drift(&path, &config), Vec::<String>::new(), "no pod without rules in between");
-        node.remove(&id);
-        let installed = node.pods("run", "installed");
-        Ok(if installed > 0 { Ok(()) } else { Err(nri.log()) })
-    })
-    .unwrap();
+    let run_until = |outcome: &str| {
+        try_wait_until("the runtime has loaded its configuration", || {
+            let (id, path) = node.run(&runtime.pod("next", annotations(capture)));
+            assert_eq!(drift(&path, &config), Vec::<String>::new(), "no pod without rules in between");
+            node.remove(&id);
+            Ok(if node.pods("run", outcome) > 0 { Ok(()) } else { Err(nri.log()) })
+        })
+        .unwrap();
+    };
+    run_until("installed");
+    // Both: somebody brings the entry back. The plugin comes first, and nothing is done twice.
+    fs::write(runtime.conf_dir().join(NETWORK), with_entry).unwrap();
+    run_until("unchanged");
+    assert_eq!(node.pods("run", "replaced"), 0);
+    // A pod of the plugin ends without the entry.
+    fs::write(runtime.conf_dir().join(NETWORK), network(release)).unwrap();
     assert_eq!(drift(&path, &config), Vec::<String>::new());
-    // Pods of the plugin end without its entry.
-    for id in [id, second] {
-        node.remove(&id);
-    }
+    node.remove(&id);
     assert_eq!(runtime.cri.sandboxes().unwrap(), Vec::<String>::new());
 
     // Back: rules of NRI's pods stay, and the entry returns.
