@@ -17,6 +17,8 @@ use weir_tests::try_wait_until;
 
 const NETWORK: &str = "10-test.conflist";
 const MONITORING_PORT: u16 = 8001;
+/// Pods that are started in either mode to compare them.
+const STARTS: usize = 15;
 /// The repair of rules is off, so that nothing but NRI puts them in place.
 const NRI: [&str; 3] = ["--mode=nri", "--repair-enabled=false", "--monitoring-port=8001"];
 /// The runtime's limit for one call of a plugin.
@@ -80,6 +82,22 @@ impl Node {
     fn get(&self, path: &str) -> String {
         let ask = || weir_lab::http::get(([127, 0, 0, 1], MONITORING_PORT).into(), path);
         netns::run_in(&self.runtime.node_netns(), ask).unwrap().unwrap().body
+    }
+
+    /// Starts pods, one after the other, and returns the median time from the kubelet's call until the sandbox is there, rules included.
+    fn median_start(&self, annotations: &[(String, String)]) -> Duration {
+        let mut times: Vec<Duration> = (0..STARTS)
+            .map(|number| {
+                let pod = self.runtime.pod(&format!("timed-{number}"), annotations.iter().cloned());
+                let begun = Instant::now();
+                let id = self.runtime.cri.run_pod_sandbox(&pod).unwrap();
+                let took = begun.elapsed();
+                self.remove(&id);
+                took
+            })
+            .collect();
+        times.sort_unstable();
+        times[STARTS / 2]
     }
 
     /// Returns a counter of pods that the runtime reported.
@@ -262,6 +280,7 @@ fn modes_are_switched(release: RuntimeRelease) {
         Ok(Err(format!("{drift:?}")))
     })
     .unwrap();
+    let (by_cni, without) = (node.median_start(&annotations(capture)), node.median_start(&[]));
     assert!(cni.terminate().unwrap().success());
 
     // NRI, as `auto` chooses it here. It finds the rules in place, and removes the entry.
@@ -281,6 +300,10 @@ fn modes_are_switched(release: RuntimeRelease) {
         .unwrap();
     };
     run_until("installed");
+    let by_nri = node.median_start(&annotations(capture));
+    eprintln!(
+        "{release:?}: a sandbox takes {without:.1?} without rules, {by_cni:.1?} by CNI, {by_nri:.1?} by NRI (medians)"
+    );
     // Both: somebody brings the entry back. The plugin comes first, and nothing is done twice.
     fs::write(runtime.conf_dir().join(NETWORK), with_entry).unwrap();
     run_until("unchanged");
