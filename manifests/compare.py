@@ -140,6 +140,7 @@ CHART_ONLY = [
     {"images": {"hub": "registry.example/weir", "tag": "2.0.0", "agent": "a@sha256:0"}, "node": {"enabled": True}, "revision": "default"},
     {"images": {"webhook": "r.example:5000/w@sha256:0", "agent": "a:1", "pullSecrets": [{"name": "registry"}]}, "platform": "eks"},
     {"admissionPolicies": {"enabled": False}},
+    {"node": {"mode": "auto", "repair": False}},
     {"serviceMonitor": {"enabled": True, "labels": {"release": "p"}, "interval": "15s"}, "prometheusRule": {"enabled": True, "runbookUrl": "https://h/"}, "dashboards": {"enabled": True}},
     {"revision": "r1", "node": {"enabled": True}, "serviceMonitor": {"enabled": True}, "prometheusRule": {"enabled": True}, "dashboards": {"enabled": True}},
     {

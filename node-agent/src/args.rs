@@ -12,6 +12,7 @@ use weir_protocol::entry::{DEFAULT_AGENT_TIMEOUT, PluginEntry};
 use weir_protocol::log_level::LogLevel;
 
 pub use self::node::NodeArgs;
+use crate::mode::ModeArg;
 use weir_runtime::logging::LogArgs;
 
 /// Install Weir's CNI plugin on this node, keep it installed and answer its pod queries
@@ -51,6 +52,12 @@ pub struct RunArgs {
     /// Format and levels of the log.
     #[command(flatten)]
     pub log: LogArgs,
+    /// Install rules in new pods by the CNI plugin, as a plugin of the container runtime, or by what the node offers
+    #[arg(long, env = "WEIR_MODE", value_name = "MODE", default_value = "cni")]
+    pub mode: ModeArg,
+    /// Set the container runtime's socket for NRI plugins, as mounted here
+    #[arg(long, env = "WEIR_NRI_SOCKET", value_name = "FILE", default_value = "/var/run/nri/nri.sock")]
+    pub nri_socket: PathBuf,
     /// Serve /metrics, /pods and /logging on this port; 0 disables it
     #[arg(long, env = "MONITORING_PORT", value_name = "PORT", default_value_t = 15014)]
     pub monitoring_port: u16,

@@ -6,6 +6,7 @@
 //!                  ├── http: health (named conditions), metrics
 //!                  ├── node_event ──▶ log, Kubernetes events
 //!                  ├── install ◀──▶ the node's CNI directories: plugin and conflist entry
+//!                  │   or, with --mode=nri: nri ◀──▶ the runtime's socket: rules of every new pod
 //!                  └── pod_tasks: pods (cache) ──▶ socket (queries), repair (rules of every pod), taint
 //! ```
 //!
@@ -16,7 +17,9 @@ pub mod events;
 pub mod http;
 pub mod install;
 pub mod metrics;
+pub mod mode;
 pub mod node_event;
+pub mod nri;
 pub mod pod_tasks;
 pub mod pods;
 pub mod repair;

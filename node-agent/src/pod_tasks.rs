@@ -11,15 +11,19 @@ use axum::routing::get;
 use axum::{Json, Router};
 use kube::Api;
 use prometheus_client::metrics::gauge::Gauge;
+use tokio::sync::watch;
 use tokio::time::sleep;
+use weir_kernel::backend::BackendOptions;
 use weir_protocol::agent::REPORT_SOCKET;
 use weir_runtime::CancellationToken;
 use weir_runtime::listen::PeerAddr;
 
-use crate::args::RunArgs;
+use crate::args::{InstallArgs, RunArgs};
 use crate::events::{self, EventRecorder};
 use crate::health::{Condition, ReadinessImpact};
 use crate::metrics::MetricsRegistry;
+use crate::mode::{Mode, ModeChoice};
+use crate::nri::{NriMetrics, NriPlugin, PodCapture};
 use crate::pods::{ClientFactory, PodCache, PodFacts, PodObject, PodReflector};
 use crate::repair::{FallbackRunner, Monitors, PodList, PodStates, RepairMetrics, RepairOptions, Repairer, Visits};
 use crate::socket::{Attachments, CallReportServer, FetchPod, IO_TIMEOUT, PluginVersion, PodQueryServer, QueryMetrics};
@@ -45,6 +49,8 @@ pub struct PodTasks {
     pub router: Router,
     /// Records Kubernetes events.
     pub events: EventRecorder,
+    /// Set to true when the agent is an NRI plugin and has been registered.
+    pub nri_registered: Option<watch::Receiver<bool>>,
 }
 
 /// State of the route `GET /pods`.
@@ -56,13 +62,20 @@ struct PodListState {
     repairs: bool,
 }
 
+/// State of the route `GET /status`.
+#[derive(Debug, Clone)]
+struct NodeStatus {
+    plugin_version: PluginVersion,
+    mode: ModeChoice,
+}
+
 /// Returns a factory of API clients. Where no API server is configured, each client is an error.
 pub async fn client_factory() -> ClientFactory {
     weir_runtime::client::inferred_client_factory().await.unwrap_or_else(|error| Arc::new(move || Err(error.clone())))
 }
 
 /// Builds the tasks.
-pub fn build(args: &RunArgs, client_factory: &ClientFactory, context: &TaskContext) -> PodTasks {
+pub fn build(args: &RunArgs, mode: &ModeChoice, client_factory: &ClientFactory, context: &TaskContext) -> PodTasks {
     let TaskContext { metrics, shutdown, .. } = context;
     let node = args.node.node_name.clone();
     let has_node_name = !node.is_empty();
@@ -80,12 +93,22 @@ pub fn build(args: &RunArgs, client_factory: &ClientFactory, context: &TaskConte
         metrics: QueryMetrics::register(metrics),
     };
     let report_socket = args.install.cni_agent_run_dir.join(REPORT_SOCKET);
+    let nri = (mode.mode == Mode::Nri).then(|| nri(args, context, &queries, &attachments));
+    if nri.is_some() {
+        // The agent itself reads the annotations.
+        plugin_version.set(env!("CARGO_PKG_VERSION"));
+    }
     let publish = publisher.run(Arc::clone(client_factory), events::reporter(&node), shutdown.clone());
     let mut tasks: Vec<NamedTask> = vec![
         ("pod-queries", Box::pin(queries.serve(entry.agent_socket, shutdown.clone()))),
         ("call-reports", Box::pin(reports.serve(report_socket, shutdown.clone()))),
         ("events", Box::pin(publish)),
     ];
+    let nri_registered = nri.map(|plugin| {
+        let registered = plugin.registered.subscribe();
+        tasks.push(("nri", Box::pin(plugin.run(shutdown.clone()))));
+        registered
+    });
     let impact = if has_node_name { ReadinessImpact::Blocking } else { ReadinessImpact::Advisory };
     let condition = context.health.register("pods", impact, "CacheNotSynced", "pod cache is not synced yet");
     if has_node_name {
@@ -107,8 +130,33 @@ pub fn build(args: &RunArgs, client_factory: &ClientFactory, context: &TaskConte
     }
     let repairs = has_node_name && args.node.repair_enabled && args.node.repair_repair_pods;
     let router = Router::new().route("/pods", get(list)).with_state(PodListState { node, pods, states, repairs });
-    let router = router.route("/status", get(status).with_state(plugin_version));
-    PodTasks { tasks, router, events }
+    let router = router.route("/status", get(status).with_state(NodeStatus { plugin_version, mode: mode.clone() }));
+    PodTasks { tasks, router, events, nri_registered }
+}
+
+/// Builds the task of the NRI plugin.
+fn nri(args: &RunArgs, context: &TaskContext, queries: &PodQueryServer, attachments: &Attachments) -> NriPlugin {
+    let InstallArgs { backend, visibility, host_root, .. } = &args.install;
+    let impact = ReadinessImpact::Blocking;
+    NriPlugin {
+        socket: args.nri_socket.clone(),
+        capture: PodCapture {
+            exclude_namespaces: args.install.entry().exclude_namespaces,
+            options: BackendOptions { backend: *backend, visibility: *visibility, variant: None },
+            queries: queries.clone(),
+            attachments: attachments.clone(),
+            netns_paths: args.node.netns_paths(host_root),
+            visits: Visits::default(),
+            metrics: NriMetrics::register(&context.metrics),
+        },
+        condition: context.health.register(
+            "nri",
+            impact,
+            "NotRegistered",
+            "not registered at the container runtime yet",
+        ),
+        registered: watch::Sender::new(false),
+    }
 }
 
 fn repair(
@@ -216,9 +264,12 @@ fn report_cache_health(pods: &PodCache, condition: &Condition) -> i64 {
 }
 
 /// Answers `GET /status`: what this node understands, for those that decide which annotations may be written.
-async fn status(State(plugin): State<PluginVersion>) -> Response {
+async fn status(State(NodeStatus { plugin_version, mode }): State<NodeStatus>) -> Response {
     let agent = env!("CARGO_PKG_VERSION");
-    Json(serde_json::json!({ "agentVersion": agent, "pluginVersion": plugin.get() })).into_response()
+    let ModeChoice { mode, reason } = mode;
+    let plugin = plugin_version.get();
+    let status = serde_json::json!({ "agentVersion": agent, "pluginVersion": plugin, "mode": mode.name(), "modeReason": reason });
+    Json(status).into_response()
 }
 
 async fn list(State(state): State<PodListState>, Extension(PeerAddr(peer)): Extension<PeerAddr>) -> Response {

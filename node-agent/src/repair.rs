@@ -39,6 +39,7 @@ use weir_protocol::decision::CaptureDecision;
 pub use self::budget::{Budget, ExhaustedBudget, RepairLimits};
 pub use self::fallback::{Fallback, FallbackDecision, FallbackRunner};
 pub use self::inspect::{ExpectedRules, Inspection, ProtectedNetns, RulesStatus, Visited, inspect_and_repair};
+pub(crate) use self::inspect::{READ_LIMITS, rules_status};
 pub use self::installed::{InstalledConfigs, Knowledge};
 pub use self::metrics::RepairMetrics;
 pub use self::monitors::Monitors;

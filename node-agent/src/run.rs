@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
+use tokio::time::sleep;
 use tracing::{info, warn};
 use weir_runtime::CancellationToken;
 use weir_runtime::health::Health;
@@ -20,13 +21,18 @@ use crate::http;
 use crate::install::file_system::OsFileSystem;
 use crate::install::reconcile;
 use crate::install::settings::InstallSettings;
+use crate::install::uninstall;
 use crate::metrics::MetricsRegistry;
+use crate::mode::{self, ModeChoice};
 use crate::node_event::{self, NodeEvent};
 use crate::pod_tasks;
 use crate::task_context::TaskContext;
 
 /// Time for all tasks to stop at shutdown.
 const SHUTDOWN_GRACE_PERIOD: Duration = Duration::from_secs(10);
+
+/// Pause before another attempt to remove the CNI entry.
+const REMOVAL_RETRY: Duration = Duration::from_secs(10);
 
 /// Error that ends the agent.
 #[derive(Debug, thiserror::Error)]
@@ -61,7 +67,9 @@ pub async fn run(args: RunArgs, settings: InstallSettings, levels: Option<LogLev
     let context = TaskContext { health: health.clone(), metrics, node_events, shutdown: shutdown.clone() };
 
     let client_factory = pod_tasks::client_factory().await;
-    let pod_tasks = pod_tasks::build(&args, &client_factory, &context);
+    let mode = ModeChoice::new(args.mode, || mode::probe_nri(&args.nri_socket));
+    info!(mode = mode.mode.name(), reason = mode.reason, "chose the way into new pods");
+    let pod_tasks = pod_tasks::build(&args, &mode, &client_factory, &context);
     let RunArgs { node: NodeArgs { node_name, .. }, monitoring_port, health_port, check_interval, .. } = args;
     let monitoring = http::monitoring_router(context.metrics.clone(), levels).merge(pod_tasks.router);
     // Nothing is shared between the two, so that scrapes cannot keep the kubelet from probing.
@@ -86,7 +94,10 @@ pub async fn run(args: RunArgs, settings: InstallSettings, levels: Option<LogLev
             });
         }
     }
-    tasks.spawn("install", reconcile::run(settings, OsFileSystem, check_interval, context));
+    match pod_tasks.nri_registered {
+        Some(registered) => tasks.spawn("cni-removal", remove_entry(settings, registered, shutdown.clone())),
+        None => tasks.spawn("install", reconcile::run(settings, OsFileSystem, check_interval, context)),
+    }
     for (name, task) in pod_tasks.tasks {
         tasks.spawn(name, task);
     }
@@ -100,6 +111,34 @@ pub async fn run(args: RunArgs, settings: InstallSettings, levels: Option<LogLev
     info!("shutting down; plugin and CNI configuration stay installed");
     tasks.shut_down(SHUTDOWN_GRACE_PERIOD).await;
     ended
+}
+
+/// Removes our entry from the node's CNI configuration once the agent is registered at the runtime, and keeps it removed until shutdown.
+async fn remove_entry(settings: InstallSettings, mut registered: watch::Receiver<bool>, shutdown: CancellationToken) {
+    let work = async {
+        let _ = registered.wait_for(|registered| *registered).await;
+        loop {
+            let settings = settings.clone();
+            let removed =
+                tokio::task::spawn_blocking(move || uninstall::remove_entry_only(&settings, &OsFileSystem)).await;
+            match removed.unwrap_or_else(|error| Err(vec![error.to_string()])) {
+                Ok((files, registration)) => {
+                    if !files.is_empty() {
+                        info!(files = files.join(", "), "removed the entry from the CNI configuration");
+                    }
+                    // While it lives, older agents do not install again.
+                    let _registration = registration;
+                    std::future::pending::<()>().await;
+                }
+                Err(errors) => warn!(errors = errors.join("; "), "cannot remove the CNI entry; retrying"),
+            }
+            sleep(REMOVAL_RETRY).await;
+        }
+    };
+    tokio::select! {
+        () = work => {}
+        () = shutdown.cancelled() => {}
+    }
 }
 
 /// Returns the addresses and those of loopback, which `kubectl port-forward` needs.

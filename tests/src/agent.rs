@@ -104,7 +104,11 @@ impl Agent {
         try_wait_until("the agent exits", || Ok(self.wrapper.try_wait()?.ok_or_else(|| self.log())))
     }
 
-    fn signal(&self, signal: &str) -> anyhow::Result<()> {
+    /// Sends a signal, by its name.
+    ///
+    /// # Errors
+    /// When the agent has not started.
+    pub fn signal(&self, signal: &str) -> anyhow::Result<()> {
         // The agent is the child of `nsenter`, and may not have been started yet.
         let find = || Ok(children(self.wrapper.id()).first().copied().ok_or_else(|| self.log()));
         let pid = try_wait_until("the agent has started", find)?;

@@ -2,13 +2,15 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
-use iptables_rules::config::InterceptionMode;
+use iptables_rules::config::{InterceptionMode, Ipv6Policy};
 use iptables_rules::names::annotation;
 
 use weir_protocol::decision::{DISABLE_ENVOY, ProxyFacts, SpecFacts};
 use weir_protocol::decision::{OVERRIDES, PROXY_CONFIG, TEMPLATES};
 
 use super::*;
+use iptables_rules::{CaptureConfig, plan};
+use weir_protocol::decision::ConfigSource;
 use weir_protocol::version::Verb;
 
 const SIDECAR: &str =

@@ -251,6 +251,9 @@ WEIR_PLATFORM: {{ . | quote }}
 CHAINED_CNI_PLUGIN: "false"
 {{- end }}
 {{- if not $node.uninstall }}
+{{- if ne $node.mode "cni" }}
+WEIR_MODE: {{ $node.mode | quote }}
+{{- end }}
 REPAIR_ENABLED: {{ ternary "true" "false" $node.repair | quote }}
 {{- if $node.deletePods }}
 REPAIR_DELETE_PODS: "true"

@@ -95,6 +95,28 @@ pub fn uninstall(
     }
 }
 
+/// Removes the entry and leaves the binary, which DEL of running pods may need. Returns the changed files, and a registration: while it
+/// lives, older agents of the node do not install again.
+///
+/// # Errors
+/// Everything that could not be removed.
+pub fn remove_entry_only(
+    settings: &InstallSettings,
+    file_system: &dyn FileSystem,
+) -> Result<(Vec<String>, AgentRegistration), Vec<String>> {
+    let args = settings.args();
+    let registration = AgentRegistration::register(&args.cni_agent_run_dir)
+        .unwrap_or_else(|_| AgentRegistration::unregistered(&args.cni_agent_run_dir));
+    if registration.superseded_by().is_some() {
+        return Ok((Vec::new(), registration));
+    }
+    let dir = discover::discover(args, &HostMount(&args.host_root)).conf.mounted;
+    let mut errors = Vec::new();
+    let files =
+        if dir.exists() { remove_entry(settings, file_system, &dir, &registration, &mut errors) } else { Vec::new() };
+    if errors.is_empty() { Ok((files, registration)) } else { Err(errors) }
+}
+
 fn remove_entry(
     settings: &InstallSettings,
     file_system: &dyn FileSystem,

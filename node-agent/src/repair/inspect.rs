@@ -1,7 +1,7 @@
 //! Inspects and repairs a pod's rules in its network namespace, after checking that the namespace is the pod's.
 
 use std::collections::HashSet;
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsRawFd as _;
@@ -22,7 +22,7 @@ use super::subscription::{NetnsId, Subscription};
 
 /// Limits of reading one network namespace: the rules of the largest accepted pod, and some more. Several are read at the same time, and
 /// together they have to fit into the agent's memory.
-const READ_LIMITS: ReadLimits =
+pub(crate) const READ_LIMITS: ReadLimits =
     ReadLimits { objects: MAX_RULES + (MAX_RULES >> 1), bytes: 12 << 20, time: Duration::from_secs(3) };
 
 /// Network namespaces that are never changed: those of the node and of this process.
@@ -36,6 +36,14 @@ impl ProtectedNetns {
         Self(
             paths.iter().filter_map(|path| std::fs::metadata(path).ok()).map(|meta| (meta.dev(), meta.ino())).collect(),
         )
+    }
+
+    /// Returns whether an open namespace is one of them.
+    ///
+    /// # Errors
+    /// Its identity cannot be read.
+    pub fn contains(&self, namespace: &File) -> io::Result<bool> {
+        namespace.metadata().map(|meta| self.0.contains(&(meta.dev(), meta.ino())))
     }
 }
 
@@ -188,7 +196,8 @@ pub(super) fn addresses() -> HashSet<IpAddr> {
     READ_LIMITS.within(route::addresses).unwrap_or_default().into_iter().collect()
 }
 
-fn rules_status(expected: &ExpectedRules) -> Result<RulesStatus, BackendError> {
+/// Returns the status of the rules in the network namespace of the calling thread.
+pub(crate) fn rules_status(expected: &ExpectedRules) -> Result<RulesStatus, BackendError> {
     let backend = expected.backend;
     let differences = match &expected.rules {
         Some(rules) => rules_backend::differences(rules, backend)?,

@@ -90,7 +90,7 @@ struct Processes {
 
 impl NetnsPaths {
     /// Returns where a path of the host is mounted.
-    fn mounted_path(&self, path: &Path) -> PathBuf {
+    pub(crate) fn mounted_path(&self, path: &Path) -> PathBuf {
         if let Ok(rest) = path.strip_prefix("/proc") {
             return self.host_proc.join(rest);
         }

@@ -45,7 +45,7 @@ impl Default for Visits {
 
 impl Visits {
     /// Runs `work` and waits at most for the time limit. Then the thread goes on alone, and `key` is not visited again until it has ended.
-    pub(super) fn run<T: Send + 'static>(
+    pub(crate) fn run<T: Send + 'static>(
         &self,
         key: &str,
         work: impl FnOnce() -> T + Send + 'static,
@@ -87,7 +87,7 @@ impl Visits {
     }
 
     /// Claims a pod until the value is dropped, so that it is not inspected twice at the same time; `None` if it is claimed.
-    pub(super) fn claim(&self, uid: &str) -> Option<Claim> {
+    pub(crate) fn claim(&self, uid: &str) -> Option<Claim> {
         let mut claimed = self.claimed.lock().unwrap_or_else(PoisonError::into_inner);
         claimed.insert(uid.to_owned()).then(|| Claim { claimed: Arc::clone(&self.claimed), uid: uid.to_owned() })
     }
@@ -99,7 +99,7 @@ impl Visits {
 
 /// A pod that is being inspected.
 #[derive(Debug)]
-pub(super) struct Claim {
+pub(crate) struct Claim {
     claimed: Arc<Mutex<HashSet<String>>>,
     uid: String,
 }

@@ -94,7 +94,7 @@ impl PluginVersion {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn set(&self, version: &str) {
+    pub(crate) fn set(&self, version: &str) {
         let version = Some(version.to_owned()).filter(|version| (1..=Self::MAX_BYTES).contains(&version.len()));
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = version;
     }

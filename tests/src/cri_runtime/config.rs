@@ -19,6 +19,7 @@ pub(super) fn write(release: RuntimeRelease, dir: &Path, paths: &Paths) -> anyho
 
 /// Returns a configuration of version 2 (containerd 1.6 and later). The garbage collector is off: it may remove what an import has
 /// brought but not named yet. `restrict_oom_score_adj` is for machines without CAP_SYS_RESOURCE.
+/// NRI, which releases before 1.7 do not have, is at its default socket.
 fn containerd(dir: &Path, paths: &Paths) -> String {
     let (dir, socket, bin, conf) = (dir.display(), paths.socket.display(), paths.bin.display(), paths.conf.display());
     format!(
@@ -29,6 +30,10 @@ oom_score = 0
 disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.zfs", "io.containerd.snapshotter.v1.devmapper", "io.containerd.tracing.processor.v1.otlp", "io.containerd.internal.v1.tracing"]
 [grpc]
   address = "{socket}"
+[plugins."io.containerd.nri.v1.nri"]
+  disable = false
+  plugin_path = "{dir}/nri"
+  plugin_config_path = "{dir}/nri"
 [plugins."io.containerd.gc.v1.scheduler"]
   startup_delay = "1h"
   schedule_delay = "1h"
@@ -94,7 +99,9 @@ signature_policy = "{dir}/policy.json"
 network_dir = "{conf}"
 plugin_dirs = ["{bin}"]
 [crio.nri]
-enable_nri = false
+enable_nri = true
+nri_plugin_dir = "{dir}/nri"
+nri_plugin_config_dir = "{dir}/nri"
 "#
     )
 }

@@ -269,3 +269,42 @@ fn validation_finds_a_loop_of_the_proxy() {
         &["outbound, IPv4: the proxy calls out", "it arrived on port 15001; it should not have been redirected"],
     );
 }
+
+/// Runs the command of a line of the unit of systemd, with the variables of its file and these, as systemd does.
+fn run_unit(netns: &Netns, key: &str, variables: &[(&str, &str)]) -> ExitResult {
+    let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/../manifests/systemd");
+    let read = |name: &str| std::fs::read_to_string(format!("{dir}/{name}")).unwrap();
+    let (unit, file) = (read("weir-iptables.service"), read("iptables.env"));
+    let line = unit.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('=')).unwrap();
+    let arguments = line.strip_prefix("/usr/local/bin/weir-iptables").unwrap().split_whitespace();
+    let set = file.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_once('='));
+    let mut command = Command::new(bin("weir-iptables"));
+    command.args(arguments).env_clear().env("PATH", "/usr/sbin:/sbin").envs(set).envs(variables.iter().copied());
+    let output = netns.run(|| process::run(&mut command, b"", TIMEOUT)).unwrap().unwrap();
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[test]
+fn systemd_unit_starts_reloads_and_stops() {
+    if !privileged() {
+        return;
+    }
+    let (host, _peer) = pod_with_peer();
+    let succeed = |key: &str, variables: &[(&str, &str)]| {
+        let (code, stderr) = run_unit(&host, key, variables);
+        assert_eq!(code, Some(0), "{key}: {stderr}");
+        list_rules(&host)
+    };
+    let started = succeed("ExecStart", &[]);
+    assert!(started.contains("15001") && !started.contains("8080"), "{started}");
+    assert_eq!(succeed("ExecReload", &[]), started);
+    let inbound = ("ISTIO_INBOUND_PORTS", "8080");
+    let reloaded = succeed("ExecReload", &[inbound]);
+    assert!(reloaded.contains("15001") && reloaded.contains("8080"), "{reloaded}");
+    // A value that is rejected changes nothing.
+    let (code, stderr) = run_unit(&host, "ExecReload", &[("ISTIO_INBOUND_PORTS", "80-90")]);
+    assert_eq!(code, Some(1), "{stderr}");
+    assert_eq!(list_rules(&host), reloaded);
+    let stopped = succeed("ExecStop", &[inbound]);
+    assert!(!stopped.contains("table inet weir"), "{stopped}");
+}
