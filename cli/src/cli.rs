@@ -9,7 +9,7 @@ use clap_complete::Shell;
 
 use crate::failure::Failure;
 use crate::install::Operation;
-use crate::{check, diff, explain, files, generate, inject, install, rules, tag, uninject, uninstall, version};
+use crate::{assert, check, diff, explain, files, generate, inject, install, rules, tag, uninject, uninstall, version};
 
 /// Inject Istio sidecars, inspect capture rules, and install Weir in clusters
 #[derive(Debug, Parser)]
@@ -32,6 +32,8 @@ pub(crate) enum Command {
     Explain(Box<explain::ExplainArgs>),
     /// Compare the traffic that two versions of pods capture, over all packets
     Diff(Box<diff::DiffArgs>),
+    /// Prove that workloads capture the traffic that a policy demands
+    Assert(Box<assert::AssertArgs>),
     /// Check a cluster or a node for problems, before or after installation
     Check(Box<check::CheckArgs>),
     /// Install the webhook and the node agent in a cluster
@@ -75,6 +77,7 @@ impl Command {
             Self::Rules(args) => rules::run(args),
             Self::Explain(args) => explain::run(args),
             Self::Diff(args) => diff::run(args),
+            Self::Assert(args) => assert::run(args),
             Self::Check(args) => check::run(args),
             Self::Install(args) => install::run(args, Operation::Install),
             Self::Upgrade(args) => install::run(args, Operation::Upgrade),

@@ -1,7 +1,7 @@
 //! The command line tool `weir`.
 //!
 //! ```text
-//! main ─▶ cli (arguments) ─┬▶ inject, uninject, rules, explain, diff ─▶ settings, files, manifest (streams, and the pods in them)
+//! main ─▶ cli (arguments) ─┬▶ inject, uninject, rules, explain, diff, assert ─▶ settings, files, manifest (streams, and the pods in them)
 //!                          ├▶ install, uninstall, tag, generate, version ─▶ chart (settings to objects), objects (in a cluster)
 //!                          ├▶ check (library weir-check)
 //!                          └▶ iptables (library weir-iptables)
@@ -9,6 +9,7 @@
 //! ```
 
 mod agent;
+mod assert;
 mod chart;
 mod check;
 mod cli;
@@ -20,6 +21,8 @@ mod explain;
 mod failure;
 mod files;
 mod generate;
+mod groups;
+mod html;
 mod inject;
 mod install;
 mod manifest;
@@ -29,6 +32,7 @@ mod output;
 mod revisions;
 mod rollout;
 mod rules;
+mod sarif;
 mod settings;
 mod splice;
 mod tag;
