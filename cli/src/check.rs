@@ -1,9 +1,10 @@
 //! `weir check`: diagnosis of a cluster, before an installation, after it, and in between.
 //!
 //! ```text
-//! flags ─▶ CheckScope ─▶ weir_check::{collect, analyze, unsuppressed, print} ─▶ text | JSON | JUnit, exit code
+//! flags ─▶ CheckScope ─▶ weir_check::{collect, analyze, unsuppressed, print} ─▶ text | JSON | JUnit | HTML, exit code
 //! ```
 
+mod html;
 mod node;
 
 use std::io::{IsTerminal as _, Write as _};
@@ -122,6 +123,8 @@ enum OutputFormat {
     Json,
     /// JUnit XML for CI
     Junit,
+    /// One self-contained page
+    Html,
 }
 
 /// [`Severity`] as a flag.
@@ -182,6 +185,7 @@ fn check_cluster(args: &ClusterCheckArgs, is_pre_install: bool) -> Result<ExitCo
             format!("{target}{areas}\n{}", print::text(&findings, is_colored))
         }
         OutputFormat::Json => print::json(&findings),
+        OutputFormat::Html => html::print(&findings, &areas(&findings, is_pre_install), &target),
         OutputFormat::Junit => print::junit(&findings).context("cannot write JUnit XML")?,
     };
     files::write(None, &text)?;

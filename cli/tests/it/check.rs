@@ -106,6 +106,8 @@ fn a_healthy_cluster_has_no_findings_in_any_format() {
     assert_eq!(cluster.check(&["-o", "json"]).stdout, "{\n  \"complete\": true,\n  \"findings\": []\n}\n");
     let junit = cluster.check(&["-o", "junit"]).stdout;
     assert!(junit.contains("failures=\"0\"") && !junit.contains("<failure"), "{junit}");
+    let html = cluster.check(&["-o", "html"]).stdout;
+    assert!(html.contains("certificates</td><td class=\"good\" data-label=\"state\">in order"), "{html}");
     for args in [&["--pre"][..], &["precheck"], &["-n", "shop"], &["--no-probe"], &["--probe-namespace", "shop"]] {
         let args = if args == ["precheck"] {
             let kubeconfig = cluster.kubeconfig.to_str().unwrap();
