@@ -1,10 +1,11 @@
 //! `weir check`: diagnosis of a cluster, before an installation, after it, and in between.
 //!
 //! ```text
-//! flags ─▶ CheckScope ─▶ weir_check::{collect, analyze, unsuppressed, print} ─▶ text | JSON | JUnit | SARIF, exit code
+//! flags ─▶ CheckScope ─▶ weir_check::{collect, analyze, unsuppressed, print} ─▶ text | JSON | JUnit | SARIF | HTML, exit code
 //! --wait ─▶ wait: the same, until a condition holds
 //! ```
 
+mod html;
 mod node;
 mod wait;
 
@@ -148,6 +149,8 @@ enum OutputFormat {
     Junit,
     /// SARIF 2.1.0 for code hosts
     Sarif,
+    /// One self-contained page
+    Html,
 }
 
 /// [`Severity`] as a flag.
@@ -233,6 +236,7 @@ impl ClusterCheckArgs {
             OutputFormat::Junit => print::junit(findings, self.failure_threshold.into(), self.allow_incomplete)
                 .context("cannot write JUnit XML")?,
             OutputFormat::Sarif => print::sarif(findings),
+            OutputFormat::Html => html::print(findings, &areas(findings, is_pre_install), cluster),
         };
         files::write(None, &text).map_err(Failure::from)
     }

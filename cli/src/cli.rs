@@ -11,7 +11,7 @@ use weir_runtime::logging::{self, LogFormat, LogLevels};
 use crate::failure::Failure;
 use crate::install::Operation;
 use crate::{
-    check, diff, explain, files, generate, inject, install, rules, support_bundle, tag, uninject, uninstall, version,
+    assert, check, diff, explain, files, generate, inject, install, rules, support_bundle, tag, uninject, uninstall, version,
 };
 
 /// Inject Istio sidecars, inspect capture rules, and install Weir in clusters
@@ -96,6 +96,8 @@ pub(crate) enum Command {
     Explain(Box<explain::ExplainArgs>),
     /// Compare the traffic that two versions of pods capture, over all packets
     Diff(Box<diff::DiffArgs>),
+    /// Prove that workloads capture the traffic that a policy demands
+    Assert(Box<assert::AssertArgs>),
     /// Check a cluster or a node for problems, before or after installation
     Check(Box<check::CheckArgs>),
     /// Write what helps to find a problem into an archive, without secrets
@@ -149,6 +151,7 @@ impl Command {
             Self::Rules(args) => rules::run(args),
             Self::Explain(args) => explain::run(args),
             Self::Diff(args) => diff::run(args),
+            Self::Assert(args) => assert::run(args),
             Self::Check(args) => check::run(args),
             Self::SupportBundle(args) => support_bundle::run(args),
             Self::Install(args) => install::run(args, Operation::Install),

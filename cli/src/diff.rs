@@ -2,15 +2,16 @@
 //!
 //! ```text
 //! manifest, annotations ─▶ rules: planned rules ─┐
-//! network namespace ─▶ explain: rules in the kernel ┼─ input ─▶ pairs of workloads ─ comparison (iptables_rules::compare) ─▶ text | json | sarif
+//! network namespace ─▶ explain: rules in the kernel ┼─ input ─▶ pairs of workloads ─ comparison (iptables_rules::compare) ─▶ text | json | sarif | html
 //! iptables-save text ────────────────────────────┘
 //! ```
 
-mod comparison;
+pub(crate) mod comparison;
+mod html;
 mod input;
-mod json;
+pub(crate) mod json;
 mod sarif;
-mod text;
+pub(crate) mod text;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -87,6 +88,8 @@ enum OutputFormat {
     Json,
     /// SARIF 2.1.0, for annotations of pull requests
     Sarif,
+    /// One self-contained page with pictures, also for phones and dark mode
+    Html,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -110,6 +113,7 @@ pub(crate) fn run(args: &DiffArgs) -> Result<ExitCode, Failure> {
         OutputFormat::Text => text::print(&comparison),
         OutputFormat::Json => json::print(&comparison),
         OutputFormat::Sarif => sarif::print(&comparison),
+        OutputFormat::Html => html::print(&comparison),
     };
     files::write(None, &text)?;
     Ok(if fails(&comparison, args.fail_on) { ExitCode::from(exit::FINDINGS) } else { ExitCode::SUCCESS })

@@ -1,21 +1,24 @@
 //! `weir explain`: explains what a pod captures, and traces a packet through its rules.
 //!
 //! ```text
-//! manifest, annotations ─▶ rules: planned rules ──┬─ no packet ─▶ summary ──┬─▶ text | json | svg
+//! manifest, annotations ─▶ rules: planned rules ──┬─ no packet ─▶ summary ──┬─▶ text | json | svg | html
 //! network namespace ─▶ netns: rules in the kernel ┤                         │
 //! options ─▶ packet ──────────────────────────────┴─ packet ────▶ trace ────┘
+//! cluster ─▶ service: the way of a connection from a pod to a Service ─▶ text | json
 //! ```
 
-mod explanation;
+pub(crate) mod explanation;
+mod html;
 mod inject;
 mod json;
 pub(crate) mod netns;
-mod packet;
+pub(crate) mod packet;
 pub(crate) mod pod;
 mod probe;
 pub(crate) mod sentences;
+mod service;
 mod summary;
-mod svg;
+pub(crate) mod svg;
 mod text;
 
 use std::path::PathBuf;
@@ -53,6 +56,7 @@ Examples:
   weir explain --pod shop/web
   weir explain --pod pod/web -n shop --context prod
   weir explain --pod -A
+  weir explain --from-pod shop/web-0 --to-service shop/db:3306
 
 Exit status: 0 done, 1 the input has errors or the rules of a namespace are not the expected ones, 2 wrong usage, or a file or
 namespace cannot be read.")]
@@ -80,6 +84,14 @@ pub(crate) struct ExplainArgs {
     /// Without a name, prints the state of all meshed pods of the namespace, or with --all-namespaces of the cluster.
     #[arg(long, value_name = "NAMESPACE/NAME|pod/NAME", num_args = 0..=1, default_missing_value = "", add = completion::pods(), group = "input", conflicts_with_all = ["files", "filename", "annotations", "netns", "pid"])]
     pod: Option<String>,
+
+    /// Follow a connection from this pod of the cluster: by the Service's name and endpoints, NetworkPolicies, and the rules of both pods
+    #[arg(long, value_name = "NAMESPACE/NAME", group = "subject", requires = "to_service", conflicts_with_all = ["filename", "annotations", "netns", "pid", "pod"])]
+    from_pod: Option<String>,
+
+    /// Service that the connection goes to
+    #[arg(long, value_name = "NAMESPACE/NAME:PORT", requires = "from_pod")]
+    to_service: Option<String>,
 
     /// Namespace of pod/NAME
     #[arg(short, long, value_name = "NAMESPACE", default_value = "default", add = completion::namespaces())]
@@ -117,6 +129,8 @@ enum OutputFormat {
     Json,
     /// Drawing of the chains, with the path of the packet
     Svg,
+    /// One self-contained page with pictures, also for phones and dark mode
+    Html,
 }
 
 /// Runs `weir explain`.
@@ -129,6 +143,9 @@ pub(crate) fn run(args: &ExplainArgs) -> Result<ExitCode, Failure> {
     }
     if let Some(pod) = &args.pod {
         return explain_from_agent(pod, args);
+    }
+    if let (Some(pod), Some(service)) = (&args.from_pod, &args.to_service) {
+        return explain_service(pod, service, args);
     }
     let namespace = match (&args.netns, args.pid) {
         (Some(path), _) => Some(path.clone()),
@@ -148,6 +165,7 @@ pub(crate) fn run(args: &ExplainArgs) -> Result<ExitCode, Failure> {
         OutputFormat::Text => text::print(&explanations),
         OutputFormat::Json => json::print(&explanations),
         OutputFormat::Svg => svg::print(&explanations),
+        OutputFormat::Html => html::print(&explanations),
     };
     files::write(None, &text)?;
     let healthy =
@@ -164,6 +182,17 @@ fn expected<'a>(planned: &'a [Planned], args: &ExplainArgs) -> Result<Option<&'a
             Err(Failure::usage(format!("--netns and --pid compare with one pod, but the input has {}", more.len())))
         }
     }
+}
+
+/// Prints the way of a connection from a pod to a Service.
+fn explain_service(pod: &str, service: &str, args: &ExplainArgs) -> Result<ExitCode, Failure> {
+    let print = match args.output {
+        OutputFormat::Text if !args.packet.is_given() => service::text,
+        OutputFormat::Json if !args.packet.is_given() => service::json,
+        _ => return Err(Failure::usage("--to-service prints text or JSON about its own packet")),
+    };
+    files::write(None, &print(&service::explain(pod, service, args.injector.connection())?))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Prints the state of a pod as its node's agent reports it.

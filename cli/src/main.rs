@@ -1,7 +1,7 @@
 //! The command line tool `weir`.
 //!
 //! ```text
-//! main ─▶ cli (arguments) ─┬▶ inject, uninject, rules, explain, diff ─▶ settings, files, manifest (streams, and the pods in them)
+//! main ─▶ cli (arguments) ─┬▶ inject, uninject, rules, explain, diff, assert ─▶ settings, files, manifest (streams, and the pods in them)
 //!                          ├▶ install, uninstall, tag, generate, version ─▶ chart (settings to objects), objects (in a cluster)
 //!                          ├▶ check, support_bundle (library weir-check)
 //!                          └▶ iptables (library weir-iptables)
@@ -9,6 +9,7 @@
 //! ```
 
 mod agent;
+mod assert;
 mod chart;
 mod check;
 mod cli;
@@ -21,6 +22,8 @@ mod explain;
 mod failure;
 mod files;
 mod generate;
+mod groups;
+mod html;
 mod inject;
 mod install;
 mod manifest;
@@ -32,6 +35,7 @@ mod reference;
 mod revisions;
 mod rollout;
 mod rules;
+mod sarif;
 mod settings;
 mod splice;
 mod support_bundle;

@@ -45,6 +45,10 @@ pub(crate) const DEPLOYMENT: ResourceKind = kind("apps", "v1", "Deployment", "de
 pub(crate) const DAEMON_SET: ResourceKind = kind("apps", "v1", "DaemonSet", "daemonsets", true);
 pub(crate) const STATEFUL_SET: ResourceKind = kind("apps", "v1", "StatefulSet", "statefulsets", true);
 pub(crate) const CONFIG_MAP: ResourceKind = kind("", "v1", "ConfigMap", "configmaps", true);
+pub(crate) const SERVICE: ResourceKind = kind("", "v1", "Service", "services", true);
+pub(crate) const ENDPOINT_SLICE: ResourceKind = kind("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices", true);
+pub(crate) const NETWORK_POLICY: ResourceKind =
+    kind("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies", true);
 const SERVICE_ACCOUNT: ResourceKind = kind("", "v1", "ServiceAccount", "serviceaccounts", true);
 
 /// Bindings and roles, in the order of deletion.
@@ -70,8 +74,8 @@ pub(crate) const ALL: [ResourceKind; 24] = [
     DEPLOYMENT,
     DAEMON_SET,
     kind("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets", true),
-    kind("", "v1", "Service", "services", true),
-    kind("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies", true),
+    SERVICE,
+    NETWORK_POLICY,
     kind("cert-manager.io", "v1", "Certificate", "certificates", true),
     kind("cert-manager.io", "v1", "Issuer", "issuers", true),
     kind("k8s.cni.cncf.io", "v1", "NetworkAttachmentDefinition", "network-attachment-definitions", true),

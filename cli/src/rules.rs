@@ -8,6 +8,7 @@
 pub(crate) mod json;
 pub(crate) mod planned;
 mod print;
+pub(crate) mod running;
 pub(crate) mod subject;
 
 use std::process::ExitCode;

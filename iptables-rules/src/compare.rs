@@ -1,4 +1,4 @@
-//! Decides whether two sets of rules treat every packet alike, and finds the packets that they treat differently.
+//! Decides whether two sets of rules treat every packet alike, and finds the packets that they treat differently; decides assertions about one set.
 //!
 //! ```text
 //! RuleSet, nf_tables, iptables-save ─▶ Chains ──walk.rs──▶ fate of every packet, as sets ──┐
@@ -10,6 +10,7 @@
 //! addresses, ports, owner, marks, conntrack state), by the same rules, and never samples. A condition or an action that the tracer cannot
 //! evaluate makes the packets that reach it [`Equivalence::Unknown`].
 
+pub mod assertion;
 mod class;
 mod diagram;
 mod fate;
@@ -26,7 +27,7 @@ pub use self::fate::{Fate, FateAction};
 pub use self::space::Dimension;
 pub use self::walk::Direction;
 
-use self::class::Classes;
+use self::class::classes_of;
 use self::diagram::{Set, TooLarge};
 use self::space::{NO_OWNER, Names, Space};
 use crate::RuleSet;
@@ -35,6 +36,7 @@ use crate::trace::Chains;
 
 /// Classes that are listed for one change, family and direction.
 const MAX_CLASSES: usize = 64;
+const TOO_LARGE: &str = "the rules are too large to compare";
 
 /// Result of a comparison.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,7 +89,7 @@ fn compare_with_limit(a: &[Chains; 2], b: &[Chains; 2], families: &[RestoreFamil
     for ((a, b), family) in a.iter().zip(b).zip(RestoreFamily::ALL) {
         for direction in [Direction::Inbound, Direction::Outbound] {
             if families.contains(&family) && comparison.compare(a, b, family, direction).is_err() {
-                comparison.unknown.push("the rules are too large to compare".to_owned());
+                comparison.unknown.push(TOO_LARGE.to_owned());
             }
         }
     }
@@ -121,10 +123,7 @@ impl Comparison {
                 let difference = old.difference(new, &mut space)?;
                 for (set, marks_differ) in [(difference.always, false), (difference.if_marks_differ, true)] {
                     let set = space.diagram.and(moved, set)?;
-                    let first_group = space.groups_offset();
-                    let certain =
-                        if names.groups.is_empty() { set } else { space.diagram.for_all_from(set, first_group)? };
-                    let uncertain = space.diagram.minus(set, certain)?;
+                    let (certain, uncertain) = certain(set, &mut space)?;
                     if space.diagram.and(uncertain, exists)? != Set::EMPTY {
                         let groups = names.groups.iter();
                         self.unknown.extend(groups.map(|name| format!("--gid-owner {name}: a name, not a group id")));
@@ -140,11 +139,7 @@ impl Comparison {
     }
 
     fn add(&mut self, fates: (Fate, Fate), set: Set, space: &Space<'_>, direction: Direction, marks_differ: bool) {
-        let (names, found) = (&self.names, Vec::new());
-        let limit = self.limit;
-        let mut classes = Classes { space, names, direction, marks_differ, limit, found, is_truncated: false };
-        classes.enumerate(set);
-        let Classes { found, is_truncated, .. } = classes;
+        let (found, is_truncated) = classes_of(set, space, &self.names, direction, marks_differ, self.limit);
         if !found.is_empty() {
             let (before, after) = fates;
             let change = self.changes.entry(fates).or_insert_with(|| Change {
@@ -170,6 +165,14 @@ impl Comparison {
             }),
         }
     }
+}
+
+/// Splits a set into the packets that are in it whoever is in the groups that are known by name, and those for which that decides.
+fn certain(set: Set, space: &mut Space<'_>) -> Result<(Set, Set), TooLarge> {
+    let first_group = space.groups_offset();
+    let certain = if space.names.groups.is_empty() { set } else { space.diagram.for_all_from(set, first_group)? };
+    let uncertain = space.diagram.minus(set, certain)?;
+    Ok((certain, uncertain))
 }
 
 /// Returns the packets that exist: connections are new with mark 0 only, and a socket has a user and a group.

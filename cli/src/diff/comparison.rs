@@ -6,7 +6,7 @@ use iptables_rules::compare::{Change, Equivalence, Fate, PacketClass, compare_ch
 use iptables_rules::names::annotation;
 use iptables_rules::restore::RestoreFamily;
 use iptables_rules::ruleset::RuleReason;
-use iptables_rules::trace::{Chains, Packet};
+use iptables_rules::trace::{Chains, Packet, Trace};
 
 use super::input::{Side, WorkloadRules};
 use crate::explain::sentences::deciding_reason;
@@ -62,6 +62,8 @@ pub(super) struct TrafficChange {
     pub(super) before: Fate,
     pub(super) after: Fate,
     pub(super) classes: Vec<ExplainedClass>,
+    /// Way of the witness of the first class, by the old and the new rules.
+    pub(super) traces: Vec<Trace>,
     /// Whether more classes differ than those listed.
     pub(super) is_truncated: bool,
 }
@@ -98,15 +100,31 @@ impl ChangeKind {
 }
 
 /// A class of packets, with the reason of the rule that decides about its witness.
-#[derive(Debug)]
-pub(super) struct ExplainedClass {
-    pub(super) class: PacketClass,
+#[derive(Debug, Clone)]
+pub(crate) struct ExplainedClass {
+    pub(crate) class: PacketClass,
     /// Reason on the new side, or on the old one if that says more.
-    pub(super) reason: Option<RuleReason>,
+    pub(crate) reason: Option<RuleReason>,
     /// The setting behind the reason.
-    pub(super) setting: Option<&'static str>,
+    pub(crate) setting: Option<&'static str>,
     /// Whether the reason is from the old side.
-    pub(super) is_former: bool,
+    pub(crate) is_former: bool,
+}
+
+impl ExplainedClass {
+    /// Explains a class by a reason of one side, whose pod sets rerouted interfaces by this annotation.
+    pub(crate) fn new(
+        class: PacketClass,
+        reason: Option<RuleReason>,
+        reroute_annotation: &'static str,
+        is_former: bool,
+    ) -> Self {
+        let setting = reason.and_then(RuleReason::setting).map(|setting| match setting {
+            annotation::REROUTE_VIRTUAL_INTERFACES => reroute_annotation,
+            setting => setting,
+        });
+        Self { class, reason, setting, is_former }
+    }
 }
 
 impl Comparison {
@@ -234,16 +252,14 @@ fn explain(change: Change, chains: [&[Chains; 2]; 2], sides: [&WorkloadRules; 2]
         (false, true) => ChangeKind::Captured,
         _ => ChangeKind::Other,
     };
+    let traces = classes.first().map(|class| chains.map(|chains| trace(chains, &class.witness)));
+    let traces = traces.into_iter().flatten().collect();
     let classes = classes.into_iter().map(|class| {
-        let reasons = [1, 0].map(|side| (side, reason_of(chains[side], &class.witness)));
+        let reasons = [1, 0].map(|side| (side, deciding_reason(&trace(chains[side], &class.witness))));
         let (side, reason) = reasons.into_iter().min_by_key(|(_, reason)| rank(*reason)).unwrap_or_default();
-        let setting = reason.and_then(RuleReason::setting).map(|setting| match setting {
-            annotation::REROUTE_VIRTUAL_INTERFACES => sides[side].reroute_annotation,
-            setting => setting,
-        });
-        ExplainedClass { class, reason, setting, is_former: side == 0 }
+        ExplainedClass::new(class, reason, sides[side].reroute_annotation, side == 0)
     });
-    TrafficChange { kind, before, after, classes: classes.collect(), is_truncated }
+    TrafficChange { kind, before, after, classes: classes.collect(), traces, is_truncated }
 }
 
 /// Orders reasons by how much they say: rules about some traffic, rules about all other, rules without a setting, none.
@@ -256,7 +272,7 @@ const fn rank(reason: Option<RuleReason>) -> u8 {
     }
 }
 
-fn reason_of(chains: &[Chains; 2], witness: &Packet) -> Option<RuleReason> {
-    let chains = &chains[usize::from(witness.destination.is_ipv6())];
-    deciding_reason(&chains.trace(witness))
+/// Traces a packet through the chains of its family.
+pub(crate) fn trace(chains: &[Chains; 2], packet: &Packet) -> Trace {
+    chains[usize::from(packet.destination.is_ipv6())].trace(packet)
 }

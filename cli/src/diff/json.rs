@@ -39,12 +39,12 @@ fn change(change: &TrafficChange) -> Value {
         "kind": change.kind.name(),
         "before": fate(&change.before),
         "after": fate(&change.after),
-        "classes": change.classes.iter().map(class).collect::<Vec<_>>(),
+        "classes": change.classes.iter().map(changed_class).collect::<Vec<_>>(),
         "truncated": change.is_truncated,
     })
 }
 
-fn fate(fate: &Fate) -> Value {
+pub(crate) fn fate(fate: &Fate) -> Value {
     let (action, port) = match fate.action {
         FateAction::Redirected { port } => ("redirected", Some(port)),
         FateAction::Tproxied { port, redirected: _ } => ("tproxied", Some(port)),
@@ -54,7 +54,13 @@ fn fate(fate: &Fate) -> Value {
     json!({"action": action, "port": port, "zone": fate.zone, "text": fate.to_string()})
 }
 
-fn class(explained: &ExplainedClass) -> Value {
+fn changed_class(explained: &ExplainedClass) -> Value {
+    let mut value = class(explained);
+    value["reasonOf"] = if explained.is_former { "old" } else { "new" }.into();
+    value
+}
+
+pub(crate) fn class(explained: &ExplainedClass) -> Value {
     let class = &explained.class;
     let names = [
         ("state", Dimension::State),
@@ -87,7 +93,6 @@ fn class(explained: &ExplainedClass) -> Value {
         "witness": packet(&class.witness),
         "reason": explained.reason.map(reason),
         "setting": explained.setting,
-        "reasonOf": if explained.is_former { "old" } else { "new" },
     })
 }
 

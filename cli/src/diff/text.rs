@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use iptables_rules::trace::{Packet, PacketOrigin, Transport};
 
 use super::comparison::{ChangeKind, Comparison, ExplainedClass, TrafficChange, Verdict, WorkloadComparison};
+use crate::html::Tone;
 
 pub(super) fn print(comparison: &Comparison) -> String {
     let mut out = String::new();
@@ -51,27 +52,41 @@ fn workload(out: &mut String, compared: &WorkloadComparison) {
 
 fn change(out: &mut String, change: &TrafficChange) {
     let _ = writeln!(out, "  {} ({} -> {}):", change.kind.description(), change.before, change.after);
-    for explained in &change.classes {
+    classes(out, &change.classes, change.is_truncated);
+}
+
+/// Prints classes with an example and the reason of each.
+pub(crate) fn classes(out: &mut String, classes: &[ExplainedClass], is_truncated: bool) {
+    for explained in classes {
         let _ = writeln!(out, "    {}", explained.class);
         let _ = writeln!(out, "      such as {}", packet(&explained.class.witness));
         if let Some(because) = because(explained) {
             let _ = writeln!(out, "      {because}");
         }
     }
-    if change.is_truncated {
+    if is_truncated {
         out.push_str("    and more\n");
     }
 }
 
+/// Returns one line for each class, with its reason.
+pub(crate) fn class_lines(classes: &[ExplainedClass], is_truncated: bool) -> Vec<String> {
+    let line = |explained: &ExplainedClass| {
+        let because = because(explained).map(|because| format!(" ({because})")).unwrap_or_default();
+        format!("- {}{because}", explained.class)
+    };
+    classes.iter().map(line).chain(is_truncated.then(|| "- and more".to_owned())).collect()
+}
+
 /// Describes the rule that decides, and the setting behind it.
-pub(super) fn because(explained: &ExplainedClass) -> Option<String> {
+pub(crate) fn because(explained: &ExplainedClass) -> Option<String> {
     let setting = explained.setting.map(|setting| format!(", see {setting}")).unwrap_or_default();
     let when = if explained.is_former { "before" } else { "because" };
     explained.reason.map(|reason| format!("{when}: {}{setting}", reason.description()))
 }
 
 /// Describes a packet in the words of `weir explain`.
-fn packet(packet: &Packet) -> String {
+pub(crate) fn packet(packet: &Packet) -> String {
     let ends = [(packet.source, packet.source_port), (packet.destination, packet.destination_port)];
     let [from, to] = ends.map(|(address, port)| match packet.transport {
         Transport::Other(_) => address.to_string(),
@@ -88,22 +103,29 @@ fn packet(packet: &Packet) -> String {
 }
 
 fn summary(comparison: &Comparison) -> String {
-    let all = &comparison.workloads;
-    let count = |wanted: fn(&Verdict) -> bool| all.iter().filter(|workload| wanted(&workload.verdict)).count();
-    let bypass = |verdict: &Verdict| {
-        matches!(verdict, Verdict::Different(found)
-            if found.changes.iter().any(|change| change.kind == ChangeKind::Bypass))
-    };
-    let counts = [
-        (count(|verdict| matches!(verdict, Verdict::Equal)), "unchanged"),
-        (count(|verdict| matches!(verdict, Verdict::Different(_))), "changed"),
-        (count(bypass), "with traffic that is no longer captured"),
-        (count(|verdict| matches!(verdict, Verdict::Unknown(_))), "undecided"),
-        (count(|verdict| matches!(verdict, Verdict::Added)), "added"),
-        (count(|verdict| matches!(verdict, Verdict::Removed)), "removed"),
-    ];
+    let counts = counts(comparison);
     let words: Vec<String> =
-        counts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect();
+        counts.iter().filter(|(count, ..)| *count > 0).map(|(count, what, _)| format!("{count} {what}")).collect();
     let words = if words.is_empty() { "nothing to compare".to_owned() } else { words.join(", ") };
     format!("=> {} -> {}: {words}\n", comparison.old, comparison.new)
+}
+
+/// Counts the workloads by their verdicts.
+pub(super) fn counts(comparison: &Comparison) -> [(usize, &'static str, Tone); 6] {
+    let all = &comparison.workloads;
+    let count = |wanted: fn(&Verdict) -> bool| all.iter().filter(|workload| wanted(&workload.verdict)).count();
+    [
+        (count(|verdict| matches!(verdict, Verdict::Equal)), "unchanged", Tone::Good),
+        (count(|verdict| matches!(verdict, Verdict::Different(_))), "changed", Tone::Neutral),
+        (count(has_bypass), "with traffic that is no longer captured", Tone::Warning),
+        (count(|verdict| matches!(verdict, Verdict::Unknown(_))), "undecided", Tone::Warning),
+        (count(|verdict| matches!(verdict, Verdict::Added)), "added", Tone::Neutral),
+        (count(|verdict| matches!(verdict, Verdict::Removed)), "removed", Tone::Neutral),
+    ]
+}
+
+/// Returns whether traffic that was captured no longer is.
+pub(super) fn has_bypass(verdict: &Verdict) -> bool {
+    matches!(verdict, Verdict::Different(found)
+        if found.changes.iter().any(|change| change.kind == ChangeKind::Bypass))
 }

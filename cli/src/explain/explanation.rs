@@ -37,6 +37,15 @@ pub(crate) struct Explanation {
     pub(crate) packet_trace: Option<(PacketQuery, Trace)>,
 }
 
+impl Explanation {
+    /// Returns a text that is the same for explanations that differ by their names only.
+    pub(crate) fn key(&self) -> String {
+        let Self { name: _, origin, netns_report, summary, reroute_annotation, chains, packet_trace } = self;
+        let sentences = netns_report.as_ref().map(|report| &report.sentences);
+        format!("{origin}{sentences:?}{summary:?}{reroute_annotation}{chains:?}{packet_trace:?}")
+    }
+}
+
 /// Explains the rules in a network namespace, compared with those of its pod if that is given.
 ///
 /// # Errors

@@ -12,7 +12,7 @@ mod print;
 use std::collections::{HashMap, HashSet};
 use std::process::ExitCode;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 use weir_injector::settings::Settings;
 
 pub(super) use args::ExplainInjectArgs;
@@ -20,8 +20,8 @@ pub(super) use args::ExplainInjectArgs;
 use crate::failure::{Failure, join};
 use crate::files::{self, InputText};
 use crate::manifest::pods::{self, PodHolder};
-use crate::manifest::proxy_configs;
 use crate::manifest::stream::{self, Document};
+use crate::manifest::{namespaces, proxy_configs};
 use crate::output::OutputFormat;
 use explanation::{ExplainContext, InjectExplanation, explain_pod};
 use installed::Installed;
@@ -70,7 +70,7 @@ fn explain(
     }
     let mut namespaces = HashMap::new();
     for (.., value) in &values {
-        collect_namespaces(value, &mut namespaces);
+        namespaces::collect(value, &mut namespaces);
     }
     let installed = match args.injector.connect_args() {
         None => None,
@@ -117,21 +117,4 @@ fn explain_all(
 fn collect_names(object: &Value, names: &mut HashSet<String>) {
     names.extend(object["metadata"]["namespace"].as_str().map(str::to_owned));
     object["items"].as_array().into_iter().flatten().for_each(|item| collect_names(item, names));
-}
-
-/// Collects Namespaces with their labels, also as items of lists.
-fn collect_namespaces(object: &Value, found: &mut HashMap<String, Map<String, Value>>) {
-    if object["apiVersion"] != "v1" {
-        return;
-    }
-    if object["kind"] == "List" {
-        for item in object["items"].as_array().into_iter().flatten() {
-            collect_namespaces(item, found);
-        }
-    } else if object["kind"] == "Namespace"
-        && let Some(name) = object["metadata"]["name"].as_str()
-    {
-        let labels = object["metadata"]["labels"].as_object().cloned();
-        found.insert(name.to_owned(), labels.unwrap_or_default());
-    }
 }

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use clap::{Args, ValueEnum};
 use iptables_rules::CaptureConfig;
 use iptables_rules::names;
-use iptables_rules::trace::{Owner, Packet};
+use iptables_rules::trace::{Owner, Packet, PacketOrigin};
 
 use reader::PacketReader;
 
@@ -115,6 +115,19 @@ pub(crate) struct PacketQuery {
     pub(crate) sender: Sender,
     /// One clause each.
     pub(crate) assumptions: Vec<String>,
+}
+
+impl PacketQuery {
+    /// Returns a query of a complete packet.
+    pub(crate) fn of(packet: Packet) -> Self {
+        let proxy = |owner: &Owner| [owner.uid, owner.gid].contains(&names::PROXY_ID);
+        let sender = match &packet.origin {
+            PacketOrigin::Received { .. } => Sender::Outside,
+            PacketOrigin::Sent { owner: Some(owner), .. } if proxy(owner) => Sender::Proxy,
+            PacketOrigin::Sent { .. } => Sender::App,
+        };
+        Self { packet, sender, assumptions: Vec::new() }
+    }
 }
 
 impl PacketArgs {

@@ -58,7 +58,7 @@ fn summary(out: &mut String, summary: &Summary) {
 }
 
 /// Describes the setting behind an item.
-fn setting_note(item: &SummaryItem) -> Option<String> {
+pub(super) fn setting_note(item: &SummaryItem) -> Option<String> {
     Some(match (item.setting, item.default) {
         // By rules of the kernel, whatever is behind them.
         (None, false) => return None,

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use iptables_rules::CaptureConfig;
 use iptables_rules::annotations::ProxySpec;
 use iptables_rules::names::annotation;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use weir_injector::settings::Settings;
 use weir_injector::{InjectOutcome, SkipReason, inject, yaml};
 
@@ -23,6 +23,10 @@ const INIT: &str = "istio-init";
 pub(crate) struct Subject {
     /// Name for messages.
     pub(crate) name: String,
+    /// Empty if the manifest names none.
+    pub(crate) namespace: String,
+    /// Labels of the pod.
+    pub(crate) labels: Map<String, Value>,
     pub(crate) capture: Capture,
     /// The annotation that sets rerouted interfaces: the deprecated one, if the pod has only that.
     pub(crate) reroute_annotation: &'static str,
@@ -101,18 +105,20 @@ impl fmt::Display for Capture {
 /// Every invalid setting of the pod.
 pub(crate) fn from_holder(holder: &PodHolder<'_>, settings: &Settings) -> Result<Subject, Vec<String>> {
     let request = holder.request().map_err(|errors| texts(&errors))?;
-    let name = holder.name.to_string();
+    let (name, namespace) = (holder.name.to_string(), holder.name.namespace.clone());
+    let labels = request.pod.pointer("/metadata/labels").and_then(Value::as_object).cloned().unwrap_or_default();
     let annotations = pod_annotations(&request.pod);
     let reroute_annotation = reroute_annotation(|key| annotations.contains_key(key));
-    if annotations.contains_key(annotation::STATUS) {
-        return Ok(Subject { name, capture: of_pod(&request.pod, false)?, reroute_annotation, line: 1 });
-    }
-    let capture = match inject(&request, settings) {
-        Ok(InjectOutcome::Injected { pod, .. }) => of_pod(&pod, true)?,
-        Ok(InjectOutcome::Skipped { reason, .. }) => Capture::NotInjected(reason),
-        Err(error) => return Err(denial_messages(error)),
+    let capture = if annotations.contains_key(annotation::STATUS) {
+        of_pod(&request.pod, false)?
+    } else {
+        match inject(&request, settings) {
+            Ok(InjectOutcome::Injected { pod, .. }) => of_pod(&pod, true)?,
+            Ok(InjectOutcome::Skipped { reason, .. }) => Capture::NotInjected(reason),
+            Err(error) => return Err(denial_messages(error)),
+        }
     };
-    Ok(Subject { name, capture, reroute_annotation, line: 1 })
+    Ok(Subject { name, namespace, labels, capture, reroute_annotation, line: 1 })
 }
 
 fn reroute_annotation(has: impl Fn(&str) -> bool) -> &'static str {
@@ -140,7 +146,8 @@ pub(crate) fn from_annotations(name: &str, text: &str) -> Result<Subject, Vec<St
     let (origin, config) = configuration(&annotations, None)?;
     let capture = Capture::Configured { origin, injected_now: false, init_container: false, config: Box::new(config) };
     let reroute_annotation = reroute_annotation(|key| annotations.contains_key(key));
-    Ok(Subject { name: format!("{name:?}"), capture, reroute_annotation, line: 1 })
+    let (namespace, labels) = (String::new(), Map::new());
+    Ok(Subject { name: format!("{name:?}"), namespace, labels, capture, reroute_annotation, line: 1 })
 }
 
 fn strings(path: &str, map: &serde_json::Map<String, Value>) -> Result<BTreeMap<String, String>, Vec<String>> {
@@ -155,7 +162,11 @@ fn strings(path: &str, map: &serde_json::Map<String, Value>) -> Result<BTreeMap<
     if errors.is_empty() { Ok(strings) } else { Err(errors) }
 }
 
-fn of_pod(pod: &Value, injected_now: bool) -> Result<Capture, Vec<String>> {
+/// Derives the configuration of an injected pod.
+///
+/// # Errors
+/// Every invalid setting of the pod.
+pub(crate) fn of_pod(pod: &Value, injected_now: bool) -> Result<Capture, Vec<String>> {
     let proxy = containers(pod).find(|container| container.get("name").is_some_and(|name| name == PROXY));
     let proxy = proxy.map(ProxySpec::from_container).transpose()?;
     let (origin, mut config) = configuration(&pod_annotations(pod), proxy)?;

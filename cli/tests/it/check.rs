@@ -14,7 +14,7 @@ use weir_apiserver::tls::Authority;
 use weir_apiserver::{ApiServer, FaultTarget, ServerFault};
 
 use crate::fixture::{Fixture, plain_pod};
-use crate::run::{Run, weir};
+use crate::run::{Run, serve_pods, weir};
 
 /// A cluster behind an API server, with a webhook that injects. It stops when it is dropped.
 struct Cluster {
@@ -107,6 +107,8 @@ fn a_healthy_cluster_has_no_findings_in_any_format() {
     assert_eq!(cluster.check(&["-o", "json"]).stdout, "{\n  \"complete\": true,\n  \"findings\": []\n}\n");
     let junit = cluster.check(&["-o", "junit"]).stdout;
     assert!(junit.contains("failures=\"0\"") && !junit.contains("<failure"), "{junit}");
+    let html = cluster.check(&["-o", "html"]).stdout;
+    assert!(html.contains("certificates</td><td class=\"good\" data-label=\"state\">in order"), "{html}");
     for args in [&["--pre"][..], &["precheck"], &["-n", "shop"], &["--no-probe"], &["--probe-namespace", "shop"]] {
         let args = if args == ["precheck"] {
             let kubeconfig = cluster.kubeconfig.to_str().unwrap();
@@ -217,27 +219,6 @@ fn wait_ends_when_the_condition_holds() {
     assert!(nowhere.code == 2 && nowhere.stderr.contains("/nonexistent"), "{}", nowhere.stderr);
 }
 
-/// Serves a list of pods as an agent does; returns its address.
-fn serve_pods(node: &str) -> SocketAddr {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let addr = listener.local_addr().unwrap();
-    let body = format!(
-        r#"{{"node":"{node}","synced":true,"pods":[{{"namespace":"shop","name":"web","uid":"1","state":"missing","repairs":0}}]}}"#
-    );
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            let Ok(mut stream) = stream else { return };
-            let head: Vec<String> =
-                BufReader::new(&stream).lines().map_while(Result::ok).take_while(|line| !line.is_empty()).collect();
-            let is_found = head.first().is_some_and(|line| line.starts_with("GET /pods "));
-            let code = if is_found { "200 OK" } else { "404 Not Found" };
-            let text = format!("HTTP/1.1 {code}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len());
-            let _ = stream.write_all(text.as_bytes());
-        }
-    });
-    addr
-}
-
 #[test]
 fn agents_are_found_and_asked_through_a_port_forward() {
     let cluster = Cluster::with(|fixture| {
@@ -247,7 +228,12 @@ fn agents_are_found_and_asked_through_a_port_forward() {
     });
     for number in 1..=3 {
         let pod = format!("weir-agent-{number}");
-        cluster.server.set_pod_address("weir-node", &pod, 15034, serve_pods(&format!("node-{number}")));
+        cluster.server.set_pod_address(
+            "weir-node",
+            &pod,
+            15034,
+            serve_pods(&format!("node-{number}"), &[("shop", "web", "missing")]),
+        );
     }
     let kubeconfig = cluster.kubeconfig.to_str().unwrap();
     let run = |args: &[&str]| weir(&[args, &["--kubeconfig", kubeconfig]].concat(), "");

@@ -2,10 +2,11 @@
 
 use iptables_rules::{CaptureConfig, plan};
 use serde_json::{Value, json};
+use weir_apiserver::ApiServer;
 use weir_kernel::nft;
 use weir_lab::Netns;
 
-use crate::run::{Run, weir};
+use crate::run::{Run, serve_pods, weir};
 
 const EXCLUDE_OUTBOUND_PORTS: &str = "traffic.sidecar.istio.io/excludeOutboundPorts";
 
@@ -195,4 +196,45 @@ fn network_namespace_is_compared_with_a_manifest() {
     netns.run(|| nft::apply(&rules)).unwrap().unwrap();
     let run = diff(&[]);
     assert!(run.code == 1 && run.stdout.contains("to port 15020"), "{}{}", run.stdout, run.stderr);
+}
+
+#[test]
+fn running_pod_is_compared_if_its_agent_finds_its_rules() {
+    let server = ApiServer::cluster().unwrap();
+    let files = Files::new();
+    let kubeconfig = server.kubeconfig(files.0.path()).unwrap();
+    let object = |namespace: &str, name: &str, metadata: Value| {
+        let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata,
+            "spec": {"containers": [{"name": "app", "image": "app"}], "nodeName": "n1"}});
+        pod["metadata"]["name"] = name.into();
+        pod["metadata"]["namespace"] = namespace.into();
+        pod
+    };
+    for namespace in ["shop", "weir-node"] {
+        server.put("namespaces", json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}));
+    }
+    server.put("pods", object("shop", "web", json!({"annotations": {"sidecar.istio.io/status": "{}"}})));
+    server.put("pods", object("shop", "db", json!({"annotations": {"sidecar.istio.io/status": "{}"}})));
+    server
+        .put("pods", object("weir-node", "weir-agent-1", json!({"labels": {"app.kubernetes.io/name": "weir-agent"}})));
+    let states = [("shop", "web", "ok"), ("shop", "db", "drifted")];
+    server.set_pod_address("weir-node", "weir-agent-1", 15034, serve_pods("n1", &states));
+    let new = files.write("new", &manifest("web", &json!({EXCLUDE_OUTBOUND_PORTS: "3306"})));
+    let settings = ["valuesFile", "meshConfigFile", "injectConfigFile"].map(|name| {
+        let file = files.write(name, if name == "injectConfigFile" { "policy: enabled\n" } else { "{}\n" });
+        format!("--{name}={file}")
+    });
+    let diff = |pod: &str| {
+        let settings = settings.iter().map(String::as_str);
+        let args = ["diff", "--pod", pod, &new, "--native-sidecars", "true", "-o", "json", "--kubeconfig"];
+        let args: Vec<&str> = args.into_iter().chain([kubeconfig.to_str().unwrap()]).chain(settings).collect();
+        weir(&args, "")
+    };
+    let run = diff("shop/web");
+    assert_eq!(run.code, 1, "{}", run.stderr);
+    let workload = &document(&run)["workloads"][0];
+    assert_eq!(workload["changes"][0]["kind"], "bypass", "{workload:#}");
+    let run = diff("shop/db");
+    assert_eq!(run.code, 1);
+    assert!(run.stderr.contains("its rules are not those that it should have (drifted)"), "{}", run.stderr);
 }

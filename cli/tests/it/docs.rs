@@ -88,6 +88,7 @@ fn every_option_is_documented() {
         "uninject",
         "rules",
         "diff",
+        "assert",
         "iptables",
         "explain inject",
         "install",

@@ -1,8 +1,10 @@
 //! Runs the binary and parses its output.
 
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use weir_injector::yaml;
 
 /// Result of a run.
@@ -65,4 +67,29 @@ pub(crate) fn file(directory: &Path, name: &str, text: &str) -> String {
 pub(crate) fn containers<'a>(object: &'a Value, pointer: &str) -> Vec<&'a str> {
     let list = object.pointer(pointer).and_then(Value::as_array);
     list.into_iter().flatten().filter_map(|container| container["name"].as_str()).collect()
+}
+
+/// Serves a list of pods (namespace, name, state) as the agent of a node does; returns its address.
+pub(crate) fn serve_pods(node: &str, pods: &[(&str, &str, &str)]) -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let addr = listener.local_addr().unwrap();
+    let pods: Vec<Value> = pods
+        .iter()
+        .map(|(namespace, name, state)| {
+            json!({"namespace": namespace, "name": name, "uid": "1", "state": state, "repairs": 0})
+        })
+        .collect();
+    let body = json!({"node": node, "synced": true, "pods": pods}).to_string();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let head: Vec<String> =
+                BufReader::new(&stream).lines().map_while(Result::ok).take_while(|line| !line.is_empty()).collect();
+            let is_found = head.first().is_some_and(|line| line.starts_with("GET /pods "));
+            let code = if is_found { "200 OK" } else { "404 Not Found" };
+            let text = format!("HTTP/1.1 {code}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len());
+            let _ = stream.write_all(text.as_bytes());
+        }
+    });
+    addr
 }

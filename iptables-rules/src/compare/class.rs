@@ -26,25 +26,33 @@ pub struct PacketClass {
     names: Arc<Names>,
 }
 
-/// Enumerates disjoint classes whose union is a set of packets.
-pub(super) struct Classes<'a, 'b> {
-    pub(super) space: &'a Space<'b>,
-    pub(super) names: &'a Arc<Names>,
-    pub(super) direction: Direction,
+/// Returns disjoint classes whose union is a set of packets, and whether there are more than the limit. Impossible packets are left out.
+pub(super) fn classes_of(
+    set: Set,
+    space: &Space<'_>,
+    names: &Arc<Names>,
+    direction: Direction,
+    marks_differ: bool,
+    limit: usize,
+) -> (Vec<PacketClass>, bool) {
+    let mut classes = Classes { space, names, direction, marks_differ, limit, found: Vec::new(), is_truncated: false };
+    classes.descend(set, &Dimension::ALL, &mut BTreeMap::new());
+    (classes.found, classes.is_truncated)
+}
+
+struct Classes<'a, 'b> {
+    space: &'a Space<'b>,
+    names: &'a Arc<Names>,
+    direction: Direction,
     /// Whether the mark of the packets is not that of their connection.
-    pub(super) marks_differ: bool,
-    pub(super) limit: usize,
-    pub(super) found: Vec<PacketClass>,
+    marks_differ: bool,
+    limit: usize,
+    found: Vec<PacketClass>,
     /// Whether there are more classes than the limit.
-    pub(super) is_truncated: bool,
+    is_truncated: bool,
 }
 
 impl Classes<'_, '_> {
-    /// Adds the classes of a set of packets.
-    pub(super) fn enumerate(&mut self, set: Set) {
-        self.descend(set, &Dimension::ALL, &mut BTreeMap::new());
-    }
-
     fn descend(&mut self, set: Set, dimensions: &[Dimension], ranges: &mut BTreeMap<Dimension, Ranges>) {
         if set == Set::EMPTY || self.is_truncated {
             return;
@@ -147,6 +155,13 @@ impl PacketClass {
                 let value = value_of(packet, *dimension, &self.names);
                 ranges.iter().any(|(first, last)| (*first..=*last).contains(&value))
             })
+    }
+
+    /// Leaves out the ranges of dimensions that are just these.
+    pub(super) fn without(mut self, premises: &[(Dimension, Ranges)]) -> Self {
+        self.ranges
+            .retain(|dimension, ranges| !premises.iter().any(|(other, same)| other == dimension && same == ranges));
+        self
     }
 
     /// Returns whether the class holds whatever the addresses are.

@@ -3,18 +3,15 @@
 use iptables_rules::ruleset::RuleReason;
 use iptables_rules::trace::{Chains, Disposition, Effect, RuleResult, RuleVisit, TableVisit, Trace};
 
-use super::canvas::{Canvas, MONO, SANS, wrapped};
+use super::canvas::Canvas;
+use super::font::Font;
 use crate::explain::explanation::Explanation;
-use crate::explain::packet::PacketQuery;
+use crate::explain::packet::{PacketQuery, Sender};
 use crate::explain::sentences;
 use crate::explain::text::{self, MIN_RUN};
 
-/// Characters of a rule on one line of a card.
-const RULE_LINE: usize = 50;
-/// Characters of other text on one line of a card.
-const NOTE_LINE: usize = 62;
 // Measures in pixels.
-const CARD: f64 = count(RULE_LINE) * MONO + NUMBER + 2.0 * PAD;
+const CARD: f64 = 440.0;
 const NUMBER: f64 = 40.0;
 const GAP: f64 = 56.0;
 const PAD: f64 = 14.0;
@@ -22,8 +19,8 @@ const HEAD: f64 = 34.0;
 const LINE: f64 = 16.0;
 const SPINE: f64 = 10.0;
 const LEFT: f64 = 40.0;
-/// Width of the sentences above and below the cards, in characters.
-const SENTENCE: usize = 150;
+/// Width of the sentences above and below the cards.
+const SENTENCE: f64 = 930.0;
 
 /// The cards of a hook in a table.
 struct Band {
@@ -47,6 +44,14 @@ struct Row {
     style: RowStyle,
     /// Chain that it leads to.
     target: Option<String>,
+    /// Class of what the rule does to packets that match, where no packet is traced.
+    effect: Option<&'static str>,
+}
+
+impl Row {
+    fn label(&self) -> String {
+        if self.style == RowStyle::Unknown { format!("{}?", self.number) } else { self.number.clone() }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -59,11 +64,17 @@ enum RowStyle {
     Plain,
 }
 
-/// Draws one explanation.
-pub(super) fn draw(explained: &Explanation) -> Canvas {
+/// Draws one explanation, which other workloads may share.
+pub(super) fn draw(title: &str, sharing: Option<&str>, explained: &Explanation) -> Canvas {
     let mut canvas = Canvas::default();
-    canvas.text("name", (0.0, 20.0), &explained.name);
-    let mut top = 44.0;
+    let mut top = 20.0;
+    for line in Font::of("name").wrap(title, SENTENCE) {
+        canvas.text("name", (0.0, top), &line);
+        top += 26.0;
+    }
+    if let Some(sharing) = sharing {
+        top = lines(&mut canvas, "soft", top, sharing);
+    }
     let report = explained.netns_report.iter().flat_map(|report| report.sentences.clone());
     for sentence in std::iter::once(explained.origin.clone()).chain(report) {
         top = lines(&mut canvas, "soft", top, &sentence);
@@ -76,7 +87,7 @@ pub(super) fn draw(explained: &Explanation) -> Canvas {
 }
 
 fn lines(canvas: &mut Canvas, class: &str, mut top: f64, sentence: &str) -> f64 {
-    for line in wrapped(sentence, SENTENCE) {
+    for line in Font::of(class).wrap(sentence, SENTENCE) {
         canvas.text(class, (0.0, top), &line);
         top += LINE + 2.0;
     }
@@ -88,13 +99,13 @@ fn packet_trace(canvas: &mut Canvas, top: f64, query: &PacketQuery, trace: &Trac
     for assumption in &query.assumptions {
         y = lines(canvas, "soft small", y, &format!("assumed: {assumption}"));
     }
-    let spine_from = y;
+    let spine_from = y - 6.0;
     y += 18.0;
     for (number, stage) in trace.tables.iter().enumerate() {
         let decisive = trace.decided_by.filter(|(at, _)| *at == number).map(|(_, step)| step);
         y = band(canvas, y, &of_stage(stage, decisive)) + 26.0;
     }
-    canvas.down("spine", SPINE, spine_from, y);
+    canvas.down("path", SPINE, spine_from, y);
     outcome(canvas, y, query, trace);
 }
 
@@ -102,12 +113,15 @@ fn packet_trace(canvas: &mut Canvas, top: f64, query: &PacketQuery, trace: &Trac
 fn outcome(canvas: &mut Canvas, y: f64, query: &PacketQuery, trace: &Trace) {
     let class = match trace.disposition {
         Disposition::Redirected { .. } | Disposition::Tproxied { .. } => "captured",
+        // The proxy's own traffic is meant to leave.
+        Disposition::Passes { .. } if query.sender == Sender::Proxy => "own",
         Disposition::Passes { .. } => "passes",
         Disposition::Dropped => "dropped",
     };
-    let texts = wrapped(&sentences::describe_fate(query, trace), 104);
+    let font = Font::of("onfill");
+    let texts = font.wrap(&sentences::describe_fate(query, trace), SENTENCE);
     let height = count(texts.len()) * 22.0 + 22.0;
-    let width = texts.iter().map(|line| count(line.chars().count())).fold(0.0, f64::max) * 9.1 + 40.0;
+    let width = texts.iter().map(|line| font.width(line)).fold(0.0, f64::max) + 40.0;
     canvas.rect(class, (0.0, y), (width.max(420.0), height), 10.0);
     for (n, line) in texts.iter().enumerate() {
         canvas.text("onfill", (20.0, y + 27.0 + count(n) * 22.0), line);
@@ -161,6 +175,7 @@ fn folded(first: &RuleVisit, last: &RuleVisit, run: usize) -> Row {
         note: first.reason.map(because).unwrap_or_default(),
         style: RowStyle::Miss,
         target: None,
+        effect: None,
     }
 }
 
@@ -174,7 +189,7 @@ fn single(step: &RuleVisit, decisive: bool) -> Row {
         (RuleResult::Match(_), Some(reason)) => because(reason),
         (result, _) => text::describe_result(result),
     };
-    Row { number: step.number.to_string(), rule: step.rule.clone(), note, style, target }
+    Row { number: step.number.to_string(), rule: step.rule.clone(), note, style, target, effect: None }
 }
 
 /// Describes the reason of a rule, and its setting.
@@ -213,6 +228,7 @@ fn of_chain(chains: &Chains, table: &str, name: &str, depth: usize, cards: &mut 
             note,
             style: RowStyle::Plain,
             target: leads_to(&first.effects),
+            effect: class_of(&first.effects),
         });
         number += shown;
         rest = rest.get(shown..).unwrap_or_default();
@@ -265,7 +281,8 @@ fn draw_card(canvas: &mut Canvas, (x, y): (f64, f64), card: &Card, anchors: &mut
         .rows
         .iter()
         .map(|row| {
-            let (rule, note) = (wrapped(&row.rule, RULE_LINE), wrapped(&row.note, NOTE_LINE));
+            let width = CARD - 2.0 * PAD - number_width(&row.label());
+            let (rule, note) = (Font::of("rule").wrap(&row.rule, width), Font::of("small").wrap(&row.note, width));
             let lines = rule.len() + if row.note.is_empty() { 0 } else { note.len() };
             (rule, note, count(lines) * LINE + 12.0)
         })
@@ -285,10 +302,13 @@ fn draw_card(canvas: &mut Canvas, (x, y): (f64, f64), card: &Card, anchors: &mut
             RowStyle::Hit | RowStyle::Plain => "rule",
             RowStyle::Miss | RowStyle::Unknown => "rule soft",
         };
-        let label = if row.style == RowStyle::Unknown { format!("{}?", row.number) } else { row.number.clone() };
+        if let Some(effect) = row.effect {
+            canvas.rect(effect, (x + 1.0, top + 2.0), (3.0, tall - 4.0), 1.5);
+        }
+        let label = row.label();
         canvas.hint(&row.rule, |canvas| {
             canvas.text("soft small", (x + PAD, top + 18.0), &label);
-            let start = x + PAD + NUMBER.max(count(label.chars().count()) * SANS + 10.0);
+            let start = x + PAD + number_width(&label);
             let mut line_top = top + 18.0;
             for line in &rule {
                 canvas.text(class, (start, line_top), line);
@@ -306,6 +326,20 @@ fn draw_card(canvas: &mut Canvas, (x, y): (f64, f64), card: &Card, anchors: &mut
         top += tall;
     }
     height
+}
+
+fn number_width(label: &str) -> f64 {
+    NUMBER.max(Font::of("small").width(label) + 10.0)
+}
+
+/// Returns the class of a rule that settles what happens to packets.
+fn class_of(effects: &[Effect]) -> Option<&'static str> {
+    effects.iter().find_map(|effect| match effect {
+        Effect::Redirect(_) | Effect::Tproxy(_) => Some("captured"),
+        Effect::Return => Some("passes"),
+        Effect::Drop => Some("dropped"),
+        _ => None,
+    })
 }
 
 /// Converts a count to pixels; drawings are far from 2^52 of anything.

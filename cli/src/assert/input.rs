@@ -1,0 +1,140 @@
+//! Reads the workloads of manifests, and the labels of their namespaces.
+
+use iptables_rules::restore::RestoreFamily;
+use iptables_rules::{CaptureConfig, RuleSet};
+use serde_json::{Map, Value};
+
+use crate::failure::{Failure, join};
+use crate::files::InputFile;
+use crate::manifest::namespaces::{self, NamespaceLabels};
+use crate::manifest::stream::{self, Document};
+use crate::rules::planned::{self, Planned};
+use crate::rules::subject::{Capture, Subject};
+use crate::settings::InjectorArgs;
+
+/// The label that the API server gives to every namespace.
+const NAME_LABEL: &str = "kubernetes.io/metadata.name";
+
+/// Workloads, and what is known about their namespaces.
+#[derive(Debug, Default)]
+pub(super) struct Workloads {
+    pub(super) all: Vec<Workload>,
+    pub(super) namespaces: NamespaceLabels,
+    /// Parts that could not be read; one sentence each.
+    pub(super) notes: Vec<String>,
+}
+
+/// A workload or a pod, with its rules.
+#[derive(Debug, Clone)]
+pub(super) struct Workload {
+    pub(super) name: String,
+    /// Empty if it is unknown.
+    pub(super) namespace: String,
+    /// Labels of its pods.
+    pub(super) labels: Map<String, Value>,
+    /// Source of the rules, or why there are none.
+    pub(super) origin: String,
+    /// No rules if it is not injected.
+    pub(super) rules: RuleSet,
+    pub(super) proxy_uids: Vec<u32>,
+    pub(super) proxy_gids: Vec<u32>,
+    pub(super) tunnel_port: u16,
+    /// Families of its addresses; both before it has some.
+    pub(super) families: Vec<RestoreFamily>,
+    pub(super) reroute_annotation: &'static str,
+    /// File and line.
+    pub(super) place: Option<(String, usize)>,
+    /// Report of the node's agent about the rules in the kernel.
+    pub(super) evidence: Evidence,
+}
+
+/// Report about the rules in the kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Evidence {
+    /// Not asked for, or the pod has no rules to be found.
+    None,
+    /// The agent of this node found the rules in place.
+    InPlace { node: String },
+    /// The agent found something else; its words.
+    NotInPlace(String),
+    /// No agent reported about the pod.
+    Missing,
+}
+
+impl Workload {
+    pub(super) fn new(planned: Planned) -> Self {
+        let Planned { subject, rules } = planned;
+        let Subject { name, namespace, labels, capture, reroute_annotation, line: _ } = subject;
+        let origin = capture.to_string();
+        let config = match capture {
+            Capture::Configured { config, .. } => *config,
+            Capture::NotInjected(_) => CaptureConfig::default(),
+        };
+        Self {
+            name,
+            namespace,
+            labels,
+            origin,
+            rules: rules.unwrap_or_default(),
+            proxy_uids: config.proxy_uids,
+            proxy_gids: config.proxy_gids,
+            tunnel_port: config.tunnel_port,
+            families: RestoreFamily::ALL.to_vec(),
+            reroute_annotation,
+            place: None,
+            evidence: Evidence::None,
+        }
+    }
+}
+
+impl Workloads {
+    /// Returns the labels of a workload's namespace; `None` if they are unknown.
+    pub(super) fn namespace_labels(&self, workload: &Workload) -> Option<&Map<String, Value>> {
+        self.namespaces.get(&workload.namespace)
+    }
+
+    /// Adds the labels that every namespace has.
+    pub(super) fn complete_labels(&mut self) {
+        for (name, labels) in &mut self.namespaces {
+            labels.insert(NAME_LABEL.to_owned(), name.as_str().into());
+        }
+    }
+}
+
+/// Reads manifests; `namespace` is for objects without one.
+///
+/// # Errors
+/// Everything that is wrong with the files and the settings.
+pub(super) fn load(files: &[String], namespace: &str, injector: &InjectorArgs) -> Result<Workloads, Failure> {
+    let settings = injector.load()?;
+    let mut all = Ok(Workloads::default());
+    for file in files {
+        let input = InputFile::from(file.as_str());
+        let read = input.read().map_err(Failure::from).and_then(|text| {
+            let planned = planned::of_manifest(&text, settings.clone());
+            let planned = planned.map_err(|findings| Failure::findings_in(&input.name(), &findings))?;
+            Ok((text, planned))
+        });
+        all = join(all, read).map(|(mut all, (text, planned))| {
+            let documents = stream::split(&text).unwrap_or_default();
+            for value in documents.iter().filter_map(|document| Document::parse(document).ok()) {
+                namespaces::collect(&value, &mut all.namespaces);
+            }
+            all.all.extend(planned.into_iter().map(|planned| {
+                let line = planned.subject.line;
+                let mut workload = Workload::new(planned);
+                if workload.namespace.is_empty() {
+                    namespace.clone_into(&mut workload.namespace);
+                }
+                Workload { place: Some((input.name(), line)), ..workload }
+            }));
+            all
+        });
+    }
+    let mut workloads = all?;
+    workloads.complete_labels();
+    if workloads.all.is_empty() {
+        workloads.notes.push(format!("{}: no pods found", files.join(", ")));
+    }
+    Ok(workloads)
+}
