@@ -9,7 +9,9 @@ use clap_complete::Shell;
 
 use crate::failure::Failure;
 use crate::install::Operation;
-use crate::{check, diff, explain, files, generate, inject, install, rules, tag, uninject, uninstall, version};
+use crate::{
+    check, diff, explain, files, generate, inject, install, migrate, rules, tag, uninject, uninstall, version,
+};
 
 /// Inject Istio sidecars, inspect capture rules, and install Weir in clusters
 #[derive(Debug, Parser)]
@@ -40,6 +42,8 @@ pub(crate) enum Command {
     Upgrade(Box<install::InstallArgs>),
     /// Uninstall the webhook and the node agent
     Uninstall(Box<uninstall::UninstallArgs>),
+    /// Move a mesh from Istio's injector and CNI plugin to Weir
+    Migrate(Box<migrate::MigrateArgs>),
     /// Manage revision tags of the webhook
     Tag(Box<tag::TagArgs>),
     /// Print the objects of an installation
@@ -79,6 +83,7 @@ impl Command {
             Self::Install(args) => install::run(args, Operation::Install),
             Self::Upgrade(args) => install::run(args, Operation::Upgrade),
             Self::Uninstall(args) => uninstall::run(args),
+            Self::Migrate(args) => migrate::run(args),
             Self::Tag(args) => tag::run(args),
             Self::Manifest(args) => generate::run(args),
             Self::Iptables(args) => {

@@ -6,11 +6,11 @@
 //! iptables-save text ────────────────────────────┘
 //! ```
 
-mod comparison;
-mod input;
+pub(crate) mod comparison;
+pub(crate) mod input;
 mod json;
 mod sarif;
-mod text;
+pub(crate) mod text;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

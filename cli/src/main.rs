@@ -3,6 +3,7 @@
 //! ```text
 //! main ─▶ cli (arguments) ─┬▶ inject, uninject, rules, explain, diff ─▶ settings, files, manifest (streams, and the pods in them)
 //!                          ├▶ install, uninstall, tag, generate, version ─▶ chart (settings to objects), objects (in a cluster)
+//!                          ├▶ migrate ─▶ the comparison of diff, the injector's settings, rollout
 //!                          ├▶ check (library weir-check)
 //!                          └▶ iptables (library weir-iptables)
 //! cluster: the connection to an API server; failure: all findings at once, and the exit code
@@ -20,9 +21,11 @@ mod explain;
 mod failure;
 mod files;
 mod generate;
+mod html;
 mod inject;
 mod install;
 mod manifest;
+mod migrate;
 mod node_release;
 mod objects;
 mod output;

@@ -64,14 +64,14 @@ fn change(out: &mut String, change: &TrafficChange) {
 }
 
 /// Describes the rule that decides, and the setting behind it.
-pub(super) fn because(explained: &ExplainedClass) -> Option<String> {
+pub(crate) fn because(explained: &ExplainedClass) -> Option<String> {
     let setting = explained.setting.map(|setting| format!(", see {setting}")).unwrap_or_default();
     let when = if explained.is_former { "before" } else { "because" };
     explained.reason.map(|reason| format!("{when}: {}{setting}", reason.description()))
 }
 
 /// Describes a packet in the words of `weir explain`.
-fn packet(packet: &Packet) -> String {
+pub(crate) fn packet(packet: &Packet) -> String {
     let ends = [(packet.source, packet.source_port), (packet.destination, packet.destination_port)];
     let [from, to] = ends.map(|(address, port)| match packet.transport {
         Transport::Other(_) => address.to_string(),
