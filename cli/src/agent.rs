@@ -97,23 +97,31 @@ impl AgentArgs {
                 AgentTarget::PodNode { namespace, name } => Some(node_of(&cluster, namespace, name).await?),
                 AgentTarget::All => None,
             };
-            let agents = cluster.objects(POD, &self.node_namespace, "app.kubernetes.io/name=weir-agent").await?;
-            let on_node = |pod: &&Value| node.as_deref().is_none_or(|node| pod["spec"]["nodeName"] == node);
-            let agents: Vec<&Value> = agents.iter().filter(on_node).collect();
-            if agents.is_empty() {
-                let place = node.map_or_else(|| "in the cluster".to_owned(), |node| format!("on node {node}"));
-                let text = format!("{cluster}: no agent runs {place} (pods of {})", self.node_namespace);
-                return Err(Failure::findings(vec![text]));
-            }
-            let mut answers = Vec::new();
-            for agent in agents {
-                let name = agent["metadata"]["name"].as_str().unwrap_or_default();
-                let body = forward::get(&cluster, &self.node_namespace, name, port_of(agent)).await?;
-                answers.push(parse(&format!("pod {}/{name}", self.node_namespace), body)?);
-            }
-            Ok(answers)
+            ask(&cluster, &self.node_namespace, node.as_deref()).await
         })
     }
+}
+
+/// Asks the agent of a node, or all agents of their namespace, through port-forwards.
+///
+/// # Errors
+/// There is no such agent, or one cannot be reached.
+pub(crate) async fn ask(cluster: &Cluster, namespace: &str, node: Option<&str>) -> Result<Vec<AgentAnswer>, Failure> {
+    let agents = cluster.objects(POD, namespace, "app.kubernetes.io/name=weir-agent").await?;
+    let on_node = |pod: &&Value| node.is_none_or(|node| pod["spec"]["nodeName"] == node);
+    let agents: Vec<&Value> = agents.iter().filter(on_node).collect();
+    if agents.is_empty() {
+        let place = node.map_or_else(|| "in the cluster".to_owned(), |node| format!("on node {node}"));
+        let text = format!("{cluster}: no agent runs {place} (pods of {namespace})");
+        return Err(Failure::findings(vec![text]));
+    }
+    let mut answers = Vec::new();
+    for agent in agents {
+        let name = agent["metadata"]["name"].as_str().unwrap_or_default();
+        let body = forward::get(cluster, namespace, name, port_of(agent)).await?;
+        answers.push(parse(&format!("pod {namespace}/{name}"), body)?);
+    }
+    Ok(answers)
 }
 
 async fn node_of(cluster: &Cluster, namespace: &str, name: &str) -> Result<String, Failure> {

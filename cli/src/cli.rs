@@ -11,7 +11,7 @@ use weir_runtime::logging::{self, LogFormat, LogLevels};
 use crate::failure::Failure;
 use crate::install::Operation;
 use crate::{
-    assert, check, diff, explain, files, generate, inject, install, rules, support_bundle, tag, uninject, uninstall, version,
+    assert, check, diff, explain, files, generate, inject, install, migrate, rules, support_bundle, tag, uninject, uninstall, version,
 };
 
 /// Inject Istio sidecars, inspect capture rules, and install Weir in clusters
@@ -108,6 +108,8 @@ pub(crate) enum Command {
     Upgrade(Box<install::InstallArgs>),
     /// Uninstall the webhook and the node agent
     Uninstall(Box<uninstall::UninstallArgs>),
+    /// Move a mesh from Istio's injector and CNI plugin to Weir
+    Migrate(Box<migrate::MigrateArgs>),
     /// Manage revision tags of the webhook
     Tag(Box<tag::TagArgs>),
     /// Print the objects of an installation
@@ -157,6 +159,7 @@ impl Command {
             Self::Install(args) => install::run(args, Operation::Install),
             Self::Upgrade(args) => install::run(args, Operation::Upgrade),
             Self::Uninstall(args) => uninstall::run(args),
+            Self::Migrate(args) => migrate::run(args),
             Self::Tag(args) => tag::run(args),
             Self::Manifest(args) => generate::run(args),
             Self::Iptables(args) => {

@@ -8,7 +8,7 @@
 
 pub(crate) mod comparison;
 mod html;
-mod input;
+pub(crate) mod input;
 pub(crate) mod json;
 mod sarif;
 pub(crate) mod text;

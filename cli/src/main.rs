@@ -4,6 +4,7 @@
 //! main ─▶ cli (arguments) ─┬▶ inject, uninject, rules, explain, diff, assert ─▶ settings, files, manifest (streams, and the pods in them)
 //!                          ├▶ install, uninstall, tag, generate, version ─▶ chart (settings to objects), objects (in a cluster)
 //!                          ├▶ check, support_bundle (library weir-check)
+//!                          ├▶ migrate ─▶ the comparison of diff, the injector's settings, rollout
 //!                          └▶ iptables (library weir-iptables)
 //! cluster: the connection to an API server; failure: all findings at once, and the exit code
 //! ```
@@ -27,6 +28,7 @@ mod html;
 mod inject;
 mod install;
 mod manifest;
+mod migrate;
 mod node_release;
 mod objects;
 mod output;

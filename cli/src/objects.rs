@@ -18,7 +18,7 @@ const FIELD_MANAGER: &str = "weir";
 pub(crate) struct ResourceKind {
     group: &'static str,
     version: &'static str,
-    name: &'static str,
+    pub(crate) name: &'static str,
     pub(crate) plural: &'static str,
     namespaced: bool,
 }
@@ -49,6 +49,11 @@ pub(crate) const SERVICE: ResourceKind = kind("", "v1", "Service", "services", t
 pub(crate) const ENDPOINT_SLICE: ResourceKind = kind("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices", true);
 pub(crate) const NETWORK_POLICY: ResourceKind =
     kind("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies", true);
+pub(crate) const NODE: ResourceKind = kind("", "v1", "Node", "nodes", false);
+pub(crate) const JOB: ResourceKind = kind("batch", "v1", "Job", "jobs", true);
+pub(crate) const CRON_JOB: ResourceKind = kind("batch", "v1", "CronJob", "cronjobs", true);
+pub(crate) const PROXY_CONFIG: ResourceKind =
+    kind("networking.istio.io", "v1beta1", "ProxyConfig", "proxyconfigs", true);
 const SERVICE_ACCOUNT: ResourceKind = kind("", "v1", "ServiceAccount", "serviceaccounts", true);
 
 /// Bindings and roles, in the order of deletion.
@@ -290,6 +295,17 @@ impl Cluster {
         let api = self.api(what.kind, &what.namespace);
         let applied = api.patch(&what.name, &params, &Patch::Apply(object)).await;
         applied.map(|_| ()).map_err(|error| self.failure("apply", what, &object_error(error)))
+    }
+
+    /// Changes fields of an object by a JSON merge patch, which can remove fields of others; returns whether nobody has changed the
+    /// object since the resource version in the patch.
+    pub(crate) async fn merge(&self, manager: &str, what: &ObjectRef, patch: &Value) -> Result<bool, Failure> {
+        let params = PatchParams { field_manager: Some(manager.to_owned()), ..PatchParams::default() };
+        match self.api(what.kind, &what.namespace).patch(&what.name, &params, &Patch::Merge(patch)).await {
+            Ok(_) => Ok(true),
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
+            Err(error) => Err(self.failure("patch", what, &object_error(error))),
+        }
     }
 
     /// Deletes objects in their order, and prints those that existed.

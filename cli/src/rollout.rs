@@ -44,13 +44,6 @@ impl WaitArgs {
     }
 }
 
-/// Progress of a rollout.
-#[derive(Debug, PartialEq, Eq)]
-enum Progress {
-    Ready,
-    Waiting(String),
-}
-
 /// Waits until all workloads are ready. Prints the problems of their pods as they appear, and gives up early on one that waiting does
 /// not solve.
 ///
@@ -65,9 +58,9 @@ pub(crate) async fn wait(cluster: &Cluster, workloads: &[&ObjectRef], timeout: D
         let mut problems = Vec::new();
         for (what, printed) in pending {
             let found = cluster.object(what).await?;
-            match found.as_ref().map_or_else(|| Progress::Waiting("not found".to_owned()), progress) {
-                Progress::Ready => print_line(&format!("{what} is ready"))?,
-                Progress::Waiting(missing) => {
+            match found.as_ref().map_or_else(|| Some("not found".to_owned()), missing) {
+                None => print_line(&format!("{what} is ready"))?,
+                Some(missing) => {
                     if missing != printed {
                         print_line(&format!("waiting for {what}: {missing}"))?;
                     }
@@ -133,29 +126,43 @@ pub(crate) async fn wait_gone(
     }
 }
 
-fn progress(workload: &Value) -> Progress {
+/// Returns the problems of a workload's pods that waiting does not solve.
+pub(crate) async fn final_problems(cluster: &Cluster, what: &ObjectRef, workload: &Value) -> Vec<String> {
+    let problems = problems::of_workload(cluster, what, Some(workload)).await;
+    problems.into_iter().filter(|problem| problem.is_final).map(|problem| problem.text).collect()
+}
+
+/// Numbers of a workload's pods: wanted, updated, available, and all of them.
+fn pods(workload: &Value) -> [i64; 4] {
     let number = |path: &str| workload.pointer(path).and_then(Value::as_i64).unwrap_or(0);
-    let waiting = |text: String| Progress::Waiting(text);
-    if number("/status/observedGeneration") < number("/metadata/generation") {
-        return waiting("waiting for the controller".to_owned());
+    if workload["kind"] == "DaemonSet" {
+        let updated = number("/status/updatedNumberScheduled");
+        return [number("/status/desiredNumberScheduled"), updated, number("/status/numberAvailable"), updated];
     }
-    let (wanted, updated, available) = if workload["kind"] == "DaemonSet" {
-        (
-            number("/status/desiredNumberScheduled"),
-            number("/status/updatedNumberScheduled"),
-            number("/status/numberAvailable"),
-        )
-    } else {
-        // The API server's default.
-        let wanted = workload.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(1);
-        (wanted, number("/status/updatedReplicas"), number("/status/availableReplicas"))
-    };
+    // The API server's default.
+    let wanted = workload.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(1);
+    [wanted, number("/status/updatedReplicas"), number("/status/availableReplicas"), number("/status/replicas")]
+}
+
+/// Returns the number of pods that a workload wants and that are not available.
+pub(crate) fn unavailable(workload: &Value) -> u64 {
+    let [wanted, _, available, _] = pods(workload);
+    u64::try_from(wanted - available).unwrap_or(0)
+}
+
+/// Returns what is missing until a rollout is complete; `None` if it is.
+pub(crate) fn missing(workload: &Value) -> Option<String> {
+    let number = |path: &str| workload.pointer(path).and_then(Value::as_i64).unwrap_or(0);
+    if number("/status/observedGeneration") < number("/metadata/generation") {
+        return Some("waiting for the controller".to_owned());
+    }
+    let [wanted, updated, available, all] = pods(workload);
     if updated < wanted {
-        waiting(format!("{updated} of {wanted} updated"))
+        Some(format!("{updated} of {wanted} updated"))
     } else if available < wanted {
-        waiting(format!("{available} of {wanted} ready"))
+        Some(format!("{available} of {wanted} ready"))
     } else {
-        Progress::Ready
+        (all > updated).then(|| format!("{} old pods are still running", all - updated))
     }
 }
 
@@ -168,18 +175,18 @@ mod tests {
     #[test]
     fn workload_is_ready_when_the_applied_generation_is() {
         let deployment = |generation: i64, updated: i64, available: i64| {
-            progress(&json!({
+            missing(&json!({
                 "kind": "Deployment",
                 "metadata": {"generation": generation},
                 "spec": {"replicas": 2},
                 "status": {"observedGeneration": 3, "updatedReplicas": updated, "availableReplicas": available},
             }))
         };
-        assert_eq!(deployment(3, 2, 2), Progress::Ready);
-        assert_eq!(deployment(4, 2, 2), Progress::Waiting("waiting for the controller".to_owned()));
-        assert_eq!(deployment(3, 1, 3), Progress::Waiting("1 of 2 updated".to_owned()));
-        assert_eq!(deployment(3, 2, 1), Progress::Waiting("1 of 2 ready".to_owned()));
+        assert_eq!(deployment(3, 2, 2), None);
+        assert_eq!(deployment(4, 2, 2), Some("waiting for the controller".to_owned()));
+        assert_eq!(deployment(3, 1, 3), Some("1 of 2 updated".to_owned()));
+        assert_eq!(deployment(3, 2, 1), Some("1 of 2 ready".to_owned()));
         // No nodes.
-        assert_eq!(progress(&json!({"kind": "DaemonSet", "status": {}})), Progress::Ready);
+        assert_eq!(missing(&json!({"kind": "DaemonSet", "status": {}})), None);
     }
 }

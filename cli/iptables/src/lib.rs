@@ -6,12 +6,14 @@
 //!   ├ --dry-run ─────────▶ text of iptables-restore
 //!   ├ cleanup, apply ────▶ program: the kernel backends, in the namespace
 //!   └ --run-validation ──▶ validation: connections that show whether the rules work
+//! specification of an init container ─▶ container: the capture configuration
 //! ```
 //!
 //! `weir iptables` calls this library. The binary `weir-iptables` is the same for init and validation containers: it links no client of
 //! Kubernetes and no TLS.
 
 mod args;
+mod container;
 mod error;
 mod host;
 mod identity;
@@ -27,6 +29,7 @@ use iptables_rules::restore::{RestoreFamily, restore_text};
 use weir_kernel::netns;
 
 pub use self::args::IptablesArgs;
+pub use self::container::capture_config;
 pub use self::error::IptablesError;
 
 use self::host::HostInfo;

@@ -14,28 +14,28 @@ use crate::failure::Failure;
 
 /// Comparison of two sides.
 #[derive(Debug)]
-pub(super) struct Comparison {
-    pub(super) old: String,
-    pub(super) new: String,
-    pub(super) workloads: Vec<WorkloadComparison>,
+pub(crate) struct Comparison {
+    pub(crate) old: String,
+    pub(crate) new: String,
+    pub(crate) workloads: Vec<WorkloadComparison>,
 }
 
 /// Comparison of one workload.
 #[derive(Debug)]
-pub(super) struct WorkloadComparison {
-    pub(super) name: String,
+pub(crate) struct WorkloadComparison {
+    pub(crate) name: String,
     /// Source of the rules, on the sides that have the workload.
-    pub(super) origins: [Option<String>; 2],
-    pub(super) verdict: Verdict,
+    pub(crate) origins: [Option<String>; 2],
+    pub(crate) verdict: Verdict,
     /// Parts that were not compared, and assumptions.
-    pub(super) notes: Vec<String>,
+    pub(crate) notes: Vec<String>,
     /// File and line, of the new side if it has the workload.
-    pub(super) place: Option<(String, usize)>,
+    pub(crate) place: Option<(String, usize)>,
 }
 
 /// Result of the comparison of a workload.
 #[derive(Debug)]
-pub(super) enum Verdict {
+pub(crate) enum Verdict {
     /// Every packet is treated alike.
     Equal,
     Different(FoundChanges),
@@ -48,29 +48,29 @@ pub(super) enum Verdict {
 }
 
 #[derive(Debug)]
-pub(super) struct FoundChanges {
+pub(crate) struct FoundChanges {
     /// The gravest first.
-    pub(super) changes: Vec<TrafficChange>,
+    pub(crate) changes: Vec<TrafficChange>,
     /// Rules that are not understood, so that there may be more changes.
-    pub(super) unknown: Vec<String>,
+    pub(crate) unknown: Vec<String>,
 }
 
 /// Traffic with a new fate.
 #[derive(Debug)]
-pub(super) struct TrafficChange {
-    pub(super) kind: ChangeKind,
-    pub(super) before: Fate,
-    pub(super) after: Fate,
-    pub(super) classes: Vec<ExplainedClass>,
+pub(crate) struct TrafficChange {
+    pub(crate) kind: ChangeKind,
+    pub(crate) before: Fate,
+    pub(crate) after: Fate,
+    pub(crate) classes: Vec<ExplainedClass>,
     /// Way of the witness of the first class, by the old and the new rules.
-    pub(super) traces: Vec<Trace>,
+    pub(crate) traces: Vec<Trace>,
     /// Whether more classes differ than those listed.
-    pub(super) is_truncated: bool,
+    pub(crate) is_truncated: bool,
 }
 
 /// Meaning of a change for the mesh.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum ChangeKind {
+pub(crate) enum ChangeKind {
     /// The packets were captured, and no longer are.
     Bypass,
     /// The packets were not captured, and are now.
@@ -81,7 +81,7 @@ pub(super) enum ChangeKind {
 
 impl ChangeKind {
     /// Returns the name in JSON and SARIF.
-    pub(super) const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Bypass => "bypass",
             Self::Captured => "captured",
@@ -90,7 +90,7 @@ impl ChangeKind {
     }
 
     /// Describes the change.
-    pub(super) const fn description(self) -> &'static str {
+    pub(crate) const fn description(self) -> &'static str {
         match self {
             Self::Bypass => "no longer captured",
             Self::Captured => "newly captured",
@@ -190,7 +190,8 @@ fn single(workload: &WorkloadRules, is_old: bool) -> WorkloadComparison {
     }
 }
 
-fn compare(old: &WorkloadRules, new: &WorkloadRules) -> WorkloadComparison {
+/// Compares the rules of a workload, for the families that both sides know.
+pub(crate) fn compare(old: &WorkloadRules, new: &WorkloadRules) -> WorkloadComparison {
     let families: Vec<_> = RestoreFamily::ALL
         .into_iter()
         .filter(|family| [old, new].iter().all(|one| one.families.contains(family)))

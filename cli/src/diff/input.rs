@@ -33,24 +33,24 @@ pub(super) struct Side {
 
 /// The rules of a pod, of the pods of a workload, or of a network namespace.
 #[derive(Debug, Clone)]
-pub(super) struct WorkloadRules {
-    pub(super) name: String,
+pub(crate) struct WorkloadRules {
+    pub(crate) name: String,
     /// Source of the rules, or why there are none.
-    pub(super) origin: String,
+    pub(crate) origin: String,
     /// Chains for IPv4 and IPv6 packets.
-    pub(super) chains: [Chains; 2],
+    pub(crate) chains: [Chains; 2],
     /// Families whose chains are known.
-    pub(super) families: Vec<RestoreFamily>,
+    pub(crate) families: Vec<RestoreFamily>,
     /// Whether the routes that deliver marked packets locally are known.
-    pub(super) has_routing: bool,
+    pub(crate) has_routing: bool,
     /// The rules, if they are planned.
-    pub(super) planned: Option<RuleSet>,
+    pub(crate) planned: Option<RuleSet>,
     /// Whether the rules were read from Weir's own table of nf_tables.
-    pub(super) is_programmed: bool,
+    pub(crate) is_programmed: bool,
     /// The annotation that sets rerouted interfaces.
-    pub(super) reroute_annotation: &'static str,
+    pub(crate) reroute_annotation: &'static str,
     /// File and line of the workload.
-    pub(super) place: Option<(String, usize)>,
+    pub(crate) place: Option<(String, usize)>,
 }
 
 impl WorkloadRules {
@@ -63,7 +63,7 @@ impl WorkloadRules {
         Some(RestoreFamily::ALL.map(|family| nft::chains(&program, family.any_address()).merge(routing())))
     }
 
-    fn planned(planned: Planned, file: Option<&str>) -> Self {
+    pub(crate) fn planned(planned: Planned, file: Option<&str>) -> Self {
         let rules = planned.rules.unwrap_or_default();
         Self {
             name: planned.subject.name,

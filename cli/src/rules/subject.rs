@@ -15,8 +15,8 @@ use crate::inject::denial_messages;
 use crate::manifest::pods::PodHolder;
 
 /// Names of the proxy's container, and of the init container that installs rules without a plugin.
-const PROXY: &str = "istio-proxy";
-const INIT: &str = "istio-init";
+pub(crate) const PROXY: &str = "istio-proxy";
+pub(crate) const INIT: &str = "istio-init";
 
 /// A pod, or a set of annotations.
 #[derive(Debug, Clone, PartialEq)]
@@ -162,7 +162,7 @@ fn strings(path: &str, map: &serde_json::Map<String, Value>) -> Result<BTreeMap<
     if errors.is_empty() { Ok(strings) } else { Err(errors) }
 }
 
-/// Derives the configuration of an injected pod.
+/// Derives the configuration of an injected pod from its annotations and its proxy container.
 ///
 /// # Errors
 /// Every invalid setting of the pod.
@@ -202,7 +202,8 @@ fn pod_annotations(pod: &Value) -> BTreeMap<String, String> {
     map.into_iter().flatten().filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned()))).collect()
 }
 
-fn containers(pod: &Value) -> impl Iterator<Item = &Value> {
+/// Returns the init containers and the containers of a pod.
+pub(crate) fn containers(pod: &Value) -> impl Iterator<Item = &Value> {
     ["/spec/initContainers", "/spec/containers"]
         .into_iter()
         .filter_map(|path| pod.pointer(path).and_then(Value::as_array))

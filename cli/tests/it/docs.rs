@@ -94,6 +94,10 @@ fn every_option_is_documented() {
         "install",
         "uninstall",
         "manifest generate",
+        "migrate plan",
+        "migrate run",
+        "migrate rollback",
+        "migrate finish",
         "tag set",
         "version",
     ];

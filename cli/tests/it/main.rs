@@ -17,6 +17,7 @@ mod inject;
 mod install;
 mod iptables;
 mod manifest;
+mod migrate;
 mod proxy;
 mod rules;
 mod run;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
 use std::{fmt, fs};
 
 use weir_cluster::Cluster;
@@ -10,7 +11,7 @@ use weir_cluster::plan::{NODES, Runtime};
 use weir_tests::try_wait_until;
 
 use super::{Traffic, assert_new_pods_are_meshed, wait_for_agents};
-use crate::mesh::{alone_or_skip, install, weir};
+use crate::mesh::{alone_or_skip, install, try_weir, weir};
 use crate::scenario::{Scenario, is_from_the_mesh};
 
 const INJECTOR_AND_CNI: IstioParts = IstioParts { injector: true, cni: true, ambient: false };
@@ -72,23 +73,57 @@ fn install_istio(cluster: &Cluster, parts: IstioParts) {
     }
 }
 
-/// Takes the injector and istio-cni off, as `istioctl install` without them does. Its binary stays for CRI-O, which stops no pod without the
-/// plugins that the pod was started with.
+/// Takes the injector and istio-cni off, as `istioctl install` without them does.
 fn remove_istio(cluster: &Cluster) {
-    let injector = ["delete", "mutatingwebhookconfiguration", "istio-sidecar-injector", "--ignore-not-found"];
-    cluster.kubectl(&injector, "").unwrap();
-    let cni =
-        ["-n", "istio-system", "delete", "daemonset", "istio-cni-node", "--ignore-not-found", "--cascade=foreground"];
+    keeping_binaries(cluster, || {
+        let injector = ["delete", "mutatingwebhookconfiguration", "istio-sidecar-injector", "--ignore-not-found"];
+        cluster.kubectl(&injector, "").unwrap();
+        let cni = [
+            "-n",
+            "istio-system",
+            "delete",
+            "daemonset",
+            "istio-cni-node",
+            "--ignore-not-found",
+            "--cascade=foreground",
+        ];
+        cluster.kubectl(&cni, "").unwrap();
+    });
+    cluster.install_istio(IstioParts::default()).unwrap();
+}
+
+/// Removes istio-cni; its binary stays for CRI-O, which stops no pod without the plugins that the pod was started with.
+fn keeping_binaries(cluster: &Cluster, remove: impl FnOnce()) {
     let binaries = NODES.map(|node| cluster.node(node).host_path("/opt/cni/bin/istio-cni"));
     let contents = binaries.each_ref().map(|path| fs::read(path).unwrap());
-    cluster.kubectl(&cni, "").unwrap();
+    remove();
     for ((node, path), content) in NODES.into_iter().zip(&binaries).zip(contents) {
         if node.runtime == Runtime::CriO {
             fs::write(path, content).unwrap();
             fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
         }
     }
-    cluster.install_istio(IstioParts::default()).unwrap();
+}
+
+/// Starts `weir migrate run`, and kills it when the first workload of the namespace has moved.
+fn kill_migration(cluster: &Cluster, mesh: &Scenario) {
+    let mut run = Command::new(weir_tests::bin("weir"))
+        .args(["migrate", "run", "-y"])
+        .env("KUBECONFIG", cluster.kubeconfig())
+        .spawn()
+        .unwrap();
+    try_wait_until("the first workload is restarted", || {
+        let markers = mesh.kubectl(&[
+            "get",
+            "deployments",
+            "-o",
+            "jsonpath={.items[*].metadata.annotations.weir\\.dev/migration}",
+        ]);
+        Ok(if markers.contains("/moving") { Ok(()) } else { Err(markers) })
+    })
+    .unwrap();
+    run.kill().unwrap();
+    run.wait().unwrap();
 }
 
 #[test]
@@ -108,20 +143,35 @@ fn migration_from_istio_and_back() {
     wait_for_agents(cluster);
     mesh.restart();
     mesh.assert_injected_by(&Injector::Istio);
-    let label = |labels: [&str; 2]| {
-        cluster.kubectl(&[&["label", "namespace", &mesh.namespace, "--overwrite"][..], &labels].concat(), "").unwrap()
-    };
-    label(["istio-injection-", &format!("istio.io/rev={REVISION}")]);
-    mesh.restart();
+    let plan = weir(cluster, &["migrate", "plan", "-n", &mesh.namespace, "--live"]).unwrap();
+    assert!(
+        plan.contains("  equal: 3 (istio-cni): Deployment/client, Deployment/web-v1, Deployment/web-v2\n"),
+        "{plan}"
+    );
+    assert!(plan.contains("Pod/traffic") && plan.contains("it has no controller"), "{plan}");
+
+    kill_migration(cluster, &mesh);
+    let printed = weir(cluster, &["migrate", "run", "-y"]).unwrap();
+    assert!(printed.contains("(resuming: moving)") && printed.contains(": moved\n"), "{printed}");
     mesh.assert_injected_by(&Injector::Weir);
-    remove_istio(cluster);
+    weir(cluster, &["migrate", "rollback", "-y"]).unwrap();
+    mesh.assert_injected_by(&Injector::Istio);
+    weir(cluster, &["migrate", "run", "-y", "--batch", "3"]).unwrap();
+    mesh.assert_injected_by(&Injector::Weir);
+
+    let (succeeds, printed) = try_weir(cluster, &["migrate", "finish", "-y"]).unwrap();
+    assert!(!succeeds && printed.contains("/traffic: Istio's injector has injected it"), "{printed}");
+    traffic.assert_unharmed();
+    mesh.kubectl(&["delete", "pod", "traffic"]);
+    let traffic = Traffic::start(&mesh);
+    keeping_binaries(cluster, || drop(weir(cluster, &["migrate", "finish", "-y"]).unwrap()));
+    cluster.install_istio(IstioParts::default()).unwrap();
     wait_for_plugins(cluster, "only Weir is in the list", &["bridge", "portmap", "weir-cni"]);
     mesh.restart();
     mesh.assert_injected_by(&Injector::Weir);
 
     install_istio(cluster, INJECTOR_AND_CNI);
-    label(["istio.io/rev-", "istio-injection=enabled"]);
-    mesh.restart();
+    weir(cluster, &["migrate", "rollback", "-y"]).unwrap();
     mesh.assert_injected_by(&Injector::Istio);
     weir(cluster, &["uninstall", "-y"]).unwrap();
     wait_for_plugins(cluster, "only istio-cni is in the list", &["bridge", "portmap", "istio-cni"]);
