@@ -32,7 +32,7 @@ pattern!(
     ASSIGNMENT,
     r#"(?i)(\\?["']?[A-Za-z0-9_.-]*"#,
     SECRET_NAME,
-    r#"[A-Za-z0-9_.-]*\\?["']?\s*[:=]\s*)(\\?"(?:[^"\\]|\\[^"])*\\?"|'[^']*'|[^\s,;}{&"']+)"#
+    r#"[A-Za-z0-9_.-]*\\?["']?\s*[:=]\s*)(\\?"(?:[^"\\]|\\[^"])*\\?"|'[^']*'|[^\s,;\[\]}{&"']+)"#
 );
 
 /// Redacts an object of a cluster. `managedFields` and the applied copy are removed.
@@ -156,6 +156,7 @@ mod tests {
             "automountServiceAccountToken: true",
             "\"secretName\": \"weir-webhook-ca\"",
             "tokenExpirationSeconds: 43200",
+            "\"imagePullSecrets\": [",
             "-----BEGIN CERTIFICATE-----\nMIIabc\n-----END CERTIFICATE-----",
             "restored capture rules pod=shop/web netns=/run/netns/x",
         ] {

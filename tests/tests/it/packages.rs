@@ -146,3 +146,27 @@ fn packages_are_reproducible_and_the_archive_runs_the_demo() {
     let version = run(Command::new(work.join("root/usr/local/bin/kubectl-weir")).arg("--version"));
     assert!(version.contains(VERSION), "{version}");
 }
+
+#[test]
+fn binaries_share_exit_codes_and_log_flags() {
+    let code = |name: &str, args: &[&str]| {
+        let output = process::run(Command::new(bin(name)).args(args), b"", TIMEOUT).unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    for name in ["weir", "weir-webhook", "weir-agent", "weir-iptables"] {
+        let (wrong, stderr) = code(name, &["--no-such-flag"]);
+        assert!(wrong == Some(2) && stderr.contains("--no-such-flag"), "{name}: {wrong:?} {stderr}");
+        assert_eq!(code(name, &["--version"]).0, Some(0), "{name}");
+    }
+    for name in ["weir-webhook", "weir-agent", "weir-iptables"] {
+        let (known, stderr) = code(name, &["--log_output_level=default:warn", "--log_as_json", "--version"]);
+        assert_eq!(known, Some(0), "{name}: {stderr}");
+    }
+    for name in ["weir-webhook", "weir-agent"] {
+        let (wrong, stderr) = code(name, &["--log_output_level=loud"]);
+        assert!(wrong == Some(2) && stderr.contains("must be one of none, error"), "{name}: {stderr}");
+    }
+    let contradiction =
+        code("weir-webhook", &["--https-addr=127.0.0.1:0", "--http-addr=127.0.0.1:0", "--values=/nonexistent"]);
+    assert_eq!(contradiction.0, Some(2), "{}", contradiction.1);
+}
