@@ -49,7 +49,6 @@ pub(crate) const SERVICE: ResourceKind = kind("", "v1", "Service", "services", t
 pub(crate) const ENDPOINT_SLICE: ResourceKind = kind("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices", true);
 pub(crate) const NETWORK_POLICY: ResourceKind =
     kind("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies", true);
-pub(crate) const NODE: ResourceKind = kind("", "v1", "Node", "nodes", false);
 pub(crate) const JOB: ResourceKind = kind("batch", "v1", "Job", "jobs", true);
 pub(crate) const CRON_JOB: ResourceKind = kind("batch", "v1", "CronJob", "cronjobs", true);
 pub(crate) const PROXY_CONFIG: ResourceKind =
