@@ -60,6 +60,10 @@ pub(crate) struct AssertArgs {
     #[arg(short, long, value_name = "NAMESPACE")]
     namespace: Option<String>,
 
+    /// Assume that pods get addresses of both families, in which case IPv6 is captured only if the proxy accepts it
+    #[arg(long, conflicts_with = "live")]
+    dual_stack: bool,
+
     #[command(flatten)]
     agent: AgentArgs,
 
@@ -115,5 +119,5 @@ fn load_workloads(args: &AssertArgs) -> Result<Workloads, Failure> {
     if args.live {
         return live::load(namespace, args.injector.connection(), &args.agent);
     }
-    input::load(&args.files, namespace, &args.injector)
+    input::load(&args.files, namespace, args.dual_stack, &args.injector)
 }

@@ -37,7 +37,8 @@ pub(super) fn print(report: &Report<'_>) -> String {
 
 /// Returns a text that is the same for workloads of which the same is to be said.
 fn key(checked: &CheckedWorkload<'_>) -> String {
-    format!("{}{:?}{:?}", checked.workload.origin, checked.workload.evidence, checked.results)
+    let assumption = text::assumption(checked.workload);
+    format!("{}{assumption:?}{:?}{:?}", checked.workload.origin, checked.workload.evidence, checked.results)
 }
 
 fn workloads(page: &mut Page, group: &Group<'_, CheckedWorkload<'_>>) {
@@ -48,6 +49,9 @@ fn workloads(page: &mut Page, group: &Group<'_, CheckedWorkload<'_>>) {
     page.note(&checked.workload.origin);
     if let Some(evidence) = text::evidence(&checked.workload.evidence) {
         page.note(&evidence);
+    }
+    if let Some(assumption) = text::assumption(checked.workload) {
+        page.note(&format!("assumed: {assumption}"));
     }
     for result in &checked.results {
         page.subheading(&format!("{}: {}", result.name(), text::verdict(result.outcome.verdict())));

@@ -1,7 +1,10 @@
 //! Reads the workloads of manifests, and the labels of their namespaces.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use iptables_rules::config::Ipv6Policy;
 use iptables_rules::restore::RestoreFamily;
-use iptables_rules::{CaptureConfig, RuleSet};
+use iptables_rules::{CaptureConfig, RuleSet, plan};
 use serde_json::{Map, Value};
 
 use crate::failure::{Failure, join};
@@ -41,6 +44,8 @@ pub(super) struct Workload {
     pub(super) tunnel_port: u16,
     /// Families of its addresses; both before it has some.
     pub(super) families: Vec<RestoreFamily>,
+    /// Whether IPv6 would not be captured if the pods got addresses of both families, which is not known yet.
+    pub(super) assumes_one_family: bool,
     pub(super) reroute_annotation: &'static str,
     /// File and line.
     pub(super) place: Option<(String, usize)>,
@@ -62,12 +67,20 @@ pub(super) enum Evidence {
 }
 
 impl Workload {
-    pub(super) fn new(planned: Planned) -> Self {
-        let Planned { subject, rules } = planned;
+    /// Takes a workload whose pods do not exist yet; `dual_stack` gives them addresses of both families.
+    fn planned(planned: Planned, dual_stack: bool) -> Self {
+        let Planned { subject, mut rules } = planned;
         let Subject { name, namespace, labels, capture, reroute_annotation, line: _ } = subject;
         let origin = capture.to_string();
         let config = match capture {
-            Capture::Configured { config, .. } => *config,
+            Capture::Configured { mut config, .. } => {
+                if dual_stack {
+                    config.ipv6 = config.ipv6.for_addresses(&[Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]);
+                    // It was planned with more rules before.
+                    rules = plan(&config).ok().or(rules);
+                }
+                *config
+            }
             Capture::NotInjected(_) => CaptureConfig::default(),
         };
         Self {
@@ -75,6 +88,7 @@ impl Workload {
             namespace,
             labels,
             origin,
+            assumes_one_family: rules.is_some() && config.ipv6 == Ipv6Policy::Auto,
             rules: rules.unwrap_or_default(),
             proxy_uids: config.proxy_uids,
             proxy_gids: config.proxy_gids,
@@ -101,11 +115,16 @@ impl Workloads {
     }
 }
 
-/// Reads manifests; `namespace` is for objects without one.
+/// Reads manifests; `namespace` is for objects without one, and `dual_stack` says that pods get addresses of both families.
 ///
 /// # Errors
 /// Everything that is wrong with the files and the settings.
-pub(super) fn load(files: &[String], namespace: &str, injector: &InjectorArgs) -> Result<Workloads, Failure> {
+pub(super) fn load(
+    files: &[String],
+    namespace: &str,
+    dual_stack: bool,
+    injector: &InjectorArgs,
+) -> Result<Workloads, Failure> {
     let settings = injector.load()?;
     let mut all = Ok(Workloads::default());
     for file in files {
@@ -122,7 +141,7 @@ pub(super) fn load(files: &[String], namespace: &str, injector: &InjectorArgs) -
             }
             all.all.extend(planned.into_iter().map(|planned| {
                 let line = planned.subject.line;
-                let mut workload = Workload::new(planned);
+                let mut workload = Workload::planned(planned, dual_stack);
                 if workload.namespace.is_empty() {
                     namespace.clone_into(&mut workload.namespace);
                 }

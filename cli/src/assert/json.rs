@@ -23,6 +23,7 @@ fn workload(checked: &CheckedWorkload<'_>) -> Value {
         "namespace": checked.workload.namespace,
         "verdict": checked.verdict().name(),
         "origin": checked.workload.origin,
+        "assumed": text::assumption(checked.workload),
         "evidence": text::evidence(&checked.workload.evidence),
         "results": checked.results.iter().map(result).collect::<Vec<_>>(),
     })

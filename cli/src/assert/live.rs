@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use iptables_rules::config::Ipv6Policy;
 use iptables_rules::names::annotation;
 use serde_json::Value;
 
@@ -57,6 +58,9 @@ fn workload(pod: RunningPod) -> Workload {
     Workload {
         name: pod.title(),
         families: pod.families(),
+        assumes_one_family: pod.addresses.is_empty()
+            && !pod.rules.rules.is_empty()
+            && pod.config.ipv6 == Ipv6Policy::Auto,
         namespace: pod.namespace,
         labels: pod.labels,
         origin: pod.origin,

@@ -1,12 +1,14 @@
 //! Reads policies: `CaptureAssertion` objects, with every error at once.
 
+mod fields;
+
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use ipnet::IpNet;
 use iptables_rules::compare::Direction;
-use iptables_rules::compare::assertion::{Assertion, Must, Quantifier, Selection};
+use iptables_rules::compare::assertion::{Assertion, Must, Quantifier};
 use iptables_rules::names::port;
 use iptables_rules::restore::RestoreFamily;
 use serde_json::{Map, Value};
@@ -16,13 +18,13 @@ use super::input::Workload;
 use crate::failure::{Failure, join};
 use crate::files::InputFile;
 use crate::manifest::stream;
+use fields::Fields;
 
 const API_VERSION: &str = "weir.dev/v1alpha1";
 const KIND: &str = "CaptureAssertion";
-/// Limits of one run; an element of a list is a port, network or user.
+/// Limits of one run, and of one assertion.
 const MAX_ASSERTIONS: usize = 200;
 const MAX_RULES: usize = 100;
-const MAX_ELEMENTS: usize = 1000;
 
 /// A `CaptureAssertion`: rules for the workloads that it selects.
 #[derive(Debug, Clone)]
@@ -177,22 +179,10 @@ fn read_rule(value: &Value, number: usize, faults: &mut Vec<String>) -> Option<A
     let must = fields.choice("must", None, &must, faults);
     let quantifiers = [("every", Quantifier::Every), ("some", Quantifier::Some)];
     let quantifier = fields.choice("scope", Some(Quantifier::Every), &quantifiers, faults);
-    let peers = Selection {
-        only: fields.parsed("cidrs", network, faults),
-        except: fields.parsed("exceptCIDRs", network, faults),
-    };
-    let ports = Selection {
-        only: fields.parsed("ports", range::<u16>, faults),
-        except: fields.parsed("exceptPorts", range, faults),
-    };
-    let uids = Selection {
-        only: fields.parsed("uids", range::<u32>, faults),
-        except: fields.parsed("exceptUIDs", range, faults),
-    };
-    let gids = Selection {
-        only: fields.parsed("gids", range::<u32>, faults),
-        except: fields.parsed("exceptGIDs", range, faults),
-    };
+    let peers = fields.selection(["cidrs", "exceptCIDRs"], network, faults);
+    let ports = fields.selection(["ports", "exceptPorts"], range, faults);
+    let uids = fields.selection(["uids", "exceptUIDs"], range, faults);
+    let gids = fields.selection(["gids", "exceptGIDs"], range, faults);
     let families = or(fields.parsed("ipFamilies", family, faults), &RestoreFamily::ALL);
     let protocols = or(fields.parsed("protocols", protocol, faults), &[6]);
     if direction == Some(Direction::Inbound) {
@@ -207,20 +197,12 @@ fn read_rule(value: &Value, number: usize, faults: &mut Vec<String>) -> Option<A
             faults.push(format!("{path}.cidrs[{position}]: {net} is of no family of ipFamilies"));
         }
     }
-    let includes_proxy = match fields.get("includeProxy") {
-        None => false,
-        Some(Value::Bool(flag)) => *flag,
-        Some(other) => {
-            faults.push(format!("{path}.includeProxy must be true or false, found {other}"));
-            false
-        }
-    };
+    let includes_proxy = fields.flag("includeProxy", faults);
     let name = match fields.get("name") {
-        None => format!("rule {}", number + 1),
         Some(Value::String(name)) => name.clone(),
-        Some(other) => {
-            faults.push(format!("{path}.name must be a string, found {other}"));
-            return None;
+        found => {
+            faults.extend(found.map(|found| format!("{path}.name must be a string, found {found}")));
+            format!("rule {}", number + 1)
         }
     };
     let (direction, must, quantifier) = (direction?, must?, quantifier?);
@@ -273,88 +255,6 @@ impl Bounded for u32 {
     const LAST: Self = Self::MAX;
 }
 
-/// An object whose fields are read.
-struct Fields<'a> {
-    object: &'a Map<String, Value>,
-    path: String,
-}
-
-impl<'a> Fields<'a> {
-    /// Returns the fields of an object; adds a fault for every unknown one.
-    fn of(value: &'a Value, path: &str, known: &[&str], faults: &mut Vec<String>) -> Option<Self> {
-        let Some(object) = value.as_object() else {
-            let path = if path.is_empty() { "the document" } else { path };
-            faults.push(format!("{path} must be an object"));
-            return None;
-        };
-        let fields = Self { object, path: path.to_owned() };
-        for key in object.keys().filter(|key| !known.contains(&key.as_str())) {
-            faults.push(format!("{} is unknown; known: {}", fields.at(key), known.join(", ")));
-        }
-        Some(fields)
-    }
-
-    fn at(&self, key: &str) -> String {
-        if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
-    }
-
-    fn get(&self, key: &str) -> Option<&'a Value> {
-        self.object.get(key).filter(|value| !value.is_null())
-    }
-
-    fn list(&self, key: &str, limit: usize, faults: &mut Vec<String>) -> &'a [Value] {
-        match self.get(key) {
-            None => &[],
-            Some(Value::Array(list)) if list.len() <= limit => list,
-            Some(Value::Array(list)) => {
-                faults.push(format!("{} has {} elements; at most {limit} are allowed", self.at(key), list.len()));
-                &[]
-            }
-            Some(_) => {
-                faults.push(format!("{} must be a list", self.at(key)));
-                &[]
-            }
-        }
-    }
-
-    /// Returns the parsed elements of a list of strings or numbers.
-    fn parsed<T>(&self, key: &str, parse: impl Fn(&str) -> Result<T, String>, faults: &mut Vec<String>) -> Vec<T> {
-        let mut parsed = Vec::new();
-        for (position, element) in self.list(key, MAX_ELEMENTS, faults).iter().enumerate() {
-            let result = match element {
-                Value::String(text) => parse(text),
-                Value::Number(number) => parse(&number.to_string()),
-                other => Err(format!("must be a string or a number, found {other}")),
-            };
-            match result {
-                Ok(value) => parsed.push(value),
-                Err(fault) => faults.push(format!("{}[{position}]: {fault}", self.at(key))),
-            }
-        }
-        parsed
-    }
-
-    fn choice<T: Copy>(
-        &self,
-        key: &str,
-        default: Option<T>,
-        choices: &[(&str, T)],
-        faults: &mut Vec<String>,
-    ) -> Option<T> {
-        let found = self.get(key);
-        if found.is_none() && default.is_some() {
-            return default;
-        }
-        let choice = choices.iter().find(|(name, _)| found.is_some_and(|found| found == name));
-        if choice.is_none() {
-            let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
-            let found = found.map_or_else(|| "nothing".to_owned(), Value::to_string);
-            faults.push(format!("{} must be {}, found {found}", self.at(key), names.join(" or ")));
-        }
-        choice.map(|(_, value)| *value)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -404,7 +304,7 @@ spec:
     fn other_objects_and_long_lists_are_rejected() {
         assert!(parse("[1]\n").unwrap_err()[0].contains("the document must be an object"));
         assert!(parse("kind: Pod\n").unwrap_err().iter().any(|fault| fault.contains("found \"Pod\"")));
-        let ports: Vec<String> = (0..=MAX_ELEMENTS).map(|port| port.to_string()).collect();
+        let ports: Vec<String> = (0..=1000).map(|port| port.to_string()).collect();
         let policy = format!(
             "{{apiVersion: weir.dev/v1alpha1, kind: CaptureAssertion, metadata: {{name: a}}, spec: {{rules: [{{direction: outbound, must: captured, ports: [{}]}}]}}}}",
             ports.join(",")

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::input::Evidence;
+use super::input::{Evidence, Workload};
 use super::report::{CheckedWorkload, Report, RuleOutcome, Verdict};
 use crate::diff::text;
 use crate::html::Tone;
@@ -50,6 +50,13 @@ pub(super) fn evidence(evidence: &Evidence) -> Option<String> {
     }
 }
 
+/// Returns what the verdict assumes.
+pub(super) fn assumption(workload: &Workload) -> Option<&'static str> {
+    const TEXT: &str =
+        "the pods get addresses of one family; IPv6 of a dual-stack pod is not captured without ISTIO_DUAL_STACK";
+    workload.assumes_one_family.then_some(TEXT)
+}
+
 fn workload(out: &mut String, checked: &CheckedWorkload<'_>) {
     let workload = checked.workload;
     let _ = writeln!(out, "{}: {}", workload.name, verdict(checked.verdict()));
@@ -58,6 +65,9 @@ fn workload(out: &mut String, checked: &CheckedWorkload<'_>) {
     }
     if let Some(evidence) = evidence(&workload.evidence) {
         let _ = writeln!(out, "  {evidence}");
+    }
+    if let Some(assumption) = assumption(workload) {
+        let _ = writeln!(out, "  assumed: {assumption}");
     }
     for result in &checked.results {
         let unknown = match &result.outcome {

@@ -53,7 +53,11 @@ fn default_pod_captures_what_the_policy_demands() {
     let objects = [namespace("shop", "true"), deployment("shop", "web", &json!({}))];
     let run = assert_files(POLICY, &objects, &[]);
     assert_eq!(run.code, 0, "{}{}", run.stdout, run.stderr);
-    assert!(run.stdout.ends_with("=> 1 proved\n"), "{}", run.stdout);
+    assert!(run.stdout.contains("  assumed: ") && run.stdout.ends_with("=> 1 proved\n"), "{}", run.stdout);
+    // In a pod with both families, the proxy would have to accept IPv6.
+    let run = assert_files(POLICY, &objects, &["--dual-stack"]);
+    assert_eq!(run.code, 1);
+    assert!(run.stdout.contains("outbound IPv6 TCP") && !run.stdout.contains("IPv4 TCP"), "{}", run.stdout);
 }
 
 #[test]

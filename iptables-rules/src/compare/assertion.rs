@@ -192,7 +192,7 @@ impl Findings {
             if classes.is_empty() {
                 continue;
             }
-            let premises = premises(space);
+            let premises = premises(space, assertion.direction);
             let classes = classes.into_iter().map(|class| class.without(&premises));
             let violation = self.violations.entry(*fate).or_insert_with(|| Violation {
                 fate: *fate,
@@ -236,19 +236,11 @@ impl Assertion {
     /// Returns the packets that the assertion is about.
     fn packets(&self, space: &mut Space<'_>) -> Result<Set, TooLarge> {
         let mut packets = Set::ALL;
-        let mut conditions = premises(space);
-        conditions.retain(|(dimension, _)| {
-            // Where packets from outside claim to come from is another matter for those of the pod.
-            *dimension != Dimension::Source || self.direction == Direction::Inbound
-        });
+        let mut conditions = premises(space, self.direction);
         conditions.push((Dimension::State, vec![(0, 1)]));
         if !self.protocols.is_empty() {
             let numbers = self.protocols.iter().map(|number| (u128::from(*number), u128::from(*number)));
             conditions.push((Dimension::Transport, normalized(numbers)));
-        }
-        if self.direction == Direction::Outbound {
-            conditions.push((Dimension::Uid, vec![(0, NO_OWNER - 1)]));
-            conditions.push((Dimension::Gid, vec![(0, NO_OWNER - 1)]));
         }
         for (dimension, ranges) in conditions {
             let set = space.ranges(dimension, &ranges)?;
@@ -273,8 +265,9 @@ fn of_family(nets: &[IpNet], is_v4: bool) -> Vec<(u128, u128)> {
     same.map(|net| (number(net.network()), number(net.broadcast()))).collect()
 }
 
-/// Returns what all connections have in common: no marks, not over `lo`, not from or to loopback addresses.
-fn premises(space: &Space<'_>) -> Vec<(Dimension, Ranges)> {
+/// Returns what all connections of a direction have in common: no marks, not over `lo`, no loopback addresses of the other side, and a
+/// socket where the pod opens them.
+fn premises(space: &Space<'_>, direction: Direction) -> Vec<(Dimension, Ranges)> {
     let loopback: Vec<IpNet> = LOOPBACK.iter().filter_map(|net| net.parse().ok()).collect();
     let mut addresses = Ranges::new();
     let mut start = 0;
@@ -283,13 +276,19 @@ fn premises(space: &Space<'_>) -> Vec<(Dimension, Ranges)> {
         start = last + 1;
     }
     addresses.push((start, Dimension::Destination.last(space.family)));
-    vec![
+    let mut premises = vec![
         (Dimension::Interface, vec![(1, Dimension::Interface.last(space.family))]),
         (Dimension::Mark, vec![(0, 0)]),
         (Dimension::ConnectionMark, vec![(0, 0)]),
         (Dimension::Destination, addresses.clone()),
-        (Dimension::Source, addresses),
-    ]
+    ];
+    match direction {
+        Direction::Inbound => premises.push((Dimension::Source, addresses)),
+        Direction::Outbound => {
+            premises.extend([Dimension::Uid, Dimension::Gid].map(|owner| (owner, vec![(0, NO_OWNER - 1)])));
+        }
+    }
+    premises
 }
 
 impl<T> Selection<T> {
