@@ -20,7 +20,9 @@ use serde_json::{Value, json};
 use weir_agent::events;
 use weir_agent::metrics::MetricsRegistry;
 use weir_agent::pods::{PodCache, PodFacts};
-use weir_agent::repair::{Monitors, NetnsPaths, PodStates, RepairMetrics, RepairOptions, Repairer, RuleState, Visits};
+use weir_agent::repair::{
+    Monitors, NetnsPaths, PodStates, RepairMetrics, RepairOptions, Repairer, RuleState, VerifiedRules, Visits,
+};
 use weir_agent::socket::Attachments;
 use weir_apiserver::ApiServer;
 use weir_benches::Samples;
@@ -248,7 +250,8 @@ fn repairer(count: usize) -> anyhow::Result<(Repairer, Vec<Netns>, tempfile::Tem
     let (events, _publisher) = events::channel(&MetricsRegistry::default());
     let metrics = RepairMetrics::default();
     let (visits, monitors) = (Visits::default(), Monitors::default());
-    let repairer = Repairer { pods, attachments, options, states, metrics, events, visits, monitors };
+    let verified = VerifiedRules::default();
+    let repairer = Repairer { pods, attachments, options, states, metrics, events, visits, monitors, verified };
     Ok((repairer, namespaces, dir))
 }
 

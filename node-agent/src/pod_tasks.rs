@@ -25,7 +25,9 @@ use crate::metrics::MetricsRegistry;
 use crate::mode::{Mode, ModeChoice};
 use crate::nri::{NriMetrics, NriPlugin, PodCapture};
 use crate::pods::{ClientFactory, PodCache, PodFacts, PodObject, PodReflector};
-use crate::repair::{FallbackRunner, Monitors, PodList, PodStates, RepairMetrics, RepairOptions, Repairer, Visits};
+use crate::repair::{
+    FallbackRunner, Monitors, PodList, PodStates, RepairMetrics, RepairOptions, Repairer, VerifiedRules, Visits,
+};
 use crate::socket::{Attachments, CallReportServer, FetchPod, IO_TIMEOUT, PluginVersion, PodQueryServer, QueryMetrics};
 use crate::taint::TaintReconciler;
 use crate::task_context::TaskContext;
@@ -183,6 +185,7 @@ fn repair(
         events: events.clone(),
         visits: Visits::default(),
         monitors: Monitors::default(),
+        verified: VerifiedRules::default(),
     })?;
     let runner = |fallback| FallbackRunner::new(Arc::clone(client_factory), fallback, flags.limits());
     Some(("repair", Box::pin(repairer.run(flags.fallback().map(runner), context.shutdown.clone()))))

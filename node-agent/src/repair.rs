@@ -24,6 +24,7 @@ mod record;
 mod states;
 mod subscription;
 mod target;
+mod verified;
 mod visits;
 
 use std::collections::HashSet;
@@ -48,6 +49,7 @@ pub use self::netns_lookup::{NetnsLookup, NetnsPaths, NetnsSource};
 pub use self::states::{Observation, PodList, PodState, PodStates, RuleState};
 pub use self::subscription::Subscription;
 use self::target::Target;
+pub use self::verified::VerifiedRules;
 use self::visits::map_concurrently;
 pub use self::visits::{VisitError, Visits};
 use crate::events::EventRecorder;
@@ -102,6 +104,8 @@ pub struct Repairer {
     pub visits: Visits,
     /// Monitors of network namespaces.
     pub monitors: Monitors,
+    /// Rules that were found in place.
+    pub verified: VerifiedRules,
 }
 
 impl Repairer {
@@ -154,6 +158,7 @@ impl Repairer {
         let meshed: Vec<&Arc<PodFacts>> = all.iter().filter(|pod| self.may_be_captured(pod)).collect();
         let uids: HashSet<&str> = meshed.iter().map(|pod| pod.uid.as_str()).collect();
         self.states.retain(&uids);
+        self.verified.retain(&uids);
         self.monitors.retain(|uid| uids.contains(uid));
         let due: Vec<&Arc<PodFacts>> = meshed.into_iter().filter(|pod| full || self.is_due(pod)).collect();
         let protected = ProtectedNetns::discover(&self.options.netns_paths.host_proc);
@@ -233,7 +238,10 @@ impl Repairer {
             configs.record_found(pod, Arc::clone(config), Knowledge::FirstSight);
         }
         match target.expected_rules(self.options.backend) {
-            Ok(expected) => Some((target, expected)),
+            Ok(mut expected) => {
+                expected.verified = target.config.as_ref().and_then(|config| self.verified.get(&pod.uid, config));
+                Some((target, expected))
+            }
             Err(faults) => {
                 self.record_state(pod, RuleState::Refused, faults, None, &target);
                 None
@@ -264,6 +272,9 @@ impl Repairer {
                 Inspection::Unreadable(error.to_string()).into()
             });
             self.monitor(pod, &path, source, &mut visited);
+            if visited.netns.is_some() {
+                self.verified.record(&pod.uid, target.config.as_ref(), visited.verified);
+            }
             match visited.inspection {
                 Inspection::OtherNetns => {}
                 Inspection::Unreadable(error) => unreadable = Some(format!("{}: {error}", path.display())),

@@ -144,18 +144,39 @@ pub fn install(
 
 /// Compares the rules, and the addresses and routes they rely on, with what the kernel holds: one line per difference.
 pub fn differences(rules: &RuleSet, options: impl Into<BackendOptions>) -> Result<Vec<String>, BackendError> {
+    differences_since(rules, options, None).map(|(lines, _)| lines)
+}
+
+/// Compares like [`differences`], without reading the rules if nf_tables still has the generation `verified`, in which a comparison with
+/// equal arguments found no differing rule. Also returns the generation for the next call; `None` if the rules are not in nf_tables, whose
+/// generation then says nothing about them.
+pub fn differences_since(
+    rules: &RuleSet,
+    options: impl Into<BackendOptions>,
+    verified: Option<u32>,
+) -> Result<(Vec<String>, Option<u32>), BackendError> {
     let options = options.into();
-    let by_nft = || match options.visibility {
-        Visibility::Nft => nft::verify(rules),
-        Visibility::Iptables => iptables_compat::verify(rules),
+    let by_nft = || {
+        // First, so that a later change has a later generation.
+        let generation = Some(nft::generation()?);
+        let lines = match options.visibility {
+            _ if verified == generation => Vec::new(),
+            Visibility::Nft => nft::verify(rules)?,
+            Visibility::Iptables => iptables_compat::verify(rules)?,
+        };
+        Ok((lines, generation))
     };
-    let mut differences = dispatch(options, by_nft, |variant| iptables::verify(rules, variant))?;
-    let mut routing = rules.routing.clone();
-    if is_ipv6_disabled() {
+    let by_iptables = |variant| iptables::verify(rules, variant).map(|lines| (lines, None));
+    let (mut lines, generation) = dispatch(options, by_nft, by_iptables)?;
+    let generation = generation.filter(|_| lines.is_empty());
+    let mut missing = route::verify(&rules.routing)?;
+    if !missing.is_empty() && is_ipv6_disabled() {
+        let mut routing = rules.routing.clone();
         routing.lo_addresses.retain(|net| net.addr().is_ipv4());
+        missing = route::verify(&routing)?;
     }
-    differences.extend(route::verify(&routing)?);
-    Ok(differences)
+    lines.extend(missing);
+    Ok((lines, generation))
 }
 
 /// Removes the rules that these options write; `false` where there were none. Addresses and routes stay: they do nothing by themselves.

@@ -51,6 +51,15 @@ pub fn enter(path: &Path) -> Result<(), NetnsError> {
     set_netns(&open(path)?, path)
 }
 
+/// Like [`enter`], for a namespace that is open already; `path` is for errors.
+///
+/// # Errors
+/// Returns an error if it cannot be entered; the thread stays where it was.
+pub fn enter_opened(namespace: &File, path: &Path) -> Result<(), NetnsError> {
+    check_kind(namespace, path)?;
+    set_netns(namespace, path)
+}
+
 /// Runs a closure in the namespace at `path`.
 ///
 /// # Errors
@@ -82,12 +91,17 @@ fn open(path: &Path) -> Result<File, NetnsError> {
         .custom_flags(OFlag::O_NONBLOCK.bits())
         .open(path)
         .map_err(|source| NetnsError::Open { path: name(), source })?;
-    let enter = |source: io::Error| NetnsError::Enter { path: name(), source };
-    let kind = fstatfs(&namespace).map_err(|errno| enter(errno.into()))?.filesystem_type();
-    if !is_namespace_filesystem(kind) {
-        return Err(enter(io::Error::other("a plain file or directory, not a namespace (was it unmounted?)")));
-    }
+    check_kind(&namespace, path)?;
     Ok(namespace)
+}
+
+fn check_kind(namespace: &File, path: &Path) -> Result<(), NetnsError> {
+    let enter = |source: io::Error| NetnsError::Enter { path: path.display().to_string(), source };
+    let kind = fstatfs(namespace).map_err(|errno| enter(errno.into()))?.filesystem_type();
+    if is_namespace_filesystem(kind) {
+        return Ok(());
+    }
+    Err(enter(io::Error::other("a plain file or directory, not a namespace (was it unmounted?)")))
 }
 
 fn set_netns(namespace: &File, path: &Path) -> Result<(), NetnsError> {

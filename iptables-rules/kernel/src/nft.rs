@@ -9,10 +9,10 @@
 //! ```
 //!
 //! A fresh namespace costs one query and one transaction that only adds: a transaction that deletes anything, even one that fails, waits
-//! for a grace period of the kernel, about ten milliseconds. Next to the rules it adds an empty chain whose name is a fingerprint of
-//! them. Finding that chain afterwards proves the commit; an acknowledgement does not, as the kernel sends one for failed transactions,
-//! too. In later calls the chain shows which rules were installed. Whether they are unchanged, for example after a `flush chain`, takes
-//! reading all of them: a few hundred microseconds, paid only where rules exist already.
+//! for a grace period of the kernel, about ten milliseconds. So rules that were flushed are only added again. Next to the rules it adds an
+//! empty chain whose name is a fingerprint of them. Finding that chain afterwards proves the commit; an acknowledgement does not, as the
+//! kernel sends one for failed transactions, too. In later calls the chain shows which rules were installed. Whether they are unchanged,
+//! for example after a `flush chain`, takes reading all of them: a few hundred microseconds, paid only where rules exist already.
 //!
 //! [`iptables_compat`] writes the same rules over netlink as iptables-nft does, so that `iptables-save` shows them.
 
@@ -123,21 +123,30 @@ fn apply_as(rules: &RuleSet, layout: TableLayout, force: bool) -> Result<ApplyOu
     let (create, fingerprint) = Batch::create(&program);
     for _ in 0..MAX_COMMIT_ATTEMPTS {
         let found = socket.probe(&program, &fingerprint)?;
-        // Rules that change while they are read differ; the next probe shows whether they stay so.
-        // A program that is too large to be read differs, too. Each read has a socket of its own, with a full budget.
-        if !force && found.matches && read_back().is_ok_and(|found| found == program) {
-            return Ok(ApplyOutcome::Unchanged);
-        }
+        // The generation first: the kernel rejects the transaction if anything changes after it. Each read has a socket of its own, with a
+        // full budget.
         let (sent, applied) = if found.tables.is_empty() {
             (socket.commit(&create, &program), ApplyOutcome::Created)
         } else {
-            // The generation first: the kernel rejects the transaction if anything changes after it.
             let generation = socket.generation()?;
+            // Rules that change while they are read differ; the next probe shows whether they stay so.
+            // A program that is too large to be read differs, too.
+            let present = if force || !found.matches { None } else { read_back().ok() };
+            if present.as_ref() == Some(&program) {
+                return Ok(ApplyOutcome::Unchanged);
+            }
+            let completion = present.and_then(|present| Batch::complete(&program, &present, generation));
+            if let Some(completion) = completion {
+                match socket.commit(&completion, &program) {
+                    // The fingerprint was there before, so it proves nothing.
+                    Ok(()) if read_back()? == program => return Ok(ApplyOutcome::Replaced),
+                    Ok(()) | Err(CommitError::Conflict) => continue,
+                    Err(CommitError::Other(error)) => return Err(error),
+                }
+            }
             let existing = NftSocket::open()?.own_tables()?;
-            (
-                socket.commit(&Batch::replace(&program, &fingerprint, &existing, generation), &program),
-                ApplyOutcome::Replaced,
-            )
+            let replacement = Batch::replace(&program, &fingerprint, &existing, generation);
+            (socket.commit(&replacement, &program), ApplyOutcome::Replaced)
         };
         match sent {
             Ok(()) if socket.probe(&program, &fingerprint)?.matches => return Ok(applied),

@@ -303,7 +303,9 @@ impl Visit {
     }
 
     fn status(&self, rules: &RuleSet) -> Result<RulesStatus, backend::BackendError> {
-        rules_status(&ExpectedRules { rules: Some(rules.clone()), is_known: false, backend: self.options.backend })
+        let backend = self.options.backend;
+        let expected = ExpectedRules { rules: Some(rules.clone()), is_known: false, backend, verified: None };
+        rules_status(&expected, None).map(|(status, _)| status)
     }
 
     /// Returns the pod's addresses; those in its namespace where the runtime reports none. Every interface has one of the link.

@@ -4,7 +4,6 @@ use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -19,6 +18,7 @@ use weir_kernel::nft::{self, NftError, NftState};
 use weir_kernel::{ReadLimits, legacy, route};
 
 use super::subscription::{NetnsId, Subscription};
+use super::verified::VerifiedAt;
 
 /// Limits of reading one network namespace: the rules of the largest accepted pod, and some more. Several are read at the same time, and
 /// together they have to fit into the agent's memory.
@@ -56,6 +56,8 @@ pub struct ExpectedRules {
     pub is_known: bool,
     /// Backend of the plugin.
     pub backend: Backend,
+    /// Where and when an inspection has found these rules in place.
+    pub(crate) verified: Option<VerifiedAt>,
 }
 
 /// Status of the rules in a network namespace.
@@ -101,23 +103,26 @@ pub struct Visited {
     pub(super) subscription: Option<io::Result<Subscription>>,
     /// Generation of nf_tables up to which the inspection has seen every transaction.
     pub(super) generation: Option<u32>,
+    /// Where and when the rules were found in place, if nf_tables tells the next inspection whether they changed since.
+    pub(super) verified: Option<VerifiedAt>,
 }
 
 impl From<Inspection> for Visited {
     fn from(inspection: Inspection) -> Self {
-        Self { inspection, netns: None, subscription: None, generation: None }
+        Self { inspection, netns: None, subscription: None, generation: None, verified: None }
     }
 }
 
 /// Inspects the rules in a network namespace and restores them where `may_repair` allows it; it is called inside, right before a change.
-/// `is_monitor_wanted` tells whether to subscribe to changes of the namespace.
+/// `is_monitor_wanted` tells whether to subscribe to changes of the namespace. The calling thread enters the namespace and stays there: for
+/// threads that end with the visit.
 pub fn inspect_and_repair(
     path: &Path,
     protected: &ProtectedNetns,
     ips: &[IpAddr],
     expected: &ExpectedRules,
-    may_repair: impl Fn() -> bool + Send + Sync,
-    is_monitor_wanted: impl Fn(NetnsId) -> bool + Send + Sync,
+    may_repair: impl Fn() -> bool,
+    is_monitor_wanted: impl Fn(NetnsId) -> bool,
 ) -> Visited {
     // O_NONBLOCK: does not wait for the writer of a pipe; the path may be under the control of a pod.
     let opened = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path);
@@ -128,8 +133,6 @@ pub fn inspect_and_repair(
     if protected.0.contains(&id) {
         return Inspection::OtherNetns.into();
     }
-    // Entered by its descriptor: the name may be bound to another namespace in the meantime.
-    let held = PathBuf::from(format!("/proc/self/fd/{}", namespace.as_raw_fd()));
     let inspect = || {
         match has_all_addresses(ips) {
             Ok(true) => {}
@@ -139,7 +142,12 @@ pub fn inspect_and_repair(
         // Before anything is read, so that no later change is missed.
         let subscription = is_monitor_wanted(id).then(Subscription::open);
         let before = nft::generation().ok();
-        let inspection = match (rules_status(expected), &expected.rules) {
+        let verified_before = expected.verified.filter(|verified| verified.netns == id);
+        let (status, generation) =
+            rules_status(expected, verified_before.map(|verified| verified.generation))
+                .map_or_else(|error| (Err(error), None), |(status, generation)| (Ok(status), generation));
+        let verified = generation.map(|generation| VerifiedAt { netns: id, generation });
+        let inspection = match (status, &expected.rules) {
             (Err(error), _) => unreadable(&error),
             (Ok(status), Some(rules)) if is_repairable(&status) && may_repair() => {
                 match rules_backend::install(rules, expected.backend, false) {
@@ -150,10 +158,11 @@ pub fn inspect_and_repair(
             (Ok(status), _) => Inspection::Found(status),
         };
         let generation = before.map(|before| seen_generation(before, &inspection));
-        Visited { inspection, netns: Some(id), subscription, generation }
+        Visited { inspection, netns: Some(id), subscription, generation, verified }
     };
-    match netns::run_in(&held, || READ_LIMITS.within(inspect)) {
-        Ok(visited) => visited,
+    // By its descriptor: the name may be bound to another namespace in the meantime.
+    match netns::enter_opened(&namespace, path) {
+        Ok(()) => READ_LIMITS.within(inspect),
         Err(NetnsError::Enter { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => {
             Inspection::Unreadable(source.to_string()).into()
         }
@@ -196,18 +205,24 @@ pub(super) fn addresses() -> HashSet<IpAddr> {
     READ_LIMITS.within(route::addresses).unwrap_or_default().into_iter().collect()
 }
 
-/// Returns the status of the rules in the network namespace of the calling thread.
-pub(crate) fn rules_status(expected: &ExpectedRules) -> Result<RulesStatus, BackendError> {
-    let backend = expected.backend;
-    let differences = match &expected.rules {
-        Some(rules) => rules_backend::differences(rules, backend)?,
-        None => vec!["rules differ from those that were installed".to_owned()],
+/// Returns the status of the rules in the network namespace of the calling thread, and the generation of nf_tables in which they were found
+/// in place. In generation `before` they were, too.
+pub(crate) fn rules_status(
+    expected: &ExpectedRules,
+    before: Option<u32>,
+) -> Result<(RulesStatus, Option<u32>), BackendError> {
+    let (differences, generation) = match &expected.rules {
+        Some(rules) => rules_backend::differences_since(rules, expected.backend, before)?,
+        None => (vec!["rules differ from those that were installed".to_owned()], None),
     };
-    if differences.is_empty() {
-        return Ok(RulesStatus::InPlace);
-    }
+    let status = if differences.is_empty() { RulesStatus::InPlace } else { unexpected_status(expected, differences)? };
+    Ok((status, generation))
+}
+
+/// Returns the status of rules that are not the expected ones.
+fn unexpected_status(expected: &ExpectedRules, differences: Vec<String>) -> Result<RulesStatus, BackendError> {
     // Of the iptables backend, our rules cannot be told from foreign ones.
-    if backend == Backend::Iptables {
+    if expected.backend == Backend::Iptables {
         return Ok(if expected.rules.is_some() { RulesStatus::Drifted(differences) } else { RulesStatus::Missing });
     }
     let state = match nft::inspect() {

@@ -63,7 +63,7 @@ impl Target {
     pub(super) fn expected_rules(&self, backend: Backend) -> Result<ExpectedRules, Vec<String>> {
         let rules = self.config.as_ref().map(|config| plan(config)).transpose();
         let rules = rules.map_err(|settings| to_lines(&settings))?;
-        Ok(ExpectedRules { rules, is_known: self.is_known, backend })
+        Ok(ExpectedRules { rules, is_known: self.is_known, backend, verified: None })
     }
 }
 

@@ -9,7 +9,9 @@ use tokio::task::JoinHandle;
 use weir_agent::events;
 use weir_agent::metrics::MetricsRegistry;
 use weir_agent::pods::PodCache;
-use weir_agent::repair::{Monitors, PodStates, RepairMetrics, RepairOptions, Repairer, RuleState, Visits};
+use weir_agent::repair::{
+    Monitors, PodStates, RepairMetrics, RepairOptions, Repairer, RuleState, VerifiedRules, Visits,
+};
 use weir_agent::socket::Attachments;
 use weir_lab::{Netns, privilege};
 use weir_protocol::agent::CallReport;
@@ -54,6 +56,7 @@ impl Node {
             events,
             visits: Visits::default(),
             monitors: monitors.clone(),
+            verified: VerifiedRules::default(),
         };
         let task = tokio::spawn(repairer.run(None, shutdown.clone()));
         Self { pods, attachments, states, monitors, metrics, shutdown, task, _root: root }

@@ -13,7 +13,7 @@ use weir_agent::metrics::MetricsRegistry;
 use weir_agent::pods::{PodCache, PodFacts};
 use weir_agent::repair::{
     Fallback, FallbackRunner, Monitors, NetnsPaths, PodStates, RepairLimits, RepairMetrics, RepairOptions, Repairer,
-    RuleState, Visits,
+    RuleState, VerifiedRules, Visits,
 };
 use weir_agent::socket::Attachments;
 use weir_apiserver::ApiServer;
@@ -93,6 +93,7 @@ impl Bench {
             events,
             visits: Visits::default(),
             monitors: Monitors::default(),
+            verified: VerifiedRules::default(),
         };
         Self { repairer, metrics, dir }
     }
@@ -274,6 +275,7 @@ pub(crate) fn run(
         events,
         visits: Visits::default(),
         monitors: Monitors::default(),
+        verified: VerifiedRules::default(),
     };
     tokio::spawn(repairer.run(runner, shutdown.clone()));
     (pods, states, attachments, vec![following, shutdown])

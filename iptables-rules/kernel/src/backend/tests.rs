@@ -1,4 +1,7 @@
+use iptables_rules::{CaptureConfig, plan};
+
 use super::*;
+use crate::testing::{in_namespace, tool};
 
 #[test]
 fn own_namespace_is_rejected() {
@@ -6,6 +9,28 @@ fn own_namespace_is_rejected() {
     let nothing = RuleSet::default();
     assert!(matches!(install_in(own, &nothing, Backend::Auto), Err(BackendError::OwnNetns(_))));
     assert!(matches!(differences_in(own, &nothing, Backend::Auto), Err(BackendError::OwnNetns(_))));
+}
+
+#[test]
+fn rules_are_read_again_only_in_another_generation() {
+    in_namespace(|| {
+        tool("ip", &["link", "set", "lo", "up"], "");
+        let rules = plan(&CaptureConfig::default()).unwrap();
+        install(&rules, Backend::Auto, false).unwrap();
+        let compare = |verified| differences_since(&rules, Backend::Auto, verified).unwrap();
+        let (lines, generation) = compare(None);
+        assert!(lines.is_empty() && generation.is_some(), "{lines:?}");
+        // Other rules are not noticed, as nothing has changed.
+        assert_eq!(differences_since(&RuleSet::default(), Backend::Auto, generation).unwrap(), (vec![], generation));
+        tool("ip", &["-6", "addr", "del", "::6/128", "dev", "lo"], "");
+        assert_eq!(compare(generation).0, ["address ::6/128 is missing on lo"]);
+        tool("nft", &["add", "table", "inet", "other"], "");
+        let (lines, next) = compare(generation);
+        assert_eq!((lines.len(), next), (1, generation.map(|generation| generation + 1)));
+        tool("nft", &["flush", "table", "inet", "weir"], "");
+        let (lines, last) = compare(next);
+        assert!(lines.len() > 1 && last.is_none(), "{lines:?}");
+    });
 }
 
 #[test]

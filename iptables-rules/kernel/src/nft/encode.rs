@@ -81,7 +81,7 @@ impl Batch {
         for (t, table) in program.tables.iter().enumerate() {
             batch.new_table(t, table, NLM_F_CREATE | NLM_F_EXCL);
             batch.chains(t, table, |_| true);
-            batch.content(t, table);
+            batch.content(t, table, None);
         }
         let fingerprint = format!("{FINGERPRINT_PREFIX}{:016x}", hash(&batch.bytes));
         batch.push_fingerprints(program, &fingerprint);
@@ -108,7 +108,7 @@ impl Batch {
             let Some(OwnTable { table: old, fingerprint: old_fingerprint }) = kept(family) else {
                 batch.new_table(t, table, NLM_F_CREATE | NLM_F_EXCL);
                 batch.chains(t, table, |_| true);
-                batch.content(t, table);
+                batch.content(t, table, None);
                 continue;
             };
             batch.push(
@@ -129,10 +129,30 @@ impl Batch {
                 batch.drop_chain(family, old_fingerprint);
             }
             batch.chains(t, table, |chain| !stays(chain));
-            batch.content(t, table);
+            batch.content(t, table, None);
         }
         batch.push_fingerprints(program, fingerprint);
         batch.end()
+    }
+
+    /// Builds a transaction that only adds what `found` lacks of the program; `None` if something has to be changed or removed. Unlike a
+    /// replacement it waits for no grace period of the kernel.
+    pub(super) fn complete(program: &Program, found: &Program, generation: u32) -> Option<Self> {
+        let mut batch = Self::begin(Some(generation));
+        for (t, table) in program.tables.iter().enumerate() {
+            let present =
+                found.tables.iter().find(|other| other.family == table.family && other.flags == table.flags)?;
+            let named = |name: &Name| table.chains.iter().find(|chain| chain.name == *name);
+            let is_kept = |old: &ChainDef| {
+                named(&old.name).is_some_and(|new| new.hook == old.hook && new.rules.starts_with(&old.rules))
+            };
+            if !present.chains.iter().all(is_kept) || !present.sets.iter().all(|set| table.sets.contains(set)) {
+                return None;
+            }
+            batch.chains(t, table, |chain| present.chains.iter().all(|old| old.name != chain.name));
+            batch.content(t, table, Some(present));
+        }
+        Some(batch.end())
     }
 
     /// Builds a transaction that removes our tables of these families.
@@ -228,9 +248,14 @@ impl Batch {
         }
     }
 
-    /// Adds the sets and rules of a table.
-    fn content(&mut self, t: usize, table: &TableDef) {
-        for (s, set) in table.sets.iter().enumerate() {
+    /// Adds the sets and rules of a table, without those of `present`: whole sets, and rules at the head of a chain.
+    fn content(&mut self, t: usize, table: &TableDef, present: Option<&TableDef>) {
+        let has_set = |set: &SetDef| present.is_some_and(|present| present.sets.iter().any(|s| s.name == set.name));
+        let rules_of = |chain: &ChainDef| {
+            let found = present.and_then(|present| present.chains.iter().find(|c| c.name == chain.name));
+            found.map_or(0, |found| found.rules.len())
+        };
+        for (s, set) in table.sets.iter().enumerate().filter(|(_, set)| !has_set(set)) {
             let number = u32::try_from(s + 1).unwrap_or(u32::MAX);
             self.push(Origin::Set(t, s), table.family, NfTablesMessage::NewSet(new_set(set, number)), NLM_F_CREATE);
             for attributes in elements(set, number) {
@@ -239,7 +264,7 @@ impl Batch {
             }
         }
         for (c, chain) in table.chains.iter().enumerate() {
-            for (r, rule) in chain.rules.iter().enumerate() {
+            for (r, rule) in chain.rules.iter().enumerate().skip(rules_of(chain)) {
                 let attributes = vec![
                     RuleAttribute::Table(TABLE.into()),
                     RuleAttribute::Chain(chain.name.to_string()),

@@ -267,6 +267,32 @@ fn apply_repairs_changes_despite_the_fingerprint() {
 }
 
 #[test]
+fn missing_rules_are_added_without_a_removal() {
+    in_namespace(|| {
+        let rules = rules(&varied()[2]);
+        let program = program(&rules).unwrap();
+        apply(&rules).unwrap();
+        for (change, adds_only) in [
+            ("flush table inet weir", true),
+            ("flush chain inet weir ISTIO_OUTPUT", true),
+            ("flush table inet weir; delete chain inet weir nat-output; delete chain inet weir ISTIO_OUTPUT", true),
+            ("flush table inet weir; delete set inet weir excluded-outbound-ipv4", true),
+            ("add rule inet weir ISTIO_OUTPUT accept", false),
+            ("insert rule inet weir nat-output accept", false),
+            ("delete element inet weir excluded-outbound-ipv4 { 10.0.0.0/8 }", false),
+            ("add chain inet weir mine", false),
+        ] {
+            nft(change);
+            let batch = Batch::complete(&program, &read_back().unwrap(), generation().unwrap());
+            assert_eq!(batch.is_some(), adds_only, "{change}");
+            assert!(batch.iter().all(|batch| (1..=batch.last()).all(|number| !batch.is_removal(number))), "{change}");
+            assert_eq!(apply(&rules).unwrap(), ApplyOutcome::Replaced, "{change}");
+            assert_eq!(verify(&rules).unwrap(), Vec::<String>::new(), "{change}");
+        }
+    });
+}
+
+#[test]
 fn installs_five_thousand_networks() {
     in_namespace(|| {
         let v4 = (0..5000_u32).map(|n| format!("10.{}.{}.{}/28", n >> 8, n & 0xff, (n % 8) * 32));
