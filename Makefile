@@ -91,6 +91,11 @@ soak: ## ten minutes of a hostile tenant against the release binaries (root, con
 	WEIR_BIN_DIR=$(abspath $(TARGET_DIR))/release WEIR_HOSTILE_SECONDS=600 \
 	  cargo test --release --locked -p weir-tests --test it hostile::honest -- --nocapture
 
+.PHONY: scale
+scale: test-tools dist ## 1,000 nodes and 50,000 pods on a real API server, with release binaries: reviews, agents, weir check (root, half an hour)
+	cargo build --release --locked -p weir-scale
+	$(TARGET_DIR)/release/weir-scale --size full --bin-dir $(DIST) --json $(DIST)/scale.json
+
 .PHONY: doc
 doc: ## documentation, without warnings; links and anchors of all pages
 	scripts/site check

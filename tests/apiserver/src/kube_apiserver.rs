@@ -28,9 +28,19 @@ pub struct KubeApiserver {
     url: String,
     kubeconfig: PathBuf,
     ca: String,
-    /// In the order in which they are stopped.
-    _processes: Vec<Process>,
+    /// The server is stopped before etcd: it would retry for seconds without it.
+    server: Process,
+    etcd: Process,
     _dir: tempfile::TempDir,
+}
+
+/// Flags beside those that every server gets.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ExtraFlags<'a> {
+    /// Flags of kube-apiserver.
+    pub server: &'a [String],
+    /// Flags of etcd.
+    pub etcd: &'a [String],
 }
 
 /// A child process and its log.
@@ -82,6 +92,14 @@ impl KubeApiserver {
     /// # Errors
     /// When one of them is missing, exits, or is not ready within `timeout`; the error has the end of its log.
     pub fn start(assets: &Path, timeout: Duration) -> anyhow::Result<Self> {
+        Self::start_with(assets, timeout, ExtraFlags::default())
+    }
+
+    /// Like [`start`](Self::start), with further flags.
+    ///
+    /// # Errors
+    /// As for [`start`](Self::start).
+    pub fn start_with(assets: &Path, timeout: Duration, flags: ExtraFlags<'_>) -> anyhow::Result<Self> {
         let temporary = tempfile::tempdir()?;
         let dir = temporary.path();
         let authority = Authority::new("kubernetes")?;
@@ -97,9 +115,10 @@ impl KubeApiserver {
 
         // Another process may take a port before the server does; then that exits with the reason in its log.
         let [clients, peers, serving] = free_ports()?;
-        let mut etcd = Process::start(&assets.join("etcd"), &etcd_flags(clients, peers), dir)?;
+        let mut etcd = Process::start(&assets.join("etcd"), &[&etcd_flags(clients, peers), flags.etcd].concat(), dir)?;
         etcd.wait(timeout, || health(&plain(), &format!("http://127.0.0.1:{clients}/health")))?;
-        let mut server = Process::start(&assets.join("kube-apiserver"), &server_flags(clients, serving), dir)?;
+        let all = [&server_flags(clients, serving), flags.server].concat();
+        let mut server = Process::start(&assets.join("kube-apiserver"), &all, dir)?;
         let url = format!("https://127.0.0.1:{serving}");
         let agent = trusting(&authority.cert())?;
         server.wait(timeout, || health(&agent, &format!("{url}/readyz")))?;
@@ -107,8 +126,7 @@ impl KubeApiserver {
         let path = dir.join("kubeconfig");
         kubeconfig(&path, &url, Some(&authority.cert()), Some(TOKEN))?;
         let ca = authority.cert();
-        // The server is stopped before etcd: it would retry for seconds without it.
-        Ok(Self { url, kubeconfig: path, ca, _processes: vec![server, etcd], _dir: temporary })
+        Ok(Self { url, kubeconfig: path, ca, server, etcd, _dir: temporary })
     }
 
     /// Returns `https://127.0.0.1:PORT`.
@@ -119,6 +137,11 @@ impl KubeApiserver {
     /// Returns the path of a kubeconfig of an administrator.
     pub fn kubeconfig(&self) -> &Path {
         &self.kubeconfig
+    }
+
+    /// Returns the process ids of kube-apiserver and etcd.
+    pub fn pids(&self) -> [u32; 2] {
+        [&self.server, &self.etcd].map(|process| process.child.0.id())
     }
 
     /// Returns the CA certificate that its own is signed by, PEM.
@@ -199,17 +222,22 @@ fn health(agent: &ureq::Agent, url: &str) -> Result<(), String> {
     response.map(drop).map_err(|error| error.to_string())
 }
 
-/// Starts a real API server, or [skips](weir_lab::skip_or_fail) the test where `KUBEBUILDER_ASSETS` does not have the binaries.
-///
-/// # Panics
-/// When it does not start.
-pub fn kube_apiserver_or_skip() -> Option<KubeApiserver> {
+/// Returns the directory of `KUBEBUILDER_ASSETS`, or [skips](weir_lab::skip_or_fail) the test where it does not have the binaries.
+pub fn assets_or_skip() -> Option<PathBuf> {
     let assets = std::env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from);
     let assets = assets.filter(|dir| ["etcd", "kube-apiserver"].iter().all(|name| dir.join(name).is_file()));
     if assets.is_none() {
         weir_lab::skip_or_fail("KUBEBUILDER_ASSETS has no etcd and kube-apiserver; `make test-tools` builds them");
     }
-    let started = KubeApiserver::start(&assets?, START_TIMEOUT);
+    assets
+}
+
+/// Starts a real API server, or [skips](weir_lab::skip_or_fail) the test where `KUBEBUILDER_ASSETS` does not have the binaries.
+///
+/// # Panics
+/// When it does not start.
+pub fn kube_apiserver_or_skip() -> Option<KubeApiserver> {
+    let started = KubeApiserver::start(&assets_or_skip()?, START_TIMEOUT);
     Some(started.unwrap_or_else(|error| panic!("{error:#}")))
 }
 

@@ -57,7 +57,7 @@ pub use self::admission::Audit;
 pub use self::auth::{RequestAttributes, User};
 pub use self::fault::{FaultTarget, ServerFault};
 pub use self::forward_proxy::ForwardProxy;
-pub use self::kube_apiserver::{KubeApiserver, kube_apiserver_or_skip};
+pub use self::kube_apiserver::{ExtraFlags, KubeApiserver, assets_or_skip, kube_apiserver_or_skip};
 use self::listen::MaybeTlsListener;
 use self::store::Store;
 use self::tls::Authority;

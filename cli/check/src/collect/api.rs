@@ -6,13 +6,15 @@ use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Limited};
 use kube::client::Body;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use serde_json::value::RawValue;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::snapshot::ReadFailure;
-use crate::snapshot::object::parse;
+use crate::snapshot::object::{parse, parse_text};
 use crate::snapshot::reports::Readiness;
 
 /// Concurrent requests to the API server, and as many to pods of Weir, so that pods that do not respond delay nothing else.
@@ -53,15 +55,37 @@ impl ApiResponse {
         self.object().and_then(parse)
     }
 
-    /// Returns the query parameter for the next page of a list.
-    fn continue_token(&self) -> Option<String> {
-        continue_token(&serde_json::from_str(&self.body).ok()?)
+    /// Returns the page in a successful response to a list.
+    fn page(&self) -> Result<Page<'_>, String> {
+        match (self.code, serde_json::from_str(&self.body)) {
+            (200..=299, Ok(page)) if self.body.trim_start().starts_with('{') => Ok(page),
+            _ => Err(self.object().err().unwrap_or_else(|| format!("{}: {}", self.code, self.excerpt()))),
+        }
     }
 }
 
-fn continue_token(list: &Value) -> Option<String> {
-    let next = list["metadata"]["continue"].as_str().filter(|next| !next.is_empty())?;
-    Some(format!("&continue={}", percent_encoded(next)))
+/// A page of a list. Its objects are parsed one at a time: as [`Value`]s, all of them would take several times the memory of the text.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Page<'a> {
+    metadata: PageMetadata,
+    #[serde(borrow)]
+    items: Option<Vec<&'a RawValue>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct PageMetadata {
+    #[serde(rename = "continue")]
+    token: Option<String>,
+}
+
+impl Page<'_> {
+    /// Returns the query parameter for the next page.
+    fn continue_parameter(&self) -> Option<String> {
+        let token = self.metadata.token.as_deref().filter(|token| !token.is_empty())?;
+        Some(format!("&continue={}", percent_encoded(token)))
+    }
 }
 
 /// Sends requests to an API server.
@@ -83,11 +107,15 @@ impl ApiTransport for kube::Client {
         let request = request.body(Body::from(body)).map_err(|error| error.to_string())?;
         let response = kube::Client::send(self, request).await.map_err(|error| error_chain(&error))?;
         let code = response.status().as_u16();
-        let body = Limited::new(response.into_body(), MAX_RESPONSE_BYTES)
-            .collect()
-            .await
-            .map_err(|error| error.to_string())?;
-        Ok(ApiResponse { code, body: String::from_utf8_lossy(&body.to_bytes()).into_owned() })
+        let (mut frames, mut body) = (Limited::new(response.into_body(), MAX_RESPONSE_BYTES), Vec::new());
+        while let Some(frame) = frames.frame().await {
+            if let Ok(data) = frame.map_err(|error| error.to_string())?.into_data() {
+                body.extend_from_slice(&data);
+            }
+        }
+        let body =
+            String::from_utf8(body).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
+        Ok(ApiResponse { code, body })
     }
 }
 
@@ -165,7 +193,7 @@ impl<'a, A: ApiTransport> ApiReader<'a, A> {
     ) -> Option<Vec<U>> {
         let mut all = Vec::new();
         let is_complete = self.for_each(what, path, |object| {
-            all.extend(keep(parse(object)?));
+            all.extend(keep(parse_text(object)?));
             Ok(())
         });
         is_complete.await.then_some(all)
@@ -179,12 +207,12 @@ impl<'a, A: ApiTransport> ApiReader<'a, A> {
         }
     }
 
-    /// Passes every object of a list to `each`, page by page. Returns whether all of them were read; a failure is recorded.
+    /// Passes every object of a list to `each` as JSON text, page by page. Returns whether all of them were read; a failure is recorded.
     pub(crate) async fn for_each(
         &self,
         what: &str,
         path: &str,
-        mut each: impl FnMut(Value) -> Result<(), String>,
+        mut each: impl FnMut(&str) -> Result<(), String>,
     ) -> bool {
         let separator = if path.contains('?') { '&' } else { '?' };
         let mut from = String::new();
@@ -194,18 +222,18 @@ impl<'a, A: ApiTransport> ApiReader<'a, A> {
             if let Ok(expired) = &response
                 && expired.code == 410
                 && !from.is_empty()
-                && let Some(token) = expired.continue_token()
+                && let Some(token) =
+                    serde_json::from_str(&expired.body).ok().and_then(|page: Page<'_>| page.continue_parameter())
             {
                 from = token;
                 continue;
             }
-            let page = response.and_then(|response| response.object()).and_then(|mut list| {
-                if let Value::Array(items) = list["items"].take() {
-                    items.into_iter().try_for_each(&mut each)?;
-                }
-                Ok(continue_token(&list))
+            let next = response.and_then(|response| {
+                let page = response.page()?;
+                page.items.iter().flatten().try_for_each(|item| each(item.get()))?;
+                Ok(page.continue_parameter())
             });
-            match page {
+            match next {
                 Ok(Some(token)) => from = token,
                 Ok(None) => return true,
                 Err(reason) => {

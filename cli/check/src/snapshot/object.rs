@@ -112,6 +112,17 @@ pub(crate) fn parse<T: DeserializeOwned>(mut object: Value) -> Result<T, String>
     serde_json::from_value(object).map_err(|error| format!("cannot parse {name}: {error}"))
 }
 
+/// Like [`parse`], without a [`Value`] in between unless the text may have a `null`.
+pub(crate) fn parse_text<T: DeserializeOwned>(object: &str) -> Result<T, String> {
+    if object.contains("null") {
+        return serde_json::from_str(object).map_err(|error| error.to_string()).and_then(parse);
+    }
+    serde_json::from_str(object).map_err(|error| {
+        let object: Value = serde_json::from_str(object).unwrap_or_default();
+        format!("cannot parse {}: {error}", object["metadata"]["name"].as_str().unwrap_or_default())
+    })
+}
+
 pub(super) fn drop_nulls(value: &mut Value) {
     match value {
         Value::Object(fields) => {

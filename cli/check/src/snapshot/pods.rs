@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use weir_injector::finish::status::{InjectionStatus, STATUS};
 
-use super::object::{StringMap, drop_nulls, timestamp};
+use super::object::{StringMap, parse_text, timestamp};
 use crate::finding::FindingObject;
 
 /// A pod, and the number of similar ones.
@@ -118,14 +118,12 @@ struct Container {
 }
 
 impl PodDeduplicator {
-    /// Adds a pod, unless it has finished, is being deleted, or the filter leaves it out.
+    /// Adds a pod, given as JSON text, unless it has finished, is being deleted, or the filter leaves it out.
     ///
     /// # Errors
     /// The pod cannot be parsed.
-    pub(crate) fn add(&mut self, mut pod: Value, filter: &PodFilter) -> Result<(), String> {
-        drop_nulls(&mut pod);
-        let PodDocument { metadata, spec, status } =
-            PodDocument::deserialize(&pod).map_err(|error| format!("cannot parse a pod: {error}"))?;
+    pub(crate) fn add(&mut self, pod: &str, filter: &PodFilter) -> Result<(), String> {
+        let PodDocument { metadata, spec, status } = parse_text(pod)?;
         let is_finished = matches!(status.phase.as_str(), "Succeeded" | "Failed");
         if is_finished || metadata.deletion_timestamp.is_some() {
             return Ok(());
@@ -163,7 +161,7 @@ impl PodDeduplicator {
         });
         let status = InjectionStatus::of_pod(&reduced);
         self.kept.push(MeshPod {
-            full: status.is_some().then(|| full_text(pod)),
+            full: if status.is_some() { Some(full_text(parse_text(pod)?)) } else { None },
             namespace: metadata.namespace,
             name: metadata.name,
             labels: metadata.labels,

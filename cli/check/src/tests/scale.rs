@@ -9,11 +9,38 @@ use serde_json::{Value, json};
 
 use super::fixture::{Fixture, plain_pod, pod_of};
 use super::{collected, parameter, scope};
-use crate::collect::api::{ApiResponse, ApiTransport};
+use crate::collect::api::{ApiReader, ApiResponse, ApiTransport};
+use crate::snapshot::pods::{PodDeduplicator, PodFilter};
 use crate::{CheckScope, analyze};
 
 /// Pods per owner.
 const REPLICAS: usize = 10;
+
+/// An API server with one list.
+struct OneList(String);
+
+impl ApiTransport for OneList {
+    async fn send(&self, _: &str, _: &str, _: Option<&Value>) -> Result<ApiResponse, String> {
+        Ok(ApiResponse { code: 200, body: self.0.clone() })
+    }
+}
+
+#[test]
+fn a_page_takes_little_more_memory_than_its_text() {
+    let pod = Fixture::healthy().injected(&plain_pod("shop", "web", "web"));
+    let list = OneList(json!({"items": vec![&pod; 500], "metadata": {"continue": ""}}).to_string());
+    let reader = ApiReader::new(&list, Duration::from_secs(1));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    let mut pods = PodDeduplicator::default();
+    let allocated = allocation_counter::measure(|| {
+        let filter = PodFilter { namespaces: None };
+        assert!(runtime.block_on(reader.for_each("pods", "/api/v1/pods", |pod| pods.add(pod, &filter))));
+    });
+    let text = list.0.len() as u64;
+    assert!(allocated.bytes_max < text + text / 4, "{} bytes for {text}", allocated.bytes_max);
+    let [pod] = pods.into_pods().try_into().expect("one owner");
+    assert_eq!(pod.similar, 499);
+}
 
 /// A cluster whose nodes and pods are created when they are listed.
 struct Large {
