@@ -222,7 +222,13 @@ mod tests {
     #[test]
     fn everything_that_depends_on_istio_is_named() {
         let mut objects = with_weir();
-        insta::assert_debug_snapshot!(dependents(&objects, "weir"), @"");
+        insta::assert_debug_snapshot!(dependents(&objects, "weir"), @r#"
+        [
+            "namespace shop: istio-sidecar-injector selects its pods",
+            "pod shop/web-abc-x: Istio's injector has injected it (rules of istio-cni)",
+            "pod shop/old-abc-x: Istio's injector has injected it (rules of istio-init)",
+        ]
+        "#);
         objects.namespaces[0]["metadata"]["labels"] = json!({"istio.io/rev": "weir"});
         for pod in &mut objects.pods {
             pod["metadata"]["annotations"]["weir.dev/capture"] = "{}".into();
@@ -239,7 +245,13 @@ mod tests {
     fn plugin_of_ambient_mode_stays() {
         let mut objects = with_weir();
         let removal = Removal::of(&objects);
-        insta::assert_snapshot!(removal.describe(&objects).into_iter().chain(removal.advice).collect::<Vec<_>>().join("\n"), @"");
+        insta::assert_snapshot!(removal.describe(&objects).into_iter().chain(removal.advice).collect::<Vec<_>>().join("\n"), @r"
+        remove mutatingwebhookconfiguration.admissionregistration.k8s.io/istio-sidecar-injector
+        remove daemonset.apps/istio-cni-node
+        warning: istio-cni removes its binary, without which CRI-O cannot stop pods that were started with it; put /opt/cni/bin/istio-cni back on these nodes until those pods are gone: n1
+        helm uninstall istio-cni -n istio-system removes the rest of istio-cni
+        weir tag set default --revision REVISION lets the label istio-injection=enabled mean Weir from now on
+        ");
         objects.namespaces[1]["metadata"]["labels"]["istio.io/dataplane-mode"] = "ambient".into();
         let removal = Removal::of(&objects);
         assert!(removal.plugins.is_empty() && removal.kept[0].contains("ambient"), "{removal:?}");

@@ -160,11 +160,10 @@ mod tests {
         objects.controllers[0]["spec"]["paused"] = true.into();
         let plan = Plan::of(&objects, "weir", &[], &HashMap::new());
         let page = print(&plan);
-        assert!(
-            page.contains("<b>302</b>equal") && page.contains("301 workloads that move by themselves"),
-            "{page:.3000}"
-        );
-        assert!(page.contains("kubectl rollout resume") && !page.contains("<script"), "{page:.3000}");
+        let start: String = page.split("<main>").nth(1).unwrap_or_default().chars().take(2500).collect();
+        assert!(page.contains("<b>302</b>equal"), "{start}");
+        assert!(page.contains("301 workloads that move by themselves"), "{start}");
+        assert!(page.contains("kubectl rollout resume") && !page.contains("<script"), "{start}");
         if let Some(path) = std::env::var_os("WEIR_MIGRATE_PAGE") {
             std::fs::write(path, page).unwrap();
         }

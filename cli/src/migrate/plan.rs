@@ -325,6 +325,7 @@ pub(super) fn restart_reasons(kind: &str, controller: Option<&Value>) -> Vec<Str
     let Some(controller) = controller else {
         return vec![match kind {
             "Pod" => "it has no controller: delete and create it to move it".to_owned(),
+            _ if RESTARTABLE.contains(&kind) => "its controller was not found".to_owned(),
             _ => format!("its controller is a {kind}, which weir migrate does not restart"),
         }];
     };

@@ -229,6 +229,18 @@ mod tests {
         proxy["env"] = json!([{"name": "A", "value": "{\"a\": 1}"}, {"name": "B", "value": "1"}]);
         proxy["ports"] = json!([]);
         then["spec"]["initContainers"].as_array_mut().unwrap().push(proxy);
-        insta::assert_snapshot!(changes(&now, &then).join("\n"), @"");
+        insta::assert_snapshot!(changes(&now, &then).join("\n"), @r#"
+        container istio-proxy: becomes a native sidecar
+        container istio-proxy: image: "proxyv2:1" -> "proxyv2:2"
+        container istio-proxy: args: ["proxy","sidecar"] -> ["proxy","sidecar","--log_as_json"]
+        container istio-proxy: env POD: removed
+        container istio-proxy: env A: "{}" -> "{\"a\": 1}"
+        container istio-proxy: env B: added
+        container istio-proxy: port 15090/TCP: removed
+        container istio-init: removed
+        container istio-validation: added
+        label istio.io/rev: "default" -> "weir"
+        annotation weir.dev/capture: added
+        "#);
     }
 }

@@ -92,13 +92,9 @@ impl Record {
         let value: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
         let field = |key: &str| value[key].as_str().map(str::to_owned).ok_or_else(|| format!("{key} is missing"));
         let phase = field("phase")?;
+        let phase = Phase::parse(&phase).ok_or_else(|| format!("phase {phase} is unknown"))?;
         let former = value["former"].as_object().ok_or("former is missing")?;
-        Ok(Self {
-            phase: Phase::parse(&phase).ok_or_else(|| format!("phase {phase} is unknown"))?,
-            revision: field("revision")?,
-            run: field("run")?,
-            former: InjectionLabels::of(former),
-        })
+        Ok(Self { phase, revision: field("revision")?, run: field("run")?, former: InjectionLabels::of(former) })
     }
 
     /// Returns the annotation of the namespace.

@@ -98,7 +98,28 @@ fn shop(plan: &Plan) -> &NamespacePlan {
 #[test]
 fn pods_of_either_mode_are_equal_under_weir() {
     let plan = plan(&objects());
-    insta::assert_snapshot!(text::print(&plan), @"");
+    insta::assert_snapshot!(text::print(&plan), @r#"
+        injector:       istio-sidecar-injector (Istio), revision default, to service istio-system/istiod
+        configuration:  configmap istio-sidecar-injector, revision default, version 1.28.0, templates built in
+        Weir:           revision weir is not installed yet
+
+        namespace shop: istio-injection=enabled (Istio); 2 workloads with 2 pods in the mesh
+          equal: 1 (istio-cni): Deployment/web
+          equal: 1 (istio-init): Deployment/old
+
+        Differences of the new pods:
+             2 annotation istio.io/rev: "default" -> "weir"
+             2 annotation weir.dev/capture: added
+             2 annotation weir.dev/original: added
+             1 annotation sidecar.istio.io/interceptionMode: added
+             1 annotation traffic.sidecar.istio.io/excludeInboundPorts: added
+             1 annotation traffic.sidecar.istio.io/includeInboundPorts: added
+             1 annotation traffic.sidecar.istio.io/includeOutboundIPRanges: added
+             1 container istio-init: removed
+             1 container istio-validation: added
+
+        => 1 namespaces: 2 equal
+        "#);
     let document: Value = serde_json::from_str(&json::print(&plan)).unwrap();
     assert_eq!(document.pointer("/namespaces/0/workloads/0/verdict"), Some(&json!("equal")), "{document:#}");
     assert!(!text::is_unsafe(&plan));
@@ -134,7 +155,28 @@ fn workloads_that_do_not_move_by_themselves_are_named() {
         .iter()
         .map(|workload| (workload.name.as_str(), &workload.assessment.reasons[..]))
         .collect();
-    insta::assert_debug_snapshot!(reasons, @"");
+    insta::assert_debug_snapshot!(reasons, @r#"
+        [
+            (
+                "old",
+                [
+                    "its controller was not found",
+                ],
+            ),
+            (
+                "web",
+                [
+                    "its rollout is paused: kubectl rollout resume",
+                ],
+            ),
+            (
+                "bare",
+                [
+                    "it has no controller: delete and create it to move it",
+                ],
+            ),
+        ]
+        "#);
 }
 
 #[test]

@@ -49,13 +49,11 @@ fn inventory(plan: &Plan) -> String {
         );
     }
     for found in &plan.configs {
+        let templates = if found.templates.is_empty() { "built in".to_owned() } else { found.templates.join(", ") };
         let _ = writeln!(
             out,
-            "configuration:  configmap {}, revision {}, version {}, templates {}",
-            found.name,
-            found.revision,
-            found.version,
-            found.templates.join(", ")
+            "configuration:  configmap {}, revision {}, version {}, templates {templates}",
+            found.name, found.revision, found.version
         );
         for error in &found.errors {
             let _ = writeln!(out, "  Weir rejects it: {error}");

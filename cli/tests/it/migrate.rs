@@ -50,7 +50,7 @@ impl Mesh {
             server.put("mutatingwebhookconfigurations", configuration);
         }
         let ready = json!({"desiredNumberScheduled": 1, "updatedNumberScheduled": 1, "numberAvailable": 1});
-        let daemon_set = |namespace: &str, name: &str, labels: Value| json!({"metadata": {"name": name, "namespace": namespace, "labels": labels}, "status": ready});
+        let daemon_set = |namespace: &str, name: &str, labels: Value| json!({"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": name, "namespace": namespace, "labels": labels}, "status": ready});
         server.put("daemonsets", daemon_set("istio-system", "istio-cni-node", json!({"k8s-app": "istio-cni-node"})));
         server.put("daemonsets", daemon_set("weir-node", "weir-agent", json!({})));
         let agent = json!({"metadata": {"name": "weir-agent-1", "namespace": "weir-node", "labels": {"app.kubernetes.io/name": "weir-agent"}},
