@@ -79,6 +79,7 @@ cluster-down: ## remove that cluster
 CLUSTER_BOUND := $(if $(filter all,$(WEIR_CLUSTER)),60m,12m)
 .PHONY: test-cluster
 test-cluster: cluster-tools test-binaries ## scenarios on that cluster: traffic, kinds of pods; WEIR_CLUSTER=all adds operations (root)
+	$(if $(filter all,$(WEIR_CLUSTER)),scripts/build-previous)
 	status=0; export CI=true WEIR_IMAGES=$(DIST)/images-dev WEIR_BIN_DIR=$(abspath $(STATIC_DIR))/debug $(STATIC); \
 	{ $(STATIC_DIR)/debug/weir-cluster up && timeout --kill-after=30s $(CLUSTER_BOUND) \
 	  cargo test --locked --workspace --target $(STATIC_TARGET) --test scenarios -- --test-threads=4; } || status=$$?; \

@@ -17,6 +17,7 @@ mod overlap;
 mod permissions;
 mod pod_health;
 mod pod_security;
+mod policies;
 mod reachability;
 mod replicas;
 mod selection;
@@ -43,6 +44,7 @@ pub fn analyze(snapshot: &Snapshot) -> Vec<Finding> {
     }
     view.report_settings_problems(&mut findings);
     webhook_entries::analyze(&view, &mut findings);
+    policies::analyze(&view, &mut findings);
     namespaces::analyze(&view, &mut findings);
     replicas::analyze(&view, &mut findings);
     certificates::analyze(&view, &mut findings);

@@ -17,8 +17,9 @@ const AREAS: [(char, &str); 8] = [
 /// Areas of a check before an installation.
 const PRE_INSTALL: &str = "14";
 /// Areas that depend on what could not be read, by a part of its name; the first match counts.
-const DEPENDENCIES: [(&str, &str); 15] = [
+const DEPENDENCIES: [(&str, &str); 16] = [
     ("MutatingWebhookConfigurations", "23478"),
+    ("ValidatingAdmissionPolic", "4"),
     ("RoleBindings", "1"),
     ("Roles", "1"),
     ("your own permissions", "1"),

@@ -123,6 +123,8 @@ async fn collect_installation<A: ApiTransport>(reader: &ApiReader<'_, A>, scope:
     (
         snapshot.webhook,
         snapshot.agent,
+        snapshot.policies,
+        snapshot.bound_policies,
         snapshot.config_maps,
         snapshot.permissions,
         snapshot.workloads,
@@ -131,6 +133,8 @@ async fn collect_installation<A: ApiTransport>(reader: &ApiReader<'_, A>, scope:
     ) = tokio::join!(
         objects::webhook_objects(reader, &namespaces.webhook),
         objects::agent_objects(reader, &namespaces.agent),
+        objects::policies(reader),
+        objects::bound_policies(reader),
         objects::config_maps(reader, namespaces),
         permissions::service_account_permissions(reader, namespaces),
         objects::workloads(reader, limit),

@@ -185,6 +185,9 @@ faults! {
     LABEL_IN_WRONG_PLACE = "WEIR413" "label-in-wrong-place" Warning:
         "An injection label or annotation is on an object where it has no effect.",
         "put sidecar.istio.io/inject among the labels of the pod template";
+    ADMISSION_POLICY_INCOMPLETE = "WEIR414" "admission-policy-incomplete" Warning:
+        "An admission policy of Weir or its binding is missing, but not all of them are: annotations about capture can be changed, or written by users.",
+        "weir install";
 
     SINGLE_REPLICA = "WEIR501" "single-replica" Warning:
         "The webhook has one replica: while it is down, no pod that requests a sidecar starts.",
@@ -270,6 +273,9 @@ faults! {
     CAPTURE_ANNOTATIONS_CHANGED = "WEIR808" "capture-annotations-changed" Warning:
         "The annotations of running pods ask for other capture rules than the pods were started with. They have no effect until the pods are recreated.",
         "find out who changed them, and recreate the pods; weir check node NODE lists them";
+    SIDECAR_IMAGE_NOT_PULLED = "WEIR809" "sidecar-image-not-pulled" Error:
+        "A node cannot pull the image of an injected container, so the pod does not start.",
+        "correct global.hub and global.tag of the values, or give the pod's service account the Secret of the registry";
 }
 
 #[cfg(test)]

@@ -48,6 +48,10 @@ pub struct Snapshot {
     pub(crate) read_failures: Vec<ReadFailure>,
     /// All MutatingWebhookConfigurations, not only Weir's.
     pub(crate) configurations: Option<Vec<WebhookConfiguration>>,
+    /// Names of all ValidatingAdmissionPolicies.
+    pub(crate) policies: Option<Vec<String>>,
+    /// Names of the ValidatingAdmissionPolicies that have a binding.
+    pub(crate) bound_policies: Option<Vec<String>>,
     pub(crate) namespaces: Option<Vec<Namespace>>,
     pub(crate) nodes: Option<Vec<Node>>,
     pub(crate) proxy_configs: Option<Vec<Value>>,

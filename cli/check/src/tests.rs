@@ -36,6 +36,9 @@ impl ApiTransport for Fixture {
             rest => ("", rest),
         };
         match (method, rest) {
+            ("GET", ["pods", pod, ..]) if pod.split(':').next() == self.deleted_pod => {
+                status(404, "pods \"it\" not found")
+            }
             ("POST", ["pods"]) => match &self.dry_run {
                 Some((code, message)) => status(*code, message),
                 None if self.version.ends_with("without-webhooks") => answer(201, body.expect("a pod")),
@@ -101,6 +104,19 @@ fn findings_in(fixture: &Fixture, scope: &CheckScope) -> Vec<Finding> {
 
 fn findings(fixture: &Fixture) -> Vec<Finding> {
     findings_in(fixture, &scope())
+}
+
+#[test]
+fn deleted_pods_are_not_unread() {
+    let mut fixture = Fixture::healthy();
+    fixture.deleted_pod = Some("weir-agent-2");
+    assert_eq!(findings(&fixture), []);
+    let mut fixture = Fixture::healthy();
+    fixture.reports.retain(|path, _| !path.contains("weir-agent-2"));
+    let names = |fixture: &Fixture| findings(fixture).iter().map(|finding| finding.fault.name).collect::<Vec<_>>();
+    assert_eq!(names(&fixture), ["not-read"]);
+    fixture.get("pods", "weir-node", "weir-agent-2")["metadata"]["deletionTimestamp"] = "2026-03-01T00:00:00Z".into();
+    assert_eq!(names(&fixture), ["agent-missing"]);
 }
 
 #[test]

@@ -7,9 +7,7 @@ use weir_injector::{InjectOutcome, InjectRequest, inject};
 
 use super::view::ClusterView;
 use crate::snapshot::object::{StringMap, parse};
-
-/// Containers that an injection adds.
-const INJECTED: [&str; 3] = ["istio-proxy", "istio-init", "istio-validation"];
+use crate::snapshot::pods::INJECTED_CONTAINERS;
 
 /// A pod, as far as sidecars are compared.
 #[derive(Default, Deserialize)]
@@ -82,7 +80,7 @@ pub(super) fn differences(
 
 fn compare(before: &InjectedPod, today: &InjectedPod) -> Vec<String> {
     let mut found = Vec::new();
-    for name in INJECTED {
+    for name in INJECTED_CONTAINERS {
         match (before.container(name), today.container(name)) {
             (None, None) => {}
             (Some(_), None) => found.push(format!("{name} would be removed")),

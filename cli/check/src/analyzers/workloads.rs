@@ -55,6 +55,10 @@ fn check_pod(view: &ClusterView<'_>, pod: &MeshPod, findings: &mut Findings) {
         findings.add_group(&fault::DOUBLE_SIDECAR, pod.object(), text, restart_command(pod), pod.similar);
         return;
     }
+    if let Some(text) = &pod.pull_failure {
+        let fix = fault::SIDECAR_IMAGE_NOT_PULLED.action.to_owned();
+        findings.add_group(&fault::SIDECAR_IMAGE_NOT_PULLED, pod.object(), text.clone(), fix, pod.similar);
+    }
     if let (Some(status), Some(full)) = (&pod.status, &pod.full) {
         let installed = view.revision(&status.revision).filter(|installed| is_fully_read(view, installed));
         let settings = installed.and_then(|installed| installed.settings.as_ref());

@@ -244,21 +244,32 @@ impl<'a, A: ApiTransport> ApiReader<'a, A> {
         }
     }
 
-    /// Gets a path from a port of a pod of Weir, through the API server. A failure is recorded.
+    /// Gets a path from a port of a pod of Weir, through the API server. A failure is recorded, unless the pod has been deleted since it was
+    /// listed.
     pub(crate) async fn pod_proxy_get(&self, namespace: &str, pod: &str, port: u64, path: &str) -> Option<ApiResponse> {
-        let path = format!("/api/v1/namespaces/{namespace}/pods/{pod}:{port}/proxy/{path}");
+        let pods = format!("/api/v1/namespaces/{namespace}/pods");
+        let path = format!("{pods}/{pod}:{port}/proxy/{path}");
         let limit = self.request_timeout.min(POD_TIMEOUT);
         let response = self.send_within(&self.pod_slots, limit, "GET", &path, None).await;
         match response {
             // A pod that is not ready answers 503 with its conditions.
             Ok(response) if response.code == 200 || Readiness::parse(&response.body).is_some() => Some(response),
             response => {
-                if let Err(reason) = response.and_then(|response| response.object()) {
+                if let Err(reason) = response.and_then(|response| response.object())
+                    && !self.is_deleted(&format!("{pods}/{pod}")).await
+                {
                     self.record_failure(&format!("reports of the pods of {namespace} (pods/proxy)"), reason);
                 }
                 None
             }
         }
+    }
+
+    /// Returns whether an object is being deleted, or does not exist any more.
+    async fn is_deleted(&self, path: &str) -> bool {
+        let Ok(response) = self.send("GET", path, None).await else { return false };
+        let is_terminating = |object: Value| object["metadata"]["deletionTimestamp"].is_string();
+        response.code == 404 || response.object().is_ok_and(is_terminating)
     }
 
     /// Records what could not be read, once.

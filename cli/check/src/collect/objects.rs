@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashSet};
 
 use futures_util::future::join_all;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use weir_injector::selection::{INJECTION_LABEL, REVISION_LABEL};
 
 use super::api::{ApiReader, ApiTransport};
@@ -42,6 +43,29 @@ pub(super) async fn agent_objects<A: ApiTransport>(reader: &ApiReader<'_, A>, na
         list_in(reader, namespace, "api/v1", "pods"),
     );
     NamespaceObjects { controllers, pods, ..NamespaceObjects::default() }
+}
+
+/// Lists a kind of `admissionregistration.k8s.io/v1` that API servers before 1.30 do not have.
+async fn admission_objects<A: ApiTransport>(reader: &ApiReader<'_, A>, kind: &str) -> Option<Vec<Value>> {
+    let path = format!("/apis/admissionregistration.k8s.io/v1/{}", kind.to_lowercase());
+    reader.list_if_known(kind, &path).await
+}
+
+/// Returns the texts at a JSON pointer.
+fn texts(objects: &[Value], pointer: &str) -> Vec<String> {
+    objects.iter().filter_map(|object| object.pointer(pointer)?.as_str().map(str::to_owned)).collect()
+}
+
+/// Reads the names of all ValidatingAdmissionPolicies.
+pub(super) async fn policies<A: ApiTransport>(reader: &ApiReader<'_, A>) -> Option<Vec<String>> {
+    let policies = admission_objects(reader, "ValidatingAdmissionPolicies").await?;
+    Some(texts(&policies, "/metadata/name"))
+}
+
+/// Reads the names of the ValidatingAdmissionPolicies that have a binding.
+pub(super) async fn bound_policies<A: ApiTransport>(reader: &ApiReader<'_, A>) -> Option<Vec<String>> {
+    let bindings = admission_objects(reader, "ValidatingAdmissionPolicyBindings").await?;
+    Some(texts(&bindings, "/spec/policyName"))
 }
 
 /// Reads the ConfigMaps of the agents, and those of the other namespaces that hold settings documents.

@@ -184,6 +184,7 @@ pub(crate) struct PodStatus {
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct ContainerStatus {
+    pub(crate) name: String,
     pub(crate) restart_count: u64,
     pub(crate) state: ContainerState,
     pub(crate) last_state: ContainerState,

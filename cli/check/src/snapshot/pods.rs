@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use weir_injector::finish::status::{InjectionStatus, STATUS};
 
 use super::object::{StringMap, parse_text, timestamp};
+use super::own::ContainerStatus;
 use crate::finding::FindingObject;
 
 /// A pod, and the number of similar ones.
@@ -24,6 +25,8 @@ pub(crate) struct MeshPod {
     pub(crate) containers: Vec<String>,
     /// Whether it has the annotation `weir.dev/capture`.
     pub(crate) is_captured: bool,
+    /// Why a node cannot pull the image of an injected container.
+    pub(crate) pull_failure: Option<String>,
     /// The record of its injection.
     pub(crate) status: Option<InjectionStatus>,
     /// The fields that decide about injection, as the injector takes them.
@@ -59,6 +62,10 @@ pub(crate) struct PodFilter {
 /// Annotations that decide about a pod or record what was decided.
 const ANNOTATIONS: [&str; 4] = ["sidecar.istio.io/inject", "kubernetes.io/config.mirror", STATUS, CAPTURE];
 const CAPTURE: &str = "weir.dev/capture";
+/// Names of the containers that an injection adds.
+pub(crate) const INJECTED_CONTAINERS: [&str; 3] = ["istio-proxy", "istio-init", "istio-validation"];
+/// Reasons for which a container waits whose image cannot be pulled.
+const PULL_FAILURES: [&str; 4] = ["ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"];
 /// Labels about injection.
 const LABELS: [&str; 3] = ["sidecar.istio.io/inject", "istio.io/rev", "istio-injection"];
 
@@ -103,9 +110,25 @@ struct PodSpec {
 }
 
 #[derive(Default, Deserialize)]
-#[serde(default)]
+#[serde(rename_all = "camelCase", default)]
 struct PodStatus {
     phase: String,
+    init_container_statuses: Vec<ContainerStatus>,
+    container_statuses: Vec<ContainerStatus>,
+}
+
+impl PodStatus {
+    /// Returns why a node cannot pull the image of an injected container.
+    fn pull_failure(&self) -> Option<String> {
+        let statuses = self.init_container_statuses.iter().chain(&self.container_statuses);
+        let mut injected = statuses.filter(|status| INJECTED_CONTAINERS.contains(&status.name.as_str()));
+        injected.find_map(|status| {
+            let waiting =
+                status.state.waiting.as_ref().filter(|waiting| PULL_FAILURES.contains(&waiting.reason.as_str()))?;
+            let message = waiting.message.as_deref().unwrap_or("the node gives no reason");
+            Some(format!("container {}: {}: {message}", status.name, waiting.reason))
+        })
+    }
 }
 
 #[derive(Default, Deserialize)]
@@ -137,7 +160,9 @@ impl PodDeduplicator {
         annotations.retain(|key, _| ANNOTATIONS.contains(&key.as_str()));
         let containers: Vec<Value> = spec.containers.iter().map(reduced_container).collect();
         let init_containers: Vec<Value> = spec.init_containers.iter().map(reduced_container).collect();
-        let sidecar = json!([metadata.labels, annotations, containers, init_containers, spec.host_network]);
+        let pull_failure = status.pull_failure();
+        let is_pulled = pull_failure.is_none();
+        let sidecar = json!([metadata.labels, annotations, containers, init_containers, spec.host_network, is_pulled]);
         let owner = metadata.owner_references.into_iter().next();
         let owner_id = owner.as_ref().map_or(&metadata.name, |owner| &owner.uid);
         let key = (format!("{}/{owner_id}", metadata.namespace), sidecar.to_string());
@@ -175,6 +200,7 @@ impl PodDeduplicator {
                 .map(|container| container.name)
                 .collect(),
             is_captured,
+            pull_failure,
             status,
             reduced,
             similar: 0,

@@ -346,6 +346,20 @@ const PLANTED: &[Planted] = &[
     (&["sidecar-outdated"], |fixture| {
         change_values(fixture, "    autoInject: enabled", "    autoInject: enabled\n    excludeIPRanges: 10.1.0.0/16");
     }),
+    (&["admission-policy-incomplete"], |fixture| {
+        fixture.remove("validatingadmissionpolicies", "", "weir-injector-annotations");
+    }),
+    (&["admission-policy-incomplete"], |fixture| {
+        fixture.remove("validatingadmissionpolicybindings", "", "weir-frozen-annotations");
+    }),
+    (&[], |fixture| fixture.objects.retain(|(resource, _)| !resource.starts_with("validatingadmissionpolic"))),
+    (&["sidecar-image-not-pulled"], |fixture| {
+        let mut pod = fixture.injected(&plain_pod("shop", "new", "new-1"));
+        let waiting = json!({"reason": "ImagePullBackOff", "message": "Back-off pulling image \"nowhere/proxyv2\""});
+        pod["status"]["phase"] = "Pending".into();
+        pod["status"]["initContainerStatuses"] = json!([{"name": "istio-proxy", "state": {"waiting": waiting}}]);
+        fixture.add(pod);
+    }),
     (&["pods-without-rules"], |fixture| {
         let metrics = "weir_agent_meshed_pods{state=\"ok\"} 4\nweir_agent_meshed_pods{state=\"missing\"} 2\n";
         fixture.set_metrics("weir-node", "weir-agent-3", metrics);

@@ -24,6 +24,8 @@ pub(crate) struct Fixture {
     /// Prefixes of the paths that are forbidden.
     pub(crate) forbidden: Vec<&'static str>,
     pub(crate) version: &'static str,
+    /// A pod that is listed, but deleted afterwards.
+    pub(crate) deleted_pod: Option<&'static str>,
 }
 
 /// A CA.
@@ -60,7 +62,7 @@ impl Authority {
 /// Returns the plural of a kind.
 fn resource(kind: &str) -> String {
     match kind {
-        "NetworkPolicy" => "networkpolicies".to_owned(),
+        _ if kind.ends_with("Policy") => kind.to_lowercase().replace("policy", "policies"),
         _ => format!("{}s", kind.to_lowercase()),
     }
 }
@@ -141,6 +143,7 @@ impl Fixture {
             dry_run: None,
             forbidden: Vec::new(),
             version: "v1.33.1",
+            deleted_pod: None,
         };
         for (name, labels) in [
             ("default", json!({})),
@@ -159,6 +162,7 @@ impl Fixture {
             fixture.add_all(manifest(&format!("base/{path}.yaml")));
         }
         fixture.add_all(manifest("components/network-policy/network-policy.yaml"));
+        fixture.add_all(manifest("components/admission-policies/policies.yaml"));
         for path in ["namespace", "rbac", "daemonset"] {
             fixture.add_all(manifest(&format!("node/base/{path}.yaml")));
         }
