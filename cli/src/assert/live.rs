@@ -83,7 +83,9 @@ fn add_evidence(workloads: &mut Workloads, connect: &ConnectArgs, agent: &AgentA
     let answers = match answers {
         Ok(answers) => answers,
         Err(failure) => {
-            let reason = failure.to_string().trim().replace('\n', "; ");
+            let text = failure.to_string();
+            let reason: Vec<&str> = text.lines().map(|line| line.trim_start_matches("weir: ")).collect();
+            let reason = reason.join("; ");
             workloads
                 .notes
                 .push(format!("no evidence from the kernel, pods are judged by their annotations: {reason}"));

@@ -138,7 +138,7 @@ fn pod(name: &str, annotations: &Value, addresses: &[&str]) -> Value {
     let addresses: Vec<Value> = addresses.iter().map(|ip| json!({"ip": ip})).collect();
     json!({"apiVersion": "v1", "kind": "Pod",
         "metadata": {"name": name, "namespace": "shop", "labels": {"app": name}, "annotations": annotations},
-        "spec": {"containers": [{"name": "app", "image": "app"}], "nodeName": "n1"},
+        "spec": {"containers": [{"name": "app", "image": "app"}, {"name": "istio-proxy", "image": "proxy"}], "nodeName": "n1"},
         "status": {"phase": "Running", "podIPs": addresses}})
 }
 
