@@ -3,14 +3,17 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-# Static binaries: against musl where its target is installed, else against glibc. The tests are linked in the same way, so that cargo
-# compiles every crate once for the tests and the images.
+# Static binaries: against musl where its target and its C compiler are installed, else against glibc. The tests are linked in the same
+# way, so that cargo compiles every crate once for the tests and the images.
 HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 MUSL := $(subst -gnu,-musl,$(HOST))
-STATIC_TARGET := $(if $(wildcard $(shell rustc --print sysroot 2>/dev/null)/lib/rustlib/$(MUSL)),$(MUSL),$(HOST))
+STATIC_TARGET := $(if $(and $(wildcard $(shell rustc --print sysroot 2>/dev/null)/lib/rustlib/$(MUSL)),$(shell command -v musl-gcc)),$(MUSL),$(HOST))
 STATIC := RUSTFLAGS="-C target-feature=+crt-static"
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 STATIC_DIR := $(TARGET_DIR)/$(STATIC_TARGET)
+PLUGIN_TARGET := $(shell scripts/plugin-target)
+PLUGIN_BUILD := RUSTFLAGS="$(shell scripts/plugin-target flags)" cargo build --locked --profile dist-plugin --target $(PLUGIN_TARGET)
+PLUGIN_DIR := $(TARGET_DIR)/$(PLUGIN_TARGET)/dist-plugin
 # Absolute, so that benches and tests find it from any directory.
 DIST := $(CURDIR)/dist
 export WEIR_ENVOY ?= $(CURDIR)/target/tools/envoy
@@ -31,9 +34,9 @@ demo:
 else
 demo: tools ## inject a real manifest, program a real namespace, show captured connections (root)
 	cargo build --locked --profile demo -p weir-demo -p weir-webhook
-	$(STATIC) cargo build --locked --profile dist-plugin --target $(STATIC_TARGET) -p weir-cni
+	$(PLUGIN_BUILD) -p weir-cni
 	mkdir -p $(DIST)/demo
-	install -m 0755 $(TARGET_DIR)/demo/weir-demo $(TARGET_DIR)/demo/weir-webhook $(STATIC_DIR)/dist-plugin/weir-cni $(DIST)/demo/
+	install -m 0755 $(TARGET_DIR)/demo/weir-demo $(TARGET_DIR)/demo/weir-webhook $(PLUGIN_DIR)/weir-cni $(DIST)/demo/
 	$(DIST)/demo/weir-demo $(DEMO_ARGS)
 endif
 
@@ -129,19 +132,19 @@ reproducible: ## build weir-cni in two folders and compare the bytes
 .PHONY: dist
 dist: ## weir, weir-webhook, weir-agent and the static weir-cni and weir-iptables in dist/
 	cargo build --release --locked -p weir-cli -p weir-webhook -p weir-agent
-	$(STATIC) cargo build --locked --profile dist-plugin --target $(STATIC_TARGET) -p weir-cni -p weir-iptables
+	$(PLUGIN_BUILD) -p weir-cni -p weir-iptables
 	mkdir -p $(DIST)
 	install -m 0755 $(addprefix $(TARGET_DIR)/release/,weir weir-webhook weir-agent) \
-	  $(addprefix $(STATIC_DIR)/dist-plugin/,weir-cni weir-iptables) $(DIST)/
+	  $(addprefix $(PLUGIN_DIR)/,weir-cni weir-iptables) $(DIST)/
 
 .PHONY: images
 images: ## images FROM scratch of static binaries, as OCI archives in dist/images-dist/; HUB=registry.example/weir names them
 	scripts/install-tools images
 	$(STATIC) cargo build --locked --profile dist --target $(STATIC_TARGET) -p weir-cli -p weir-webhook -p weir-agent
-	$(STATIC) cargo build --locked --profile dist-plugin --target $(STATIC_TARGET) -p weir-cni -p weir-iptables
+	$(PLUGIN_BUILD) -p weir-cni -p weir-iptables
 	mkdir -p $(DIST)/static
 	install -m 0755 $(addprefix $(STATIC_DIR)/dist/,weir weir-webhook weir-agent) \
-	  $(addprefix $(STATIC_DIR)/dist-plugin/,weir-cni weir-iptables) $(DIST)/static/
+	  $(addprefix $(PLUGIN_DIR)/,weir-cni weir-iptables) $(DIST)/static/
 	HUB=$(HUB) scripts/build-images $(DIST)/static $(DIST)/images-dist
 
 .PHONY: release
@@ -151,7 +154,7 @@ release: ## what a release publishes, for amd64 and arm64, in dist/release/
 
 .PHONY: bench
 bench: tools dist ## measurements beside the alternatives, in the same run (root)
-	$(STATIC) cargo build --locked --profile dist-plugin --target $(STATIC_TARGET) -p weir-benches --bin netns-floor
+	$(PLUGIN_BUILD) -p weir-benches --bin netns-floor
 	WEIR_CNI=$(DIST)/weir-cni NETNS_FLOOR=$(abspath $(STATIC_DIR))/dist-plugin/netns-floor WEIR_WEBHOOK=$(DIST)/weir-webhook \
 	  WEIR_AGENT=$(DIST)/weir-agent cargo bench -p weir-benches
 

@@ -11,6 +11,7 @@
 //! `weir.dev/capture` the plugin reads no file, waits for nothing, and starts no process unless the kernel has no nf_tables.
 
 pub mod agent;
+pub mod arena;
 pub mod error;
 pub mod limits;
 pub mod log;

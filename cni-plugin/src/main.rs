@@ -6,8 +6,12 @@ use std::panic;
 use std::process::ExitCode;
 
 use nix::errno::Errno;
+use weir_cni::arena::Arena;
 use weir_cni::error::CniError;
 use weir_cni::{ABOUT, limits, stdin};
+
+#[global_allocator]
+static ARENA: Arena = Arena::new();
 
 fn main() -> ExitCode {
     panic::set_hook(Box::new(|info| {

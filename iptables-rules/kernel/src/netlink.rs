@@ -1,5 +1,6 @@
 //! Synchronous netlink socket. It never blocks: the kernel does its work in `send`, and all replies are queued when that returns.
 
+use std::cell::RefCell;
 use std::io;
 
 use netlink_packet_core::{
@@ -24,6 +25,8 @@ pub(crate) const MAX_DUMP_ATTEMPTS: usize = 8;
 /// A netlink socket in the network namespace of the thread that opened it.
 pub(crate) struct Netlink {
     socket: Socket,
+    /// Buffer of [`DATAGRAM`] bytes for replies.
+    buffer: RefCell<Vec<u8>>,
     /// Budget of dumps. After an exceeded limit the socket holds the rest of the dump, and must not be used any more.
     budget: ReadBudget,
 }
@@ -55,7 +58,8 @@ pub(crate) enum DumpResult<T> {
 impl Netlink {
     /// Opens a socket for a protocol of [`netlink_sys::protocols`].
     pub(crate) fn open(protocol: isize) -> io::Result<Self> {
-        Ok(Self { socket: Socket::new(protocol)?, budget: ReadBudget::new() })
+        let buffer = RefCell::new(Vec::with_capacity(DATAGRAM));
+        Ok(Self { socket: Socket::new(protocol)?, buffer, budget: ReadBudget::new() })
     }
 
     /// Sends messages and returns the replies. `decode` converts an object to a value.
@@ -138,12 +142,12 @@ impl Netlink {
         budget: Option<&ReadBudget>,
         mut each: impl FnMut(&NetlinkBuffer<&[u8]>, &[u8]) -> io::Result<()>,
     ) -> io::Result<()> {
-        let mut buffer: Vec<u8> = Vec::with_capacity(DATAGRAM);
+        let mut buffer = self.buffer.borrow_mut();
         let flags = (MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC).bits();
         let mut interrupted = 0;
         loop {
             buffer.clear();
-            let sender: SocketAddr = match self.socket.recv_from(&mut buffer, flags) {
+            let sender: SocketAddr = match self.socket.recv_from(&mut *buffer, flags) {
                 Ok((_, sender)) => sender,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted && interrupted < MAX_INTERRUPTS => {
