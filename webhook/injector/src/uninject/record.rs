@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::reconstruct::{listed_names, reconstruct};
 use super::{InjectionRecord, RECORD_MAX_BYTES, VERSION, delta, third_party};
-use crate::containers::ContainerList;
+use crate::containers::{ContainerList, PROXY_CONTAINER};
 
 /// Fields of the application's containers that a reconstruction changes or looks at.
 const RECONSTRUCTED_FIELDS: [&str; 5] = ["name", "livenessProbe", "readinessProbe", "startupProbe", "lifecycle"];
@@ -58,7 +58,7 @@ fn difference(injected: &mut Value, injection: &InjectionRecord, original: &Valu
 }
 
 /// Iterates over the fields of containers whose names no template has, but for [`RECONSTRUCTED_FIELDS`]. They are the same ones, in the
-/// same order, in an injected pod and in its reconstruction.
+/// same order, in an injected pod and in its reconstruction. The proxy's variables are read, also of one that only the user declares.
 fn lent_fields<'a>(pod: &'a mut Value, injection: &'a InjectionRecord) -> impl Iterator<Item = &'a mut Value> {
     let lists = pod.get_mut("spec").and_then(Value::as_object_mut).into_iter().flatten();
     let lists = lists.filter_map(|(field, containers)| {
@@ -69,7 +69,7 @@ fn lent_fields<'a>(pod: &'a mut Value, injection: &'a InjectionRecord) -> impl I
         let listed: HashSet<&str> = listed_names(injection, list).collect();
         let is_own = move |container: &&mut Value| {
             let name = container["name"].as_str().unwrap_or_default();
-            !listed.contains(name) && injection.stored.find(name).is_none()
+            name != PROXY_CONTAINER && !listed.contains(name) && injection.stored.find(name).is_none()
         };
         let fields = containers.iter_mut().filter(is_own).filter_map(Value::as_object_mut).flatten();
         fields.filter(|(field, _)| !RECONSTRUCTED_FIELDS.contains(&field.as_str())).map(|(_, value)| value)
