@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
 /// Returns a copy of a value.
@@ -36,13 +36,27 @@ pub(crate) struct Compact(pub(crate) Value);
 
 impl<'de> Deserialize<'de> for Compact {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(CompactVisitor).map(Self)
+        Stacks::default().deserialize(deserializer).map(Self)
     }
 }
 
-struct CompactVisitor;
+/// Items and fields of the collections that are being decoded. Each gets a list or map of its size when it ends, without having
+/// grown one.
+#[derive(Default)]
+struct Stacks {
+    items: Vec<Value>,
+    fields: Vec<(String, Value)>,
+}
 
-impl<'de> Visitor<'de> for CompactVisitor {
+impl<'de> DeserializeSeed<'de> for &mut Stacks {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for &mut Stacks {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -74,20 +88,21 @@ impl<'de> Visitor<'de> for CompactVisitor {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
-        let mut list = Vec::new();
-        while let Some(Compact(item)) = items.next_element()? {
-            list.push(item);
+        let start = self.items.len();
+        while let Some(item) = items.next_element_seed(&mut *self)? {
+            self.items.push(item);
         }
-        list.shrink_to_fit();
-        Ok(Value::Array(list))
+        Ok(Value::Array(self.items.drain(start..).collect()))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Value, A::Error> {
-        let mut entries = Vec::new();
-        while let Some((name, Compact(value))) = fields.next_entry::<String, Compact>()? {
-            entries.push((name, value));
+        let start = self.fields.len();
+        while let Some(name) = fields.next_key()? {
+            let value = fields.next_value_seed(&mut *self)?;
+            self.fields.push((name, value));
         }
-        Ok(Value::Object(map(entries.len(), entries)))
+        let length = self.fields.len() - start;
+        Ok(Value::Object(map(length, self.fields.drain(start..))))
     }
 }
 

@@ -28,7 +28,7 @@ use crate::finish::prometheus::{MetricsMergeOptions, announce_secure_port, merge
 use crate::finish::status::InjectionStatus;
 use crate::finish::{annotate, label};
 use crate::merge::{MergeError, merge, merge_pod};
-use crate::overrides::{self, StoredOverrides};
+use crate::overrides::{self, AppliedOverrides, StoredOverrides};
 use crate::request::InjectRequest;
 use crate::selected_templates::{self, SelectedTemplate};
 use crate::settings::{Platform, ProxyConfig, Release, Settings};
@@ -110,16 +110,7 @@ pub fn inject(request: &InjectRequest, settings: &Settings) -> Result<InjectOutc
     context.native &= ContainerList::InitContainers.find(&injected, PROXY_CONTAINER).is_some();
     let applied = overrides::reapply(&mut injected, pod, &overlay, &stored, settings.platform)?;
     overrides::sync_init_user(&mut injected, &applied, context.uses_tproxy());
-    match applied.to_annotation() {
-        Some(record) => {
-            if let Some(exceeded) = validate::limits::exceeded_by_record(&record) {
-                return Err(InjectError::Invalid(vec![exceeded]));
-            }
-            annotate(&mut injected, annotations::OVERRIDES, &record);
-        }
-        // One of the author's would count as the record of this injection from now on.
-        None => remove_annotation(&mut injected, annotations::OVERRIDES),
-    }
+    let overrides = write_overrides(&mut injected, &applied)?;
     // Before more copies are made of what the API server rejects in any case.
     if let Some(too_large) = api_validation::annotations_too_large(&injected) {
         return Err(InjectError::Invalid(vec![too_large]));
@@ -130,15 +121,14 @@ pub fn inject(request: &InjectRequest, settings: &Settings) -> Result<InjectOutc
         Ok(more) => warnings.extend(more),
         Err(mut denials) => findings.append(&mut denials),
     }
-    // Records that this function has just written are readable.
-    let injection = InjectionRecord::of(&injected).ok().flatten();
+    let injection = written_record(&injected, applied, overrides.as_deref());
     let variables =
         injection.as_ref().map_or_else(Vec::new, |now| third_party::unlisted_variables(&injected, now, pod));
     if let (Some(_), Some(now)) = (&before, &injection) {
         third_party::carry_over_changes(&request.pod, pod, &mut injected, now, &fingerprint);
     }
     findings.extend(write_capture_annotation(&mut injected, &equivalents, settings).err().into_iter().flatten());
-    let record = uninject::build_original_record(&injected, injection.as_ref(), pod, &variables, &fingerprint);
+    let record = uninject::build_original_record(&mut injected, injection.as_ref(), pod, &variables, &fingerprint);
     annotate(&mut injected, annotations::ORIGINAL, &record);
     let Conflicts { mut denials, warnings: conflicts } = conflicts::find(&injected, &equivalents, &context);
     findings.append(&mut denials);
@@ -190,6 +180,32 @@ fn refused_warning(mut refused: Vec<String>, mut undeclared: Vec<String>) -> Opt
     (!refused.is_empty()).then(|| {
         format!("the pod's records of an injection ask to restore what an injection does not write; kept as it is: {shown}{more}")
     })
+}
+
+/// Records what the user declared for the injected containers; returns the annotation's value.
+fn write_overrides(pod: &mut Value, applied: &AppliedOverrides) -> Result<Option<String>, InjectError> {
+    let record = applied.to_annotation();
+    match &record {
+        Some(record) => {
+            if let Some(exceeded) = validate::limits::exceeded_by_record(record) {
+                return Err(InjectError::Invalid(vec![exceeded]));
+            }
+            annotate(pod, annotations::OVERRIDES, record);
+        }
+        // One of the author's would count as the record of this injection from now on.
+        None => remove_annotation(pod, annotations::OVERRIDES),
+    }
+    Ok(record)
+}
+
+/// Returns the records of the injection that has just written them. The settings may have replaced `overrides` by another annotation.
+fn written_record(pod: &Value, applied: AppliedOverrides, overrides: Option<&str>) -> Option<InjectionRecord> {
+    let record = if StringMap::of(pod, "annotations").get(annotations::OVERRIDES) == overrides {
+        InjectionRecord::with_overrides(pod, applied.into_stored())
+    } else {
+        InjectionRecord::of(pod)
+    };
+    record.ok().flatten()
 }
 
 fn remove_annotation(pod: &mut Value, name: &str) {

@@ -11,7 +11,9 @@ mod directives;
 pub(crate) mod keys;
 pub(crate) mod list;
 mod path;
+mod plain;
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
 use serde_json::{Map, Value};
@@ -21,6 +23,7 @@ use directives::{Directives, PatchKind};
 use keys::{Field, Key, MapKind};
 use list::{Match, Placed, interleave, matches};
 use path::FieldPath;
+use plain::is_plain;
 
 /// Error returned when an overlay cannot be merged; has every finding.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -104,6 +107,10 @@ impl Merger {
         kind: MapKind,
         at: &FieldPath<'_>,
     ) {
+        if target.is_empty() && is_plain(&patch, kind) {
+            *target = patch;
+            return;
+        }
         let directives = Directives::take(&mut patch, |reason| self.reject(at, reason));
         match directives.patch {
             Some(PatchKind::Delete) => return target.clear(),
@@ -257,8 +264,9 @@ impl Merger {
         if self.findings.len() > findings {
             return original;
         }
-        let keep: Vec<bool> = identities.iter().map(|identity| !deleted.contains(identity)).collect();
-        let matches = matches(identities, items.iter().map(|(identity, _)| identity));
+        let keep: Vec<bool> = identities.iter().map(|identity| !deleted.contains(&**identity)).collect();
+        let patched: Vec<&str> = items.iter().map(|(identity, _)| identity.as_str()).collect();
+        let matches = matches(identities.iter().map(|identity| &**identity).collect(), patched.iter());
         let mut slots: Vec<Option<Value>> =
             original.into_iter().zip(&keep).map(|(item, keep)| keep.then_some(item)).collect();
 
@@ -304,15 +312,18 @@ impl Merger {
             }
             let Some(identity) = self.identity(&item, key, &at) else { continue };
             if directive == Some(PatchKind::Delete) {
-                changes.deleted.insert(identity);
-            } else if let Value::Object(fields) = item {
+                changes.deleted.insert(identity.into_owned());
+                continue;
+            }
+            let identity = identity.into_owned();
+            if let Value::Object(fields) = item {
                 changes.items.push((identity, fields));
             }
         }
         (self.findings.len() == findings).then_some(changes)
     }
 
-    fn identity(&mut self, item: &Value, key: Key, at: &FieldPath<'_>) -> Option<String> {
+    fn identity<'a>(&mut self, item: &'a Value, key: Key, at: &FieldPath<'_>) -> Option<Cow<'a, str>> {
         let Value::Object(fields) = item else {
             self.reject(at, format!("must be an object with the merge key `{}`, found {}", key.field, type_name(item)));
             return None;
@@ -321,7 +332,7 @@ impl Merger {
         if identity.is_none() {
             self.reject(at, format!("the merge key `{}` is missing", key.field));
         }
-        identity.map(std::borrow::Cow::into_owned)
+        identity
     }
 
     /// Orders items by `$setElementOrder`: listed items as listed, the others where they were.

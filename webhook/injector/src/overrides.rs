@@ -34,13 +34,18 @@ impl StoredOverrides {
             let text: String = text.chars().take(80).collect();
             format!("invalid value '{text}' for annotation '{OVERRIDES}': {error}")
         })?;
+        let containers = lists.containers.into_iter().chain(lists.init_containers);
+        Ok(Self::of_containers(containers.map(|Compact(container)| container)))
+    }
+
+    fn of_containers(containers: impl Iterator<Item = Value>) -> Self {
         let mut stored = HashMap::new();
-        for Compact(container) in lists.containers.into_iter().chain(lists.init_containers) {
+        for container in containers {
             if let Some(name) = container["name"].as_str() {
                 stored.entry(name.to_owned()).or_insert(container);
             }
         }
-        Ok(Self(stored))
+        Self(stored)
     }
 
     /// Keeps the containers for which `limit` returns a value.
@@ -73,6 +78,11 @@ impl AppliedOverrides {
         }
         // Strings, numbers and string keys always serialize.
         serde_json::to_string(self).ok()
+    }
+
+    /// Returns what reading the annotation gives.
+    pub(crate) fn into_stored(self) -> StoredOverrides {
+        StoredOverrides::of_containers(self.containers.into_iter().chain(self.init_containers))
     }
 
     fn proxy(&self) -> Option<&Value> {

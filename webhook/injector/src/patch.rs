@@ -65,6 +65,10 @@ struct Diff<'a> {
 
 impl<'a> Diff<'a> {
     fn value(&mut self, original: &Value, result: &'a Value, field: Field) {
+        // Most values of a pod stay the same; to tell that takes no lookup of fields.
+        if identical(original, result) {
+            return;
+        }
         match (original, result, field) {
             (Value::Object(original), Value::Object(result), Field::Plain(kind)) => self.map(original, result, kind),
             (Value::Object(original), Value::Object(result), _) => self.map(original, result, MapKind::Other),
@@ -152,6 +156,17 @@ impl<'a> Diff<'a> {
         let _ = write!(self.path, "/{index}");
         step(self);
         self.path.truncate(length);
+    }
+}
+
+/// Returns whether two values are equal including the order of keys.
+pub(crate) fn identical(a: &Value, b: &Value) -> bool {
+    match (a, b) {
+        (Value::Object(a), Value::Object(b)) => {
+            a.len() == b.len() && a.iter().zip(b).all(|((k, v), (l, w))| k == l && identical(v, w))
+        }
+        (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| identical(a, b)),
+        _ => a == b,
     }
 }
 

@@ -3,8 +3,10 @@
 mod message;
 pub(crate) mod schema;
 
-use std::sync::LazyLock;
+use std::borrow::Cow;
+use std::sync::{Arc, LazyLock};
 
+use serde::Serializer as _;
 use serde_json::{Map, Value, json};
 
 use crate::fields::{FieldError, FieldErrors, FieldReader};
@@ -17,14 +19,14 @@ use crate::go_names::upper_first;
 /// Complete configuration of one proxy: what is not set has Istio's default.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ProxyConfig {
-    /// Canonical form of the message, see [`schema`].
-    fields: Map<String, Value>,
+    /// Canonical form of the message, see [`schema`]. Shared by the pods that change nothing in it.
+    fields: Arc<Map<String, Value>>,
 }
 
 /// Istio's defaults.
-static DEFAULTS: LazyLock<Map<String, Value>> = LazyLock::new(|| match defaults() {
-    Value::Object(fields) => fields,
-    _ => Map::new(),
+static DEFAULTS: LazyLock<Arc<Map<String, Value>>> = LazyLock::new(|| match defaults() {
+    Value::Object(fields) => Arc::new(fields),
+    _ => Arc::default(),
 });
 
 fn defaults() -> Value {
@@ -109,13 +111,14 @@ impl ProxyConfig {
     /// `proxyHeaders` are merged.
     pub(crate) fn overlay(&mut self, upper: Map<String, Value>) {
         // The two fields are a `oneof`: the later one wins.
+        let fields = Arc::make_mut(&mut self.fields);
         if upper.contains_key("tracingServiceName") {
-            self.fields.remove("serviceCluster");
+            fields.remove("serviceCluster");
         } else if upper.contains_key("serviceCluster") {
-            self.fields.remove("tracingServiceName");
+            fields.remove("tracingServiceName");
         }
         for (name, value) in upper {
-            match (name.as_str(), self.fields.get_mut(&name), value) {
+            match (name.as_str(), fields.get_mut(&name), value) {
                 ("proxyMetadata", Some(Value::Object(lower)), Value::Object(upper)) => lower.extend(upper),
                 ("proxyHeaders", Some(Value::Object(lower)), Value::Object(mut upper)) => {
                     for header in MERGED_HEADERS {
@@ -126,7 +129,7 @@ impl ProxyConfig {
                     *lower = upper;
                 }
                 (_, Some(lower), value) => *lower = value,
-                (_, None, value) => drop(self.fields.insert(name, value)),
+                (_, None, value) => drop(fields.insert(name, value)),
             }
         }
     }
@@ -277,21 +280,24 @@ impl ProxyConfig {
 }
 
 fn env_text(fields: &Map<String, Value>) -> String {
-    let mut printed = Map::new();
-    for field in &PROXY_CONFIG {
-        let Some(value) = fields.get(field.name) else { continue };
+    let printed = PROXY_CONFIG.iter().filter_map(|field| {
+        let value = fields.get(field.name)?;
         if OMITTED_BY_DEFAULT.contains(&field.name) && DEFAULTS.get(field.name) == Some(value) {
-            continue;
+            return None;
         }
-        let mut value = value.clone();
+        let mut value = Cow::Borrowed(value);
         if field.name == "proxyMetadata"
-            && let Value::Object(metadata) = &mut value
+            && let Value::Object(metadata) = value.to_mut()
         {
             metadata.sort_keys();
         }
-        printed.insert(field.name.to_owned(), value);
-    }
-    format!("{}\n", Value::Object(printed))
+        Some((field.name, value))
+    });
+    let mut text = Vec::with_capacity(256);
+    // Strings, numbers and string keys always serialize, to UTF-8.
+    drop(serde_json::Serializer::new(&mut text).collect_map(printed));
+    text.push(b'\n');
+    String::from_utf8(text).unwrap_or_default()
 }
 
 /// Returns whether the text is `host:port`; the host may be an IPv6 address in brackets.

@@ -16,16 +16,18 @@
 mod delta;
 pub(crate) mod limit;
 mod reconstruct;
+mod record;
 pub(crate) mod third_party;
 
 use iptables_rules::text::truncate;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use crate::annotations::{ORIGINAL, STATUS, StringMap};
 use crate::finish::status::InjectionStatus;
 use crate::overrides::StoredOverrides;
 use delta::Delta;
 use reconstruct::reconstruct;
+pub(crate) use record::build_original_record;
 
 /// Limit on the annotation `weir.dev/original` in bytes; Kubernetes limits all annotations of an object to 256 KiB. Only custom
 /// templates that rewrite much of the application exceed it.
@@ -75,10 +77,15 @@ pub(crate) struct InjectionRecord {
 impl InjectionRecord {
     /// Reads the records of a pod; `None` if it is not injected.
     pub(crate) fn of(pod: &Value) -> Result<Option<Self>, UninjectError> {
-        let annotations = StringMap::of(pod, "annotations");
-        let Some(status) = annotations.get(STATUS) else { return Ok(None) };
+        let Some(empty) = Self::with_overrides(pod, StoredOverrides::default())? else { return Ok(None) };
+        let stored = StoredOverrides::read(StringMap::of(pod, "annotations")).map_err(UninjectError::Overrides)?;
+        Ok(Some(Self { stored, ..empty }))
+    }
+
+    /// Reads the status of a pod whose overrides are known; `None` if it is not injected.
+    pub(crate) fn with_overrides(pod: &Value, stored: StoredOverrides) -> Result<Option<Self>, UninjectError> {
+        let Some(status) = StringMap::of(pod, "annotations").get(STATUS) else { return Ok(None) };
         let status = InjectionStatus::parse(status).ok_or_else(|| UninjectError::Status(status.to_owned()))?;
-        let stored = StoredOverrides::read(annotations).map_err(UninjectError::Overrides)?;
         Ok(Some(Self { status, stored }))
     }
 }
@@ -114,34 +121,5 @@ fn parse_original_record(text: &str) -> Result<Delta, UninjectError> {
     match record.get("v").and_then(Value::as_u64) {
         Some(VERSION) => Ok(record),
         _ => Err(invalid(format!("only version {VERSION} is supported"))),
-    }
-}
-
-/// Returns the value of annotation `weir.dev/original`: the difference between the reconstruction of `injected` and `original`,
-/// and the variables and the fingerprint that a second injection needs, see [`third_party`].
-///
-/// If it exceeds [`RECORD_MAX_BYTES`], the difference is left out and the record is marked `partial`.
-pub(crate) fn build_original_record(
-    injected: &Value,
-    injection: Option<&InjectionRecord>,
-    original: &Value,
-    variables: &[String],
-    fingerprint: &str,
-) -> String {
-    let mut record = Map::new();
-    record.insert("v".to_owned(), VERSION.into());
-    record.insert(third_party::FINGERPRINT.to_owned(), fingerprint.into());
-    if !variables.is_empty() {
-        record.insert(third_party::VARIABLES.to_owned(), json!(variables));
-    }
-    if let Some(injection) = injection {
-        let (reconstructed, _) = reconstruct(injected, injection);
-        record.append(&mut delta::diff(&reconstructed, original));
-    }
-    let text = Value::Object(record).to_string();
-    if text.len() > RECORD_MAX_BYTES {
-        json!({"v": VERSION, third_party::FINGERPRINT: fingerprint, "partial": true}).to_string()
-    } else {
-        text
     }
 }

@@ -17,6 +17,7 @@ use std::collections::{HashMap, HashSet};
 use serde_json::{Map, Value};
 
 use crate::merge::keys::{Field, MapKind};
+use crate::patch::identical;
 use crate::patch::stable_items::stable_items;
 
 pub(super) type Delta = Map<String, Value>;
@@ -128,17 +129,6 @@ pub(super) fn names(items: &[Value], field: Field) -> Option<Vec<Cow<'_, str>>> 
     // Only the number of a duplicate can make its name equal to that of another item.
     let unique = !has_duplicates || names.iter().collect::<HashSet<_>>().len() == names.len();
     unique.then_some(names)
-}
-
-/// Returns whether two values are equal including the order of keys.
-fn identical(a: &Value, b: &Value) -> bool {
-    match (a, b) {
-        (Value::Object(a), Value::Object(b)) => {
-            a.len() == b.len() && a.iter().zip(b).all(|((k, v), (l, w))| k == l && identical(v, w))
-        }
-        (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| identical(a, b)),
-        _ => a == b,
-    }
 }
 
 fn apply_to(delta: &Delta, tree: &mut Value, field: Field) {

@@ -100,17 +100,22 @@ fn own_items(field: &str, value: &Value, InjectionRecord { status, stored }: &In
     items.iter().filter(is_own).map(compact::copy).collect()
 }
 
+/// Returns the names of the containers that the templates added to a list, or changed there.
+pub(super) fn listed_names(injection: &InjectionRecord, list: ContainerList) -> impl Iterator<Item = &str> {
+    let listed = match list {
+        ContainerList::Containers => &injection.status.containers,
+        ContainerList::InitContainers => &injection.status.init_containers,
+    };
+    listed.iter().flatten().map(String::as_str)
+}
+
 fn restore_containers(
     pod: &mut Value,
     list: ContainerList,
     injection: &InjectionRecord,
     unrecoverable: &mut Vec<String>,
 ) {
-    let listed = match list {
-        ContainerList::Containers => &injection.status.containers,
-        ContainerList::InitContainers => &injection.status.init_containers,
-    };
-    let mut listed: HashSet<&str> = listed.iter().flatten().map(String::as_str).collect();
+    let mut listed: HashSet<&str> = listed_names(injection, list).collect();
     let mut moved = Vec::new();
     let Some(containers) = list.of_mut(pod) else { return };
     containers.retain_mut(|container| {

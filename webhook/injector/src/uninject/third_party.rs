@@ -12,6 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;
 
+use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::InjectionRecord;
@@ -41,9 +42,9 @@ pub(crate) fn fingerprint(rendered: &[Value], variables: &BTreeMap<String, Strin
     for (list, overlay) in rendered.iter().flat_map(|overlay| ContainerList::BOTH.map(|list| (list, overlay))) {
         for container in list.of(overlay).iter().filter(|container| container["image"].is_string()) {
             let mut hash = Fnv::new();
-            hash.value(&list.field().into());
+            hash.value(list.field());
             for (field, value) in container.as_object().into_iter().flatten() {
-                hash.value(&field.as_str().into());
+                hash.value(field);
                 match value.as_array().filter(|_| field == "env") {
                     Some(env) => {
                         env.iter().filter(|variable| !is_of_application(variable)).for_each(|item| hash.value(item));
@@ -56,10 +57,10 @@ pub(crate) fn fingerprint(rendered: &[Value], variables: &BTreeMap<String, Strin
     }
     let mut hash = Fnv::new();
     for container in &containers {
-        hash.value(&(*container).into());
+        hash.value(container);
     }
     for text in variables.iter().flat_map(|(name, value)| [name, value]) {
-        hash.value(&text.as_str().into());
+        hash.value(text);
     }
     format!("{:016x}", hash.0)
 }
@@ -76,7 +77,7 @@ impl Fnv {
         Self(0xcbf2_9ce4_8422_2325)
     }
 
-    fn value(&mut self, value: &Value) {
+    fn value<T: Serialize + ?Sized>(&mut self, value: &T) {
         // Writing to the hash does not fail.
         drop(serde_json::to_writer(self, value));
     }

@@ -191,6 +191,19 @@ fn assert_second_decides(pod: &Value, first: &Settings, second: &Settings) {
 }
 
 #[test]
+fn labels_of_a_pod_that_declares_the_proxy_itself_are_restored() {
+    let mut settings = settings(true);
+    settings.values.global.network = "n1".to_owned();
+    let mut pod = web();
+    pod["metadata"]["labels"]["topology.istio.io/network"] = "n1".into();
+    pod["metadata"]["annotations"]["inject.istio.io/templates"] = "grpc-simple".into();
+    let proxy = json!({"name": "istio-proxy", "image": "i", "env": [{"name": "A", "value": "b"}]});
+    pod["spec"]["containers"].as_array_mut().unwrap().push(proxy);
+    let injected = injected(&pod, &settings);
+    assert_eq!(uninject(&injected).unwrap().unwrap().pod.to_string(), pod.to_string());
+}
+
+#[test]
 fn order_of_volumes_is_restored() {
     let mut pod = web();
     pod["metadata"]["annotations"] = json!({"sidecar.istio.io/userVolume": r#"{"mine":{"emptyDir":{}}}"#});
