@@ -11,7 +11,8 @@ use weir_runtime::logging::{self, LogFormat, LogLevels};
 use crate::failure::Failure;
 use crate::install::Operation;
 use crate::{
-    assert, check, diff, explain, files, generate, inject, install, migrate, rules, support_bundle, tag, uninject, uninstall, version,
+    assert, check, diff, explain, files, generate, inject, install, migrate, rules, support_bundle, tag, uninject,
+    uninstall, version,
 };
 
 /// Inject Istio sidecars, inspect capture rules, and install Weir in clusters

@@ -199,7 +199,8 @@ fn compare(now: &CaptureConfig, then: &CaptureConfig, families: &[RestoreFamily]
             config: Box::new(config.clone()),
         };
         let reroute_annotation = iptables_rules::names::annotation::REROUTE_VIRTUAL_INTERFACES;
-        let subject = Subject { name: String::new(), capture, reroute_annotation, line: 1 };
+        let (name, namespace, labels) = Default::default();
+        let subject = Subject { name, namespace, labels, capture, reroute_annotation, line: 1 };
         let mut side = WorkloadRules::planned(Planned { subject, rules: Some(rules) }, None);
         side.families = families.to_vec();
         Ok(side)

@@ -143,9 +143,8 @@ pub fn inspect_and_repair(
         let subscription = is_monitor_wanted(id).then(Subscription::open);
         let before = nft::generation().ok();
         let verified_before = expected.verified.filter(|verified| verified.netns == id);
-        let (status, generation) =
-            rules_status(expected, verified_before.map(|verified| verified.generation))
-                .map_or_else(|error| (Err(error), None), |(status, generation)| (Ok(status), generation));
+        let (status, generation) = rules_status(expected, verified_before.map(|verified| verified.generation))
+            .map_or_else(|error| (Err(error), None), |(status, generation)| (Ok(status), generation));
         let verified = generation.map(|generation| VerifiedAt { netns: id, generation });
         let inspection = match (status, &expected.rules) {
             (Err(error), _) => unreadable(&error),
