@@ -69,6 +69,7 @@ impl Scrape {
 }
 
 #[cfg(test)]
+#[allow(clippy::float_cmp, reason = "the numbers are exact")]
 mod tests {
     use super::*;
 

@@ -152,6 +152,7 @@ impl Report {
             "pods injected, unchanged, wrong",
             format!("{}, {}, {}", census.injected, census.unchanged, census.wrong.len()),
         );
+        row("pods that failed to start", creation.failures.len().to_string());
         row(
             "call of the webhook as the API server sees it, p50, p99",
             format!("{:.1} ms, {:.1} ms", webhook.server_p50_ms, webhook.server_p99_ms),
@@ -192,6 +193,9 @@ impl Report {
                 format!("{processors_at_creation:.2}, {processors_idle:.2}"),
             );
             row(&format!("{name}: memory at the end, peak"), format!("{:.0} MiB, {:.0} MiB", memory.now, memory.peak));
+        }
+        for failure in &creation.failures {
+            let _ = writeln!(out, "failure: {failure}");
         }
         for finding in &check.findings {
             let _ = writeln!(out, "finding: {finding}");

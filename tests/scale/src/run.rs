@@ -17,7 +17,7 @@ use crate::metrics::Scrape;
 use crate::nodes::{self, Heartbeats};
 use crate::plan::{Size, is_opted_in, namespace, namespace_name, node_name};
 use crate::pods::{Census, Latencies, replace, start};
-use crate::report::{AgentLoad, Creation, Process, Report, Watches, Webhook as WebhookFigures, machine};
+use crate::report::{AgentLoad, Creation, Process, Report, Webhook as WebhookFigures, machine};
 use crate::watches::{WatchCounts, watch};
 use crate::webhook::Webhook;
 use crate::{each, proc, wait_until};
@@ -48,19 +48,8 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<Report> {
     let begun = Instant::now();
     let log = |text: &str| eprintln!("{:>5.0} s  {text}", begun.elapsed().as_secs_f64());
     let plane = ControlPlane::start(&options.assets, dir).await?;
-    let installation = Installation::apply(&plane.api, &binaries.join("weir")).await?;
-    each(0..size.namespaces, async |number| plane.create_namespace(&namespace(number)).await).await?;
-    each(0..size.nodes, async |number| nodes::create(&plane.api, number).await).await?;
     let heartbeats = Arc::new(Heartbeats::default());
-    for number in 0..size.nodes {
-        let phase = fraction(number, size.nodes);
-        tokio::spawn(nodes::beat(plane.api.clone(), number, phase, Arc::clone(&heartbeats)));
-    }
-    let webhook = Webhook::start(&plane, &installation, &binaries.join("weir-webhook"), dir).await?;
-    serve_reports(size.pods / size.nodes).await?;
-    installation.add_pods(&plane.api, size.nodes).await?;
-    installation.add_endpoints(&plane.api).await?;
-    wait_until("the webhook is called", TIMEOUT, async || probe(&plane.api, *size).await).await?;
+    let (installation, webhook) = install(options, &plane, &heartbeats).await?;
     log("installed");
 
     let mut agents = Vec::new();
@@ -95,7 +84,6 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<Report> {
             memory: proc::memory(&[pid])?,
         })
     };
-    let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
     Ok(Report {
         machine: machine(),
         size: *size,
@@ -104,20 +92,36 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<Report> {
         idle: run.agent_load(&usage, &after, 0),
         churn,
         agent_memory: proc::memory(&run.agent_pids())?,
-        watches: Watches {
-            count: load(&counts.started),
-            events: load(&counts.events),
-            bytes: load(&counts.bytes),
-            foreign: load(&counts.foreign),
-            failures: load(&counts.failures),
-        },
-        heartbeats: [load(&heartbeats.renewed), load(&heartbeats.failed)],
+        watches: counts.figures(),
+        heartbeats: [&heartbeats.renewed, &heartbeats.failed].map(|counter| counter.load(Ordering::Relaxed)),
         agent_pods_wrong: [agent_pods_wrong, run.wrong_agent_pods(1).await?].concat(),
         census,
         check,
         server: process(server, 0)?,
         etcd: process(etcd, 1)?,
     })
+}
+
+/// Installs Weir in a cluster with namespaces and nodes, and waits until the API server calls the webhook.
+async fn install(
+    options: &Options,
+    plane: &ControlPlane,
+    heartbeats: &Arc<Heartbeats>,
+) -> anyhow::Result<(Installation, Webhook)> {
+    let Options { size, binaries, dir, .. } = options;
+    let installation = Installation::apply(&plane.api, &binaries.join("weir")).await?;
+    each(0..size.namespaces, async |number| plane.create_namespace(&namespace(number)).await).await?;
+    each(0..size.nodes, async |number| nodes::create(&plane.api, number).await).await?;
+    for number in 0..size.nodes {
+        let phase = fraction(number, size.nodes);
+        tokio::spawn(nodes::beat(plane.api.clone(), number, phase, Arc::clone(heartbeats)));
+    }
+    let webhook = Webhook::start(plane, &installation, &binaries.join("weir-webhook"), dir).await?;
+    serve_reports(size.pods / size.nodes).await?;
+    installation.add_pods(&plane.api, size.nodes).await?;
+    installation.add_endpoints(&plane.api).await?;
+    wait_until("the webhook is called", TIMEOUT, async || probe(&plane.api, *size).await).await?;
+    Ok((installation, webhook))
 }
 
 #[expect(clippy::cast_precision_loss, reason = "some thousands")]

@@ -13,6 +13,7 @@ use serde::Deserialize;
 use tokio::time::sleep;
 
 use crate::api::Api;
+use crate::report::Watches;
 
 /// The path and the parameters of the agent (`Reflector` of weir-runtime).
 const PODS: &str = "/api/v1/pods";
@@ -33,6 +34,20 @@ pub(crate) struct WatchCounts {
     pub(crate) foreign: AtomicU64,
     /// Requests that failed.
     pub(crate) failures: AtomicU64,
+}
+
+impl WatchCounts {
+    /// Returns the counts so far.
+    pub(crate) fn figures(&self) -> Watches {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Watches {
+            count: load(&self.started),
+            events: load(&self.events),
+            bytes: load(&self.bytes),
+            foreign: load(&self.foreign),
+            failures: load(&self.failures),
+        }
+    }
 }
 
 #[derive(Deserialize)]

@@ -8,6 +8,7 @@ use serde_json::Value;
 const EXPECTED_FINDINGS: [&str; 2] = ["control-plane-missing", "clients-not-verified"];
 
 #[test]
+#[allow(clippy::float_cmp, reason = "the numbers are exact")]
 fn a_small_cluster_is_injected_watched_and_checked() {
     if !weir_tests::privileged() {
         return;
