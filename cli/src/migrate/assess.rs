@@ -70,7 +70,7 @@ impl Verdict {
 pub(super) struct Subjects<'a> {
     /// The pod that its controller would create, before admission.
     pub(super) template: Value,
-    /// Whether the template is the controller's; else it is a running pod.
+    /// True if the template is the controller's; else it is a running pod.
     pub(super) is_template: bool,
     pub(super) workload: Option<Workload>,
     pub(super) namespace: &'a str,
@@ -84,7 +84,7 @@ pub(super) struct Assessment {
     pub(super) verdict: Verdict,
     /// Differences of the injected pod.
     pub(super) changes: Vec<String>,
-    /// What needs a person.
+    /// Reasons for which a person has to act.
     pub(super) reasons: Vec<String>,
     /// Warnings of the injection.
     pub(super) warnings: Vec<String>,

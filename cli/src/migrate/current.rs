@@ -16,7 +16,7 @@ use serde_json::Value;
 use super::object::{self, addresses, container};
 use crate::rules::subject::{Capture, INIT, PROXY, of_pod};
 
-/// What installed the rules of a pod.
+/// The program that installed the rules of a pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Origin {
     /// The init container `istio-init`.

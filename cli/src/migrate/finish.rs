@@ -78,14 +78,14 @@ pub(super) async fn finish(cluster: &Cluster, args: &FinishArgs) -> Result<(), F
     Ok(())
 }
 
-/// What is removed.
+/// Objects to remove, and those that stay.
 #[derive(Debug, Default)]
 struct Removal {
     injectors: Vec<ObjectRef>,
     plugins: Vec<ObjectRef>,
     /// Plugins that stay.
     kept: Vec<String>,
-    /// What a person does next.
+    /// Next steps for a person.
     advice: Vec<String>,
 }
 
@@ -117,7 +117,7 @@ impl Removal {
         {
             removal
                 .advice
-                .push(format!("helm uninstall istio-cni -n {} removes the rest of istio-cni", namespace(plugin)));
+                .push(format!("the rest of istio-cni stays: helm uninstall istio-cni -n {}, or istioctl with components.cni.enabled=false, removes it", namespace(plugin)));
         }
         removal.advice.push(
             "weir tag set default --revision REVISION lets the label istio-injection=enabled mean Weir from now on"
@@ -249,7 +249,7 @@ mod tests {
         remove mutatingwebhookconfiguration.admissionregistration.k8s.io/istio-sidecar-injector
         remove daemonset.apps/istio-cni-node
         warning: istio-cni removes its binary, without which CRI-O cannot stop pods that were started with it; put /opt/cni/bin/istio-cni back on these nodes until those pods are gone: n1
-        helm uninstall istio-cni -n istio-system removes the rest of istio-cni
+        the rest of istio-cni stays: helm uninstall istio-cni -n istio-system, or istioctl with components.cni.enabled=false, removes it
         weir tag set default --revision REVISION lets the label istio-injection=enabled mean Weir from now on
         ");
         objects.namespaces[1]["metadata"]["labels"]["istio.io/dataplane-mode"] = "ambient".into();

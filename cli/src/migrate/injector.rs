@@ -32,7 +32,7 @@ pub(super) struct Injector {
     pub(super) revision: String,
     /// Tag that the configuration is for.
     pub(super) tag: Option<String>,
-    /// Where the API server sends pods: a Service or a URL.
+    /// The Service or URL that the API server sends pods to.
     pub(super) target: String,
     entries: Vec<Entry>,
 }

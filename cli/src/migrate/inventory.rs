@@ -58,7 +58,7 @@ pub(super) struct InjectorConfig {
     pub(super) version: String,
     /// Names of its templates.
     pub(super) templates: Vec<String>,
-    /// Why Weir rejects it.
+    /// Reasons for which Weir rejects it.
     pub(super) errors: Vec<String>,
 }
 
@@ -67,7 +67,7 @@ pub(super) struct InjectorConfig {
 pub(super) struct CniPlugin {
     pub(super) namespace: String,
     pub(super) name: String,
-    /// Whether it serves ambient mode, so that it has to stay.
+    /// True if it serves ambient mode, so that it has to stay.
     pub(super) is_ambient: bool,
 }
 

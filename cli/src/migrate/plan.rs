@@ -27,7 +27,7 @@ pub(super) const RESTARTABLE: [&str; 3] = ["Deployment", "DaemonSet", "StatefulS
 pub(super) struct Plan {
     /// Revision of Weir that namespaces move to.
     pub(super) revision: String,
-    /// Whether it is installed.
+    /// True if that revision is installed.
     pub(super) is_installed: bool,
     pub(super) control_planes: Vec<ControlPlane>,
     pub(super) injectors: Vec<Injector>,
@@ -43,7 +43,7 @@ pub(super) struct NamespacePlan {
     pub(super) opt_in: OptIn,
     /// Progress of its migration.
     pub(super) record: Option<Record>,
-    /// What needs a person before it can move.
+    /// Reasons for which a person has to act before it can move.
     pub(super) reasons: Vec<String>,
     pub(super) workloads: Vec<WorkloadPlan>,
     /// Workloads without a sidecar.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use iptables_rules::names::annotation;
 use serde_json::Value;
+use weir_injector::quantity::Quantity;
 
 use crate::rules::subject::PROXY;
 
@@ -78,13 +79,14 @@ fn find<'a>(pod: &'a Value, name: &str) -> Option<(&'static str, &'a Value)> {
 }
 
 fn container(name: &str, now: &Value, then: &Value, lines: &mut Vec<String>) {
+    // Beside what an injection writes there are only defaults.
+    let is_covered = |now: &Value, then: &Value| covers(now, then) && (now.is_null() || !is_empty(then));
     for field in WHOLE_FIELDS {
         let (now, then) = (&now[field], &then[field]);
-        // Beside what an injection writes there are only defaults.
-        let same = if field == "args" || field == "command" {
-            equal(now, then)
-        } else {
-            covers(now, then) && (now.is_null() || !is_empty(then))
+        let same = match field {
+            "args" | "command" => equal(now, then),
+            "resources" => is_covered(&amounts(now), &amounts(then)),
+            _ => is_covered(now, then),
         };
         if !same && !(is_empty(now) && is_empty(then)) {
             lines.push(format!("container {name}: {field}: {} -> {}", shown(now), shown(then)));
@@ -136,7 +138,7 @@ fn value(item: &Value) -> &Value {
 fn covers(now: &Value, then: &Value) -> bool {
     match (now, then) {
         (Value::Object(now), Value::Object(then)) => {
-            then.iter().all(|(key, value)| now.get(key).is_some_and(|now| covers(now, value)))
+            then.iter().all(|(key, value)| now.get(key).map_or_else(|| is_empty(value), |now| covers(now, value)))
         }
         (Value::Array(now), Value::Array(then)) => {
             now.len() == then.len() && now.iter().zip(then).all(|(now, then)| covers(now, then))
@@ -156,13 +158,23 @@ fn equal(now: &Value, then: &Value) -> bool {
     matches!((json(a), json(b)), (Some(a), Some(b)) if a == b)
 }
 
+/// Returns resources with one spelling of every amount: the API server writes `2` for `2000m`, and `1Gi` for `1024Mi`.
+fn amounts(resources: &Value) -> Value {
+    match resources {
+        Value::Object(map) => map.iter().map(|(key, value)| (key.clone(), amounts(value))).collect(),
+        other => Quantity::of(other).map_or_else(|| other.clone(), |amount| format!("{amount:?}").into()),
+    }
+}
+
+/// Returns whether a value is the zero value of its type, which the API server leaves out.
 fn is_empty(value: &Value) -> bool {
     match value {
         Value::Null => true,
         Value::Object(map) => map.is_empty(),
         Value::Array(list) => list.is_empty(),
         Value::String(text) => text.is_empty(),
-        _ => false,
+        Value::Bool(on) => !on,
+        Value::Number(number) => number.as_u64() == Some(0),
     }
 }
 
@@ -203,7 +215,8 @@ mod tests {
 
     #[test]
     fn defaults_of_the_api_server_are_no_difference() {
-        let then = pod();
+        let mut then = pod();
+        let then_proxy = &mut then["spec"]["containers"][1];
         let mut now = pod();
         now["metadata"]["labels"]["pod-template-hash"] = "abc".into();
         now["metadata"]["annotations"]["cni.projectcalico.org/podIP"] = "10.0.0.1/32".into();
@@ -211,6 +224,12 @@ mod tests {
         let proxy = &mut now["spec"]["containers"][1];
         proxy["terminationMessagePath"] = "/dev/termination-log".into();
         proxy["env"][0]["value"] = "{}".into();
+        then_proxy["resources"] = json!({"limits": {"cpu": "2000m", "memory": "1024Mi"}});
+        proxy["resources"] = json!({"limits": {"cpu": "2", "memory": "1Gi"}});
+        then_proxy["readinessProbe"] =
+            json!({"httpGet": {"path": "/healthz/ready", "port": 15021}, "initialDelaySeconds": 0});
+        proxy["readinessProbe"] =
+            json!({"httpGet": {"path": "/healthz/ready", "port": 15021, "scheme": "HTTP"}, "timeoutSeconds": 3});
         proxy["env"][1]["valueFrom"]["fieldRef"]["apiVersion"] = "v1".into();
         proxy["volumeMounts"] = json!([{"name": "kube-api-access-x7x7x", "mountPath": TOKEN_PATH}]);
         assert_eq!(changes(&now, &then), [""; 0]);

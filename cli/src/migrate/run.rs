@@ -131,7 +131,7 @@ pub(super) async fn run(cluster: &Cluster, args: &RunArgs) -> Result<(), Failure
         print_line(&format!("namespace {} ({} of {})", namespace.name, done + 1, selected.len()))?;
         let mut world =
             ClusterNamespace::new(cluster, &namespace.name, &args.scope.node_namespace, prometheus.as_ref());
-        let left = || format!("{} namespaces are left; run weir migrate run again to go on", selected.len() - done);
+        let left = || format!("namespaces left: {}; run weir migrate run again to go on", selected.len() - done);
         match migrate(&mut world, &limits, ErrorBudget(args.max_error_rate)).await {
             Ok(Outcome::Reached) => print_line(&format!("{}: moved", namespace.name))?,
             Ok(Outcome::Refused(why)) => return Err(Failure::findings(prefixed(namespace, &why)).and(left())),

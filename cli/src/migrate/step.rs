@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::current::Origin;
 use super::record::{InjectionLabels, Phase, Record};
 
-/// Where a namespace is to end.
+/// The injector that a namespace is to end under.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Goal {
     /// Under Weir.
@@ -47,9 +47,9 @@ pub(super) struct WorkloadView {
     pub(super) name: String,
     /// Value of the annotation `weir.dev/migration`.
     pub(super) marker: Option<String>,
-    /// What the rollout waits for; `None` if it is complete.
+    /// Condition that the rollout waits for; `None` if it is complete.
     pub(super) rollout: Option<String>,
-    /// Why the rollout will never complete.
+    /// Reasons for which the rollout will never complete.
     pub(super) broken: Vec<String>,
     /// Pods that are wanted and not available.
     pub(super) unavailable: u64,
@@ -63,7 +63,7 @@ pub(super) struct PodView {
     pub(super) name: String,
     /// Origin of its rules; `None` without a sidecar.
     pub(super) origin: Option<Origin>,
-    /// What its node's agent says against its rules; `None` if they are in place, or nobody has to ask.
+    /// State of its rules by its node's agent; `None` if they are in place, or nobody has to ask.
     pub(super) rules: Option<String>,
 }
 
@@ -72,13 +72,13 @@ pub(super) struct PodView {
 pub(super) struct Conditions {
     /// Time without progress.
     pub(super) stalled: Duration,
-    /// Why the error rate, or its absence, stops the migration.
+    /// Reason for which the error rate, or its absence, stops the migration.
     pub(super) errors: Option<String>,
     /// Time since the last restart of this run.
     pub(super) since_restart: Duration,
 }
 
-/// What is done next.
+/// The next action.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Step {
     /// Write the record, or remove it, and the labels, in one request.

@@ -42,11 +42,11 @@ pub(super) struct ClusterNamespace<'a> {
     version: Value,
     /// Pods, by uid, whose agents have found their rules in place.
     in_place: HashSet<String>,
-    /// What the agents of nodes have answered since the observation began: what they say against the rules of pods.
+    /// Answers of the nodes' agents since the observation began.
     answers: HashMap<String, AgentAnswer>,
 }
 
-/// What an agent says against the rules of this namespace's pods, by name; or why it does not answer.
+/// State of the rules of this namespace's pods by their names, `None` if they are in place; or the reason for no answer.
 type AgentAnswer = Result<HashMap<String, Option<String>>, String>;
 
 impl<'a> ClusterNamespace<'a> {

@@ -27,7 +27,7 @@ struct Mesh {
     server: Arc<ApiServer>,
     kubeconfig: String,
     stop: Arc<AtomicBool>,
-    /// Whether Weir's webhook is broken: new pods get no sidecar.
+    /// True if Weir's webhook is broken, so that new pods get no sidecar.
     is_broken: Arc<AtomicBool>,
     controller: Option<JoinHandle<()>>,
     _folder: tempfile::TempDir,

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 /// An amount in billionths; smaller fractions are rounded up, as Kubernetes does. Amounts that overflow saturate.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Quantity {
+pub struct Quantity {
     billionths: i128,
 }
 
@@ -56,7 +56,7 @@ impl Quantity {
     }
 
     /// Reads a field, which may be a string or a number.
-    pub(crate) fn of(value: &Value) -> Option<Self> {
+    pub fn of(value: &Value) -> Option<Self> {
         match value {
             Value::String(text) => Self::parse(text),
             Value::Number(number) => Self::parse(&number.to_string()),

@@ -8,7 +8,7 @@ use super::super::current::Origin;
 use super::super::step::{PodView, WorkloadView};
 use super::*;
 
-/// What goes wrong with a workload under Weir.
+/// Failure of a workload under Weir.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fault {
     None,
@@ -44,7 +44,7 @@ struct Cluster {
     clock: u64,
     /// Requests until the process is killed.
     until_killed: Option<u32>,
-    /// Whether a killed request has had its effect.
+    /// True if a request that ends with the process has its effect.
     takes_effect: bool,
     /// The most workloads that were in a rollout at the same time.
     most_in_flight: usize,
