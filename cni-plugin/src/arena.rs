@@ -8,8 +8,8 @@ use std::cell::UnsafeCell;
 use std::ptr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Bytes of the arena. An ADD takes less than half; pages that are never used take no memory.
-const SIZE: usize = 512 << 10;
+/// Bytes of the arena. An ADD takes about 100 KiB, with thousands of networks some MiB; pages that are never used take no memory.
+const SIZE: usize = 8 << 20;
 
 /// The arena. Blocks start at the alignment of the layout, at most at that of a page.
 #[repr(C, align(4096))]
@@ -103,7 +103,8 @@ mod global {
 
         #[test]
         fn blocks_are_aligned_disjoint_and_grow_in_place() {
-            let arena = Box::new(Arena::new());
+            static ARENA: Arena = Arena::new();
+            let arena = &ARENA;
             let layout = |size, align| Layout::from_size_align(size, align).unwrap();
             // SAFETY: every block is used with its own layout.
             unsafe {
@@ -124,7 +125,8 @@ mod global {
 
         #[test]
         fn the_library_takes_over_when_the_arena_is_used_up() {
-            let arena = Box::new(Arena::new());
+            static ARENA: Arena = Arena::new();
+            let arena = &ARENA;
             let layout = Layout::from_size_align(SIZE / 2 + 1, 8).unwrap();
             // SAFETY: every block is used with its own layout.
             unsafe {
