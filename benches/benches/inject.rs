@@ -16,9 +16,10 @@ const TIME_PER_CASE: Duration = Duration::from_millis(500);
 
 fn main() -> anyhow::Result<()> {
     let quick = std::env::args().any(|arg| arg == "--test");
+    let only = std::env::args().skip(1).find(|arg| !arg.starts_with('-'));
     println!("\n| template | containers | variables each | review KiB | p10 us | median us |");
     println!("|---|---:|---:|---:|---:|---:|");
-    cases::each(|case| {
+    cases::each(only.as_deref(), |case| {
         let mut samples = Samples::default();
         let started = Instant::now();
         while started.elapsed() < TIME_PER_CASE && !quick {

@@ -72,15 +72,15 @@ fn inject_text(text: &str, injector: &ManifestInjector<'_>) -> RewrittenStream {
 
 /// Adds what `weir uninject` needs to restore the original text exactly.
 fn record_text(document: &Document<'_>, edited: EditedDocument, out: &mut RewrittenStream) -> String {
-    let injected_before = original_text(document.text);
+    let injected_before = original_text(document.text, edited.original.clone());
     let original = injected_before.as_deref().unwrap_or(document.text);
-    let Some(restored) = original_text(&edited.text) else { return edited.text };
+    let Some(restored) = original_text(&edited.text, edited.value.clone()) else { return edited.text };
     if restored == original {
         return edited.text;
     }
     let recorded = TextRecord::between(&restored, original).append_to(&edited.text);
-    let is_kept = Document::alone(&recorded).parse().is_ok_and(|value| value == edited.value)
-        && original_text(&recorded).is_some_and(|text| text == original);
+    let parsed = Document::alone(&recorded).parse().ok().filter(|value| *value == edited.value);
+    let is_kept = parsed.and_then(|value| original_text(&recorded, value)).is_some_and(|text| text == original);
     if is_kept {
         return recorded;
     }

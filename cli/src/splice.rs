@@ -21,18 +21,23 @@ use tree::{Entry, Node, Shape};
 /// A part that cannot be edited in place.
 struct NotEditable;
 
-/// Returns the text with the new value; `None` if it cannot be edited, or would not parse as the new value.
-pub(crate) fn splice(text: &str, old: &Value, new: &Value) -> Option<String> {
+/// Returns the text with the new value, and the value as it is parsed from there; `None` if the text cannot be edited, or would not
+/// parse as the new value.
+pub(crate) fn splice(text: &str, old: &Value, new: &Value) -> Option<(String, Value)> {
     let root = tree::read(text)?;
     let (Shape::Map(entries), Value::Object(old), Value::Object(after)) = (&root.shape, old, new) else { return None };
     let mut splicer = Splicer { text, edits: Vec::new() };
     splicer.map(entries, old, after).ok()?;
     let edited = splicer.apply();
-    yaml::from_str(&edited).is_ok_and(|parsed| parsed == *new).then_some(edited)
+    let parsed = yaml::from_str(&edited).ok().filter(|parsed| parsed == new)?;
+    Some((edited, parsed))
 }
 
 /// Returns the comments of a text that another one lacks; none for invalid YAML.
 pub(crate) fn lost_comments(before: &str, after: &str) -> Vec<String> {
+    if !before.contains('#') {
+        return Vec::new();
+    }
     let mut left = tree::comments(after);
     let missing = |comment: &String| match left.iter().position(|kept| kept == comment) {
         Some(index) => {

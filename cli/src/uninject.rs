@@ -3,12 +3,13 @@
 use std::process::ExitCode;
 
 use clap::{ArgGroup, Args};
+use serde_json::Value;
 use weir_injector::uninject::{Uninjected, uninject};
 
 use crate::failure::Failure;
 use crate::files::{InputArgs, OutputFileArgs};
 use crate::manifest::pods::PodHolder;
-use crate::manifest::rewrite::{self, EditedDocument, RewrittenStream, edit_document, rewrite};
+use crate::manifest::rewrite::{self, EditedDocument, RewrittenStream, edit_parsed, rewrite};
 use crate::manifest::stream::Document;
 
 /// Options of `weir uninject`.
@@ -46,11 +47,11 @@ pub(crate) fn uninject_text(text: &str) -> RewrittenStream {
     rewrite(text, uninject_pod, restore_text)
 }
 
-/// Returns the text of a document without its injection; `None` if it is not injected, or invalid.
-pub(crate) fn original_text(text: &str) -> Option<String> {
+/// Returns the text of a document with this value without its injection; `None` if it is not injected, or invalid.
+pub(crate) fn original_text(text: &str, value: Value) -> Option<String> {
     let document = Document::alone(text);
     let mut out = RewrittenStream::default();
-    let edited = edit_document(&document, uninject_pod, &mut out)?;
+    let edited = edit_parsed(&document, value, uninject_pod, &mut out)?;
     Some(restore_text(&document, edited, &mut out))
 }
 

@@ -87,10 +87,14 @@ impl Case {
     }
 }
 
-/// Calls `measure` for each case, after checking that its pod is injected.
-pub(crate) fn each(mut measure: impl FnMut(&Case)) -> anyhow::Result<()> {
+/// Calls `measure` for each case with this name, or for all without one, after checking that its pod is injected. A case is named
+/// like the first columns of its row: `sidecar, again 10 10`.
+pub(crate) fn each(only: Option<&str>, mut measure: impl FnMut(&Case)) -> anyhow::Result<()> {
     for (name, template, native, again) in KINDS {
         for (containers, env) in SIZES {
+            if only.is_some_and(|only| only != format!("{name} {containers} {env}")) {
+                continue;
+            }
             let mut settings =
                 Settings::from_values_and_mesh(None, None).ok().context("the built-in settings are valid")?;
             settings.native_sidecars = native;

@@ -74,6 +74,8 @@ pub(crate) struct EditedDocument {
     pub(crate) text: String,
     /// The value that the new text has.
     pub(crate) value: Value,
+    /// The value before.
+    pub(crate) original: Value,
     /// Record of the text before.
     pub(crate) record: Option<TextRecord>,
 }
@@ -105,18 +107,23 @@ pub(crate) fn rewrite(
 }
 
 /// Changes the pods of a document; `None` if nothing changes, or the document is invalid.
-pub(crate) fn edit_document(
+fn edit_document(document: &Document<'_>, change: impl Change, out: &mut RewrittenStream) -> Option<EditedDocument> {
+    match document.parse() {
+        Ok(value) => edit_parsed(document, value, change, out),
+        Err(error) => {
+            out.findings.push(format!("{document}: {error}"));
+            None
+        }
+    }
+}
+
+/// Edits a document whose value is known, see [`edit_document`].
+pub(crate) fn edit_parsed(
     document: &Document<'_>,
+    mut value: Value,
     mut change: impl Change,
     out: &mut RewrittenStream,
 ) -> Option<EditedDocument> {
-    let mut value = match document.parse() {
-        Ok(value) => value,
-        Err(error) => {
-            out.findings.push(format!("{document}: {error}"));
-            return None;
-        }
-    };
     let original = value.clone();
     let mut holders = match pods::find(&mut value) {
         Ok(holders) => holders,
@@ -141,10 +148,11 @@ pub(crate) fn edit_document(
     }
     let (before, record) = TextRecord::split(document.text);
     // Serialize the whole document only where the change cannot be spliced into its text.
-    match splice::splice(&before, &original, &value).map_or_else(|| yaml::to_string(&value), Ok) {
-        Ok(text) => {
+    let spliced = splice::splice(&before, &original, &value);
+    match spliced.map_or_else(|| yaml::to_string(&value).map(|text| (text, value)), Ok) {
+        Ok((text, value)) => {
             out.notices.extend(lost_comments(document, &before, &text));
-            Some(EditedDocument { text, value, record })
+            Some(EditedDocument { text, value, original, record })
         }
         Err(error) => {
             out.findings.push(format!("{document}: {error:#}"));

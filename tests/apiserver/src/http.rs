@@ -7,7 +7,7 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
-use axum::response::{IntoResponse as _, Response};
+use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use super::auth::{RequestAttributes, User};
@@ -93,7 +93,7 @@ async fn serve(
     }
     if target.subresource == "log" {
         let key = (target.namespace, target.name);
-        return shared.state().pod_logs.get(&key).cloned().map_or_else(unknown, |log| log.into_response());
+        return shared.state().pod_logs.get(&key).cloned().map_or_else(unknown, IntoResponse::into_response);
     }
     if target.subresource == "portforward" {
         let ports = query.get("ports").map_or("", String::as_str);

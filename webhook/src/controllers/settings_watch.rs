@@ -37,6 +37,8 @@ use crate::settings_report::report_settings_update;
 
 /// Applying a manifest changes several objects at once.
 const DEBOUNCE: Duration = Duration::from_millis(100);
+/// The same until there are settings, for which pods wait.
+const STARTUP_DEBOUNCE: Duration = Duration::from_millis(5);
 /// Interval at which conditions are updated while nothing changes.
 const STATUS_INTERVAL: Duration = Duration::from_secs(5);
 /// Group and version of `ProxyConfig` resources.
@@ -329,7 +331,7 @@ async fn run(
     builder: SharedSettingsBuilder,
     context: ControllerContext,
 ) {
-    let mut was_rejected = false;
+    let (mut was_rejected, mut is_pending) = (false, true);
     loop {
         let changed = select_all(resources.iter_mut().map(|resource| Box::pin(resource.changes.changed())));
         // `changed` has marked the change of the first resource as seen, but not those of the others.
@@ -338,7 +340,7 @@ async fn run(
             () = sleep(STATUS_INTERVAL) => None,
         };
         if first.is_some() {
-            sleep(DEBOUNCE).await;
+            sleep(if is_pending { STARTUP_DEBOUNCE } else { DEBOUNCE }).await;
         }
         for (index, resource) in resources.iter_mut().enumerate() {
             if first == Some(index) || resource.changes.has_changed().unwrap_or(false) {
@@ -357,6 +359,7 @@ async fn run(
         let shared = builder.clone();
         match tokio::task::spawn_blocking(move || shared.lock().build()).await {
             Ok(update) => {
+                is_pending = matches!(update, SettingsUpdate::Pending(_));
                 record_config_map_events(&update, &maps, &mut was_rejected, &context);
                 report_settings_update(&context.metrics, &context.health, &update, SystemTime::now());
             }
