@@ -27,8 +27,6 @@ mod manifest;
 mod node_release;
 mod objects;
 mod output;
-#[cfg(test)]
-mod reference;
 mod revisions;
 mod rollout;
 mod rules;
