@@ -32,8 +32,6 @@ mod migrate;
 mod node_release;
 mod objects;
 mod output;
-#[cfg(test)]
-mod reference;
 mod revisions;
 mod rollout;
 mod rules;

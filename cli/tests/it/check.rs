@@ -268,7 +268,9 @@ fn docs_list_every_option() {
     let words: Vec<&str> =
         options.filter_map(|line| line.split_whitespace().find(|word| word.starts_with("--"))).collect();
     assert!(words.len() > 12, "{words:?}");
-    for option in words.into_iter().filter(|word| !["--help", "--version"].contains(word)) {
+    // Help prints the optional value of a switch, and the dots of one that repeats, behind its name.
+    let names = words.iter().filter_map(|word| word.split(['[', '.']).next());
+    for option in names.filter(|word| !["--help", "--version"].contains(word)) {
         assert!(text.contains(option), "{option} is not in docs/check.md");
     }
 }

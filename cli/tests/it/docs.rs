@@ -106,8 +106,8 @@ fn every_option_is_documented() {
         let help = crate::run::weir(&arguments, "").stdout;
         let options = help.lines().map(str::trim_start).filter(|line| line.starts_with('-'));
         let words = options.filter_map(|line| line.split_whitespace().find(|word| word.starts_with("--")));
-        // Help prints the optional value of a switch behind its name.
-        let words = words.filter_map(|word| word.split("[=").next());
+        // Help prints the optional value of a switch, and the dots of one that repeats, behind its name.
+        let words = words.filter_map(|word| word.split(['[', '.']).next());
         for option in words.filter(|word| !["--help", "--version", "--filename", "--output"].contains(word)) {
             assert!(text.contains(option), "{option} of weir {command} is not in docs/cli.md");
         }

@@ -190,7 +190,7 @@ fn cluster_errors_have_a_remedy() {
 
     server.inject_fault(FaultTarget::Always, ServerFault::Status(403), 100);
     let stderr = refused(&["-c", &kubeconfig]);
-    assert!(stderr.contains("forbidden: cannot read ConfigMap istio-system/istio-sidecar-injector"), "{stderr}");
+    assert!(stderr.contains("cannot read ConfigMap istio-system/istio-sidecar-injector: forbidden ("), "{stderr}");
     assert!(stderr.contains("pass --valuesFile and --injectConfigFile instead"), "{stderr}");
     assert!(stderr.contains("pass --native-sidecars true or false instead"), "{stderr}");
     server.clear_faults();

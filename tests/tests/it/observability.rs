@@ -1,6 +1,6 @@
 //! The alerts and dashboards of the manifests against the metrics of the processes, as a real Prometheus scrapes them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -60,45 +60,6 @@ fn series(metric: &str, kind: &str) -> Vec<String> {
         "info" => with(&["_info"]),
         "histogram" => with(&["_bucket", "_sum", "_count"]),
         _ => with(&[""]),
-    }
-}
-
-/// Returns the rows of the reference for metrics in Prometheus' text format, by name.
-fn rows(text: &str) -> BTreeMap<&str, [&str; 2]> {
-    let mut found: BTreeMap<&str, [&str; 2]> = BTreeMap::new();
-    for line in text.lines() {
-        for (at, prefix) in ["# TYPE ", "# HELP "].into_iter().enumerate() {
-            if let Some((name, value)) = line.strip_prefix(prefix).and_then(|rest| rest.split_once(' ')) {
-                found.entry(name).or_default()[at] = value.trim_end_matches('.');
-            }
-        }
-    }
-    found
-}
-
-/// Compares `docs/reference/metrics.md` with what the processes serve, or writes it with `UPDATE=1`.
-fn compare_reference(processes: &[(&str, String)]) {
-    let mut page = "\
-# Metrics
-
-Written from the registries of running processes; `UPDATE=1 cargo test -p weir-tests --test it observability`
-writes it again. The pages of [webhook](../webhook.md#metrics), [certificates](../certificates.md#metrics),
-[agent](../node-agent.md#metrics) and [pods](../repair.md#metrics) have the labels.
-"
-    .to_owned();
-    for (process, text) in processes {
-        page.push_str(&format!("\n## `{process}`\n\n| metric | type | meaning |\n|---|---|---|\n"));
-        for (name, [kind, help]) in rows(text) {
-            page.push_str(&format!("| `{name}` | {kind} | {help} |\n"));
-        }
-    }
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/reference/metrics.md");
-    if std::env::var_os("UPDATE").is_some_and(|value| !value.is_empty()) {
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, page).unwrap();
-    } else {
-        let known = fs::read_to_string(path).unwrap_or_default();
-        assert_eq!(known, page, "UPDATE=1 writes docs/reference/metrics.md again");
     }
 }
 
@@ -170,8 +131,6 @@ fn every_metric_of_alerts_and_dashboards_is_scraped() {
         let up = active.iter().filter(|target| target["health"] == "up").count();
         if up == 2 { Ok(()) } else { Err(format!("{active:?}")) }
     });
-    let served = |port: u16| http::get((Ipv4Addr::LOCALHOST, port).into(), "/metrics").unwrap().body;
-    compare_reference(&[("weir-webhook", served(webhook)), ("weir-agent", served(agent))]);
     let metadata = query("/api/v1/targets/metadata").unwrap();
     let scraped: BTreeSet<String> = metadata["data"]
         .as_array()
