@@ -77,7 +77,7 @@ pub(crate) async fn beat(api: Api, number: usize, phase: f64, heartbeats: Arc<He
                 Some(version) => api.send("PUT", &path, JSON, lease(number, Some(version)).to_string().into()).await?,
             };
             version = Some(serde_json::from_slice::<Stored>(&body)?.metadata.resource_version);
-            if renewals % RENEWALS_PER_STATUS == 0 {
+            if renewals.is_multiple_of(RENEWALS_PER_STATUS) {
                 let status =
                     json!({ "conditions": [{ "type": "Ready", "status": "True", "lastHeartbeatTime": now() }] });
                 api.patch_status(&format!("/api/v1/nodes/{}", node_name(number)), &status).await?;

@@ -263,7 +263,9 @@ impl Run<'_> {
         let seconds = after.at.duration_since(before.at).as_secs_f64();
         let per_hour = |value: f64| value / self.agents.len() as f64 / seconds * 3600.0;
         let mut requests = after.requests.clone();
-        requests.iter_mut().for_each(|(kind, count)| *count -= before.requests.get(kind).copied().unwrap_or(0));
+        for (kind, count) in &mut requests {
+            *count -= before.requests.get(kind).copied().unwrap_or(0);
+        }
         requests.retain(|_, count| *count > 0);
         let bytes = (after.bytes - before.bytes) as f64;
         AgentLoad {
