@@ -154,7 +154,7 @@ mod tests {
         let mut objects = objects();
         for number in 0..300 {
             let deployment = deployment("shop", &format!("w{number}"), json!({}));
-            objects.pods.push(pod(&deployment, number % 2 == 0));
+            objects.pods.push(pod(&deployment, true));
             objects.controllers.push(deployment);
         }
         objects.controllers[0]["spec"]["paused"] = true.into();
