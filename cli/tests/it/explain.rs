@@ -137,7 +137,7 @@ fn svg_is_complete_and_small_with_long_lists() {
         // Self-contained, with both colour schemes.
         assert_eq!(svg.matches("http").count(), 1, "only the name space: {packet:?}");
         assert!(svg.contains("prefers-color-scheme:dark"));
-        assert_eq!(svg.contains("class=\"captured\""), !packet.is_empty(), "{packet:?}");
+        assert_eq!(svg.contains("class=\"onfill\""), !packet.is_empty(), "{packet:?}");
     }
 }
 

@@ -226,5 +226,5 @@ fn assertions_agree_with_the_tracer() {
             found += check(&config, assertion, &packets);
         }
     }
-    assert!(found > 500, "too few violations: {found}");
+    assert!(found > 200, "too few violations: {found}");
 }
