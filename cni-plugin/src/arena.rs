@@ -8,8 +8,8 @@ use std::cell::UnsafeCell;
 use std::ptr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Bytes of the arena. An ADD takes about 100 KiB, with thousands of networks some MiB; pages that are never used take no memory.
-const SIZE: usize = 8 << 20;
+/// Bytes of the arena. An ADD takes about 100 KiB; pages that are never used take no memory.
+const SIZE: usize = 512 << 10;
 
 /// The arena. Blocks start at the alignment of the layout, at most at that of a page.
 #[repr(C, align(4096))]

@@ -17,9 +17,12 @@ pub(crate) struct VerifiedAt {
     pub(super) generation: u32,
 }
 
+/// Configurations whose rules were found in place, by pod uid.
+type ByUid = HashMap<String, (Arc<CaptureConfig>, VerifiedAt)>;
+
 /// What the last inspection of each pod has found in place; clones share it.
 #[derive(Debug, Clone, Default)]
-pub struct VerifiedRules(Arc<Mutex<HashMap<String, (Arc<CaptureConfig>, VerifiedAt)>>>);
+pub struct VerifiedRules(Arc<Mutex<ByUid>>);
 
 impl VerifiedRules {
     /// Returns where the rules of this configuration were found in place.
