@@ -169,7 +169,7 @@ fn check_cluster(args: &ClusterCheckArgs, is_pre_install: bool) -> Result<ExitCo
         dry_run_namespace: (!args.no_probe).then(|| args.probe_namespace.clone().unwrap_or_default()),
         pod_report_timeout: args.timeout / 2,
     };
-    let (snapshot, target) = args.connect.run_slow(args.timeout, async |cluster| {
+    let (snapshot, target) = args.connect.run_unretried(args.timeout, async |cluster| {
         let collected = collect(&cluster.client, &scope).await;
         let snapshot = collected.map_err(|error| Failure::usage(format!("{}: {error}", cluster.server)))?;
         Ok((snapshot, format!("context {}, {}\n", cluster.context, cluster.server)))

@@ -19,7 +19,7 @@ pub(crate) struct ResourceKind {
     group: &'static str,
     version: &'static str,
     name: &'static str,
-    plural: &'static str,
+    pub(crate) plural: &'static str,
     namespaced: bool,
 }
 
