@@ -208,7 +208,7 @@ impl ClusterCheckArgs {
             dry_run_namespace: (!self.no_probe).then(|| self.probe_namespace.clone().unwrap_or_default()),
             pod_report_timeout: timeout / 2,
         };
-        let (snapshot, cluster) = self.connect.run_slow(timeout, async |cluster| {
+        let (snapshot, cluster) = self.connect.run_unretried(timeout, async |cluster| {
             let collected = collect(&cluster.client, &scope).await;
             let snapshot = collected.map_err(|error| Failure::usage(format!("{cluster}: {error}")))?;
             Ok((snapshot, cluster.to_string()))

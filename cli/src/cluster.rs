@@ -96,24 +96,26 @@ impl ConnectArgs {
         timeout: Duration,
         work: impl AsyncFnOnce(Cluster) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
-        self.run_within(REQUEST_TIMEOUT, timeout, work)
+        self.run_within(REQUEST_TIMEOUT, true, timeout, work)
     }
 
-    /// Like [`Self::run`], without the shorter timeout of a single request.
+    /// Like [`Self::run`], without the shorter timeout of a single request, and without retries: a pod that is not ready answers 503 with
+    /// its conditions.
     ///
     /// # Errors
     /// See [`Self::run`].
-    pub(crate) fn run_slow<T>(
+    pub(crate) fn run_unretried<T>(
         &self,
         timeout: Duration,
         work: impl AsyncFnOnce(Cluster) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
-        self.run_within(timeout, timeout, work)
+        self.run_within(timeout, false, timeout, work)
     }
 
     fn run_within<T>(
         &self,
         request: Duration,
+        retries: bool,
         timeout: Duration,
         work: impl AsyncFnOnce(Cluster) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
@@ -122,7 +124,7 @@ impl ConnectArgs {
             .build()
             .map_err(|error| Failure::usage(format!("cannot start the async runtime: {error}")))?;
         runtime.block_on(async {
-            let run = async { work(self.connect(request).await?).await };
+            let run = async { work(self.connect(request, retries).await?).await };
             match tokio::time::timeout(timeout, run).await {
                 Ok(answer) => answer,
                 Err(_) => Err(Failure::usage(format!(
@@ -133,13 +135,14 @@ impl ConnectArgs {
         })
     }
 
-    async fn connect(&self, request: Duration) -> Result<Cluster, Failure> {
+    async fn connect(&self, request: Duration, retries: bool) -> Result<Cluster, Failure> {
         let (context, mut config) = self.config().await?;
         config.connect_timeout = Some(REQUEST_TIMEOUT);
         let request = self.request_timeout.unwrap_or(request);
         config.read_timeout = Some(request);
         config.write_timeout = Some(request);
         config.headers.extend(self.impersonation(&config)?);
+        config.default_retry = retries;
         let server = config.cluster_url.to_string();
         let plugin = config.auth_info.exec.as_ref().and_then(|exec| exec.command.clone());
         let client = Client::try_from(config).map_err(|error| {

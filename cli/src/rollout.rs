@@ -116,8 +116,9 @@ pub(crate) async fn wait_gone(
             let names: Vec<&str> =
                 left.iter().filter_map(|object| object["metadata"]["name"].as_str()).take(MAX_PODS).collect();
             return Err(Failure::findings(vec![format!(
-                "{} pods still running after {} s: {}",
+                "{} {} still exist after {} s: {}",
                 left.len(),
+                kind.plural,
                 timeout.as_secs(),
                 names.join(", ")
             )]));

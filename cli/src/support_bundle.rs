@@ -96,7 +96,7 @@ pub(crate) fn run(args: &SupportBundleArgs) -> Result<ExitCode, Failure> {
     let spinner = Spinner::start("reading the cluster");
     let files = args
         .connect
-        .run_slow(args.timeout, async |cluster| Ok(Collector::new(&cluster, args.log_lines).collect(&scope).await));
+        .run_unretried(args.timeout, async |cluster| Ok(Collector::new(&cluster, args.log_lines).collect(&scope).await));
     drop(spinner);
     let files: Vec<BundleFile> =
         files?.into_iter().map(|file| BundleFile { content: redact::text(&file.content), ..file }).collect();

@@ -75,8 +75,8 @@ pub(crate) struct UninstallArgs {
 /// # Errors
 /// The cluster rejects a request, or the plugin is not removed from all nodes in time.
 pub(crate) fn run(args: &UninstallArgs) -> Result<ExitCode, Failure> {
-    // At most four steps wait, one after the other.
-    let timeout = args.wait.timeout * 4 + REQUESTS_TIMEOUT + if args.yes { Duration::ZERO } else { CONFIRM_TIMEOUT };
+    // At most six steps wait, one after the other.
+    let timeout = args.wait.timeout * 6 + REQUESTS_TIMEOUT + if args.yes { Duration::ZERO } else { CONFIRM_TIMEOUT };
     args.connect.run(timeout, async |cluster| uninstall(&cluster, args).await)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -157,8 +157,9 @@ async fn uninstall(cluster: &Cluster, args: &UninstallArgs) -> Result<(), Failur
         cluster.delete_all([ObjectRef::new(SECRET, namespace, &ca), ObjectRef::new(LEASE, namespace, &ca)]).await?;
     }
     cluster.delete_all(rest.iter().map(|(kind, object)| object_ref(*kind, object))).await?;
-    for (kind, object) in namespaces.iter().filter(|_| args.purge) {
-        delete_namespace_if_unused(cluster, &object_ref(*kind, object)).await?;
+    if args.purge {
+        let namespaces: Vec<ObjectRef> = namespaces.iter().map(|(kind, object)| object_ref(*kind, object)).collect();
+        delete_unused_namespaces(cluster, &namespaces, &args.wait).await?;
     }
     Ok(())
 }
@@ -221,18 +222,24 @@ async fn nodes_with_plugin(cluster: &Cluster) -> Result<Vec<String>, Failure> {
     Ok(pods.iter().filter(is_kept).filter_map(|pod| pod["spec"]["nodeName"].as_str().map(str::to_owned)).collect())
 }
 
-/// Deletes a namespace, unless it has other pods.
-async fn delete_namespace_if_unused(cluster: &Cluster, namespace: &ObjectRef) -> Result<(), Failure> {
-    let pods = cluster
-        .objects(
-            POD,
-            &namespace.name,
-            "app.kubernetes.io/part-of!=weir,app.kubernetes.io/name!=weir-uninstall,app.kubernetes.io/name!=weir-agent",
-        )
-        .await?;
-    if pods.is_empty() {
-        return cluster.delete_all([namespace.clone()]).await;
+/// Deletes namespaces that have no other pods, and waits until they are gone: nothing can be installed into them before.
+async fn delete_unused_namespaces(cluster: &Cluster, namespaces: &[ObjectRef], wait: &WaitArgs) -> Result<(), Failure> {
+    const OTHERS: &str =
+        "app.kubernetes.io/part-of!=weir,app.kubernetes.io/name!=weir-uninstall,app.kubernetes.io/name!=weir-agent";
+    let mut deleted = Vec::new();
+    for namespace in namespaces {
+        let pods = cluster.objects(POD, &namespace.name, OTHERS).await?;
+        if pods.is_empty() {
+            cluster.delete_all([namespace.clone()]).await?;
+            deleted.push(namespace);
+        } else {
+            let names: Vec<&str> = pods.iter().filter_map(|pod| pod["metadata"]["name"].as_str()).collect();
+            print_line(&format!("kept {namespace}: it has other pods: {}", names.join(", ")))?;
+        }
     }
-    let names: Vec<&str> = pods.iter().filter_map(|pod| pod["metadata"]["name"].as_str()).collect();
-    print_line(&format!("kept {namespace}: it has other pods: {}", names.join(", ")))
+    for namespace in deleted.into_iter().filter(|_| wait.wait) {
+        let label = format!("kubernetes.io/metadata.name={}", namespace.name);
+        rollout::wait_gone(cluster, NAMESPACE, "", &label, wait.timeout).await?;
+    }
+    Ok(())
 }

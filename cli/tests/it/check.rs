@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use serde_json::Value;
+use serde_json::{Value, json};
 use weir_apiserver::fake_webhook::{FakeReply, FakeWebhook};
 use weir_apiserver::tls::Authority;
 use weir_apiserver::{ApiServer, FaultTarget, ServerFault};
@@ -119,6 +119,21 @@ fn a_healthy_cluster_has_no_findings_in_any_format() {
         assert!(args.code == 0 && args.stdout.ends_with("\nno problems found\n"), "{}{}", args.stdout, args.stderr);
     }
     assert!(cluster.server.list("pods").iter().all(|pod| pod["metadata"]["generateName"] != "weir-check-"));
+}
+
+#[test]
+fn conditions_of_an_agent_that_is_not_ready_are_reported() {
+    let cluster = Cluster::with(|fixture| {
+        let conditions = json!([{
+            "name": "install", "status": "failed", "impact": "blocking", "reason": "InstallFailed", "message": "no space left",
+        }]);
+        fixture.set_readiness("weir-node", "weir-agent-2", &conditions);
+        fixture.get("pods", "weir-node", "weir-agent-2")["status"]["conditions"] =
+            json!([{"type": "Ready", "status": "False"}]);
+    });
+    let run = cluster.check(&[]);
+    let finding = "Node node-2: agent weir-agent-2 is not ready: install: no space left";
+    assert!(run.code == 1 && run.stdout.contains(finding) && !run.stdout.contains("not-read\n"), "{}", run.stdout);
 }
 
 #[test]

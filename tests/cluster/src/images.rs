@@ -40,6 +40,8 @@ const COMMANDS: [&str; 12] = [
 pub fn write_istio_cni(tools: &Tools, to: &Path) -> anyhow::Result<PathBuf> {
     let path = to.join("install-cni.tar");
     Image::default()
+        // For the ambient mode.
+        .program(Path::new("/usr/sbin/nft"), "/usr/local/bin/nft")?
         .file(tools.path("istio/install-cni"), "/usr/local/bin/install-cni")
         .file(tools.path("istio/istio-cni"), "/opt/cni/bin/istio-cni")
         .entrypoint(&["/usr/local/bin/install-cni"])

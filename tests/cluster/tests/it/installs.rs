@@ -85,10 +85,7 @@ fn installation_by_helm_is_healthy() {
     let Some((cluster, _lock)) = alone_or_skip() else { return };
     let _restored = Restored(cluster);
     weir(cluster, &["uninstall", "-y", "--timeout", "120s"]).unwrap();
-    // Helm takes over no namespace that something else has created.
-    cluster
-        .kubectl(&["delete", "namespace", "weir-system", "weir-node", "--ignore-not-found", "--timeout=60s"], "")
-        .unwrap();
+    // The namespaces stay, and Helm installs into them.
     let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/../../manifests/chart");
     let values = json!({"images": {"hub": "localhost"}, "config": {"from": "istio"}});
     helm(cluster, "install", &json!({"chart": chart, "name": "weir", "values": values, "create_namespace": true}));

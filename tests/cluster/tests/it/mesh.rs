@@ -71,15 +71,25 @@ pub(crate) fn install(cluster: &Cluster) -> anyhow::Result<()> {
 /// # Errors
 /// When the installation fails; the error has what it printed.
 pub(crate) fn install_with(cluster: &Cluster, options: &[&str]) -> anyhow::Result<()> {
-    let settings = [
-        "images.hub=localhost".to_owned(),
-        format!("config.values.global.hub={},config.values.global.tag={}", images::ISTIO_HUB, images::ISTIO_TAG),
+    let settings = settings("localhost");
+    let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
+    weir(cluster, &[&["install", "--yes"][..], &settings, options].concat()).map(drop)
+}
+
+/// Returns the options of `weir install` for this cluster, with images of a registry and folder.
+pub(crate) fn settings(hub: &str) -> [String; 6] {
+    let values = [
+        format!(
+            "images.hub={hub},config.values.global.hub={},config.values.global.tag={}",
+            images::ISTIO_HUB,
+            images::ISTIO_TAG
+        ),
         "config.values.global.proxy.resources.requests.cpu=10m".to_owned(),
+        // Without it, proxies do not listen on IPv6, to which the rules redirect.
+        "config.mesh.defaultConfig.proxyMetadata.ISTIO_DUAL_STACK=true".to_owned(),
     ];
-    let args = settings.iter().flat_map(|setting| ["--set", setting]);
-    // Without it, proxies do not listen on IPv6, to which the rules redirect.
-    let dual_stack = ["--set-string", "config.mesh.defaultConfig.proxyMetadata.ISTIO_DUAL_STACK=true"];
-    weir(cluster, &[&["install", "--yes"][..], options, &args.collect::<Vec<_>>(), &dual_stack].concat()).map(drop)
+    let [images, cpu, dual_stack] = values;
+    ["--set".to_owned(), images, "--set".to_owned(), cpu, "--set-string".to_owned(), dual_stack]
 }
 
 /// Runs `weir` with the cluster's kubeconfig, and returns what it prints.

@@ -2,9 +2,11 @@
 
 mod faults;
 mod istio;
+mod upgrade;
 mod webhook;
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -85,6 +87,17 @@ fn assert_new_pods_are_meshed(mesh: &Scenario, name: &str) {
     mesh.apply(&client(name, ""));
     mesh.wait_for_rollouts();
     mesh.wait_for(&format!("deploy/{name}"), &["http://web/headers"], "a new pod is in the mesh", is_from_the_mesh);
+}
+
+/// Runs a command of the node in the network namespace of the first pod that a selector matches, and returns what it prints.
+fn run_in_network(mesh: &Scenario, selector: &str, command: &str) -> String {
+    let place = "jsonpath={.items[0].spec.nodeName} {.items[0].status.podIP}";
+    let place = mesh.kubectl(&["get", "pods", "--selector", selector, "-o", place]);
+    let (node, ip) = place.trim().split_once(' ').unwrap();
+    let script = format!(
+        "for netns in /run/netns/*; do if nsenter --net=$netns ip -o address | grep -qwF {ip}; then exec nsenter --net=$netns {command}; fi; done; exit 1"
+    );
+    mesh.cluster.machine(node).run(&["sh", "-c", &script], "").unwrap()
 }
 
 fn wait_for_agents(cluster: &Cluster) {
@@ -197,12 +210,33 @@ fn node_comes_back_after_a_power_cut() {
     );
 }
 
+/// Collects the images of all pods of Weir, until it is done.
+fn watch_images(cluster: &Cluster, is_done: &AtomicBool) -> HashSet<String> {
+    let path = "jsonpath={.items[*].spec['initContainers','containers'][*].image}";
+    let mut all = HashSet::new();
+    while !is_done.load(Ordering::Relaxed) {
+        for namespace in ["weir-system", "weir-node"] {
+            let images = cluster.kubectl(&["-n", namespace, "get", "pods", "-o", path], "").unwrap();
+            all.extend(images.split_whitespace().map(str::to_owned));
+        }
+        thread::sleep(Duration::from_millis(200));
+    }
+    all
+}
+
 #[test]
 fn uninstall_with_running_pods_and_reinstall() {
     let Some((cluster, _lock)) = alone_or_skip() else { return };
     let mesh = Scenario::with_web(cluster, "reinstall");
     let traffic = Traffic::start(&mesh);
-    let uninstalled = weir(cluster, &["uninstall", "-y", "--timeout", "120s"]);
+    let is_done = AtomicBool::new(false);
+    let (uninstalled, images) = thread::scope(|scope| {
+        let images = scope.spawn(|| watch_images(cluster, &is_done));
+        let uninstalled = weir(cluster, &["uninstall", "-y", "--purge", "--timeout", "120s"]);
+        is_done.store(true, Ordering::Relaxed);
+        (uninstalled, images.join().unwrap())
+    });
+    let sockets = NODES.map(|node| cluster.node(node).run(&["sh", "-c", "ls -A /run/weir || true"], ""));
     let restored = install(cluster);
     let daemon_sets = cluster.kubectl(&["-n", "weir-node", "get", "daemonsets", "-o", "name"], "").unwrap();
     // Whatever the outcome, the other tests need the plugin.
@@ -212,4 +246,8 @@ fn uninstall_with_running_pods_and_reinstall() {
     restored.unwrap();
     uninstalled.unwrap();
     assert_eq!(daemon_sets.trim(), "daemonset.apps/weir-agent", "nothing of the removal is left beside the agent");
+    assert!(images.len() > 1 && images.iter().all(|image| image.starts_with("localhost/weir-")), "{images:?}");
+    for (node, left) in NODES.into_iter().zip(sockets) {
+        assert_eq!(left.unwrap().trim(), "", "files in /run/weir of {}", node.name());
+    }
 }

@@ -8,53 +8,14 @@ use weir_cluster::images::APP;
 use weir_cluster::plan::{CONTROL, CONTROL_IP, Tools};
 
 use crate::mesh::shared_or_skip;
-use crate::scenario::{Scenario, client, count, is_from_the_mesh};
+use crate::scenario::{Scenario, WEB, client, count, deployment, is_from_the_mesh};
 
-/// One service of bookinfo: a Deployment of a version that calls others. `pod` is more of the pod's metadata.
-fn service(name: &str, version: &str, calls: &[&str], pod: &str) -> String {
-    let calls: Vec<String> = calls.iter().map(|call| format!("--call, \"http://{call}:9080/\"")).collect();
-    let args =
-        [&["serve".to_owned(), format!("--version, {name}-{version}"), "--port, \"9080\"".to_owned()], &calls[..]]
-            .concat();
-    format!(
-        "apiVersion: apps/v1
-kind: Deployment
-metadata: {{name: {name}-{version}}}
-spec:
-  selector: {{matchLabels: {{app: {name}, version: {version}}}}}
-  template:
-    metadata:
-      labels: {{app: {name}, version: {version}}}
-      {pod}
-    spec:
-      terminationGracePeriodSeconds: 1
-      containers:
-      - name: app
-        image: {APP}
-        args: [{}]
-        ports: [{{containerPort: 9080}}]
-        readinessProbe: {{httpGet: {{path: /healthz, port: 9080}}, periodSeconds: 1}}
----
-apiVersion: v1
-kind: Service
-metadata: {{name: {name}}}
-spec: {{selector: {{app: {name}}}, ports: [{{name: http, port: 9080}}]}}",
-        args.join(", ")
-    )
-}
-
-/// Starts bookinfo with its usual versions, and a client.
+/// Starts bookinfo with its usual versions, and a client. `pod` is more of the metadata of the services' pods.
 fn bookinfo(mesh: &Scenario, pod: &str) {
-    let services = [
-        service("productpage", "v1", &["details", "reviews"], pod),
-        service("details", "v1", &[], pod),
-        service("reviews", "v1", &[], pod),
-        service("reviews", "v2", &["ratings"], pod),
-        service("reviews", "v3", &["ratings"], pod),
-        service("ratings", "v1", &[], pod),
-        client("client", ""),
-    ];
-    mesh.apply(&services.join("\n---\n"));
+    let manifest = include_str!("../../../../manifests/examples/bookinfo.yaml");
+    let template = "\n    spec:\n      terminationGracePeriodSeconds: 1\n      containers:\n";
+    assert!(manifest.contains(template), "the manifest is written in another way");
+    mesh.apply(&manifest.replace(template, &format!("\n      {pod}{template}")));
     mesh.wait_for_rollouts();
 }
 
@@ -232,10 +193,11 @@ fn prometheus_scrapes_the_merged_metrics_and_those_of_envoy() {
         "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: default}\nspec: {mtls: {mode: STRICT}}",
     );
     let annotations =
-        "annotations: {prometheus.io/scrape: \"true\", prometheus.io/port: \"9080\", prometheus.io/path: /metrics}";
-    mesh.apply(&[service("shop", "v1", &[], annotations), client("client", "")].join("\n---\n"));
+        "annotations: {prometheus.io/scrape: \"true\", prometheus.io/port: \"8080\", prometheus.io/path: /metrics}";
+    let service = WEB.replace("web", "shop");
+    mesh.apply(&[deployment("shop", "v1", annotations), service, client("client", "")].join("\n---\n"));
     mesh.wait_for_rollouts();
-    mesh.wait_for("deploy/client", &["http://shop:9080/"], "the server answers", |got| got == "200 shop-v1");
+    mesh.wait_for("deploy/client", &["http://shop/"], "the server answers", |got| got == "200 v1");
     let dir = tempfile::tempdir().unwrap();
     let _prometheus = Prometheus::start(cluster, dir.path(), &mesh.namespace);
     let of = |job: &str, metric: &str| Prometheus::wait_for(&format!("{metric}{{job=\"{job}\",app=\"shop\"}} > 0"));

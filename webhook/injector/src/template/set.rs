@@ -1,4 +1,4 @@
-//! Templates that include each other, with the engine and functions of custom templates and Helm's `include`.
+//! Templates that include each other, with the engine and functions of custom templates and Helm's `include` and `lookup`.
 
 use std::sync::{Arc, Weak};
 
@@ -47,6 +47,8 @@ impl TemplateSet {
             };
             let mut all: FuncMap = functions::all();
             all.insert("include".to_owned(), Arc::new(include));
+            // Without a cluster, as in `helm template`.
+            all.insert("lookup".to_owned(), Arc::new(|_: &[Data]| Ok(Data::Map(Arc::default()))));
             let engine = Engine::new("").funcs(all);
             trees.into_iter().fold(engine, |engine, (name, tree)| engine.add_parse_tree(&name, tree))
         });
@@ -82,6 +84,12 @@ mod tests {
             ),
         ]);
         assert_eq!(templates.unwrap().render("a", &json!({"n": 7})).unwrap(), "\n  x: <7>");
+    }
+
+    #[test]
+    fn lookup_finds_nothing() {
+        let text = "{{ lookup \"v1\" \"Namespace\" \"\" \"a\" | dig \"metadata\" \"name\" \"none\" }}";
+        assert_eq!(TemplateSet::parse(&[("a", text)]).unwrap().render("a", &json!({})).unwrap(), "none");
     }
 
     #[test]

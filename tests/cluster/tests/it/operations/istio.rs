@@ -2,17 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt as _;
-use std::process::Command;
+use std::process::{Child, Command};
 use std::{fmt, fs};
 
 use weir_cluster::Cluster;
 use weir_cluster::files::IstioParts;
-use weir_cluster::plan::{NODES, Runtime};
+use weir_cluster::plan::{NODES, Node, Runtime};
 use weir_tests::try_wait_until;
 
-use super::{Traffic, assert_new_pods_are_meshed, wait_for_agents};
+use super::{Traffic, assert_new_pods_are_meshed, run_in_network, wait_for_agents};
 use crate::mesh::{alone_or_skip, install, try_weir, weir};
-use crate::scenario::{Scenario, is_from_the_mesh};
+use crate::scenario::{Scenario, client, is_from_the_mesh};
 
 const INJECTOR_AND_CNI: IstioParts = IstioParts { injector: true, cni: true, ambient: false };
 /// The revision of Weir beside Istio's injector.
@@ -221,12 +221,24 @@ fn istio_cni_files(cluster: &Cluster) -> Vec<IstioCni> {
     NODES.map(of).into()
 }
 
-#[test]
-fn istio_cni_stays_as_it_is_beside_weir() {
-    let Some((cluster, _lock)) = alone_or_skip() else { return };
-    cluster.load_istio_cni().unwrap();
-    // Its entry comes last, as always when it is installed after others.
-    install_istio(cluster, IstioParts { injector: false, cni: true, ambient: false });
+/// Returns the sockets of istio-cni on every node, with their inodes.
+fn istio_cni_sockets(cluster: &Cluster) -> Vec<String> {
+    let find = ["find", "/run/istio-cni", "/run/ztunnel", "-type", "s", "-printf", "%i %p\\n"];
+    NODES.map(|node| cluster.node(node).run(&find, "").unwrap_or_default()).into()
+}
+
+/// Removes the entry of a plugin from the list of every node, and waits until it is back.
+fn remove_entry_and_wait(cluster: &Cluster, plugin: &str) {
+    for node in NODES {
+        let path = cluster.node(node).host_path("/etc/cni/net.d/10-pods.conflist");
+        let mut list: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        list["plugins"].as_array_mut().unwrap().retain(|entry| entry["type"] != plugin);
+        fs::write(&path, list.to_string()).unwrap();
+    }
+    wait_for_both(cluster);
+}
+
+fn wait_for_both(cluster: &Cluster) {
     try_wait_until("both are in the list", || {
         let plugins = plugins(cluster);
         let both =
@@ -234,33 +246,82 @@ fn istio_cni_stays_as_it_is_beside_weir() {
         Ok(if plugins.iter().all(both) { Ok(()) } else { Err(format!("{plugins:?}")) })
     })
     .unwrap();
-    let before = istio_cni_files(cluster);
-    assert!(before.iter().all(|(entry, files)| entry.is_some() && !files.is_empty()), "istio-cni has no files");
-    let mesh = Scenario::with_web(cluster, "beside");
+}
+
+/// Asserts that Weir's repair, uninstallation and installation leave istio-cni as it is, and that pods of Weir work beside it.
+fn assert_istio_cni_stays(cluster: &'static Cluster, name: &str, parts: IstioParts) {
+    cluster.load_istio_cni().unwrap();
+    // Its entry comes last, as always when it is installed after others.
+    install_istio(cluster, parts);
+    wait_for_both(cluster);
+    let state = || (istio_cni_files(cluster), istio_cni_sockets(cluster));
+    let before = state();
+    assert!(before.0.iter().all(|(entry, files)| entry.is_some() && !files.is_empty()), "istio-cni has no files");
+    assert!(!parts.ambient || before.1.iter().all(|sockets| sockets.contains("ztunnel.sock")), "{:?}", before.1);
+    let mesh = Scenario::with_web(cluster, name);
     let traffic = Traffic::start(&mesh);
     mesh.assert_injected_by(&Injector::Weir);
-    // Repair: an entry that somebody has removed comes back.
-    for node in NODES {
-        let path = cluster.node(node).host_path("/etc/cni/net.d/10-pods.conflist");
-        let mut list: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-        list["plugins"].as_array_mut().unwrap().retain(|plugin| plugin["type"] != "weir-cni");
-        fs::write(&path, list.to_string()).unwrap();
+    let ztunnels: Vec<Child> =
+        if parts.ambient { NODES.map(|node| start_ztunnel(cluster, node)).into() } else { Vec::new() };
+    if parts.ambient {
+        assert_ambient_pods_are_left_alone(cluster, &format!("{name}-pods"));
     }
-    try_wait_until("Weir's entry is back", || {
-        let plugins = plugins(cluster);
-        let has = |plugins: &Vec<String>| plugins.iter().any(|name| name == "weir-cni");
-        Ok(if plugins.iter().all(has) { Ok(()) } else { Err(format!("{plugins:?}")) })
-    })
-    .unwrap();
-    assert_eq!(istio_cni_files(cluster), before, "the repair changed files of istio-cni");
+    remove_entry_and_wait(cluster, "weir-cni");
+    assert_eq!(state(), before, "the repair changed files of istio-cni");
     weir(cluster, &["uninstall", "-y"]).unwrap();
     wait_for_plugins(cluster, "Weir is out of the list", &["bridge", "portmap", "istio-cni"]);
-    assert_eq!(istio_cni_files(cluster), before, "the uninstallation changed files of istio-cni");
+    assert_eq!(state(), before, "the uninstallation changed files of istio-cni");
     install(cluster).unwrap();
     wait_for_agents(cluster);
-    assert_eq!(istio_cni_files(cluster), before, "the installation changed files of istio-cni");
-    assert_new_pods_are_meshed(&mesh, "beside-again");
+    assert_eq!(state(), before, "the installation changed files of istio-cni");
+    remove_entry_and_wait(cluster, "istio-cni");
+    assert_new_pods_are_meshed(&mesh, "again");
     traffic.assert_unharmed();
     remove_istio(cluster);
+    ztunnels.into_iter().for_each(|mut ztunnel| drop(ztunnel.wait()));
     wait_for_plugins(cluster, "only Weir is in the list", &["bridge", "portmap", "weir-cni"]);
+}
+
+/// Stands in for ztunnel at the socket of istio-cni, without which no pod in ambient mode starts: it accepts every pod, and captures nothing.
+/// It ends with istio-cni.
+fn start_ztunnel(cluster: &Cluster, node: Node) -> Child {
+    // Messages of Istio's zds.proto: ZdsHello with version 1, and WorkloadResponse with an empty Ack.
+    const ZTUNNEL: &str = r#"
+import socket
+ztunnel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+ztunnel.connect("/run/ztunnel/ztunnel.sock")
+ztunnel.send(b"\x08\x01")
+while ztunnel.recvmsg(4096, 1024)[0]:
+    ztunnel.send(b"\x0a\x00")
+"#;
+    cluster.node(node).command("python3").unwrap().args(["-c", ZTUNNEL]).spawn().unwrap()
+}
+
+#[test]
+fn istio_cni_stays_as_it_is_beside_weir() {
+    let Some((cluster, _lock)) = alone_or_skip() else { return };
+    assert_istio_cni_stays(cluster, "beside", IstioParts { injector: false, cni: true, ambient: false });
+}
+
+/// Pods of a namespace in ambient mode: istio-cni sets them up, and Weir neither injects nor captures them.
+fn assert_ambient_pods_are_left_alone(cluster: &'static Cluster, name: &str) {
+    let ambient = Scenario::new(cluster, name);
+    let label = ["label", "namespace", &ambient.namespace, "istio-injection-", "istio.io/dataplane-mode=ambient"];
+    cluster.kubectl(&label, "").unwrap();
+    ambient.apply(&client("client", ""));
+    ambient.wait_for_rollouts();
+    let pods = ambient.kubectl(&["get", "pods", "-o", "json"]);
+    let pods: serde_json::Value = serde_json::from_str(&pods).unwrap();
+    let pod = &pods["items"][0];
+    assert_eq!(pod["spec"]["containers"].as_array().unwrap().len(), 1, "{pod}");
+    assert!(pod["spec"]["initContainers"].is_null(), "{pod}");
+    assert_eq!(pod["metadata"]["annotations"]["ambient.istio.io/redirection"], "enabled", "{pod}");
+    let tables = run_in_network(&ambient, "app=client", "nft list tables");
+    assert!(tables.contains("istio-ambient") && !tables.contains("weir"), "{tables}");
+}
+
+#[test]
+fn istio_cni_in_ambient_mode_stays_as_it_is_beside_weir() {
+    let Some((cluster, _lock)) = alone_or_skip() else { return };
+    assert_istio_cni_stays(cluster, "ambient", IstioParts { injector: false, cni: true, ambient: true });
 }
