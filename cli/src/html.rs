@@ -69,10 +69,6 @@ impl Page {
         Self { title: title.to_owned(), body: String::new(), picture_style: "" }
     }
 
-    pub(crate) fn heading(&mut self, text: &str) {
-        let _ = writeln!(self.body, "<h2>{}</h2>", escaped(text));
-    }
-
     pub(crate) fn subheading(&mut self, text: &str) {
         let _ = writeln!(self.body, "<h3>{}</h3>", escaped(text));
     }
@@ -104,21 +100,18 @@ impl Page {
     }
 
     pub(crate) fn table<const N: usize>(&mut self, head: [&str; N], rows: impl IntoIterator<Item = [Cell; N]>) {
-        let head: String = head.iter().map(|name| format!("<th>{}</th>", escaped(name))).collect();
-        let _ = write!(self.body, "<div class=\"wide\"><table><thead><tr>{head}</tr></thead><tbody>");
+        let head = head.map(escaped);
+        let names: String = head.iter().map(|name| format!("<th>{name}</th>")).collect();
+        let _ = write!(self.body, "<div class=\"wide\"><table><thead><tr>{names}</tr></thead><tbody>");
         for row in rows {
             self.body.push_str("<tr>");
-            for cell in row {
-                let _ = write!(self.body, "<td class=\"{}\">{}</td>", cell.tone.class(), escaped(&cell.text));
+            for (cell, name) in row.iter().zip(&head) {
+                let (tone, text) = (cell.tone.class(), escaped(&cell.text));
+                let _ = write!(self.body, "<td class=\"{tone}\" data-label=\"{name}\">{text}</td>");
             }
             self.body.push_str("</tr>\n");
         }
         self.body.push_str("</tbody></table></div>\n");
-    }
-
-    /// Adds a text in a monospace font, line by line.
-    pub(crate) fn code(&mut self, text: &str) {
-        let _ = writeln!(self.body, "<pre>{}</pre>", escaped(text));
     }
 
     /// Adds a part that can be folded.
@@ -136,9 +129,9 @@ impl Page {
     /// Adds an SVG element; `style` is that of all pictures of the page.
     pub(crate) fn picture(&mut self, caption: &str, svg: &str, style: &'static str) {
         self.picture_style = style;
-        let caption = escaped(caption);
-        let _ =
-            writeln!(self.body, "<figure><figcaption>{caption}</figcaption><div class=\"wide\">{svg}</div></figure>");
+        let caption =
+            if caption.is_empty() { String::new() } else { format!("<figcaption>{}</figcaption>", escaped(caption)) };
+        let _ = writeln!(self.body, "<figure>{caption}<div class=\"wide\">{svg}</div></figure>");
     }
 
     /// Returns the document; `command` is the one that wrote it, such as `weir diff`.
@@ -188,20 +181,18 @@ mod tests {
     fn no_text_becomes_markup() {
         const HOSTILE: &str = "</title></style><script>alert('1')</script>\"onload=\"x";
         let mut page = Page::new(HOSTILE);
-        page.heading(HOSTILE);
         page.subheading(HOSTILE);
         page.paragraph(HOSTILE);
         page.note(HOSTILE);
         page.counts(&[(1, HOSTILE, Tone::Good), (0, "left out", Tone::Bad)]);
         page.list([HOSTILE]);
         page.table([HOSTILE], [[Cell { text: HOSTILE.to_owned(), tone: Tone::Warning }]]);
-        page.code(HOSTILE);
         let header = Fold { title: HOSTILE, badge: HOSTILE, tone: Tone::Bad, is_open: true };
         page.fold(&header, |page| page.list([HOSTILE]));
         page.picture(HOSTILE, "<svg/>", ".weir{}");
         let text = page.finish(HOSTILE);
         assert!(!text.contains("<script") && !text.contains("\"onload") && !text.contains("left out"), "{text}");
-        assert_eq!(text.matches("&lt;script&gt;").count(), 16, "{text}");
+        assert_eq!(text.matches("&lt;script&gt;").count(), 15, "{text}");
         assert_eq!(text.matches("</style>").count(), 1);
     }
 }
