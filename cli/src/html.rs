@@ -69,10 +69,6 @@ impl Page {
         Self { title: title.to_owned(), body: String::new(), picture_style: "" }
     }
 
-    pub(crate) fn heading(&mut self, text: &str) {
-        let _ = writeln!(self.body, "<h2>{}</h2>", escaped(text));
-    }
-
     pub(crate) fn subheading(&mut self, text: &str) {
         let _ = writeln!(self.body, "<h3>{}</h3>", escaped(text));
     }
@@ -185,7 +181,6 @@ mod tests {
     fn no_text_becomes_markup() {
         const HOSTILE: &str = "</title></style><script>alert('1')</script>\"onload=\"x";
         let mut page = Page::new(HOSTILE);
-        page.heading(HOSTILE);
         page.subheading(HOSTILE);
         page.paragraph(HOSTILE);
         page.note(HOSTILE);
@@ -197,7 +192,7 @@ mod tests {
         page.picture(HOSTILE, "<svg/>", ".weir{}");
         let text = page.finish(HOSTILE);
         assert!(!text.contains("<script") && !text.contains("\"onload") && !text.contains("left out"), "{text}");
-        assert_eq!(text.matches("&lt;script&gt;").count(), 16, "{text}");
+        assert_eq!(text.matches("&lt;script&gt;").count(), 15, "{text}");
         assert_eq!(text.matches("</style>").count(), 1);
     }
 }

@@ -27,6 +27,8 @@ const MAX_SENTENCES: usize = 8;
 pub(super) enum Verdict {
     /// Every packet is treated alike.
     Equal,
+    /// Only the agent's port 15020 is no longer captured outbound, which istio-cni excludes by default, and istio-init does not.
+    AgentPort(Vec<String>),
     /// Some traffic is no longer captured.
     CapturedLess(Vec<String>),
     /// Some traffic is newly captured.
@@ -44,6 +46,7 @@ impl Verdict {
     pub(super) const fn name(&self) -> &'static str {
         match self {
             Self::Equal => "equal",
+            Self::AgentPort(_) => "equal-but-15020",
             Self::CapturedLess(_) => "captured-less",
             Self::CapturedMore(_) => "captured-more",
             Self::Different(_) => "different",
@@ -56,13 +59,17 @@ impl Verdict {
     pub(super) fn sentences(&self) -> &[String] {
         match self {
             Self::Equal | Self::Done => &[],
-            Self::CapturedLess(all) | Self::CapturedMore(all) | Self::Different(all) | Self::Unknown(all) => all,
+            Self::AgentPort(all)
+            | Self::CapturedLess(all)
+            | Self::CapturedMore(all)
+            | Self::Different(all)
+            | Self::Unknown(all) => all,
         }
     }
 
-    /// Returns whether nothing is lost: every packet is treated alike, or more is captured.
+    /// Returns whether it moves without a person's decision.
     pub(super) const fn is_safe(&self) -> bool {
-        matches!(self, Self::Equal | Self::Done)
+        matches!(self, Self::Equal | Self::AgentPort(_) | Self::Done)
     }
 }
 
@@ -114,7 +121,7 @@ impl<'a> Assessor<'a> {
             return assessment;
         };
         let now = current::capture(subjects.pod, origin, self.dns_servers);
-        let then = self.injected(subjects, settings, &mut assessment);
+        let then = Self::injected(subjects, settings, &mut assessment);
         assessment.verdict = match (now, then) {
             (Ok(now), Some((pod, config))) => {
                 assessment.changes = pod_changes::changes(subjects.pod, &pod);
@@ -131,7 +138,6 @@ impl<'a> Assessor<'a> {
 
     /// Injects the template as Weir's webhook would; adds a reason if it would not.
     fn injected(
-        &self,
         subjects: &Subjects<'_>,
         settings: &Settings,
         assessment: &mut Assessment,
@@ -185,7 +191,25 @@ impl<'a> Assessor<'a> {
             .collect();
         let key = families.iter().map(|family| u8::from(family.any_address().is_ipv6())).collect();
         let key = (now.to_capture_annotation(), then.to_capture_annotation(), key);
-        self.verdicts.entry(key).or_insert_with(|| compare(now, then, &families)).clone()
+        self.verdicts.entry(key).or_insert_with(|| decide(now, then, &families)).clone()
+    }
+}
+
+/// Compares the rules of two configurations, and recognizes the one difference that every move from istio-init to a plugin has.
+fn decide(now: &CaptureConfig, then: &CaptureConfig, families: &[RestoreFamily]) -> Verdict {
+    let default = CaptureConfig::default().outbound_ports_exclude;
+    match compare(now, then, families) {
+        Verdict::CapturedLess(sentences)
+            if now.outbound_ports_exclude.is_empty() && then.outbound_ports_exclude == default =>
+        {
+            let as_plugin = CaptureConfig { outbound_ports_exclude: default, ..now.clone() };
+            if compare(&as_plugin, then, families) == Verdict::Equal {
+                Verdict::AgentPort(sentences)
+            } else {
+                Verdict::CapturedLess(sentences)
+            }
+        }
+        other => other,
     }
 }
 
@@ -274,6 +298,9 @@ mod tests {
         assert_eq!(less.name(), "captured-less");
         assert!(less.sentences()[0].contains("3306") && less.sentences()[0].contains("such as tcp"), "{less:?}");
         assert_eq!(verdict(&excluded, &base, &["10.0.0.1"]).name(), "captured-more");
+        assert_eq!(verdict(&base, &plain, &["10.0.0.1"]).name(), "equal-but-15020");
+        let both = CaptureConfig { inbound_ports_exclude: vec![8080], ..CaptureConfig::default() };
+        assert_eq!(verdict(&base, &both, &["10.0.0.1"]).name(), "captured-less");
         let other = CaptureConfig { proxy_port: 15101, ..CaptureConfig::default() };
         assert_eq!(verdict(&plain, &other, &["10.0.0.1"]).name(), "different");
     }

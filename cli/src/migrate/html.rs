@@ -14,13 +14,13 @@ pub(super) fn print(plan: &Plan) -> String {
     let counts = counts(plan).map(|(count, what)| (count, what, tone_of(what)));
     page.counts(&counts);
     page.note("The rules that every pod has now were compared with those that it would get, over all packets: equal is a proof, not a sample.");
-    page.heading("Namespaces");
+    page.subheading("Namespaces");
     for namespace in &plan.namespaces {
         print_namespace(&mut page, namespace);
     }
     let changes = pod_changes(plan);
     if !changes.is_empty() {
-        page.heading("Differences of the new pods");
+        page.subheading("Differences of the new pods");
         for (change, workloads) in changes {
             let badge = format!("{} workloads", workloads.len());
             page.fold(&Fold { title: change, badge: &badge, ..Fold::default() }, |page| page.list(&workloads));
@@ -32,7 +32,7 @@ pub(super) fn print(plan: &Plan) -> String {
 
 fn tone_of(what: &str) -> Tone {
     match what {
-        "equal" | "moved already" => Tone::Good,
+        "equal" | "equal but for port 15020" | "moved already" => Tone::Good,
         "captured less" => Tone::Bad,
         _ => Tone::Warning,
     }
@@ -40,7 +40,7 @@ fn tone_of(what: &str) -> Tone {
 
 fn tone(verdict: &Verdict) -> Tone {
     match verdict {
-        Verdict::Equal | Verdict::Done => Tone::Good,
+        Verdict::Equal | Verdict::AgentPort(_) | Verdict::Done => Tone::Good,
         Verdict::CapturedLess(_) => Tone::Bad,
         Verdict::CapturedMore(_) | Verdict::Different(_) | Verdict::Unknown(_) => Tone::Warning,
     }
@@ -70,7 +70,7 @@ fn print_namespace(page: &mut Page, namespace: &NamespacePlan) {
         if !ready.is_empty() {
             let title = format!("{} workloads that move by themselves", ready.len());
             page.fold(&Fold { title: &title, badge: "equal", tone: Tone::Good, is_open: false }, |page| {
-                table(page, &ready)
+                table(page, &ready);
             });
         }
         if namespace.outside > 0 {
@@ -111,7 +111,7 @@ fn table(page: &mut Page, workloads: &[&WorkloadPlan]) {
 }
 
 fn print_inventory(page: &mut Page, plan: &Plan) {
-    page.heading("Installed");
+    page.subheading("Installed");
     let rows = |cells: [String; 4]| cells.map(Cell::from);
     let mut all = Vec::new();
     for found in &plan.control_planes {
@@ -153,15 +153,16 @@ mod tests {
     fn page_of_300_workloads_is_folded_and_has_no_script() {
         let mut objects = objects();
         for number in 0..300 {
-            let deployment = deployment("shop", &format!("w{number}"), json!({}));
-            objects.pods.push(pod(&deployment, true));
+            let deployment = deployment("shop", &format!("w{number}"), &json!({}));
+            objects.pods.push(pod(&deployment, number % 2 == 0));
             objects.controllers.push(deployment);
         }
         objects.controllers[0]["spec"]["paused"] = true.into();
         let plan = Plan::of(&objects, "weir", &[], &HashMap::new());
         let page = print(&plan);
         let start: String = page.split("<main>").nth(1).unwrap_or_default().chars().take(2500).collect();
-        assert!(page.contains("<b>302</b>equal"), "{start}");
+        assert!(page.contains("<b>152</b>equal"), "{start}");
+        assert!(page.contains("<b>150</b>equal but for port 15020"), "{start}");
         assert!(page.contains("301 workloads that move by themselves"), "{start}");
         assert!(page.contains("kubectl rollout resume") && !page.contains("<script"), "{start}");
         if let Some(path) = std::env::var_os("WEIR_MIGRATE_PAGE") {

@@ -131,7 +131,7 @@ mod tests {
     use super::*;
     use crate::migrate::tests::istio_configuration;
 
-    fn labels(value: Value) -> Map<String, Value> {
+    fn labels(value: &Value) -> Map<String, Value> {
         value.as_object().cloned().unwrap_or_default()
     }
 
@@ -139,12 +139,12 @@ mod tests {
     fn selection_is_that_of_the_configuration() {
         let istio = Injector::of(&istio_configuration()).unwrap();
         assert_eq!((istio.vendor, istio.revision.as_str(), istio.tag.as_deref()), (Vendor::Istio, "default", None));
-        let none = labels(json!({}));
-        assert!(istio.selects(&labels(json!({"istio-injection": "enabled"})), &none));
+        let none = labels(&json!({}));
+        assert!(istio.selects(&labels(&json!({"istio-injection": "enabled"})), &none));
         assert!(
-            !istio.selects(&none, &none) && istio.selects(&none, &labels(json!({"sidecar.istio.io/inject": "true"})))
+            !istio.selects(&none, &none) && istio.selects(&none, &labels(&json!({"sidecar.istio.io/inject": "true"})))
         );
-        let moved = moved_labels(&labels(json!({"istio-injection": "enabled", "team": "a"})), "weir");
+        let moved = moved_labels(&labels(&json!({"istio-injection": "enabled", "team": "a"})), "weir");
         assert_eq!(Value::Object(moved.clone()), json!({"team": "a", "istio.io/rev": "weir"}));
         let revision = InjectorRevision { revision: "weir".to_owned(), ..InjectorRevision::default() };
         let own = revision.webhook_configurations(&WebhookOptions::default());
@@ -162,7 +162,7 @@ mod tests {
         }
         let off = Injector::of(&configuration).unwrap();
         assert!(
-            off.is_deactivated() && !off.selects(&labels(json!({"istio-injection": "enabled"})), &labels(json!({})))
+            off.is_deactivated() && !off.selects(&labels(&json!({"istio-injection": "enabled"})), &labels(&json!({})))
         );
         configuration["webhooks"] = json!([{"clientConfig": {"service": {"name": "istiod", "path": "/validate"}}}]);
         assert!(Injector::of(&configuration).is_none());

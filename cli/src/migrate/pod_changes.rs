@@ -88,7 +88,7 @@ fn container(name: &str, now: &Value, then: &Value, lines: &mut Vec<String>) {
             "resources" => is_covered(&amounts(now), &amounts(then)),
             _ => is_covered(now, then),
         };
-        if !same && !(is_empty(now) && is_empty(then)) {
+        if !(same || is_empty(now) && is_empty(then)) {
             lines.push(format!("container {name}: {field}: {} -> {}", shown(now), shown(then)));
         }
     }

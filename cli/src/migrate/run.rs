@@ -24,7 +24,7 @@ use crate::objects::{DAEMON_SET, DEPLOYMENT, ObjectRef};
 use crate::rollout;
 
 /// Limit of a whole run. Each wait in it has a limit of its own.
-pub(super) const RUN_TIMEOUT: Duration = Duration::from_mins(24 * 60);
+pub(super) const RUN_TIMEOUT: Duration = Duration::from_hours(24);
 
 /// Options of restarts.
 #[derive(Debug, Args)]

@@ -28,11 +28,11 @@ pub(super) fn istio_configuration() -> Value {
     })
 }
 
-fn namespace(name: &str, labels: Value) -> Value {
+fn namespace(name: &str, labels: &Value) -> Value {
     json!({"metadata": {"name": name, "labels": labels}})
 }
 
-pub(super) fn deployment(namespace: &str, name: &str, annotations: Value) -> Value {
+pub(super) fn deployment(namespace: &str, name: &str, annotations: &Value) -> Value {
     json!({
         "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"namespace": namespace, "name": name},
         "spec": {"template": {
@@ -66,15 +66,15 @@ pub(super) fn pod(deployment: &Value, cni: bool) -> Value {
 }
 
 pub(super) fn objects() -> Objects {
-    let plain = deployment("shop", "web", json!({}));
-    let init = deployment("shop", "old", json!({"traffic.sidecar.istio.io/excludeOutboundPorts": "3306"}));
+    let plain = deployment("shop", "web", &json!({}));
+    let init = deployment("shop", "old", &json!({"traffic.sidecar.istio.io/excludeOutboundPorts": "3306"}));
     let values = Settings::builtin_values();
     let map = |name: &str, data: Value| json!({"metadata": {"name": name, "namespace": "istio-system"}, "data": data});
     Objects {
         namespaces: vec![
-            namespace("shop", json!({"istio-injection": "enabled"})),
-            namespace("other", json!({})),
-            namespace("kube-system", json!({})),
+            namespace("shop", &json!({"istio-injection": "enabled"})),
+            namespace("other", &json!({})),
+            namespace("kube-system", &json!({})),
         ],
         configurations: vec![istio_configuration()],
         config_maps: vec![

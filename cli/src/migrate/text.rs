@@ -151,12 +151,13 @@ pub(super) fn pod_changes(plan: &Plan) -> Vec<(&str, Vec<String>)> {
 }
 
 /// Returns the numbers of workloads by verdict.
-pub(super) fn counts(plan: &Plan) -> [(usize, &'static str); 7] {
+pub(super) fn counts(plan: &Plan) -> [(usize, &'static str); 8] {
     let verdict =
         |name: &str| plan.workloads().filter(|(_, workload)| workload.assessment.verdict.name() == name).count();
     let has_reasons = plan.workloads().filter(|(_, workload)| !workload.assessment.reasons.is_empty()).count();
     [
         (verdict("equal"), "equal"),
+        (verdict("equal-but-15020"), "equal but for port 15020"),
         (verdict("captured-more"), "captured more"),
         (verdict("different"), "treated differently"),
         (verdict("captured-less"), "captured less"),

@@ -157,7 +157,7 @@ impl<'a> ClusterNamespace<'a> {
         let own = pods.filter(|pod| pod.namespace == self.namespace);
         Ok(own
             .map(|pod| {
-                let why = [&[pod.state.clone()], &pod.detail[..]].concat().join(", ");
+                let why = [std::slice::from_ref(&pod.state), &pod.detail[..]].concat().join(", ");
                 (pod.name, (pod.state != "ok").then(|| format!("its node's agent reports: {why}")))
             })
             .collect())

@@ -115,7 +115,7 @@ impl Mesh {
     fn wait(&self, what: &str, is_so: impl Fn(&Self) -> bool) {
         let started = Instant::now();
         while !is_so(self) {
-            assert!(started.elapsed() < Duration::from_secs(60), "{what}: {:?}", self.injectors());
+            assert!(started.elapsed() < Duration::from_mins(1), "{what}: {:?}", self.injectors());
             thread::sleep(Duration::from_millis(20));
         }
     }

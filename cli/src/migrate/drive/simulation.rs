@@ -200,7 +200,7 @@ fn limits(batch: usize, run: &str) -> Limits {
         run: run.to_owned(),
         batch,
         max_unavailable: 0,
-        timeout: Duration::from_secs(60),
+        timeout: Duration::from_mins(1),
         observe: Duration::from_secs(3),
     }
 }
