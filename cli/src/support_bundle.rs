@@ -94,9 +94,9 @@ pub(crate) fn run(args: &SupportBundleArgs) -> Result<ExitCode, Failure> {
         pod_report_timeout: args.timeout / 4,
     };
     let spinner = Spinner::start("reading the cluster");
-    let files = args
-        .connect
-        .run_unretried(args.timeout, async |cluster| Ok(Collector::new(&cluster, args.log_lines).collect(&scope).await));
+    let files = args.connect.run_unretried(args.timeout, async |cluster| {
+        Ok(Collector::new(&cluster, args.log_lines).collect(&scope).await)
+    });
     drop(spinner);
     let files: Vec<BundleFile> =
         files?.into_iter().map(|file| BundleFile { content: redact::text(&file.content), ..file }).collect();
