@@ -70,10 +70,11 @@ Exit status: 0 no finding at or above --failure-threshold, 1 findings or an inco
     )]
     Precheck(Box<ClusterCheckArgs>),
     /// Check whether the meshed pods on a node have their capture rules, by asking its agent
-    Node(node::NodeArgs),
+    Node(Box<node::NodeArgs>),
 }
 
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "one for each switch")]
 struct ClusterCheckArgs {
     #[command(flatten)]
     connect: ConnectArgs,
@@ -243,16 +244,15 @@ impl ClusterCheckArgs {
 }
 
 fn check_cluster(args: &ClusterCheckArgs, is_pre_install: bool) -> Result<ExitCode, Failure> {
-    let (checked, is_met) = match &args.wait {
-        Some(condition) => wait::wait(args, is_pre_install, condition)?,
-        None => {
-            let spinner = Spinner::start("checking the cluster");
-            let checked = args.check(is_pre_install, args.timeout);
-            drop(spinner);
-            let checked = checked?;
-            let is_met = WaitCondition::Passed.holds(args, &checked.findings);
-            (checked, is_met)
-        }
+    let (checked, is_met) = if let Some(condition) = &args.wait {
+        wait::wait(args, is_pre_install, condition)?
+    } else {
+        let spinner = Spinner::start("checking the cluster");
+        let checked = args.check(is_pre_install, args.timeout);
+        drop(spinner);
+        let checked = checked?;
+        let is_met = WaitCondition::Passed.holds(args, &checked.findings);
+        (checked, is_met)
     };
     args.print(&checked, is_pre_install)?;
     if args.is_incomplete(&checked.findings) {

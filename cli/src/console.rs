@@ -19,7 +19,7 @@ pub(crate) fn print_line(line: &str) -> Result<(), Failure> {
 
 /// Returns whether standard output shows colors: a terminal, unless `NO_COLOR` is set and not empty (no-color.org).
 pub(crate) fn is_colored() -> bool {
-    io::stdout().is_terminal() && !std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+    io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 /// Asks for confirmation, unless `yes` is set.

@@ -101,8 +101,11 @@ impl Page {
 
     pub(crate) fn table<const N: usize>(&mut self, head: [&str; N], rows: impl IntoIterator<Item = [Cell; N]>) {
         let head = head.map(escaped);
-        let names: String = head.iter().map(|name| format!("<th>{name}</th>")).collect();
-        let _ = write!(self.body, "<div class=\"wide\"><table><thead><tr>{names}</tr></thead><tbody>");
+        self.body.push_str("<div class=\"wide\"><table><thead><tr>");
+        for name in &head {
+            let _ = write!(self.body, "<th>{name}</th>");
+        }
+        self.body.push_str("</tr></thead><tbody>");
         for row in rows {
             self.body.push_str("<tr>");
             for (cell, name) in row.iter().zip(&head) {

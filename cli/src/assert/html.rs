@@ -59,7 +59,9 @@ fn workloads(page: &mut Page, group: &Group<'_, CheckedWorkload<'_>>) {
             RuleOutcome::Holds => {}
             RuleOutcome::Undecided(reasons) => page.list(reasons),
             RuleOutcome::Violated { traffic, unknown } => {
-                traffic.iter().for_each(|wrong| wrong_traffic(page, wrong));
+                for wrong in traffic {
+                    wrong_traffic(page, wrong);
+                }
                 page.list(unknown.iter().map(|place| format!("not understood: {place}")));
             }
         }

@@ -99,8 +99,8 @@ fn add_evidence(workloads: &mut Workloads, connect: &ConnectArgs, agent: &AgentA
                 "ok" => Evidence::InPlace { node: listing.node.clone() },
                 "pending" => Evidence::Missing,
                 state => {
-                    let detail: String = pod.detail.iter().map(|line| format!("; {line}")).collect();
-                    Evidence::NotInPlace(format!("{state} on node {}{detail}", listing.node))
+                    let state = format!("{state} on node {}", listing.node);
+                    Evidence::NotInPlace([&[state], &pod.detail[..]].concat().join("; "))
                 }
             };
             states.insert(format!("Pod {:?}", format!("{}/{}", pod.namespace, pod.name)), evidence);

@@ -68,7 +68,7 @@ impl AssertionRule {
                 Direction::Outbound => vec![port::STATUS],
                 Direction::Inbound => vec![workload.tunnel_port, port::STATUS, port::HEALTH, port::METRICS],
             };
-            let is_named = |own: &u16| assertion.ports.only.iter().any(|range| *range == (*own..=*own));
+            let is_named = |own: &u16| assertion.ports.only.contains(&(*own..=*own));
             let own: Vec<_> = own.into_iter().filter(|own| !is_named(own)).map(|own| own..=own).collect();
             assertion.ports.except.extend(own);
             assertion.uids.except.extend(workload.proxy_uids.iter().map(|id| *id..=*id));

@@ -74,7 +74,9 @@ fn workload(out: &mut String, checked: &CheckedWorkload<'_>) {
             RuleOutcome::Holds => continue,
             RuleOutcome::Undecided(reasons) => {
                 let _ = writeln!(out, "  {}: cannot be decided", result.name());
-                reasons.iter().for_each(|reason| _ = writeln!(out, "    {reason}"));
+                for reason in reasons {
+                    let _ = writeln!(out, "    {reason}");
+                }
                 continue;
             }
             RuleOutcome::Violated { traffic, unknown } => {
@@ -85,7 +87,9 @@ fn workload(out: &mut String, checked: &CheckedWorkload<'_>) {
                 unknown
             }
         };
-        unknown.iter().for_each(|place| _ = writeln!(out, "    not understood: {place}"));
+        for place in unknown {
+            let _ = writeln!(out, "    not understood: {place}");
+        }
     }
     out.push('\n');
 }

@@ -24,7 +24,7 @@ pub(crate) fn in_inputs(inputs: &[InputText], namespace: Option<&str>) -> Result
     if !findings.is_empty() {
         return Err(Failure::findings(findings));
     }
-    ProxyConfigResources::from_objects(&objects).map_err(messages).map_err(Failure::findings)
+    ProxyConfigResources::from_objects(&objects).map_err(|errors| messages(&errors)).map_err(Failure::findings)
 }
 
 /// Reads the ProxyConfigs of a stream, also as items of Lists; `namespace` is for those without one.
@@ -32,10 +32,10 @@ pub(crate) fn in_inputs(inputs: &[InputText], namespace: Option<&str>) -> Result
 /// # Errors
 /// Every invalid field of a ProxyConfig. Errors in other documents are left to the reader of the stream.
 pub(crate) fn in_stream(text: &str, namespace: Option<&str>) -> Result<ProxyConfigResources, Vec<String>> {
-    ProxyConfigResources::from_objects(&objects_in(text, namespace)).map_err(messages)
+    ProxyConfigResources::from_objects(&objects_in(text, namespace)).map_err(|errors| messages(&errors))
 }
 
-fn messages<E: ToString>(errors: Vec<E>) -> Vec<String> {
+fn messages<E: ToString>(errors: &[E]) -> Vec<String> {
     errors.iter().map(ToString::to_string).collect()
 }
 

@@ -17,7 +17,6 @@ const SECRET_NAME: &str = "(?:passw(?:or)?d|passphrase|secret|token|credential|a
 
 macro_rules! pattern {
     ($name:ident, $($text:expr),+) => {
-        #[expect(clippy::expect_used, reason = "a constant, which a test uses")]
         static $name: LazyLock<Regex> = LazyLock::new(|| Regex::new(&[$($text),+].concat()).expect("a valid pattern"));
     };
 }

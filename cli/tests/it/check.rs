@@ -209,7 +209,7 @@ fn unreadable_objects_are_reported_and_the_rest_is_checked() {
 #[test]
 fn wait_ends_when_the_condition_holds() {
     let cluster = Cluster::with(|fixture| {
-        fixture.get("deployments", "weir-system", "weir-webhook")["status"]["readyReplicas"] = 0.into()
+        fixture.get("deployments", "weir-system", "weir-webhook")["status"]["readyReplicas"] = 0.into();
     });
     let start = Instant::now();
     let failed = cluster.check(&["--wait", "--timeout", "3s"]);
@@ -266,8 +266,8 @@ fn agents_are_found_and_asked_through_a_port_forward() {
     let all = run(&["explain", "--pod", "-A"]);
     assert_eq!((all.code, all.stdout.matches("pod shop/web on node ").count()), (1, 3), "{}{}", all.stdout, all.stderr);
     assert_eq!(run(&["explain", "--pod", "-n", "shop"]).stdout, all.stdout);
-    let none = run(&["explain", "--pod"]);
-    assert_eq!((none.code, none.stdout.as_str()), (0, "no meshed pods in namespace default\n"), "{}", none.stderr);
+    let empty = run(&["explain", "--pod"]);
+    assert_eq!((empty.code, empty.stdout.as_str()), (0, "no meshed pods in namespace default\n"), "{}", empty.stderr);
     let unknown = run(&["check", "node", "node-9"]);
     assert!(unknown.code == 1 && unknown.stderr.contains("no agent runs on node node-9"), "{}", unknown.stderr);
     cluster.server.authorize(|access| access.subresource != "portforward");

@@ -268,6 +268,6 @@ fn colors_and_spinners_are_for_terminals() {
             assert!(text.contains("| checking the cluster"), "{text:?}");
             assert_eq!(output.status.code(), Some(2));
         }
-        Err(error) => weir_lab::skip_or_fail(&format!("script(1) of util-linux: {error}")),
+        Err(error) => weir_lab::skip_or_fail(format!("script(1) of util-linux: {error}")),
     }
 }

@@ -278,7 +278,9 @@ fn assert_istio_cni_stays(cluster: &'static Cluster, name: &str, parts: IstioPar
     assert_new_pods_are_meshed(&mesh, "again");
     traffic.assert_unharmed();
     remove_istio(cluster);
-    ztunnels.into_iter().for_each(|mut ztunnel| drop(ztunnel.wait()));
+    for mut ztunnel in ztunnels {
+        drop(ztunnel.wait());
+    }
     wait_for_plugins(cluster, "only Weir is in the list", &["bridge", "portmap", "weir-cni"]);
 }
 
