@@ -79,11 +79,19 @@ Exit status: 0 done, 1 a namespace was rolled back or needs a person, 2 wrong us
     #[command(after_long_help = "\
 Restores the labels that weir migrate run has recorded, and restarts the workloads that have moved.
 
+Examples:
+  weir migrate rollback
+  weir migrate rollback --namespace shop --batch 2
+
 Exit status: 0 done, 1 a workload is not ready or the injector is gone, 2 wrong usage, not confirmed, or the cluster is unreachable.")]
     Rollback(run::RollbackArgs),
     /// Remove Istio's injector and istio-cni, unless a pod depends on them
     #[command(after_long_help = "\
 istiod stays: it is the control plane. istio-cni stays if it serves ambient mode.
+
+Examples:
+  weir migrate finish
+  weir migrate finish -y
 
 Exit status: 0 done, 1 something depends on them, 2 wrong usage, not confirmed, or the cluster is unreachable.")]
     Finish(finish::FinishArgs),

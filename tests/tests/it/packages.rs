@@ -29,7 +29,7 @@ fn run(command: &mut Command) -> String {
 fn has(program: &str) -> bool {
     let found = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
     if !found {
-        weir_lab::skip_or_fail(&format!("{program} is not installed"));
+        weir_lab::skip_or_fail(format!("{program} is not installed"));
     }
     found
 }
@@ -58,8 +58,7 @@ fn package(from: &Path, to: &Path, umask: &str) {
 }
 
 fn digest(path: &Path) -> String {
-    let digest = Sha256::digest(fs::read(path).unwrap());
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    format!("{:x}", Sha256::digest(fs::read(path).unwrap()))
 }
 
 fn digests(folder: &Path) -> Vec<(String, String)> {

@@ -75,7 +75,8 @@ fn rules_that_are_not_understood_are_named() {
         [Chains::from_iptables_save(&save), Chains::default()]
     };
     let captured = Assertion { families: vec![RestoreFamily::V4], ..outbound_is_captured() };
-    let of_rule = |rule: &str, assertion: &Assertion| assert_chains(&chains(rule), &[assertion.clone()]).remove(0);
+    let of_rule =
+        |rule: &str, assertion: &Assertion| assert_chains(&chains(rule), std::slice::from_ref(assertion)).remove(0);
     let random = "-A OUTPUT -p tcp --dport 80 -m statistic --mode random --probability 0.5 -j RETURN";
     let AssertionOutcome::Unknown(places) = of_rule(random, &captured) else { panic!() };
     assert!(places[0].starts_with("rule 1 of chain OUTPUT"), "{places:?}");
