@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use http::{HeaderName, HeaderValue};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use weir_runtime::proxy::{kubeconfig_proxy, set_proxy};
@@ -141,7 +140,12 @@ impl ConnectArgs {
         let request = self.request_timeout.unwrap_or(request);
         config.read_timeout = Some(request);
         config.write_timeout = Some(request);
-        config.headers.extend(self.impersonation(&config)?);
+        if let Some(user) = &self.impersonate {
+            let auth = &mut config.auth_info;
+            (auth.impersonate, auth.impersonate_groups) = (Some(user.clone()), Some(self.impersonate_groups.clone()));
+            // They are of the user in the kubeconfig.
+            (auth.impersonate_uid, auth.impersonate_user_extra) = (None, None);
+        }
         config.default_retry = retries;
         let server = config.cluster_url.to_string();
         let plugin = config.auth_info.exec.as_ref().and_then(|exec| exec.command.clone());
@@ -151,26 +155,6 @@ impl ConnectArgs {
             Failure::usage(format!("context {context}, {server}: {plugin}{}", error_chain(&error)))
         })?;
         Ok(Cluster { client, server, context })
-    }
-
-    /// Returns the headers of `--as`, or of `as` in the kubeconfig, which kube itself does not follow.
-    fn impersonation(&self, config: &Config) -> Result<Vec<(HeaderName, HeaderValue)>, Failure> {
-        let (user, groups) = match &self.impersonate {
-            Some(user) => (Some(user), self.impersonate_groups.as_slice()),
-            None => (
-                config.auth_info.impersonate.as_ref(),
-                config.auth_info.impersonate_groups.as_deref().unwrap_or_default(),
-            ),
-        };
-        let Some(user) = user else { return Ok(Vec::new()) };
-        let user = ("impersonate-user", "--as", user);
-        let headers =
-            std::iter::once(user).chain(groups.iter().map(|group| ("impersonate-group", "--as-group", group)));
-        let header = |(name, option, value): (&'static str, &str, &String)| match HeaderValue::from_str(value) {
-            Ok(value) => Ok((HeaderName::from_static(name), value)),
-            Err(_) => Err(Failure::usage(format!("{option} {value:?}: not a valid name"))),
-        };
-        headers.map(header).collect()
     }
 
     /// Returns the names of the contexts in the kubeconfig.

@@ -86,7 +86,7 @@ pub(crate) struct ExplainArgs {
     pod: Option<String>,
 
     /// Follow a connection from this pod of the cluster: by the Service's name and endpoints, NetworkPolicies, and the rules of both pods
-    #[arg(long, value_name = "NAMESPACE/NAME", group = "subject", requires = "to_service", conflicts_with_all = ["filename", "annotations", "netns", "pid", "pod"])]
+    #[arg(long, value_name = "NAMESPACE/NAME", group = "input", requires = "to_service", conflicts_with_all = ["files", "filename", "annotations", "netns", "pid", "pod"])]
     from_pod: Option<String>,
 
     /// Service that the connection goes to

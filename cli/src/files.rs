@@ -65,10 +65,10 @@ pub(crate) fn write(target: Option<&Path>, text: &str) -> anyhow::Result<()> {
     write_bytes(target, text.as_bytes())
 }
 
-/// Like [`write`], for what is no text.
+/// Like [`write()`], for what is no text.
 ///
 /// # Errors
-/// See [`write`].
+/// See [`write()`].
 pub(crate) fn write_bytes(target: Option<&Path>, bytes: &[u8]) -> anyhow::Result<()> {
     match target {
         None => match io::stdout().lock().write_all(bytes) {

@@ -48,8 +48,8 @@ impl ModeChoice {
     /// Chooses the mode. `probe` tells whether the runtime serves NRI; it is called where the flag leaves it open.
     pub fn new(asked: ModeArg, probe: impl FnOnce() -> Result<(), String>) -> Self {
         let (mode, reason) = match asked {
-            ModeArg::Cni => (Mode::Cni, "set by --mode".to_owned()),
-            ModeArg::Nri => (Mode::Nri, "set by --mode".to_owned()),
+            ModeArg::Cni => (Mode::Cni, "--mode=cni".to_owned()),
+            ModeArg::Nri => (Mode::Nri, "--mode=nri".to_owned()),
             ModeArg::Auto => match probe() {
                 Ok(()) => (Mode::Nri, "the container runtime serves NRI".to_owned()),
                 Err(error) => (Mode::Cni, format!("the container runtime does not serve NRI: {error}")),

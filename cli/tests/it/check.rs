@@ -209,15 +209,15 @@ fn unreadable_objects_are_reported_and_the_rest_is_checked() {
 #[test]
 fn wait_ends_when_the_condition_holds() {
     let cluster = Cluster::with(|fixture| {
-        fixture.get("deployments", "weir-system", "weir-webhook")["status"]["readyReplicas"] = 0.into();
+        fixture.get("deployments", "istio-system", "istiod")["status"]["readyReplicas"] = 0.into();
     });
     let start = Instant::now();
-    let failed = cluster.check(&["--wait", "--timeout", "3s"]);
+    let failed = cluster.check(&["--wait", "--failure-threshold", "warning", "--timeout", "3s"]);
     assert_eq!(failed.code, 1, "{}", failed.stdout);
     assert!(start.elapsed() < Duration::from_secs(12), "{:?}", start.elapsed());
     let finding: Value = serde_json::from_str(&cluster.check(&["-o", "json"]).stdout).unwrap();
     let code = finding["findings"][0]["code"].as_str().unwrap().to_owned();
-    let healed = Fixture::healthy().get("deployments", "weir-system", "weir-webhook").clone();
+    let healed = Fixture::healthy().get("deployments", "istio-system", "istiod").clone();
     std::thread::scope(|scope| {
         scope.spawn(|| {
             std::thread::sleep(Duration::from_secs(1));
@@ -227,7 +227,7 @@ fn wait_ends_when_the_condition_holds() {
         assert_eq!(waited.code, 0, "{}{}", waited.stdout, waited.stderr);
         assert!(waited.stderr.starts_with("waiting: ") && !waited.stderr.contains('\u{1b}'), "{:?}", waited.stderr);
     });
-    assert_eq!(cluster.check(&["--wait", "--timeout", "1m"]).code, 0);
+    assert_eq!(cluster.check(&["--wait", "--failure-threshold", "warning", "--timeout", "1m"]).code, 0);
     let unknown = cluster.check(&["--wait=WEIR999"]);
     assert!(unknown.code == 2 && unknown.stderr.contains("WEIR999"), "{}", unknown.stderr);
     let nowhere = weir(&["check", "--wait", "--kubeconfig", "/nonexistent"], "");

@@ -489,7 +489,8 @@ fn real_api_server_install_upgrade_tag_uninstall() {
         "-p",
         status,
     ]);
-    ok(&["uninstall", "-y", "--purge"]);
+    // Without a controller manager, nothing ends the namespaces.
+    ok(&["uninstall", "-y", "--purge", "--wait=false"]);
     let left = [
         "get",
         "deployments,daemonsets,configmaps,roles,clusterroles,mutatingwebhookconfigurations",

@@ -53,7 +53,9 @@ async fn metrics_are_on_loopback_unless_an_address_is_named() {
     let agent = Agent::start(&server, &[]);
     until("metrics", || agent.get("/metrics").is_some()).await;
     let status: serde_json::Value = serde_json::from_str(&agent.get("/status").unwrap()).unwrap();
-    assert_eq!(status, json!({"agentVersion": env!("CARGO_PKG_VERSION"), "pluginVersion": null}));
+    let version = env!("CARGO_PKG_VERSION");
+    let expected = json!({"agentVersion": version, "pluginVersion": null, "mode": "cni", "modeReason": "--mode=cni"});
+    assert_eq!(status, expected);
     let reachable = |address: Ipv4Addr| TcpStream::connect(SocketAddr::from((address, agent.monitoring))).is_ok();
     // Another address of this host.
     let other = Ipv4Addr::new(127, 0, 0, 9);

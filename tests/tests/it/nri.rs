@@ -140,7 +140,7 @@ fn pods_start_with_rules(release: RuntimeRelease) {
     let runtime = &node.runtime;
     let agent = node.agent(&NRI);
     let status: Value = serde_json::from_str(&node.get("/status")).unwrap();
-    assert_eq!((&status["mode"], &status["modeReason"]), (&"nri".into(), &"set by --mode".into()));
+    assert_eq!((&status["mode"], &status["modeReason"]), (&"nri".into(), &"--mode=nri".into()));
     let default = CaptureConfig::default();
 
     // A pod of the mesh, in either policy; one outside of it; one in the network of the host.
