@@ -489,8 +489,8 @@ fn real_api_server_install_upgrade_tag_uninstall() {
         "-p",
         status,
     ]);
-    // Without a controller manager, nothing ends the namespaces.
-    ok(&["uninstall", "-y", "--purge", "--wait=false"]);
+    // Not --purge: without a controller manager, nothing ends the namespaces.
+    ok(&["uninstall", "-y"]);
     let left = [
         "get",
         "deployments,daemonsets,configmaps,roles,clusterroles,mutatingwebhookconfigurations",
