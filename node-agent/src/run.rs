@@ -113,7 +113,8 @@ pub async fn run(args: RunArgs, settings: InstallSettings, levels: Option<LogLev
     ended
 }
 
-/// Removes our entry from the node's CNI configuration once the agent is registered at the runtime, and keeps it removed until shutdown.
+/// Removes our entry from the node's CNI configuration once the agent is registered at the runtime. Until shutdown, older agents do not
+/// install it again.
 async fn remove_entry(settings: InstallSettings, mut registered: watch::Receiver<bool>, shutdown: CancellationToken) {
     let work = async {
         let _ = registered.wait_for(|registered| *registered).await;

@@ -124,9 +124,11 @@ fn wait_for_rules(path: &Path, agent: &Agent) {
 
 /// Returns whether the validation container of a pod would let it start.
 fn passes_validation(path: &Path) -> bool {
+    let capture = ["-p", "15001", "-z", "15006", "-u", "1337", "-m", "REDIRECT", "-i", "*", "-x", "", "-b", "*"];
     let validate = || {
         Command::new(weir_tests::bin("weir-iptables"))
-            .args(["--run-validation", "--skip-rule-apply", "--probe-timeout", "1s"])
+            .args(capture)
+            .args(["-d", "15090,15021,15020", "--run-validation", "--skip-rule-apply", "--probe-timeout", "1s"])
             .output()
     };
     netns::run_in(path, validate).unwrap().unwrap().status.success()
@@ -154,6 +156,8 @@ fn pods_start_with_rules(release: RuntimeRelease) {
     let (bare, bare_path) = node.run(&runtime.pod("bare", []));
     assert!(netns::run_in(&bare_path, nft::read_back).unwrap().unwrap().tables.is_empty());
     let mut host = runtime.pod("host", annotations(r#"{"v":1}"#));
+    // The node has it.
+    host.hostname.clear();
     let options = Some(NamespaceOption::network(true));
     host.linux = Some(LinuxPodSandboxConfig {
         security_context: Some(LinuxSandboxSecurityContext { namespace_options: options }),
@@ -305,7 +309,10 @@ fn modes_are_switched(release: RuntimeRelease) {
         "{release:?}: a sandbox takes {without:.1?} without rules, {by_cni:.1?} by CNI, {by_nri:.1?} by NRI (medians)"
     );
     // Both: somebody brings the entry back. The plugin comes first, and nothing is done twice.
-    fs::write(runtime.conf_dir().join(NETWORK), with_entry).unwrap();
+    // In one step, so that no runtime reads a part; inside of the folder, as containerd ignores files from elsewhere.
+    let written = runtime.conf_dir().join("restored");
+    fs::write(&written, with_entry).unwrap();
+    fs::rename(&written, runtime.conf_dir().join(NETWORK)).unwrap();
     run_until("unchanged");
     assert_eq!(node.pods("run", "replaced"), 0);
     // A pod of the plugin ends without the entry.

@@ -71,11 +71,7 @@ fn every_metric_of_alerts_and_dashboards_is_scraped() {
     let server = ApiServer::start().unwrap();
     server.put("nodes", json!({"metadata": {"name": "n1"}, "spec": {}}));
     let kubeconfig = server.kubeconfig(root).unwrap();
-    for folder in ["etc/cni/net.d", "opt/cni/bin", "netns"] {
-        fs::create_dir_all(root.join(folder)).unwrap();
-    }
-    fs::write(root.join("plugin"), "#!/bin/sh\n").unwrap();
-    let [webhook, agent, port] = [free_port(), free_port(), free_port()];
+    let [webhook, agent, nri_agent, port] = [free_port(), free_port(), free_port(), free_port()];
     let _webhook = start(
         root,
         &weir_tests::bin("weir-webhook"),
@@ -88,25 +84,32 @@ fn every_metric_of_alerts_and_dashboards_is_scraped() {
             "--ca-secret=weir-webhook-ca".to_owned(),
         ],
     );
-    let _agent = start(
-        root,
-        &weir_tests::bin("weir-agent"),
-        &kubeconfig,
-        &[
+    let start_agent = |mode: &str, port: u16| {
+        let node = root.join(mode);
+        for folder in ["etc/cni/net.d", "opt/cni/bin", "netns"] {
+            fs::create_dir_all(node.join(folder)).unwrap();
+        }
+        fs::write(node.join("plugin"), "#!/bin/sh\n").unwrap();
+        let flags = [
             "run".to_owned(),
-            format!("--host-root={}", root.display()),
-            format!("--plugin-source={}", root.join("plugin").display()),
-            format!("--cni-agent-run-dir={}", root.join("run").display()),
+            format!("--mode={mode}"),
+            format!("--nri-socket={}", node.join("nri.sock").display()),
+            format!("--host-root={}", node.display()),
+            format!("--plugin-source={}", node.join("plugin").display()),
+            format!("--cni-agent-run-dir={}", node.join("run").display()),
             "--host-proc-dir=/proc".to_owned(),
             "--netns-dirs=/netns".to_owned(),
-            format!("--monitoring-port={agent}"),
+            format!("--monitoring-port={port}"),
             "--health-port=0".to_owned(),
-        ],
-    );
+        ];
+        start(&node, &weir_tests::bin("weir-agent"), &kubeconfig, &flags)
+    };
+    let _agents = [start_agent("cni", agent), start_agent("nri", nri_agent)];
+    let targets = [webhook, agent, nri_agent].map(|port| format!("127.0.0.1:{port}"));
     let config = json!({
         "global": {"scrape_interval": "1s"},
         "scrape_configs": [{"job_name": "weir", "static_configs": [
-            {"targets": [format!("127.0.0.1:{webhook}"), format!("127.0.0.1:{agent}")]},
+            {"targets": targets},
         ]}],
     });
     fs::write(root.join("prometheus.yml"), config.to_string()).unwrap();
@@ -125,11 +128,11 @@ fn every_metric_of_alerts_and_dashboards_is_scraped() {
         let answer = http::get((Ipv4Addr::LOCALHOST, port).into(), path).map_err(|error| error.to_string())?;
         serde_json::from_str(&answer.body).map_err(|error| format!("{error}: {}", answer.body))
     };
-    wait_until("both targets are scraped", || {
+    wait_until("all targets are scraped", || {
         let targets = query("/api/v1/targets")?;
         let active = targets["data"]["activeTargets"].as_array().cloned().unwrap_or_default();
         let up = active.iter().filter(|target| target["health"] == "up").count();
-        if up == 2 { Ok(()) } else { Err(format!("{active:?}")) }
+        if up == 3 { Ok(()) } else { Err(format!("{active:?}")) }
     });
     let metadata = query("/api/v1/targets/metadata").unwrap();
     let scraped: BTreeSet<String> = metadata["data"]
