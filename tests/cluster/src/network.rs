@@ -19,6 +19,18 @@ pub fn is_linked() -> bool {
     nix::net::if_::if_nametoindex(HOST_LINK).is_ok()
 }
 
+/// Removes the link from this process's network namespace, if it is there.
+///
+/// # Errors
+/// When the command fails.
+pub fn unlink() -> anyhow::Result<()> {
+    match ip(&format!("link delete {HOST_LINK}\n")) {
+        // The kernel removes it, too.
+        Err(error) if is_linked() => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// Commands for `ip -batch` on the machine of the control plane: the bridge, and routes to pods.
 fn control() -> String {
     let (v4, v6) = CONTROL_IP;
