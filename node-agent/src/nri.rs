@@ -11,6 +11,7 @@
 
 mod messages;
 mod metrics;
+mod outcome;
 mod pods;
 mod session;
 mod wire;
@@ -26,7 +27,8 @@ use weir_runtime::CancellationToken;
 
 pub use self::messages::{LinuxNamespace, LinuxPodSandbox, PodSandbox};
 pub use self::metrics::NriMetrics;
-pub use self::pods::{Occasion, PodCapture, PodError, PodOutcome};
+pub use self::outcome::{Occasion, PodOutcome};
+pub use self::pods::{PodCapture, PodError};
 pub use self::session::{PLUGIN_INDEX, PLUGIN_NAME, PodHandler, RuntimeInfo, SessionError, serve};
 use crate::health::Condition;
 

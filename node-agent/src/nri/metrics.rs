@@ -8,7 +8,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 
-use super::pods::{Occasion, PodOutcome};
+use super::outcome::{Occasion, PodOutcome};
 use crate::metrics::MetricsRegistry;
 
 /// Upper bounds in seconds, from a pod outside the mesh to the runtime's limit.

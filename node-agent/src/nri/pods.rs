@@ -15,13 +15,14 @@ use tracing::{debug, info, warn};
 use weir_kernel::ApplyOutcome;
 use weir_kernel::backend::{self, BackendOptions};
 use weir_kernel::{netns, route};
-use weir_protocol::agent::{CallOutcome, CallReport, PROTOCOL_VERSION, PodQuery};
+use weir_protocol::agent::{CallReport, PROTOCOL_VERSION, PodQuery};
 use weir_protocol::decision::{CaptureDecision, SkipReason, decide_capture};
 use weir_protocol::pod_plan::{self, PodFault, PodPlan};
 use weir_protocol::version::Verb;
 
 use super::messages::PodSandbox;
 use super::metrics::NriMetrics;
+use super::outcome::{Occasion, PodOutcome};
 use crate::repair::{
     ExpectedRules, NetnsPaths, ProtectedNetns, READ_LIMITS, RulesStatus, VisitError, Visits, rules_status,
 };
@@ -29,56 +30,6 @@ use crate::socket::{Attachments, PodQueryServer};
 
 /// Longest id of a sandbox, and longest path of its namespace, that are kept.
 const MAX_TEXT: usize = 4096;
-
-/// Why the runtime reports a pod.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Occasion {
-    /// It is new: no container has been created.
-    Run,
-    /// It was there when the agent registered: it may have run for long.
-    Synchronize,
-}
-
-impl Occasion {
-    /// Returns the name used in metrics.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Run => "run",
-            Self::Synchronize => "synchronize",
-        }
-    }
-}
-
-/// Result for one pod.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PodOutcome {
-    /// The pod is not in the mesh.
-    Skipped,
-    /// Its rules were installed.
-    Installed,
-    /// Its rules were in place already.
-    Unchanged,
-    /// Rules of another configuration, or changed ones, were replaced.
-    Replaced,
-    /// Other intact rules of ours, or rules of another installer, were left alone in a running pod.
-    Kept,
-    /// It has no rules, or not for sure.
-    Failed,
-}
-
-impl PodOutcome {
-    /// Returns the name used in metrics.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Skipped => CallOutcome::Skipped.name(),
-            Self::Installed => CallOutcome::Installed.name(),
-            Self::Unchanged => CallOutcome::Unchanged.name(),
-            Self::Replaced => CallOutcome::Replaced.name(),
-            Self::Kept => "kept",
-            Self::Failed => CallOutcome::Failed.name(),
-        }
-    }
-}
 
 /// Error for which a pod of the mesh has no rules.
 #[derive(Debug, thiserror::Error)]
