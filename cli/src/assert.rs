@@ -17,11 +17,12 @@ mod text;
 
 use std::process::ExitCode;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use crate::agent::AgentArgs;
 use crate::failure::{Failure, exit, join};
 use crate::files;
+use crate::output::ReportFormat;
 use crate::settings::InjectorArgs;
 use input::Workloads;
 use report::Report;
@@ -68,23 +69,11 @@ pub(crate) struct AssertArgs {
     agent: AgentArgs,
 
     /// Output format
-    #[arg(short, long, value_enum, value_name = "FORMAT", default_value_t = OutputFormat::Text)]
-    output: OutputFormat,
+    #[arg(short, long, value_enum, value_name = "FORMAT", default_value_t = ReportFormat::Text)]
+    output: ReportFormat,
 
     #[command(flatten)]
     injector: InjectorArgs,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum OutputFormat {
-    /// Text for people
-    Text,
-    /// One JSON document
-    Json,
-    /// SARIF 2.1.0, for annotations of pull requests
-    Sarif,
-    /// One self-contained page
-    Html,
 }
 
 /// Runs `weir assert`.
@@ -105,10 +94,10 @@ pub(crate) fn run(args: &AssertArgs) -> Result<ExitCode, Failure> {
         eprintln!("weir: CaptureAssertion {name} selects no workload");
     }
     let text = match args.output {
-        OutputFormat::Text => text::print(&report),
-        OutputFormat::Json => json::print(&report),
-        OutputFormat::Sarif => sarif::print(&report),
-        OutputFormat::Html => html::print(&report),
+        ReportFormat::Text => text::print(&report),
+        ReportFormat::Json => json::print(&report),
+        ReportFormat::Sarif => sarif::print(&report),
+        ReportFormat::Html => html::print(&report),
     };
     files::write(None, &text)?;
     Ok(if report.holds() { ExitCode::SUCCESS } else { ExitCode::from(exit::FINDINGS) })

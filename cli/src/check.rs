@@ -21,7 +21,7 @@ use weir_check::{
 };
 
 use crate::cluster::ConnectArgs;
-use crate::completion;
+use crate::completion::objects;
 use crate::console::{Spinner, is_colored};
 use crate::duration;
 use crate::failure::{Failure, exit};
@@ -92,7 +92,7 @@ struct ClusterCheckArgs {
     node_namespace: String,
 
     /// Check the workloads of this namespace only
-    #[arg(short, long, value_name = "NAMESPACE", add = completion::namespaces())]
+    #[arg(short, long, value_name = "NAMESPACE", add = objects::namespaces())]
     namespace: Option<String>,
 
     /// Check the workloads of all namespaces, as without --namespace

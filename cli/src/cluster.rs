@@ -157,15 +157,6 @@ impl ConnectArgs {
         Ok(Cluster { client, server, context })
     }
 
-    /// Returns the names of the contexts in the kubeconfig.
-    pub(crate) fn contexts(&self) -> Vec<String> {
-        let config = match &self.kubeconfig {
-            Some(path) => Kubeconfig::read_from(path),
-            None => Kubeconfig::read(),
-        };
-        config.map(|config| config.contexts.into_iter().map(|context| context.name).collect()).unwrap_or_default()
-    }
-
     /// Finds the configuration as kubectl does: the named kubeconfig, else the default one, else the pod's service account.
     async fn config(&self) -> Result<(String, Config), Failure> {
         let kubeconfig = match self.kubeconfig() {

@@ -21,6 +21,7 @@ use clap::{Args, ValueEnum};
 use crate::agent::AgentArgs;
 use crate::failure::{Failure, exit, join};
 use crate::files;
+use crate::output::ReportFormat;
 use crate::settings::InjectorArgs;
 use comparison::{Comparison, Verdict};
 use input::Side;
@@ -69,8 +70,8 @@ pub(crate) struct DiffArgs {
     agent: AgentArgs,
 
     /// Output format
-    #[arg(short, long, value_enum, value_name = "FORMAT", default_value_t = OutputFormat::Text)]
-    output: OutputFormat,
+    #[arg(short, long, value_enum, value_name = "FORMAT", default_value_t = ReportFormat::Text)]
+    output: ReportFormat,
 
     /// Changes that make the exit status 1
     #[arg(long, value_enum, value_name = "CHANGES", default_value_t = FailOn::Bypass)]
@@ -78,18 +79,6 @@ pub(crate) struct DiffArgs {
 
     #[command(flatten)]
     injector: InjectorArgs,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum OutputFormat {
-    /// Text for people
-    Text,
-    /// One JSON document
-    Json,
-    /// SARIF 2.1.0, for annotations of pull requests
-    Sarif,
-    /// One self-contained page with pictures, also for phones and dark mode
-    Html,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -110,10 +99,10 @@ pub(crate) fn run(args: &DiffArgs) -> Result<ExitCode, Failure> {
     let (old, new) = sides(args)?;
     let comparison = Comparison::of(&old, &new)?;
     let text = match args.output {
-        OutputFormat::Text => text::print(&comparison),
-        OutputFormat::Json => json::print(&comparison),
-        OutputFormat::Sarif => sarif::print(&comparison),
-        OutputFormat::Html => html::print(&comparison),
+        ReportFormat::Text => text::print(&comparison),
+        ReportFormat::Json => json::print(&comparison),
+        ReportFormat::Sarif => sarif::print(&comparison),
+        ReportFormat::Html => html::print(&comparison),
     };
     files::write(None, &text)?;
     Ok(if fails(&comparison, args.fail_on) { ExitCode::from(exit::FINDINGS) } else { ExitCode::SUCCESS })

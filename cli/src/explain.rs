@@ -27,7 +27,7 @@ use std::process::ExitCode;
 use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 
 use crate::agent::{AgentArgs, AgentTarget};
-use crate::completion;
+use crate::completion::objects;
 use crate::failure::{Failure, exit};
 use crate::files::{self, InputArgs};
 use crate::rules::planned::{self, Planned};
@@ -58,8 +58,7 @@ Examples:
   weir explain --pod -A
   weir explain --from-pod shop/web-0 --to-service shop/db:3306
 
-Exit status: 0 done, 1 the input has errors or the rules of a namespace are not the expected ones, 2 wrong usage, or a file or
-namespace cannot be read.")]
+Exit status: 0 done, 1 the input has errors or the rules of a namespace are not the expected ones, 2 wrong usage, or a file or namespace cannot be read.")]
 pub(crate) struct ExplainArgs {
     #[command(subcommand)]
     command: Option<ExplainCommand>,
@@ -82,7 +81,7 @@ pub(crate) struct ExplainArgs {
     /// Print the state of a meshed pod, as reported by its node's agent, which is found in the cluster
     ///
     /// Without a name, prints the state of all meshed pods of the namespace, or with --all-namespaces of the cluster.
-    #[arg(long, value_name = "NAMESPACE/NAME|pod/NAME", num_args = 0..=1, default_missing_value = "", add = completion::pods(), group = "input", conflicts_with_all = ["files", "filename", "annotations", "netns", "pid"])]
+    #[arg(long, value_name = "NAMESPACE/NAME|pod/NAME", num_args = 0..=1, default_missing_value = "", add = objects::pods(), group = "input", conflicts_with_all = ["files", "filename", "annotations", "netns", "pid"])]
     pod: Option<String>,
 
     /// Follow a connection from this pod of the cluster: by the Service's name and endpoints, NetworkPolicies, and the rules of both pods
@@ -94,7 +93,7 @@ pub(crate) struct ExplainArgs {
     to_service: Option<String>,
 
     /// Namespace of pod/NAME
-    #[arg(short, long, value_name = "NAMESPACE", default_value = "default", add = completion::namespaces())]
+    #[arg(short, long, value_name = "NAMESPACE", default_value = "default", add = objects::namespaces())]
     namespace: String,
 
     /// With --pod and no name, print the state of the pods of all namespaces

@@ -8,7 +8,7 @@ use weir_check::agent::{AgentPod, AgentPods};
 
 use crate::agent::{AgentArgs, AgentTarget};
 use crate::cluster::ConnectArgs;
-use crate::completion;
+use crate::completion::objects;
 use crate::failure::{Failure, exit};
 use crate::files;
 use crate::output::OutputFormat;
@@ -26,7 +26,7 @@ Examples:
 Exit status: 0 done, 1 pods lack capture rules, or an agent does not know its pods, 2 wrong usage or an agent is unreachable.")]
 pub(super) struct NodeArgs {
     /// Check this node, or the node of pod/NAME
-    #[arg(value_name = "NODE|pod/NAME", add = completion::nodes_and_pods(), conflicts_with_all = ["all", "agent_url"])]
+    #[arg(value_name = "NODE|pod/NAME", add = objects::nodes_and_pods(), conflicts_with_all = ["all", "agent_url"])]
     subject: Option<String>,
 
     /// Check every node
@@ -34,7 +34,7 @@ pub(super) struct NodeArgs {
     all: bool,
 
     /// Namespace of the pod
-    #[arg(short, long, value_name = "NAMESPACE", default_value = "default", add = completion::namespaces())]
+    #[arg(short, long, value_name = "NAMESPACE", default_value = "default", add = objects::namespaces())]
     namespace: String,
 
     #[command(flatten)]

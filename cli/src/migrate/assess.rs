@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use iptables_rules::restore::RestoreFamily;
 use iptables_rules::{CaptureConfig, plan};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use weir_injector::settings::Settings;
 use weir_injector::{InjectOutcome, InjectRequest, Workload, inject};
 
@@ -223,7 +223,7 @@ fn compare(now: &CaptureConfig, then: &CaptureConfig, families: &[RestoreFamily]
             config: Box::new(config.clone()),
         };
         let reroute_annotation = iptables_rules::names::annotation::REROUTE_VIRTUAL_INTERFACES;
-        let (name, namespace, labels) = Default::default();
+        let (name, namespace, labels) = (String::new(), String::new(), Map::new());
         let subject = Subject { name, namespace, labels, capture, reroute_annotation, line: 1 };
         let mut side = WorkloadRules::planned(Planned { subject, rules: Some(rules) }, None);
         side.families = families.to_vec();

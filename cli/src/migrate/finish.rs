@@ -7,8 +7,8 @@ use super::current::Origin;
 use super::injector::{Injector, Vendor};
 use super::inventory::{self, ISTIO_CNI, Objects};
 use super::object::{is_live, label, labels, name, namespace};
-use super::record::Phase;
-use super::{ScopeArgs, collect, world};
+use super::record::{Phase, Record};
+use super::{ScopeArgs, collect};
 use crate::cluster::Cluster;
 use crate::console::{confirm, print_line};
 use crate::failure::Failure;
@@ -157,7 +157,7 @@ fn dependents(objects: &Objects, revision: &str) -> Vec<String> {
         injectors.iter().find(|injector| injector.vendor == Vendor::Istio && injector.selects(namespace, pod))
     };
     for object in &objects.namespaces {
-        if let Ok(Some(record)) = world::record(object)
+        if let Ok(Some(record)) = Record::of_namespace(object)
             && record.phase != Phase::Moved
         {
             found.push(format!("namespace {}: its migration is not complete ({})", name(object), record.phase.name()));

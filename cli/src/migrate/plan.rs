@@ -15,7 +15,6 @@ use super::injector::{Injector, Vendor, moved_labels};
 use super::inventory::{self, CniPlugin, ControlPlane, INJECTOR_MAP, InjectorConfig, Objects, OptIn};
 use super::object::{annotation, is_live, label, labels, name, namespace};
 use super::record::Record;
-use super::world;
 use crate::manifest::pods;
 use crate::revisions::DEFAULT;
 
@@ -202,7 +201,7 @@ impl Context<'_> {
         let has_mesh_pods = pods.iter().any(|pod| Origin::of(pod).is_some());
         let opt_in = inventory::opt_in(object, self.injectors, has_mesh_pods);
         let mut reasons = self.namespace_reasons(object, &opt_in);
-        let record = world::record(object).unwrap_or_else(|error| {
+        let record = Record::of_namespace(object).unwrap_or_else(|error| {
             reasons.push(error);
             None
         });

@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 use weir_injector::selection::{INJECTION_LABEL, REVISION_LABEL};
 
+use super::object::{annotation, name};
+
 /// Annotation with the progress.
 pub(super) const MIGRATION: &str = "weir.dev/migration";
 /// Labels of a namespace that choose its injector.
@@ -84,6 +86,15 @@ pub(super) struct Record {
 }
 
 impl Record {
+    /// Returns the record of a namespace.
+    ///
+    /// # Errors
+    /// It is not one of this version.
+    pub(super) fn of_namespace(namespace: &Value) -> Result<Option<Self>, String> {
+        let parsed = annotation(namespace, MIGRATION).map(Self::parse).transpose();
+        parsed.map_err(|error| format!("namespace {}: cannot read annotation {MIGRATION}: {error}", name(namespace)))
+    }
+
     /// Parses the annotation of a namespace.
     ///
     /// # Errors

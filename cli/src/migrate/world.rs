@@ -69,7 +69,7 @@ impl<'a> ClusterNamespace<'a> {
         self.version = object["metadata"]["resourceVersion"].clone();
         let mut view = NamespaceView {
             labels: InjectionLabels::of(&labels(&object)),
-            record: record(&object).map_err(|error| Failure::findings(vec![error]))?,
+            record: Record::of_namespace(&object).map_err(|error| Failure::findings(vec![error]))?,
             workloads: Vec::new(),
         };
         let mut controllers = Vec::new();
@@ -162,15 +162,6 @@ impl<'a> ClusterNamespace<'a> {
             })
             .collect())
     }
-}
-
-/// Returns the record of a namespace.
-///
-/// # Errors
-/// It is not one of this version.
-pub(super) fn record(namespace: &Value) -> Result<Option<Record>, String> {
-    let parsed = annotation(namespace, MIGRATION).map(Record::parse).transpose();
-    parsed.map_err(|error| format!("namespace {}: cannot read annotation {MIGRATION}: {error}", name(namespace)))
 }
 
 fn is_of(pod: &Value, kind: &str, controller: &str) -> bool {
