@@ -21,8 +21,9 @@ pub const ISTIO_TAINT: &str = "cni.istio.io/not-ready";
 
 /// Interval at which readiness is checked.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
-/// Interval at which the node is checked while readiness does not change.
-const RESYNC_INTERVAL: Duration = Duration::from_secs(30);
+/// Interval at which the node is checked while readiness does not change: a node that is created again under its name has its startup
+/// taint again. Each check is a request of some 10 KB, on every node of the cluster.
+const RESYNC_INTERVAL: Duration = Duration::from_mins(2);
 /// Time for which the agent has to be unready before the taint is added again.
 const UNREADY_GRACE_PERIOD: Duration = Duration::from_secs(30);
 /// Limit for one reconcile.
@@ -193,6 +194,7 @@ mod tests {
         assert!(!schedule.is_due(false, true, at(103)) && !schedule.is_due(false, true, at(132)));
         assert!(schedule.is_due(false, true, at(133)));
         assert!(!schedule.is_due(false, false, at(133)), "only where it is asked for");
-        assert!(schedule.is_due(true, true, at(134)), "resync");
+        assert!(!schedule.is_due(true, true, at(220)));
+        assert!(schedule.is_due(true, true, at(221)), "resync");
     }
 }
