@@ -73,7 +73,7 @@ def normal(found):
             continue
         text = json.dumps(item)
         for name in {other["metadata"]["name"] for other in found if other["kind"] == "ConfigMap"}:
-            # kustomize puts a hash behind the name, so that pods restart; the chart has an annotation for that.
+            # kustomize puts a hash behind the name, so that agents restart; the chart has an annotation for that.
             if name.startswith("weir-node-"):
                 text = text.replace(name, "weir-node")
         item = json.loads(text)

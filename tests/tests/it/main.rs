@@ -16,6 +16,7 @@ mod images;
 mod nri;
 mod observability;
 mod packages;
+mod reference;
 mod releases;
 mod runtime_facts;
 mod threat_model;

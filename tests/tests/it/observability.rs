@@ -12,6 +12,8 @@ use weir_lab::http;
 use weir_lab::process::ChildGuard;
 use weir_tests::wait_until;
 
+use crate::reference::{self, Metric};
+
 /// Metrics of other exporters that alerts use: kube-state-metrics.
 const FOREIGN: [&str; 2] = ["kube_daemonset_status_desired_number_scheduled", "kube_daemonset_status_number_ready"];
 /// How the names of our metrics begin, and those of Istio and of Prometheus' client libraries.
@@ -141,6 +143,22 @@ fn every_metric_of_alerts_and_dashboards_is_scraped() {
         .iter()
         .flat_map(|entry| series(entry["metric"].as_str().unwrap(), entry["type"].as_str().unwrap()))
         .collect();
+    let metrics = |ports: &[u16]| -> BTreeSet<Metric> {
+        let instances: Vec<String> = ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
+        let entries = metadata["data"].as_array().unwrap().iter();
+        let entries =
+            entries.filter(|entry| instances.iter().any(|instance| entry["target"]["instance"] == **instance));
+        entries
+            .map(|entry| {
+                let [name, kind, help] = ["metric", "type", "help"].map(|key| entry[key].as_str().unwrap().to_owned());
+                Metric { name, kind, help }
+            })
+            .collect()
+    };
+    reference::assert_metrics_page(&[
+        ("weir-webhook", metrics(&[webhook])),
+        ("weir-agent", metrics(&[agent, nri_agent])),
+    ]);
     let used = used_metrics();
     assert!(used.len() > 40, "{used:?}");
     let missing: Vec<&String> =

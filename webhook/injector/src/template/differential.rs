@@ -224,6 +224,7 @@ impl Generator {
                 "squote",
                 "toString | lower | repeat 2",
                 "toString | b64enc",
+                "toString | sha256sum",
                 "toString | hasPrefix `a`",
                 "empty",
                 "toJson",

@@ -51,6 +51,7 @@ fn functions_match_those_of_go_sprig_and_istio() {
         ),
         ("{{ replace `a` `b` `aa` }}{{ repeat 3 `x` }}{{ substr 1 3 `abcd` }}{{ abbrev 5 `abcdefg` }}", "bbxxxbcab..."),
         ("{{ b64enc `a` }}{{ b64dec `YQ==` }}{{ base `/a/b` }}{{ dir `/a/b` }}{{ ext `a.yaml` }}", "YQ==ab/a.yaml"),
+        ("{{ sha256sum `a` }}", "ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb"),
         // sprig: lists, maps, numbers, defaults.
         (
             "{{ list 1 2 | rest }}{{ append .Values.list `z` }}{{ prepend .Values.list `z` }}{{ concat .Values.list .Values.list | uniq }}",

@@ -57,6 +57,21 @@ impl Site {
         ));
     }
 
+    /// Creates a pod again until its proxy has an image of this registry: replicas follow a changed configuration a moment later.
+    fn create_pod_with_proxy_of(&self, name: &str, registry: &str) {
+        let images = "jsonpath={.spec.initContainers[*].image} {.spec.containers[*].image}";
+        let started = Instant::now();
+        loop {
+            self.create_pod(name);
+            let images = self.mesh.kubectl(&["get", "pod", name, "-o", images]);
+            if images.split_whitespace().any(|image| image.starts_with(registry)) {
+                return;
+            }
+            assert!(started.elapsed() < PATIENCE, "{name} is injected with {images}");
+            self.delete_pod(name);
+        }
+    }
+
     fn delete_pod(&self, name: &str) {
         self.mesh.kubectl(&["delete", "pod", name, "--grace-period=1"]);
     }

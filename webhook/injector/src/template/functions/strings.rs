@@ -4,7 +4,7 @@ use gotmpl::Value as Data;
 
 use super::{Args, Function, FunctionResult, VARIADIC, builtin, flag, limits, list, owned, strval, text};
 
-pub(super) const ALL: [Function; 43] = [
+pub(super) const ALL: [Function; 44] = [
     ("quote", 0, VARIADIC, |args| each(args, |value| quoted(&strval(value)))),
     ("squote", 0, VARIADIC, |args| each(args, |value| Ok(format!("'{}'", strval(value))))),
     ("trim", 1, 1, |args| Ok(text(args.text(0)?.trim()))),
@@ -73,6 +73,10 @@ pub(super) const ALL: [Function; 43] = [
     ("kebabcase", 1, 1, |args| Ok(owned(words(args.text(0)?).join("-")))),
     ("camelcase", 1, 1, |args| Ok(owned(words(args.text(0)?).iter().map(|word| title(word)).collect()))),
     ("plural", 3, 3, |args| Ok(text(if args.int(2)? == 1 { args.text(0)? } else { args.text(1)? }))),
+    ("sha256sum", 1, 1, |args| {
+        use sha2::Digest as _;
+        Ok(owned(format!("{:x}", sha2::Sha256::digest(args.text(0)?))))
+    }),
     ("b64enc", 1, 1, |args| {
         use base64::Engine as _;
         Ok(owned(base64::engine::general_purpose::STANDARD.encode(args.text(0)?)))

@@ -214,7 +214,7 @@ pub(super) const STATES: &[State] = &[
         "sidecar-image-not-pulled",
         |site| {
             install_with(site.mesh.cluster, &["--set", "config.values.global.hub=registry.test/istio"]).unwrap();
-            site.create_pod("wrong-hub");
+            site.create_pod_with_proxy_of("wrong-hub", "registry.test/");
         },
         |site| {
             site.delete_pod("wrong-hub");
