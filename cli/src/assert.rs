@@ -30,11 +30,11 @@ use report::Report;
 /// Options of `weir assert`.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
-A policy is a stream of CaptureAssertion objects (apiVersion weir.dev/v1alpha1). Each selects workloads by the labels of their namespace
-and pods, and demands for some of their traffic that it is captured, bypasses the proxy, or is dropped. The rules of each workload are
+A policy is a stream of CaptureAssertion objects (apiVersion weir.dev/v1alpha1). Each selects workloads by the labels of their namespace \
+and pods, and demands for some of their traffic that it is captured, bypasses the proxy, or is dropped. The rules of each workload are \
 followed for all packets at once: an assertion holds for every packet, or those that violate it are listed as ranges with an example.
 
-Workloads are the pods and pod templates of FILES, injected first if they are not, or the pods of the cluster with --live. A selector of
+Workloads are the pods and pod templates of FILES, injected first if they are not, or the pods of the cluster with --live. A selector of \
 namespaces needs their labels: from Namespace objects among FILES, or from the cluster.
 
 Examples:
@@ -42,7 +42,7 @@ Examples:
   helm template shop | weir assert -f policy.yaml - -o sarif
   weir assert -f policy.yaml --live --context prod
 
-Exit status: 0 all assertions hold, 1 the input has errors, or an assertion is violated or undecided, 2 wrong usage, or a file or cluster
+Exit status: 0 all assertions hold, 1 the input has errors, or an assertion is violated or undecided, 2 wrong usage, or a file or cluster \
 cannot be read.")]
 pub(crate) struct AssertArgs {
     /// Files with CaptureAssertions; `-` is standard input

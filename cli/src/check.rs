@@ -33,8 +33,8 @@ use wait::WaitCondition;
 #[command(
     args_conflicts_with_subcommands = true,
     after_long_help = "\
-Checks the cluster, the path from the API server to the webhook, certificates, webhook configurations, namespaces, replicas, nodes and their
-agents, settings, and workloads. Changes nothing: it creates a dry-run pod, which the API server does not store. Every finding has a code,
+Checks the cluster, the path from the API server to the webhook, certificates, webhook configurations, namespaces, replicas, nodes and their \
+agents, settings, and workloads. Changes nothing: it creates a dry-run pod, which the API server does not store. Every finding has a code, \
 which docs/check.md explains, and a fix.
 
 What you may not read is reported, and the rest is checked; the exit status is 1 then, unless --allow-incomplete is given.

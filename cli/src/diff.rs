@@ -29,12 +29,12 @@ use input::Side;
 /// Options of `weir diff`.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
-Compares the capture rules of OLD and NEW over all packets: direction, interface, family, protocol, addresses, ports, uid, gid, marks and
-conntrack state. Nothing is sampled: a workload is equal, or the packets that are treated differently are listed as ranges, with an example
+Compares the capture rules of OLD and NEW over all packets: direction, interface, family, protocol, addresses, ports, uid, gid, marks and \
+conntrack state. Nothing is sampled: a workload is equal, or the packets that are treated differently are listed as ranges, with an example \
 and the setting that decides, or it is said which rule is not understood.
 
-OLD and NEW are files, or `-` for standard input, and each is one of: a manifest, whose pods and workloads are compared by name; annotations
-(a map, or an object with `metadata.annotations`); or the output of iptables-save and ip6tables-save. Pods that are not injected yet are
+OLD and NEW are files, or `-` for standard input, and each is one of: a manifest, whose pods and workloads are compared by name; annotations \
+(a map, or an object with `metadata.annotations`); or the output of iptables-save and ip6tables-save. Pods that are not injected yet are \
 injected first. With --netns, --pid or --pod, OLD is what runs now.
 
 Examples:

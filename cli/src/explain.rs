@@ -39,11 +39,11 @@ use packet::PacketArgs;
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 #[command(group(ArgGroup::new("input").required(true).multiple(true)), after_long_help = "\
-Without a packet, prints what is captured, what is not, and the setting behind each. With a packet (--to), prints the rules that it
+Without a packet, prints what is captured, what is not, and the setting behind each. With a packet (--to), prints the rules that it \
 meets with the reason of each, and where it ends. A manifest is explained without the kernel; the proxy is assumed to listen.
 
-A network namespace (--netns, --pid; needs root) is read and never changed. Prints whose rules are in it, and traces a packet through
-the rules in the kernel. With the manifest or the annotations of its pod, the rules are compared with those that the pod should have;
+A network namespace (--netns, --pid; needs root) is read and never changed. Prints whose rules are in it, and traces a packet through \
+the rules in the kernel. With the manifest or the annotations of its pod, the rules are compared with those that the pod should have; \
 without, the fingerprint beside Weir's rules shows whether they have changed.
 
 Examples:

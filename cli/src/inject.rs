@@ -19,7 +19,7 @@ use crate::uninject::original_text;
 /// Options of `weir inject`.
 #[derive(Debug, Args)]
 #[command(group(ArgGroup::new("input").required(true).multiple(true)), after_long_help = "\
-Pods, Deployments, StatefulSets, DaemonSets, ReplicaSets, ReplicationControllers, Jobs, CronJobs, DeploymentConfigs and Lists of
+Pods, Deployments, StatefulSets, DaemonSets, ReplicaSets, ReplicationControllers, Jobs, CronJobs, DeploymentConfigs and Lists of \
 them get a sidecar; all other text stays byte for byte. Nothing is written unless every document is valid.
 
 Examples:

@@ -54,7 +54,7 @@ pub(crate) struct MigrateArgs {
 enum MigrateCommand {
     /// Show what a migration changes: an inventory, and for every workload a proof about its traffic
     #[command(after_long_help = "\
-Reads the cluster and changes nothing. For every workload it compares the rules that its pods have (of the arguments of istio-init, or as istio-cni
+Reads the cluster and changes nothing. For every workload it compares the rules that its pods have (of the arguments of istio-init, or as istio-cni \
 derives them) with those that Weir would install, over all packets; and the pods that run with those that Weir would create.
 
 Examples:
@@ -65,8 +65,8 @@ Exit status: 0 done, 1 a workload would lose captured traffic or that cannot be 
     Plan(PlanArgs),
     /// Move namespaces to Weir, one at a time, and roll a namespace back if anything fails
     #[command(after_long_help = "\
-Weir has to run beside Istio under its own revision. A namespace gets the label istio.io/rev, its workloads are restarted in batches, and the next
-ones wait until the new pods are ready and the node agents report their capture rules in place. The progress is in the annotation
+Weir has to run beside Istio under its own revision. A namespace gets the label istio.io/rev, its workloads are restarted in batches, and the next \
+ones wait until the new pods are ready and the node agents report their capture rules in place. The progress is in the annotation \
 weir.dev/migration of the namespace: a run that was killed goes on when it is started again.
 
 Examples:

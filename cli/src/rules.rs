@@ -22,8 +22,8 @@ use crate::settings::InjectorArgs;
 /// Options of `weir rules`.
 #[derive(Debug, Args)]
 #[command(group(ArgGroup::new("input").required(true).multiple(true)), after_long_help = "\
-An injected pod with the annotation `weir.dev/capture` gets the rules of that annotation; a pod that Istio injected, those of its
-annotations and its istio-proxy container. Any other pod is injected first, with the given settings. Standard error has the source
+An injected pod with the annotation `weir.dev/capture` gets the rules of that annotation; a pod that Istio injected, those of its \
+annotations and its istio-proxy container. Any other pod is injected first, with the given settings. Standard error has the source \
 of each pod's rules. Nothing is printed unless every pod is valid.
 
 Examples:

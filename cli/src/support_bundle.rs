@@ -27,9 +27,9 @@ use collect::Collector;
 /// Options of `weir support-bundle`.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
-The archive has the result of weir check, the versions of the cluster, of its nodes and of Weir, the objects of Weir, the events and the
-last lines of the logs of its pods. Secrets are never read: of each, only the name, labels and times are asked for. Private keys, tokens,
-and values of fields and variables whose name sounds like a secret are replaced by REDACTED. Look through the archive before you pass
+The archive has the result of weir check, the versions of the cluster, of its nodes and of Weir, the objects of Weir, the events and the \
+last lines of the logs of its pods. Secrets are never read: of each, only the name, labels and times are asked for. Private keys, tokens, \
+and values of fields and variables whose name sounds like a secret are replaced by REDACTED. Look through the archive before you pass \
 it on all the same: names of namespaces, pods and images are in it. What cannot be read is listed in errors.txt.
 
 Examples:

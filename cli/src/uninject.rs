@@ -15,9 +15,9 @@ use crate::manifest::stream::Document;
 /// Options of `weir uninject`.
 #[derive(Debug, Args)]
 #[command(group(ArgGroup::new("input").required(true).multiple(true)), after_long_help = "\
-Pods that `weir` or its webhook injected are restored exactly, and manifests of `weir inject` byte for byte. Pods that Istio's injector injected are restored as far as they record
-the original; what cannot be restored is reported on standard error. What the records of a pod change outside of what the built-in
-templates write is reported as unverified: a custom template wrote it, or somebody forged the records. All other text stays byte for byte. Nothing is written unless
+Pods that `weir` or its webhook injected are restored exactly, and manifests of `weir inject` byte for byte. Pods that Istio's injector injected are restored as far as they record \
+the original; what cannot be restored is reported on standard error. What the records of a pod change outside of what the built-in \
+templates write is reported as unverified: a custom template wrote it, or somebody forged the records. All other text stays byte for byte. Nothing is written unless \
 every document is valid.
 
 Examples:

@@ -12,10 +12,11 @@ use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::{Channel, Endpoint};
 
 use self::messages::{
-    Capability, ContainerConfig, ContainerStatusRequest, ContainerStatusResponse, CreateContainerRequest, Empty,
-    ExecSyncRequest, Id, ImageSpec, Int64Value, KeyValue, LinuxContainerConfig, LinuxContainerSecurityContext,
-    ListPodSandboxResponse, Name, PodSandboxStatusRequest, PodSandboxStatusResponse, RunPodSandboxRequest,
-    StatusRequest, StatusResponse, StopContainerRequest,
+    Capability, CheckpointContainerRequest, ContainerConfig, ContainerStatusRequest, ContainerStatusResponse,
+    CreateContainerRequest, Empty, ExecSyncRequest, Id, ImageSpec, Int64Value, KeyValue, LinuxContainerConfig,
+    LinuxContainerResources, LinuxContainerSecurityContext, ListPodSandboxResponse, Name, PodSandboxStatusRequest,
+    PodSandboxStatusResponse, RunPodSandboxRequest, StatusRequest, StatusResponse, StopContainerRequest,
+    UpdateContainerResourcesRequest,
 };
 pub use self::messages::{
     ExecOutput, LinuxPodSandboxConfig, LinuxSandboxSecurityContext, Mount, NamespaceOption, PodSandboxConfig,
@@ -298,6 +299,26 @@ impl Client {
     pub fn stop_container(&self, id: &str, seconds: i64) -> Result<(), tonic::Status> {
         let request = StopContainerRequest { container_id: id.to_owned(), timeout: seconds };
         self.call::<_, Empty>("/runtime.v1.RuntimeService/StopContainer", request).map(|_| ())
+    }
+
+    /// Changes the processor shares of a running container, as a kubelet does when a pod is resized in place.
+    ///
+    /// # Errors
+    /// The runtime's status.
+    pub fn resize_container(&self, id: &str, cpu_shares: i64) -> Result<(), tonic::Status> {
+        let linux = Some(LinuxContainerResources { cpu_shares });
+        let request = UpdateContainerResourcesRequest { container_id: id.to_owned(), linux };
+        self.call::<_, Empty>("/runtime.v1.RuntimeService/UpdateContainerResources", request).map(|_| ())
+    }
+
+    /// Writes the state of a running container to an archive.
+    ///
+    /// # Errors
+    /// The runtime's status, also where it or the machine has no checkpoints.
+    pub fn checkpoint_container(&self, id: &str, archive: &Path) -> Result<(), tonic::Status> {
+        let location = archive.display().to_string();
+        let request = CheckpointContainerRequest { container_id: id.to_owned(), location };
+        self.call::<_, Empty>("/runtime.v1.RuntimeService/CheckpointContainer", request).map(|_| ())
     }
 
     /// Runs a command in a container, for at most 10 s.

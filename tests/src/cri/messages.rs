@@ -286,6 +286,28 @@ pub(super) struct StopContainerRequest {
 }
 
 #[derive(Clone, PartialEq, Message)]
+pub(super) struct UpdateContainerResourcesRequest {
+    #[prost(string, tag = "1")]
+    pub(super) container_id: String,
+    #[prost(message, optional, tag = "2")]
+    pub(super) linux: Option<LinuxContainerResources>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct LinuxContainerResources {
+    #[prost(int64, tag = "3")]
+    pub(super) cpu_shares: i64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct CheckpointContainerRequest {
+    #[prost(string, tag = "1")]
+    pub(super) container_id: String,
+    #[prost(string, tag = "2")]
+    pub(super) location: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
 pub(super) struct ListPodSandboxResponse {
     #[prost(message, repeated, tag = "1")]
     pub(super) items: Vec<PodSandbox>,

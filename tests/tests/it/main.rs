@@ -13,6 +13,7 @@ mod demo;
 mod equivalence;
 mod hostile;
 mod images;
+mod lifecycle;
 mod nri;
 mod observability;
 mod packages;

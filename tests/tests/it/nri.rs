@@ -36,7 +36,7 @@ fn network(release: RuntimeRelease) -> String {
     json!({ "cniVersion": release.cni_version(), "name": "test", "plugins": [bridge] }).to_string()
 }
 
-fn annotations(capture: &str) -> Vec<(String, String)> {
+pub(crate) fn annotations(capture: &str) -> Vec<(String, String)> {
     vec![
         ("sidecar.istio.io/status".to_owned(), r#"{"containers":["istio-proxy"],"revision":"default"}"#.to_owned()),
         ("weir.dev/capture".to_owned(), capture.to_owned()),
@@ -44,42 +44,42 @@ fn annotations(capture: &str) -> Vec<(String, String)> {
 }
 
 /// A runtime with an API server that its node reaches.
-struct Node {
-    runtime: CriRuntime,
-    _api: ApiServer,
+pub(crate) struct Node {
+    pub(crate) runtime: CriRuntime,
+    pub(crate) api: ApiServer,
     _forward: PortForward,
 }
 
 impl Node {
-    fn start(release: RuntimeRelease) -> Self {
+    pub(crate) fn start(release: RuntimeRelease) -> Self {
         let conf = network(release);
         let runtime = CriRuntime::start_release(release, &[(NETWORK, &conf)], None).unwrap();
         let api = ApiServer::start().unwrap();
         api.kubeconfig(runtime.dir()).unwrap();
         let forward = runtime.forward(api.port()).unwrap();
-        Self { runtime, _api: api, _forward: forward }
+        Self { runtime, api, _forward: forward }
     }
 
-    fn agent(&self, flags: &[&str]) -> Agent {
+    pub(crate) fn agent(&self, flags: &[&str]) -> Agent {
         let mut agent = Agent::start(&self.runtime, &weir_tests::bin("weir-cni"), 8000, flags).unwrap();
         agent.wait_until_ready(&self.runtime).unwrap_or_else(|error| panic!("{error:#}\n{}", self.runtime.log()));
         agent
     }
 
     /// Starts a sandbox and returns its id and network namespace.
-    fn run(&self, config: &PodSandboxConfig) -> (String, PathBuf) {
+    pub(crate) fn run(&self, config: &PodSandboxConfig) -> (String, PathBuf) {
         let id = self.runtime.cri.run_pod_sandbox(config);
         let id = id.unwrap_or_else(|status| panic!("{}\n{}", status.message(), self.runtime.log()));
         let status = self.runtime.cri.sandbox_status(&id).unwrap();
         (id, self.runtime.host_path(&status.netns))
     }
 
-    fn remove(&self, id: &str) {
+    pub(crate) fn remove(&self, id: &str) {
         self.runtime.cri.stop_pod_sandbox(id).unwrap();
         self.runtime.cri.remove_pod_sandbox(id).unwrap();
     }
 
-    fn get(&self, path: &str) -> String {
+    pub(crate) fn get(&self, path: &str) -> String {
         let ask = || weir_lab::http::get(([127, 0, 0, 1], MONITORING_PORT).into(), path);
         netns::run_in(&self.runtime.node_netns(), ask).unwrap().unwrap().body
     }
@@ -109,7 +109,7 @@ impl Node {
 }
 
 /// Returns the differences from the rules of a configuration.
-fn drift(path: &Path, config: &CaptureConfig) -> Vec<String> {
+pub(crate) fn drift(path: &Path, config: &CaptureConfig) -> Vec<String> {
     netns::run_in(path, || nft::verify(&plan(config).unwrap())).unwrap().unwrap()
 }
 
@@ -123,7 +123,7 @@ fn wait_for_rules(path: &Path, agent: &Agent) {
 }
 
 /// Returns whether the validation container of a pod would let it start.
-fn passes_validation(path: &Path) -> bool {
+pub(crate) fn passes_validation(path: &Path) -> bool {
     let capture = ["-p", "15001", "-z", "15006", "-u", "1337", "-m", "REDIRECT", "-i", "*", "-x", "", "-b", "*"];
     let validate = || {
         Command::new(weir_tests::bin("weir-iptables"))

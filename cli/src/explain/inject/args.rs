@@ -7,9 +7,9 @@ use crate::settings::InjectorArgs;
 /// Options of `weir explain inject`.
 #[derive(Debug, Args)]
 #[command(group(ArgGroup::new("input").required(true).multiple(true)), after_long_help = "\
-Two stages decide: the API server evaluates the selectors of the webhook configuration on the labels of namespace and pod, then the
-injector evaluates its own rules. Every rule is printed with its outcome, and what to change. The labels of the namespace are those of
-a Namespace in the same manifest, or those of --namespace-labels. With --context or --kubeconfig, the installed webhook configurations
+Two stages decide: the API server evaluates the selectors of the webhook configuration on the labels of namespace and pod, then the \
+injector evaluates its own rules. Every rule is printed with its outcome, and what to change. The labels of the namespace are those of \
+a Namespace in the same manifest, or those of --namespace-labels. With --context or --kubeconfig, the installed webhook configurations \
 are evaluated, and the labels of namespaces are read from the cluster where the manifest has none.
 
 Examples:
