@@ -90,10 +90,12 @@ test-cluster: cluster-tools test-binaries ## scenarios on that cluster: traffic,
 	[ $$status != 124 ] || echo "the scenarios took longer than $(CLUSTER_BOUND)" >&2; exit $$status
 
 .PHONY: soak
-soak: ## ten minutes of a hostile tenant against the release binaries (root, control groups)
+soak: test-tools ## ten minutes of a hostile tenant, then ten of transitions of a node in both modes, with release binaries (root, control groups)
 	cargo build --release --locked -p weir-webhook -p weir-agent -p weir-cni
 	WEIR_BIN_DIR=$(abspath $(TARGET_DIR))/release WEIR_HOSTILE_SECONDS=600 \
 	  cargo test --release --locked -p weir-tests --test it hostile::honest -- --nocapture
+	WEIR_BIN_DIR=$(abspath $(TARGET_DIR))/release WEIR_CONTINUOUS_SECONDS=600 \
+	  cargo test --release --locked -p weir-tests --test it continuous::no_bypass_or_failure_on_containerd_2_1 -- --nocapture
 
 .PHONY: scale
 scale: test-tools dist ## 1,000 nodes and 50,000 pods on a real API server, with release binaries: reviews, agents, weir check (root, half an hour)

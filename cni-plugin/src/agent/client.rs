@@ -14,6 +14,8 @@ use weir_protocol::agent::{ANSWER_MAX_BYTES, AgentEndpoint, PodAnswer, PodQuery}
 
 /// Pause between two attempts to connect while the listener's backlog is full: `poll` cannot wait for that.
 const RETRY_INTERVAL: Duration = Duration::from_millis(10);
+/// Pause between two attempts while no agent is there.
+const RESTART_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Error returned when the agent gives no answer.
 #[derive(Debug, thiserror::Error)]
@@ -37,14 +39,34 @@ pub enum AgentError {
     InvalidAnswer(String),
 }
 
-/// Sends a query to the agent and waits for the answer, at most for the agent's timeout.
+impl AgentError {
+    /// Returns whether an agent that is being replaced looks like this: its successor may answer.
+    fn is_of_a_restart(&self) -> bool {
+        match self {
+            Self::NotRunning { source, .. } => {
+                matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
+            }
+            Self::Disconnected(_) => true,
+            Self::TimedOut(_) | Self::InvalidAnswer(_) => false,
+        }
+    }
+}
+
+/// Sends a query to the agent and waits for the answer, at most for the agent's timeout. Within it, an agent that is absent, or that goes
+/// away, is waited for: it may be being upgraded.
 ///
 /// # Errors
-/// See [`AgentError`].
+/// See [`AgentError`]; that of the last attempt.
 pub fn query_agent(agent: &AgentEndpoint, query: &PodQuery) -> Result<PodAnswer, AgentError> {
     let exchange = Exchange { deadline: Instant::now() + agent.timeout, timeout: agent.timeout };
-    let stream = exchange.connect(&agent.socket)?;
-    exchange.run(&stream, query)
+    loop {
+        match exchange.attempt(&agent.socket, query) {
+            Err(error) if error.is_of_a_restart() && Instant::now() + RESTART_INTERVAL < exchange.deadline => {
+                thread::sleep(RESTART_INTERVAL);
+            }
+            result => return result,
+        }
+    }
 }
 
 struct Exchange {
@@ -53,6 +75,10 @@ struct Exchange {
 }
 
 impl Exchange {
+    fn attempt(&self, path: &Path, query: &PodQuery) -> Result<PodAnswer, AgentError> {
+        self.run(&self.connect(path)?, query)
+    }
+
     fn connect(&self, path: &Path) -> Result<OwnedFd, AgentError> {
         let not_running =
             |errno: Errno| AgentError::NotRunning { path: path.display().to_string(), source: errno.into() };

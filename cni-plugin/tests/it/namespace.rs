@@ -1,6 +1,8 @@
 //! ADD, CHECK and failures in real network namespaces.
 
-use std::process::Command;
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -300,4 +302,67 @@ fn visibility_iptables_shows_the_rules() {
     assert!(call("ADD").run().stderr.contains("capture rules unchanged"));
     inside(&pod, "iptables-nft", &["-t", "nat", "-F", "ISTIO_OUTPUT"]);
     call("CHECK").run().assert_error(102, &["iptables nat ISTIO_OUTPUT"]);
+}
+
+/// A process that keeps a network namespace in a user namespace of its own, as runtimes make them for pods with `hostUsers: false`.
+struct OtherUsers(Child);
+
+impl OtherUsers {
+    fn start() -> Self {
+        let mut process =
+            Command::new("unshare").args(["--user", "--net", "cat"]).stdin(Stdio::piped()).spawn().unwrap();
+        let own = fs::read_link("/proc/self/ns/net").unwrap();
+        let netns = format!("/proc/{}/ns/net", process.id());
+        for _ in 0..1000 {
+            if fs::read_link(&netns).unwrap() != own {
+                break;
+            }
+            assert!(process.try_wait().unwrap().is_none(), "unshare failed");
+            thread::sleep(Duration::from_millis(10));
+        }
+        for map in ["uid_map", "gid_map"] {
+            fs::write(format!("/proc/{}/{map}", process.id()), "0 100000 65536").unwrap();
+        }
+        Self(process)
+    }
+
+    fn netns(&self) -> PathBuf {
+        format!("/proc/{}/ns/net", self.0.id()).into()
+    }
+
+    /// Runs a command as one of the users in the namespaces; returns its exit status.
+    fn run(&self, user: &str, command: &str) -> Option<i32> {
+        let [target, uid, gid] =
+            [format!("--target={}", self.0.id()), format!("--setuid={user}"), format!("--setgid={user}")];
+        let args = [&target, "--user", "--net", &uid, &gid, "bash", "-c", command];
+        Command::new("nsenter").args(args).stderr(Stdio::null()).status().unwrap().code()
+    }
+}
+
+impl Drop for OtherUsers {
+    fn drop(&mut self) {
+        let _ = self.0.kill().and_then(|()| self.0.wait());
+    }
+}
+
+/// Users are counted as in the pod: its user 1337 is the proxy, although another one on the node.
+#[test]
+fn a_pod_with_users_of_its_own_is_captured() {
+    if !privilege::available_or_skip() {
+        return;
+    }
+    const REFUSED: Option<i32> = Some(1);
+    const NO_ANSWER: Option<i32> = Some(124);
+    let pod = OtherUsers::start();
+    let network = "ip link set lo up && ip link add eth0 type veth peer name other && ip address add 10.9.9.1/24 dev eth0 && ip link set eth0 up && ip link set other up";
+    let netns = format!("--net={}", pod.netns().display());
+    assert!(Command::new("nsenter").args([&netns, "bash", "-c", network]).status().unwrap().success());
+    let conf = conf("1.0.0", &[STATUS]);
+    let call = |verb: &str| Call::new(verb).netns(&pod.netns()).conf(&conf);
+    call("ADD").run().assert_success(&prev_result(&conf));
+    call("CHECK").run().assert_success("");
+    // Redirected to the proxy's port, where nothing listens; else nobody answers on that network.
+    let connect = "timeout 1 bash -c '</dev/tcp/10.9.9.2/80'";
+    assert_eq!((pod.run("1000", connect), pod.run("1337", connect)), (REFUSED, NO_ANSWER));
+    call("DEL").run().assert_success("");
 }

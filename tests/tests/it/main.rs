@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests may panic like tests")]
 
+mod agent_upgrade;
 mod cluster;
 mod containerd;
 mod continuous;

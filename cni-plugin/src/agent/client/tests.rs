@@ -17,7 +17,7 @@ fn query_served(timeout: Duration, serve: impl FnOnce(UnixStream) + Send) -> Res
     let listener = UnixListener::bind(&socket).unwrap();
     thread::scope(|scope| {
         scope.spawn(move || serve(listener.accept().unwrap().0));
-        query_agent(&AgentEndpoint { socket, timeout }, &query())
+        Exchange { deadline: Instant::now() + timeout, timeout }.attempt(&socket, &query())
     })
 }
 
@@ -92,14 +92,36 @@ fn an_answer_without_end_is_invalid() {
 fn a_missing_or_dead_socket_means_not_running() {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("agent.sock");
-    let agent = AgentEndpoint { socket: socket.clone(), timeout: LONG };
+    let agent = AgentEndpoint { socket: socket.clone(), timeout: SHORT };
     let absent = query_agent(&agent, &query()).unwrap_err();
     assert!(matches!(absent, AgentError::NotRunning { .. }), "{absent}");
     drop(UnixListener::bind(&socket).unwrap());
     let dead = query_agent(&agent, &query()).unwrap_err();
     assert!(dead.to_string().contains("is not running") && dead.to_string().contains("agent.sock"), "{dead}");
     let too_long = AgentEndpoint { socket: dir.path().join("x".repeat(200)), timeout: LONG };
-    assert!(matches!(query_agent(&too_long, &query()), Err(AgentError::NotRunning { .. })));
+    assert!(matches!(query_agent(&too_long, &query()), Err(AgentError::NotRunning { .. })), "not waited for");
+}
+
+#[test]
+fn an_agent_that_is_being_replaced_is_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("agent.sock");
+    let agent = AgentEndpoint { socket: socket.clone(), timeout: LONG };
+    let answer = thread::scope(|scope| {
+        scope.spawn(|| {
+            // The first one is killed with the query in its queue, and leaves its socket; the next one removes it.
+            let first = UnixListener::bind(&socket).unwrap();
+            drop(first.accept().unwrap());
+            drop(first);
+            std::fs::remove_file(&socket).unwrap();
+            let mut stream = UnixListener::bind(&socket).unwrap().accept().unwrap().0;
+            stream.write_all(b"{\"decision\":\"skip\",\"reason\":\"no\"}\n").unwrap();
+            // Closed when the plugin has read the answer.
+            drop(stream.read_to_end(&mut Vec::new()));
+        });
+        query_agent(&agent, &query())
+    });
+    assert_eq!(answer.unwrap(), PodAnswer::Skip { reason: "no".to_owned() });
 }
 
 #[test]

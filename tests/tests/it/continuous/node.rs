@@ -37,6 +37,13 @@ impl Build {
     }
 }
 
+/// How rules get into new pods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    Cni,
+    Nri,
+}
+
 #[derive(Debug)]
 pub(crate) struct Node {
     pub(crate) runtime: CriRuntime,
@@ -173,13 +180,19 @@ impl Node {
         Ok(leftovers)
     }
 
+    /// Returns whether the runtime serves NRI.
+    pub(crate) fn serves_nri(&self) -> bool {
+        self.release != RuntimeRelease::Installed
+    }
+
     /// Starts an agent, without waiting until it is ready.
-    pub(crate) fn start_agent(&self, build: Build, placement: &str) -> anyhow::Result<Agent> {
+    pub(crate) fn start_agent(&self, build: Build, mode: Mode, placement: &str) -> anyhow::Result<Agent> {
         // Two agents may run at once.
         let health = if build == Build::Old { 8000 } else { 8001 };
         let interval = format!("--repair-interval={}s", REPAIR_INTERVAL.as_secs());
         let placement = format!("--cni-placement={placement}");
-        Agent::start(&self.runtime, &source(&self.runtime, build), health, &[&interval, &placement])
+        let mode = if mode == Mode::Nri { "--mode=nri" } else { "--mode=cni" };
+        Agent::start(&self.runtime, &source(&self.runtime, build), health, &[&interval, &placement, mode])
     }
 
     /// Runs `weir-agent uninstall` and returns its output.

@@ -8,7 +8,7 @@ use weir_tests::cri_runtime::RuntimeRelease;
 use weir_tests::try_wait_until;
 
 use super::ledger::{Guarantee, Ledger, Outage, Report};
-use super::node::{Build, Node};
+use super::node::{Build, Mode, Node};
 use super::worker;
 
 /// Threads that create pods.
@@ -32,11 +32,16 @@ enum Transition {
     RebootDaemonFirst,
     RebootAgentFirst,
     Rewriter,
+    ToNri,
+    NriUpgrade,
+    NriCrash,
+    NriDaemonKilled,
+    ToCni,
     Uninstall,
 }
 
 /// All transitions, in the order of the first round.
-const ALL: [Transition; 10] = [
+const ALL: [Transition; 15] = [
     Transition::Install,
     Transition::Upgrade,
     Transition::Crash,
@@ -46,8 +51,23 @@ const ALL: [Transition; 10] = [
     Transition::NetworkUpgraded,
     Transition::RebootAgentFirst,
     Transition::Rewriter,
+    Transition::ToNri,
+    Transition::NriUpgrade,
+    Transition::NriCrash,
+    Transition::NriDaemonKilled,
+    Transition::ToCni,
     Transition::Uninstall,
 ];
+
+impl Transition {
+    /// Returns the mode in which it is possible on a node with the agent.
+    fn mode(self) -> Mode {
+        match self {
+            Self::NriUpgrade | Self::NriCrash | Self::NriDaemonKilled | Self::ToCni => Mode::Nri,
+            _ => Mode::Cni,
+        }
+    }
+}
 
 /// Runs all transitions while pods come and go, and returns the report.
 pub(crate) fn run(release: RuntimeRelease) -> Report {
@@ -66,7 +86,8 @@ pub(crate) fn run(release: RuntimeRelease) -> Report {
         let workers: Vec<_> = (0..WORKERS)
             .map(|number| scope.spawn(move || worker::run(node, ledger, templates, stop, number)))
             .collect();
-        let mut script = Script { node, ledger, rng: Rng(seed), agent: None, build: Build::Old, placement: 0 };
+        let mut script =
+            Script { node, ledger, rng: Rng(seed), agent: None, build: Build::Old, mode: Mode::Cni, placement: 0 };
         let result = script.run_all(Instant::now() + time);
         if let Err(error) = result {
             let agent = script.agent.as_ref().map(Agent::log).unwrap_or_default();
@@ -90,21 +111,30 @@ struct Script<'a> {
     rng: Rng,
     agent: Option<Agent>,
     build: Build,
+    mode: Mode,
     placement: usize,
 }
 
 impl Script<'_> {
     fn run_all(&mut self, end: Instant) -> anyhow::Result<()> {
         std::thread::sleep(TRANSITION_INTERVAL);
-        for transition in ALL {
-            self.run_one(transition)?;
+        let all = ALL.into_iter().filter(|transition| {
+            self.node.serves_nri() || (transition.mode() == Mode::Cni && *transition != Transition::ToNri)
+        });
+        let all: Vec<Transition> = all.collect();
+        for transition in &all {
+            self.run_one(*transition)?;
         }
         let mut installed = false;
         while Instant::now() < end || installed {
-            let transition = match (installed, Instant::now() < end) {
-                (false, _) => Transition::Install,
-                (true, true) => ALL[1 + self.rng.below(ALL.len() - 1)],
-                (true, false) => Transition::Uninstall,
+            let transition = match (installed, self.mode, Instant::now() < end) {
+                (false, ..) => Transition::Install,
+                (true, mode, true) => {
+                    let possible: Vec<_> = all[1..].iter().filter(|transition| transition.mode() == mode).collect();
+                    *possible[self.rng.below(possible.len())]
+                }
+                (true, Mode::Nri, false) => Transition::ToCni,
+                (true, Mode::Cni, false) => Transition::Uninstall,
             };
             self.run_one(transition)?;
             installed = transition != Transition::Uninstall;
@@ -124,6 +154,11 @@ impl Script<'_> {
             Transition::RebootDaemonFirst => self.reboot(true),
             Transition::RebootAgentFirst => self.reboot(false),
             Transition::Rewriter => self.rewriter(),
+            Transition::ToNri => self.to_nri(),
+            Transition::NriUpgrade => self.upgrade(),
+            Transition::NriCrash => self.nri_crash(),
+            Transition::NriDaemonKilled => self.nri_daemon_killed(),
+            Transition::ToCni => self.to_cni(),
             Transition::Uninstall => self.uninstall(),
         }
         .map_err(|error| error.context(format!("{transition:?}")))?;
@@ -139,7 +174,7 @@ impl Script<'_> {
     }
 
     fn start_agent(&mut self) -> anyhow::Result<()> {
-        let mut agent = self.node.start_agent(self.build, self.placement())?;
+        let mut agent = self.node.start_agent(self.build, self.mode, self.placement())?;
         let ready = agent.wait_until_ready(&self.node.runtime);
         self.agent = Some(agent);
         ready
@@ -179,7 +214,7 @@ impl Script<'_> {
                 agent.kill()?;
             }
             self.build = self.build.other();
-            self.agent = Some(self.node.start_agent(self.build, self.placement())?);
+            self.agent = Some(self.node.start_agent(self.build, self.mode, self.placement())?);
             std::thread::sleep(Duration::from_millis(self.rng.below(150) as u64));
         }
         if let Some(agent) = self.agent.take() {
@@ -259,6 +294,42 @@ impl Script<'_> {
         if let Some(agent) = &mut self.agent {
             agent.wait_until_ready(&self.node.runtime)?;
         }
+        self.restore_guarantee()
+    }
+
+    /// Replaces the agent by one that is an NRI plugin. The entry of the former one works until the new one removes it.
+    fn to_nri(&mut self) -> anyhow::Result<()> {
+        self.mode = Mode::Nri;
+        self.stop()
+    }
+
+    /// The runtime goes on without an NRI plugin that is gone: the next one gives rules to pods that were started meanwhile.
+    fn nri_crash(&mut self) -> anyhow::Result<()> {
+        self.ledger.set_guarantee(Guarantee::Contended);
+        if let Some(agent) = self.agent.take() {
+            agent.kill()?;
+        }
+        std::thread::sleep(TRANSITION_INTERVAL);
+        self.start_agent()?;
+        self.ledger.set_guarantee(Guarantee::Full);
+        Ok(())
+    }
+
+    /// A runtime that is started again has no NRI plugin until the agent has registered.
+    fn nri_daemon_killed(&mut self) -> anyhow::Result<()> {
+        self.ledger.set_guarantee(Guarantee::Contended);
+        self.daemon_killed()?;
+        if let Some(agent) = &mut self.agent {
+            agent.wait_until_ready(&self.node.runtime)?;
+        }
+        self.ledger.set_guarantee(Guarantee::Full);
+        Ok(())
+    }
+
+    fn to_cni(&mut self) -> anyhow::Result<()> {
+        self.ledger.set_guarantee(Guarantee::Contended);
+        self.mode = Mode::Cni;
+        self.stop()?;
         self.restore_guarantee()
     }
 
