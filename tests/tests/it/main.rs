@@ -18,6 +18,7 @@ mod lifecycle;
 mod nri;
 mod observability;
 mod packages;
+mod plugin;
 mod reference;
 mod releases;
 mod runtime_facts;
