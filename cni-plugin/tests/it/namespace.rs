@@ -351,8 +351,6 @@ fn a_pod_with_users_of_its_own_is_captured() {
     if !privilege::available_or_skip() {
         return;
     }
-    const REFUSED: Option<i32> = Some(1);
-    const NO_ANSWER: Option<i32> = Some(124);
     let pod = OtherUsers::start();
     let network = "ip link set lo up && ip link add eth0 type veth peer name other && ip address add 10.9.9.1/24 dev eth0 && ip link set eth0 up && ip link set other up";
     let netns = format!("--net={}", pod.netns().display());
@@ -363,6 +361,7 @@ fn a_pod_with_users_of_its_own_is_captured() {
     call("CHECK").run().assert_success("");
     // Redirected to the proxy's port, where nothing listens; else nobody answers on that network.
     let connect = "timeout 1 bash -c '</dev/tcp/10.9.9.2/80'";
-    assert_eq!((pod.run("1000", connect), pod.run("1337", connect)), (REFUSED, NO_ANSWER));
+    let (refused, no_answer) = (Some(1), Some(124));
+    assert_eq!((pod.run("1000", connect), pod.run("1337", connect)), (refused, no_answer));
     call("DEL").run().assert_success("");
 }

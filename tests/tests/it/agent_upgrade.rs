@@ -41,7 +41,7 @@ fn store(node: &Node, name: &str, annotations: &[(String, String)]) {
 
 /// Starts a pod, which is in the mesh or not; returns what is wrong with it.
 fn start_pod(node: &Node, number: usize) -> Result<(), String> {
-    let (name, is_meshed) = (format!("pod-{number}"), number % 2 == 0);
+    let (name, is_meshed) = (format!("pod-{number}"), number.is_multiple_of(2));
     let annotations = if is_meshed { annotations("")[..1].to_vec() } else { Vec::new() };
     if is_meshed {
         store(node, &name, &annotations);

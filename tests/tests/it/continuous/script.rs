@@ -146,7 +146,7 @@ impl Script<'_> {
         let started = Instant::now();
         match transition {
             Transition::Install => self.install(),
-            Transition::Upgrade => self.upgrade(),
+            Transition::Upgrade | Transition::NriUpgrade => self.upgrade(),
             Transition::Crash => self.crash(),
             Transition::Stop => self.stop(),
             Transition::DaemonKilled => self.daemon_killed(),
@@ -154,11 +154,10 @@ impl Script<'_> {
             Transition::RebootDaemonFirst => self.reboot(true),
             Transition::RebootAgentFirst => self.reboot(false),
             Transition::Rewriter => self.rewriter(),
-            Transition::ToNri => self.to_nri(),
-            Transition::NriUpgrade => self.upgrade(),
+            Transition::ToNri => self.switch_to_nri(),
             Transition::NriCrash => self.nri_crash(),
             Transition::NriDaemonKilled => self.nri_daemon_killed(),
-            Transition::ToCni => self.to_cni(),
+            Transition::ToCni => self.switch_to_cni(),
             Transition::Uninstall => self.uninstall(),
         }
         .map_err(|error| error.context(format!("{transition:?}")))?;
@@ -298,7 +297,7 @@ impl Script<'_> {
     }
 
     /// Replaces the agent by one that is an NRI plugin. The entry of the former one works until the new one removes it.
-    fn to_nri(&mut self) -> anyhow::Result<()> {
+    fn switch_to_nri(&mut self) -> anyhow::Result<()> {
         self.mode = Mode::Nri;
         self.stop()
     }
@@ -326,7 +325,7 @@ impl Script<'_> {
         Ok(())
     }
 
-    fn to_cni(&mut self) -> anyhow::Result<()> {
+    fn switch_to_cni(&mut self) -> anyhow::Result<()> {
         self.ledger.set_guarantee(Guarantee::Contended);
         self.mode = Mode::Cni;
         self.stop()?;
