@@ -79,7 +79,7 @@ def normal(found):
         item = json.loads(text)
         template = item.get("spec", {}).get("template", {})
         template.get("metadata", {}).get("annotations", {}).pop("weir.dev/settings", None)
-        for key in ("values", "mesh"):
+        for key in ("values", "mesh", "assertions"):
             if item["kind"] == "ConfigMap" and key in item["data"]:
                 item["data"][key] = yaml.safe_load(item["data"][key])
         metadata = item["metadata"]

@@ -88,6 +88,9 @@ pub struct ServeArgs {
     /// Istio's mesh configuration (key `mesh` of ConfigMap istio), YAML; reloaded when it changes
     #[arg(long, env = "WEIR_MESH", value_name = "FILE")]
     pub mesh: Option<PathBuf>,
+    /// CaptureAssertions that created pods must fulfil: one, or a List of them, YAML or JSON; reloaded when it changes
+    #[arg(long, env = "WEIR_ASSERTIONS", value_name = "FILE")]
+    pub assertions: Option<PathBuf>,
     /// Revision to write into pods
     #[arg(long, env = "WEIR_REVISION", value_name = "NAME", default_value = "")]
     pub revision: String,

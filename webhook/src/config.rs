@@ -188,6 +188,7 @@ fn settings(flags: &ServeArgs, controllers: Option<&mut ControllerConfig>) -> Re
         (SettingsDocument::Values, &flags.values),
         (SettingsDocument::Mesh, &flags.mesh),
         (SettingsDocument::Config, &flags.config),
+        (SettingsDocument::Assertions, &flags.assertions),
     ];
     let files = files.into_iter().filter_map(|(document, path)| Some((document, path.clone()?))).collect();
     let files = SettingsFiles::open(files, builder.clone()).map_err(ConfigError::Settings)?;

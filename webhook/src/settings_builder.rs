@@ -15,9 +15,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use arc_swap::ArcSwapOption;
 use serde_json::Value;
 use tracing::info;
+use weir_injector::assertions::CaptureAssertion;
 use weir_injector::settings::{
-    Documents, FieldError, NamespaceAnnotations, NativeSidecars, Nodes, Platform, ProxyConfigResources, Settings,
-    Templates, set_cni_mode,
+    Documents, FieldError, Namespaces, NativeSidecars, Nodes, Platform, ProxyConfigResources, Settings, Templates,
+    set_cni_mode,
 };
 use weir_injector::yaml;
 
@@ -38,18 +39,21 @@ pub enum SettingsDocument {
     Mesh,
     /// `config` of the injector.
     Config,
+    /// Capture assertions.
+    Assertions,
 }
 
 impl SettingsDocument {
     /// All documents.
-    pub const ALL: [Self; 3] = [Self::Values, Self::Mesh, Self::Config];
+    pub const ALL: [Self; 4] = [Self::Values, Self::Mesh, Self::Config, Self::Assertions];
 
-    /// Returns the document's key in Istio's ConfigMaps.
+    /// Returns the document's key in ConfigMaps.
     pub const fn key(self) -> &'static str {
         match self {
             Self::Values => "values",
             Self::Mesh => "mesh",
             Self::Config => "config",
+            Self::Assertions => "assertions",
         }
     }
 }
@@ -86,8 +90,8 @@ pub struct FlagOverrides {
 pub struct ClusterState {
     /// Versions of the nodes.
     pub nodes: Option<Nodes>,
-    /// Annotations of the namespaces.
-    pub namespaces: Option<NamespaceAnnotations>,
+    /// The namespaces.
+    pub namespaces: Option<Namespaces>,
     /// `ProxyConfig` resources.
     pub proxy_configs: Option<ProxyConfigResources>,
 }
@@ -97,7 +101,7 @@ impl Default for ClusterState {
     fn default() -> Self {
         Self {
             nodes: Some(Nodes::default()),
-            namespaces: Some(NamespaceAnnotations::default()),
+            namespaces: Some(Namespaces::default()),
             proxy_configs: Some(ProxyConfigResources::default()),
         }
     }
@@ -121,7 +125,7 @@ pub enum SettingsUpdate {
 /// Builds settings whenever one of their inputs changes.
 #[derive(Debug)]
 pub struct SettingsBuilder {
-    documents: [DocumentState; 3],
+    documents: [DocumentState; 4],
     overrides: FlagOverrides,
     cluster: ClusterState,
     /// Settings of the last good documents.
@@ -147,7 +151,7 @@ impl SharedSettingsBuilder {
 
 impl SettingsBuilder {
     /// Takes the documents in the order of [`SettingsDocument::ALL`]; builds nothing yet.
-    pub fn new(documents: [DocumentState; 3], overrides: FlagOverrides, cluster: ClusterState) -> Self {
+    pub fn new(documents: [DocumentState; 4], overrides: FlagOverrides, cluster: ClusterState) -> Self {
         Self {
             documents,
             overrides,
@@ -221,7 +225,7 @@ impl SettingsBuilder {
         }
         let mut settings = settings.clone();
         settings.nodes = nodes.clone();
-        settings.namespace_annotations = namespaces.clone();
+        settings.namespaces = namespaces.clone();
         settings.proxy_configs = proxy_configs.clone();
         let settings = Arc::new(settings);
         self.current.store(Some(Arc::clone(&settings)));
@@ -263,7 +267,7 @@ fn truncate(mut reason: String) -> String {
 }
 
 /// Parses the documents, or returns everything that is wrong with them.
-fn parse_documents(documents: &[DocumentState; 3], overrides: &FlagOverrides) -> Result<Settings, String> {
+fn parse_documents(documents: &[DocumentState; 4], overrides: &FlagOverrides) -> Result<Settings, String> {
     let mut errors = Vec::new();
     let mut parse = |document: &DocumentState| match document {
         DocumentState::BuiltIn => None,
@@ -277,7 +281,11 @@ fn parse_documents(documents: &[DocumentState; 3], overrides: &FlagOverrides) ->
             parse_yaml(bytes).map_err(|error| errors.push(format!("{origin}: {error}"))).ok()
         }
     };
-    let [mut values, mesh, config] = documents.each_ref().map(&mut parse);
+    let [mut values, mesh, config, assertions] = documents.each_ref().map(&mut parse);
+    let assertions = CaptureAssertion::read_all(&assertions.unwrap_or_default()).unwrap_or_else(|faults| {
+        errors.extend(faults.iter().map(|fault| format!("assertions: {fault}")));
+        Vec::new()
+    });
     if !errors.is_empty() {
         return Err(errors.join("; "));
     }
@@ -291,6 +299,7 @@ fn parse_documents(documents: &[DocumentState; 3], overrides: &FlagOverrides) ->
         settings.revision.clone_from(revision);
     }
     settings.native_sidecars = overrides.native_sidecars;
+    settings.assertions = assertions;
     // Istio's chart sets the variable PLATFORM of its controller from this value.
     if values.is_some_and(|values| values["global"]["platform"] == "openshift") {
         settings.platform = Platform::OpenShift;

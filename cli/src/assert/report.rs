@@ -6,9 +6,9 @@ use iptables_rules::compare::Fate;
 use iptables_rules::compare::assertion::{Assertion, AssertionOutcome, Violations, assert_chains};
 use iptables_rules::restore::RestoreFamily;
 use iptables_rules::trace::Chains;
+use weir_injector::assertions::{AssertionRule, CaptureAssertion, ProxyTraits};
 
 use super::input::{Evidence, Workload, Workloads};
-use super::policy::{AssertionRule, CaptureAssertion};
 use crate::diff::comparison::{ExplainedClass, trace};
 use crate::explain::sentences::deciding_reason;
 
@@ -115,14 +115,20 @@ impl<'a> Report<'a> {
             let mut results = Vec::new();
             let mut asked: Vec<(&str, &AssertionRule)> = Vec::new();
             for (assertion, selected) in assertions.iter().zip(&mut selected) {
-                match assertion.selects(workload, labels) {
+                match assertion.selects(&workload.labels, labels) {
                     Some(false) => continue,
                     Some(true) => asked.extend(assertion.rules.iter().map(|rule| (assertion.name.as_str(), rule))),
                     None => results.push(undecided(assertion, workload)),
                 }
                 *selected = true;
             }
-            let questions: Vec<Assertion> = asked.iter().map(|(_, rule)| rule.for_workload(workload)).collect();
+            let traits = ProxyTraits {
+                uids: &workload.proxy_uids,
+                gids: &workload.proxy_gids,
+                tunnel_port: workload.tunnel_port,
+                families: &workload.families,
+            };
+            let questions: Vec<Assertion> = asked.iter().map(|(_, rule)| rule.for_pod(&traits)).collect();
             let key = format!("{:?}{questions:?}{}", workload.rules, workload.reroute_annotation);
             let outcomes = known.entry(key).or_insert_with(|| decide(workload, &questions)).clone();
             results.extend(asked.into_iter().zip(outcomes).map(|((assertion, rule), outcome)| RuleResult {

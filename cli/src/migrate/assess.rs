@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use iptables_rules::restore::RestoreFamily;
 use iptables_rules::{CaptureConfig, plan};
 use serde_json::{Map, Value, json};
+use weir_injector::pod_capture::CaptureSource;
 use weir_injector::settings::Settings;
 use weir_injector::{InjectOutcome, InjectRequest, Workload, inject};
 
@@ -17,7 +18,7 @@ use crate::diff::input::WorkloadRules;
 use crate::diff::text;
 use crate::inject::denial_messages;
 use crate::rules::planned::Planned;
-use crate::rules::subject::{Capture, Origin as CaptureOrigin, PROXY, Subject, of_pod};
+use crate::rules::subject::{Capture, PROXY, Subject, of_pod};
 
 /// Limit of sentences about one workload.
 const MAX_SENTENCES: usize = 8;
@@ -150,7 +151,7 @@ impl<'a> Assessor<'a> {
         let request = InjectRequest {
             pod: subjects.template.clone(),
             namespace: Some(subjects.namespace.to_owned()),
-            namespace_annotations: settings.namespace_annotations.of(subjects.namespace),
+            namespace_annotations: settings.namespaces.annotations(subjects.namespace),
             workload: subjects.workload.clone(),
             ..InjectRequest::default()
         };
@@ -217,7 +218,7 @@ fn compare(now: &CaptureConfig, then: &CaptureConfig, families: &[RestoreFamily]
     let rules = |config: &CaptureConfig| {
         let rules = plan(config).map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>())?;
         let capture = Capture::Configured {
-            origin: CaptureOrigin::CaptureAnnotation,
+            origin: CaptureSource::CaptureAnnotation,
             injected_now: false,
             init_container: false,
             config: Box::new(config.clone()),

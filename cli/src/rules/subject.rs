@@ -2,20 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::IpAddr;
 
 use iptables_rules::CaptureConfig;
-use iptables_rules::annotations::ProxySpec;
 use iptables_rules::names::annotation;
 use serde_json::{Map, Value};
+use weir_injector::pod_capture::{self, CaptureSource};
 use weir_injector::settings::Settings;
 use weir_injector::{InjectOutcome, SkipReason, inject, yaml};
 
 use crate::inject::denial_messages;
 use crate::manifest::pods::PodHolder;
 
-/// Names of the proxy's container, and of the init container that installs rules without a plugin.
-pub(crate) const PROXY: &str = "istio-proxy";
+pub(crate) use weir_injector::PROXY_CONTAINER as PROXY;
+pub(crate) use weir_injector::pod_capture::containers;
+
+/// Name of the init container that installs rules without a plugin.
 pub(crate) const INIT: &str = "istio-init";
 
 /// A pod, or a set of annotations.
@@ -38,7 +39,7 @@ pub(crate) struct Subject {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Capture {
     Configured {
-        origin: Origin,
+        origin: CaptureSource,
         /// Whether the pod was injected for this answer.
         injected_now: bool,
         /// Whether an init container installs the rules, so that the plugin skips the pod.
@@ -47,28 +48,6 @@ pub(crate) enum Capture {
     },
     /// The injector skips the pod.
     NotInjected(SkipReason),
-}
-
-/// Source of a configuration.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Origin {
-    /// `weir.dev/capture`.
-    CaptureAnnotation,
-    /// Istio's annotations.
-    IstioAnnotations,
-    /// Istio's annotations, and the user, group and environment of the proxy container.
-    IstioAnnotationsAndProxy,
-}
-
-impl Origin {
-    /// Returns the name in JSON output.
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::CaptureAnnotation => "capture-annotation",
-            Self::IstioAnnotations => "istio-annotations",
-            Self::IstioAnnotationsAndProxy => "istio-annotations-and-proxy",
-        }
-    }
 }
 
 impl fmt::Display for Subject {
@@ -86,9 +65,9 @@ impl fmt::Display for Capture {
                     f.write_str("not injected yet; these are the rules it would get, ")?;
                 }
                 f.write_str(match origin {
-                    Origin::CaptureAnnotation => "from the annotation weir.dev/capture",
-                    Origin::IstioAnnotations => "from Istio's annotations",
-                    Origin::IstioAnnotationsAndProxy => "from Istio's annotations and the proxy container",
+                    CaptureSource::CaptureAnnotation => "from the annotation weir.dev/capture",
+                    CaptureSource::IstioAnnotations => "from Istio's annotations",
+                    CaptureSource::IstioAnnotationsAndProxy => "from Istio's annotations and the proxy container",
                 })?;
                 if *init_container {
                     write!(f, "; its init container {INIT} installs the rules, and the plugin skips the pod")?;
@@ -143,7 +122,7 @@ pub(crate) fn from_annotations(name: &str, text: &str) -> Result<Subject, Vec<St
         Value::Null => BTreeMap::new(),
         _ => return Err(vec![format!("{path}: must be a map of names to values")]),
     };
-    let (origin, config) = configuration(&annotations, None)?;
+    let (origin, config) = pod_capture::of_annotations(&annotations, None)?;
     let capture = Capture::Configured { origin, injected_now: false, init_container: false, config: Box::new(config) };
     let reroute_annotation = reroute_annotation(|key| annotations.contains_key(key));
     let (namespace, labels) = (String::new(), Map::new());
@@ -167,30 +146,9 @@ fn strings(path: &str, map: &serde_json::Map<String, Value>) -> Result<BTreeMap<
 /// # Errors
 /// Every invalid setting of the pod.
 pub(crate) fn of_pod(pod: &Value, injected_now: bool) -> Result<Capture, Vec<String>> {
-    let proxy = containers(pod).find(|container| container.get("name").is_some_and(|name| name == PROXY));
-    let proxy = proxy.map(ProxySpec::from_container).transpose()?;
-    let (origin, mut config) = configuration(&pod_annotations(pod), proxy)?;
-    let addresses = pod.pointer("/status/podIPs").and_then(Value::as_array).into_iter().flatten();
-    let addresses: Vec<IpAddr> = addresses.filter_map(|ip| ip["ip"].as_str()?.parse().ok()).collect();
-    config.ipv6 = config.ipv6.for_addresses(&addresses);
+    let (origin, config) = pod_capture::of_pod(pod)?;
     let init_container = containers(pod).any(|container| container.get("name").is_some_and(|name| name == INIT));
     Ok(Capture::Configured { origin, injected_now, init_container, config: Box::new(config) })
-}
-
-/// Chooses the source as the plugin does: `weir.dev/capture` counts only with `sidecar.istio.io/status`, because only an injector may set it.
-fn configuration(
-    annotations: &BTreeMap<String, String>,
-    proxy: Option<ProxySpec>,
-) -> Result<(Origin, CaptureConfig), Vec<String>> {
-    let injected = annotations.contains_key(annotation::STATUS);
-    if let Some(value) = annotations.get(annotation::CAPTURE).filter(|_| injected) {
-        let config = CaptureConfig::from_capture_annotation(value).map_err(|errors| texts(&errors))?;
-        return Ok((Origin::CaptureAnnotation, config));
-    }
-    let origin = if proxy.is_some() { Origin::IstioAnnotationsAndProxy } else { Origin::IstioAnnotations };
-    CaptureConfig::from_annotations(annotations, &proxy.unwrap_or_default())
-        .map(|config| (origin, config))
-        .map_err(|errors| texts(&errors))
 }
 
 fn texts<E: ToString>(errors: &[E]) -> Vec<String> {
@@ -202,21 +160,13 @@ fn pod_annotations(pod: &Value) -> BTreeMap<String, String> {
     map.into_iter().flatten().filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned()))).collect()
 }
 
-/// Returns the init containers and the containers of a pod.
-pub(crate) fn containers(pod: &Value) -> impl Iterator<Item = &Value> {
-    ["/spec/initContainers", "/spec/containers"]
-        .into_iter()
-        .filter_map(|path| pod.pointer(path).and_then(Value::as_array))
-        .flatten()
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
     use super::*;
 
-    fn configured(text: &str) -> (Origin, CaptureConfig) {
+    fn configured(text: &str) -> (CaptureSource, CaptureConfig) {
         match from_annotations("file", text).unwrap().capture {
             Capture::Configured { origin, config, .. } => (origin, *config),
             Capture::NotInjected(reason) => panic!("{reason:?}"),
@@ -254,8 +204,8 @@ mod tests {
         let capture = json!({annotation::CAPTURE: config.to_capture_annotation()});
         let mut both = capture.clone();
         both[annotation::STATUS] = "{}".into();
-        assert_eq!(configured(&both.to_string()), (Origin::CaptureAnnotation, config));
-        assert_eq!(configured(&capture.to_string()), (Origin::IstioAnnotations, CaptureConfig::default()));
+        assert_eq!(configured(&both.to_string()), (CaptureSource::CaptureAnnotation, config));
+        assert_eq!(configured(&capture.to_string()), (CaptureSource::IstioAnnotations, CaptureConfig::default()));
     }
 
     #[test]
@@ -266,11 +216,11 @@ mod tests {
         let classic = json!({"spec": {"containers": [{"name": "app"}, proxy]}});
         for pod in [native, classic] {
             let Capture::Configured { origin, config, .. } = of_pod(&pod, false).unwrap() else { panic!("{pod}") };
-            assert_eq!(origin, Origin::IstioAnnotationsAndProxy);
+            assert_eq!(origin, CaptureSource::IstioAnnotationsAndProxy);
             assert_eq!((config.proxy_uids, config.proxy_gids, config.drop_invalid), (vec![1400], vec![1337], true));
         }
         let Capture::Configured { origin, .. } = of_pod(&json!({"spec": {}}), false).unwrap() else { panic!() };
-        assert_eq!(origin, Origin::IstioAnnotations);
+        assert_eq!(origin, CaptureSource::IstioAnnotations);
     }
 
     #[test]

@@ -36,10 +36,12 @@ mod validate;
 mod warnings;
 
 pub mod admission;
+pub mod assertions;
 pub mod decision;
 pub mod finish;
 pub mod merge;
 pub mod patch;
+pub mod pod_capture;
 pub mod quantity;
 pub mod selection;
 pub mod selector;

@@ -13,13 +13,14 @@ mod values;
 
 use serde_json::{Value, json};
 
+use crate::assertions::CaptureAssertion;
 use crate::fields::{FieldErrors, FieldReader};
 use crate::template::SharedTemplateData;
 
 pub use crate::fields::FieldError;
 pub use crate::proxy_config::ProxyConfig;
 pub use mesh::Mesh;
-pub use namespaces::NamespaceAnnotations;
+pub use namespaces::{NamespaceFacts, Namespaces};
 pub use nodes::Nodes;
 pub use proxy_resources::ProxyConfigResources;
 pub use release::Release;
@@ -62,8 +63,10 @@ pub struct Settings {
     pub nodes: Nodes,
     /// Kubernetes distribution.
     pub platform: Platform,
-    /// Annotations of the cluster's namespaces, for [`Platform::OpenShift`].
-    pub namespace_annotations: NamespaceAnnotations,
+    /// Namespaces of the cluster: annotations for [`Platform::OpenShift`], labels for [`Self::assertions`].
+    pub namespaces: Namespaces,
+    /// What the capture of created pods must be.
+    pub assertions: Vec<CaptureAssertion>,
     /// Compliance policy passed to the proxy (`fips-140-2`, `fips-140-3`); empty for none.
     pub compliance_policy: String,
     /// Document `values`.
@@ -110,7 +113,7 @@ impl Settings {
     /// given do not turn it on by default, as in Istio.
     ///
     /// The revision is that of the values. What no document contains (`native_sidecars`, `nodes`, `platform`,
-    /// `namespace_annotations`, `compliance_policy`, `proxy_configs`) has its default, and the caller sets it.
+    /// `namespaces`, `assertions`, `compliance_policy`, `proxy_configs`) has its default, and the caller sets it.
     ///
     /// # Errors
     /// Every invalid field, and every template that cannot be compiled, with its line.
@@ -136,7 +139,8 @@ impl Settings {
             native_sidecars: NativeSidecars::default(),
             nodes: Nodes::default(),
             platform: Platform::default(),
-            namespace_annotations: NamespaceAnnotations::default(),
+            namespaces: Namespaces::default(),
+            assertions: Vec::new(),
             compliance_policy: String::new(),
             injection: InjectionConfig::read(&values_root, &config_root),
             release: Release::of(&typed_values.global.tag, values),

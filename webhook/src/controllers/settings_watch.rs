@@ -21,13 +21,13 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::{error, warn};
-use weir_injector::settings::{NamespaceAnnotations, Nodes, ProxyConfigResources};
+use weir_injector::settings::{Namespaces, Nodes, ProxyConfigResources};
 use weir_runtime::events::EventRecord;
 use weir_runtime::health::{Condition, ReadinessImpact};
 use weir_runtime::tasks::Tasks;
 use weir_runtime::{Cache, ObjectLimits, Reflector, SkippedObject};
 
-use self::objects::{ConfigMapData, NodeObject, NodeVersion, ParsedProxyConfig, namespace_annotations};
+use self::objects::{ConfigMapData, NodeObject, NodeVersion, ParsedProxyConfig, namespace_facts};
 use super::ControllerContext;
 use crate::metrics::ReloadSource;
 use crate::settings_builder::{
@@ -168,10 +168,10 @@ pub(super) fn spawn(config: WatchConfig, context: &ControllerContext, tasks: &Ta
             api: Box::new(Api::<PartialObjectMeta<Namespace>>::all),
             field_selector: String::new(),
             limits: ObjectLimits::ETCD,
-            transform: namespace_annotations,
+            transform: namespace_facts,
         };
         resources.push(watch.spawn(Cache::default(), context, tasks, |cache, builder| {
-            let all: NamespaceAnnotations = cache.all().iter().map(|kept| (kept.0.clone(), kept.1.clone())).collect();
+            let all: Namespaces = cache.all().iter().map(|kept| (kept.0.clone(), kept.1.clone())).collect();
             builder.cluster_state_mut().namespaces = Some(all);
             Vec::new()
         }));

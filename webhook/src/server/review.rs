@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use serde_json::Value;
 use weir_injector::admission::{AdmissionResult, DecodeError, Request, Review, ReviewId, ReviewResponse, V1};
+use weir_injector::assertions::{Action, Breach, judge};
 use weir_injector::settings::Settings;
 use weir_injector::{InjectError, InjectOutcome, InjectRequest, SkipReason, patch};
 
@@ -162,13 +164,21 @@ fn review_pod(
     let Request { uid, namespace, object, .. } = request;
     let request = InjectRequest {
         pod: object,
-        namespace_annotations: settings.namespace_annotations.of(&namespace),
+        namespace_annotations: settings.namespaces.annotations(&namespace),
         namespace: Some(namespace).filter(|namespace| !namespace.is_empty()),
         url_env,
         ..InjectRequest::default()
     };
+    let judge = |pod: &Value| {
+        let namespace = request.namespace.as_deref().and_then(|namespace| settings.namespaces.labels(namespace));
+        Judgement::of(judge(pod, namespace, &settings.assertions))
+    };
     match inject(&request, settings) {
-        Ok(InjectOutcome::Injected { pod, templates, warnings }) => {
+        Ok(InjectOutcome::Injected { pod, templates, mut warnings }) => {
+            match judge(&pod) {
+                Judgement::Denied(reasons) => return denied(&uid, 403, "Forbidden", reasons),
+                Judgement::Allowed { warnings: more } => warnings.extend(more),
+            }
             let operations = patch::diff(&request.pod, &pod);
             let patch = match (!operations.is_empty()).then(|| patch::to_json(&operations)).transpose() {
                 Ok(patch) => patch,
@@ -188,9 +198,31 @@ fn review_pod(
             if reason != SkipReason::OptedOut {
                 warnings.insert(0, format!("weir: sidecar not injected: {}", reason.message()));
             }
+            match judge(&request.pod) {
+                Judgement::Denied(reasons) => return denied(&uid, 403, "Forbidden", reasons),
+                Judgement::Allowed { warnings: more } => warnings.extend(more),
+            }
             allow(api_version, &uid, None, warnings, ReviewOutcome::Skipped(reason))
         }
         Err(error) => denied(&uid, 422, "Invalid", format!("weir: {error}")),
+    }
+}
+
+/// What follows from the capture assertions for a pod.
+enum Judgement {
+    Allowed { warnings: Vec<String> },
+    Denied(String),
+}
+
+impl Judgement {
+    fn of(breaches: Vec<Breach>) -> Self {
+        let (denials, warnings): (Vec<_>, Vec<_>) =
+            breaches.into_iter().partition(|breach| breach.action == Action::Deny);
+        let text = |breach: Breach| format!("weir: {}", breach.text);
+        if denials.is_empty() {
+            return Self::Allowed { warnings: warnings.into_iter().map(text).collect() };
+        }
+        Self::Denied(denials.into_iter().map(text).collect::<Vec<_>>().join("; "))
     }
 }
 

@@ -6,7 +6,7 @@ fn present(text: &str) -> DocumentState {
 
 fn builder(cluster: ClusterState) -> SettingsBuilder {
     let missing = DocumentState::Missing("ConfigMap mesh/istio not found".to_owned());
-    let documents = [present("global: {tag: one}"), missing, DocumentState::BuiltIn];
+    let documents = [present("global: {tag: one}"), missing, DocumentState::BuiltIn, DocumentState::BuiltIn];
     SettingsBuilder::new(documents, FlagOverrides::default(), cluster)
 }
 
@@ -28,7 +28,7 @@ fn missing_document_keeps_settings_pending() {
 #[test]
 fn cni_mode_of_the_flag_overrides_the_values() {
     let mode = |text: &str, cni_mode| {
-        let documents = [present(text), DocumentState::BuiltIn, DocumentState::BuiltIn];
+        let documents = [present(text), DocumentState::BuiltIn, DocumentState::BuiltIn, DocumentState::BuiltIn];
         let overrides = FlagOverrides { cni_mode, ..FlagOverrides::default() };
         let mut builder = SettingsBuilder::new(documents, overrides, ClusterState::default());
         builder.build();
@@ -71,7 +71,7 @@ fn unsynced_caches_keep_settings_pending() {
     builder.set_document(SettingsDocument::Mesh, present("{}"));
     assert_eq!(builder.build(), SettingsUpdate::Pending("caches not synced yet: nodes, namespaces".to_owned()));
     builder.cluster_state_mut().nodes = Some(Nodes::default());
-    builder.cluster_state_mut().namespaces = Some(NamespaceAnnotations::default());
+    builder.cluster_state_mut().namespaces = Some(Namespaces::default());
     assert_eq!(builder.build(), SettingsUpdate::Applied(Vec::new()));
 }
 
@@ -93,4 +93,18 @@ fn platform_openshift_comes_from_the_values() {
     builder.set_document(SettingsDocument::Mesh, present("{}"));
     builder.build();
     assert_eq!(builder.current().load().as_ref().unwrap().platform, Platform::OpenShift);
+}
+
+#[test]
+fn invalid_assertions_are_rejected_and_the_last_good_ones_stay() {
+    let mut builder = builder(ClusterState::default());
+    builder.set_document(SettingsDocument::Mesh, present("{}"));
+    let assertion = "{apiVersion: weir.dev/v1alpha1, kind: CaptureAssertion, metadata: {name: all}, spec: {rules: [{direction: outbound, must: captured}]}}";
+    builder.set_document(SettingsDocument::Assertions, present(assertion));
+    assert_eq!(builder.build(), SettingsUpdate::Applied(Vec::new()));
+    builder.set_document(SettingsDocument::Assertions, present(&assertion.replace("captured", "catched")));
+    let SettingsUpdate::Rejected(reason) = builder.build() else { panic!("not rejected") };
+    assert!(reason.contains("assertions: spec.rules[0].must must be captured or bypassed or dropped"), "{reason}");
+    let settings = builder.current().load_full().unwrap();
+    assert_eq!(settings.assertions.iter().map(|assertion| assertion.name.as_str()).collect::<Vec<_>>(), ["all"]);
 }

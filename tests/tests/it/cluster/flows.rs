@@ -5,6 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use weir_apiserver::fake_webhook::{FakeReply, FakeWebhook};
 use weir_apiserver::tls::Authority;
+use weir_tests::wait_until;
 
 use super::api_server::{Cluster, on_both};
 use super::mesh::{Mesh, NAMESPACE};
@@ -14,6 +15,7 @@ on_both!(
     labels_decide_which_pods_are_injected,
     samples_are_injected,
     client_is_told_about_skips_denials_and_dry_runs,
+    pods_are_judged_by_capture_assertions,
     containers_of_later_webhooks_are_seen,
 );
 
@@ -213,4 +215,63 @@ fn containers_of_later_webhooks_are_seen(cluster: &Cluster) {
 fn base64(text: &str) -> String {
     use base64::Engine as _;
     base64::engine::general_purpose::STANDARD.encode(text)
+}
+
+const ASSERTIONS: &str = r#"{"apiVersion": "v1", "kind": "List", "items": [
+    {"apiVersion": "weir.dev/v1alpha1", "kind": "CaptureAssertion", "metadata": {"name": "databases"}, "spec": {
+        "action": "deny", "namespaceSelector": {"matchLabels": {"pci": "true"}},
+        "rules": [{"name": "mysql", "direction": "outbound", "ports": [3306], "must": "captured"}]}},
+    {"apiVersion": "weir.dev/v1alpha1", "kind": "CaptureAssertion", "metadata": {"name": "everything"}, "spec": {
+        "rules": [{"direction": "outbound", "must": "captured"}]}}
+]}"#;
+
+/// The webhook denies, or warns about, what `weir assert` finds in the same pods.
+fn pods_are_judged_by_capture_assertions(cluster: &Cluster) {
+    let dir = tempfile::tempdir().unwrap();
+    let policy = dir.path().join("assertions");
+    std::fs::write(&policy, ASSERTIONS).unwrap();
+    let Some(mesh) = Mesh::install_with(cluster, "", &["--assertions", policy.to_str().unwrap()]) else { return };
+    mesh.wait_ready();
+    let excluding = |key: &str, value: &str| {
+        let mut pod = pod("web");
+        pod["metadata"]["annotations"] = json!({ key: value });
+        pod
+    };
+    let ports = "traffic.sidecar.istio.io/excludeOutboundPorts";
+    for (namespace, pci) in [("cards", "true"), ("blog", "false")] {
+        let labels = json!({"istio-injection": "enabled", "pci": pci});
+        cluster.create_namespace(namespace, &labels);
+        let is_pci = pci == "true";
+        for (asked, breaks_pci, breaks_all) in [
+            (pod("web"), false, false),
+            (excluding(ports, "3306"), true, true),
+            (excluding(ports, "8080"), false, true),
+            (excluding("sidecar.istio.io/inject", "false"), true, true),
+        ] {
+            let pods = format!("/api/v1/namespaces/{namespace}/pods?dryRun=All");
+            let is_denied = is_pci && breaks_pci;
+            // The labels of a new namespace arrive a moment later; until then they count as broken.
+            let response = wait_until("the namespace is known", || {
+                let response = cluster.post(&pods, &asked);
+                let told = format!("{}{:?}", response.message(), response.warnings);
+                if told.contains("not known yet") { Err(told) } else { Ok(response) }
+            });
+            let text = if is_denied { response.message().to_owned() } else { response.warnings.join(" ") };
+            assert_eq!(response.code == 403, is_denied, "{namespace}: {asked}: {response:?}");
+            assert_eq!(text.contains("CaptureAssertion databases: mysql: "), is_denied, "{text}");
+            assert_eq!(text.contains("CaptureAssertion everything: rule 1: "), breaks_all && !is_denied, "{text}");
+
+            let mut stored = asked.clone();
+            stored["metadata"]["namespace"] = namespace.into();
+            let manifest = dir.path().join("pod.yaml");
+            let labels =
+                json!({"kind": "Namespace", "apiVersion": "v1", "metadata": {"name": namespace, "labels": labels}});
+            std::fs::write(&manifest, format!("{stored}\n---\n{labels}\n")).unwrap();
+            let mut offline = std::process::Command::new(weir_tests::bin("weir"));
+            let offline = offline.arg("assert").arg("-f").args([&policy, &manifest]).output().unwrap();
+            let printed = String::from_utf8_lossy(&offline.stdout);
+            assert_eq!(offline.status.code(), Some(i32::from(breaks_all)), "{offline:?}");
+            assert_eq!(printed.contains("mysql"), is_denied, "{printed}");
+        }
+    }
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ObjectReference};
 use kube::core::{ClusterResourceScope, DynamicObject, ObjectMeta, PartialObjectMeta, Resource};
 use serde::Deserialize;
-use weir_injector::settings::{NamespaceAnnotations, ProxyConfigResources};
+use weir_injector::settings::{NamespaceFacts, ProxyConfigResources};
 
 use super::{GROUP, VERSION};
 
@@ -132,10 +132,8 @@ impl ParsedProxyConfig {
     }
 }
 
-/// Returns a namespace's name, and the annotations of it that pods depend on.
-pub(super) fn namespace_annotations(namespace: PartialObjectMeta<Namespace>) -> (String, BTreeMap<String, String>) {
-    let ObjectMeta { name, annotations, .. } = namespace.metadata;
-    let mut annotations = annotations.unwrap_or_default();
-    annotations.retain(|key, _| NamespaceAnnotations::READ_KEYS.contains(&key.as_str()));
-    (name.unwrap_or_default(), annotations)
+/// Returns a namespace's name, and what pods depend on of it.
+pub(super) fn namespace_facts(namespace: PartialObjectMeta<Namespace>) -> (String, NamespaceFacts) {
+    let ObjectMeta { name, annotations, labels, .. } = namespace.metadata;
+    (name.unwrap_or_default(), NamespaceFacts::new(annotations.unwrap_or_default(), labels.unwrap_or_default()))
 }
