@@ -7,10 +7,12 @@
 
 mod forward;
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
+use serde::Deserialize;
 use serde_json::Value;
 use weir_check::agent::AgentPods;
 
@@ -63,6 +65,11 @@ impl AgentArgs {
         }
     }
 
+    /// Returns the namespace of the agents.
+    pub(crate) fn node_namespace(&self) -> &str {
+        &self.node_namespace
+    }
+
     /// Asks the agent of the node that a pod is on: the one at `--agent-url` or on this node, else that in the cluster.
     ///
     /// # Errors
@@ -107,21 +114,71 @@ impl AgentArgs {
 /// # Errors
 /// There is no such agent, or one cannot be reached.
 pub(crate) async fn ask(cluster: &Cluster, namespace: &str, node: Option<&str>) -> Result<Vec<AgentAnswer>, Failure> {
+    let mut answers = Vec::new();
+    for (name, port) in agents(cluster, namespace, node).await? {
+        let body = forward::get(cluster, (namespace, &name, port), "/pods", TIMEOUT).await?;
+        answers.push(parse(&format!("pod {namespace}/{name}"), body)?);
+    }
+    Ok(answers)
+}
+
+/// Finds the agent of a node, or all of their namespace: their pods and monitoring ports.
+///
+/// # Errors
+/// There is none.
+async fn agents(cluster: &Cluster, namespace: &str, node: Option<&str>) -> Result<Vec<(String, u16)>, Failure> {
     let agents = cluster.objects(POD, namespace, "app.kubernetes.io/name=weir-agent").await?;
     let on_node = |pod: &&Value| node.is_none_or(|node| pod["spec"]["nodeName"] == node);
-    let agents: Vec<&Value> = agents.iter().filter(on_node).collect();
+    let agents: Vec<_> = agents
+        .iter()
+        .filter(on_node)
+        .map(|agent| (agent["metadata"]["name"].as_str().unwrap_or_default().to_owned(), port_of(agent)))
+        .collect();
     if agents.is_empty() {
         let place = node.map_or_else(|| "in the cluster".to_owned(), |node| format!("on node {node}"));
         let text = format!("{cluster}: no agent runs {place} (pods of {namespace})");
         return Err(Failure::findings(vec![text]));
     }
-    let mut answers = Vec::new();
-    for agent in agents {
-        let name = agent["metadata"]["name"].as_str().unwrap_or_default();
-        let body = forward::get(cluster, namespace, name, port_of(agent)).await?;
-        answers.push(parse(&format!("pod {namespace}/{name}"), body)?);
-    }
-    Ok(answers)
+    Ok(agents)
+}
+
+/// A connection that an agent has seen begin in a pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ObservedConnection {
+    pub(crate) source: SocketAddr,
+    pub(crate) destination: SocketAddr,
+    /// Where replies come from, which differs from the destination if that was translated.
+    pub(crate) reply_source: SocketAddr,
+}
+
+#[derive(Debug, Deserialize)]
+struct ObservedConnections {
+    connections: Vec<ObservedConnection>,
+}
+
+/// Has the agents of the nodes of pods (`NAMESPACE`, `NAME`) report the connections that begin there, all at the same time.
+///
+/// # Errors
+/// A pod does not exist, or its agent cannot be reached or cannot observe it.
+pub(crate) async fn observe(
+    cluster: &Cluster,
+    node_namespace: &str,
+    pods: &[(String, String)],
+    time: Duration,
+) -> Result<Vec<Vec<ObservedConnection>>, Failure> {
+    let one = async |(namespace, name): &(String, String)| {
+        let node = node_of(cluster, namespace, name).await?;
+        let path = format!("/connections/{namespace}/{name}/{}", time.as_secs());
+        let Some((agent, port)) = agents(cluster, node_namespace, Some(&node)).await?.into_iter().next() else {
+            return Ok(Vec::new());
+        };
+        let body = forward::get(cluster, (node_namespace, &agent, port), &path, TIMEOUT + time).await?;
+        let observed: ObservedConnections =
+            serde_json::from_str(&body).with_context(|| format!("cannot parse the answer of agent {agent}"))?;
+        Ok(observed.connections)
+    };
+    futures_util::future::try_join_all(pods.iter().map(one)).await
 }
 
 async fn node_of(cluster: &Cluster, namespace: &str, name: &str) -> Result<String, Failure> {

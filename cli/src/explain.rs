@@ -23,17 +23,20 @@ mod text;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 
 use crate::agent::{AgentArgs, AgentTarget};
 use crate::completion::objects;
+use crate::duration;
 use crate::failure::{Failure, exit};
 use crate::files::{self, InputArgs};
 use crate::rules::planned::{self, Planned};
 use crate::settings::InjectorArgs;
 use explanation::{explain_namespace, explain_planned};
 use packet::PacketArgs;
+use service::Observation;
 
 /// Options of `weir explain`.
 #[derive(Debug, Args)]
@@ -57,6 +60,7 @@ Examples:
   weir explain --pod pod/web -n shop --context prod
   weir explain --pod -A
   weir explain --from-pod shop/web-0 --to-service shop/db:3306
+  weir explain --from-pod shop/web-0 --to-service shop/db:3306 --observe 10s
 
 Exit status: 0 done, 1 the input has errors or the rules of a namespace are not the expected ones, 2 wrong usage, or a file or namespace cannot be read.")]
 pub(crate) struct ExplainArgs {
@@ -91,6 +95,10 @@ pub(crate) struct ExplainArgs {
     /// Service that the connection goes to
     #[arg(long, value_name = "NAMESPACE/NAME:PORT", requires = "from_pod")]
     to_service: Option<String>,
+
+    /// Have the agents of both pods watch the connections that begin in this time, 1s to 60s, and compare them with the prediction
+    #[arg(long, value_name = "DURATION", value_parser = observed_time, requires = "to_service")]
+    observe: Option<Duration>,
 
     /// Namespace of pod/NAME
     #[arg(short, long, value_name = "NAMESPACE", default_value = "default", add = objects::namespaces())]
@@ -184,14 +192,26 @@ fn expected<'a>(planned: &'a [Planned], args: &ExplainArgs) -> Result<Option<&'a
 }
 
 /// Prints the way of a connection from a pod to a Service.
+/// Parses the time of an observation; the agents take no longer one.
+fn observed_time(text: &str) -> Result<Duration, String> {
+    let time = duration::parse(text)?;
+    let range = Duration::from_secs(1)..=Duration::from_mins(1);
+    if range.contains(&time) { Ok(time) } else { Err("must be 1s to 60s".to_owned()) }
+}
+
 fn explain_service(pod: &str, service: &str, args: &ExplainArgs) -> Result<ExitCode, Failure> {
     let print = match args.output {
         OutputFormat::Text if !args.packet.is_given() => service::text,
         OutputFormat::Json if !args.packet.is_given() => service::json,
         _ => return Err(Failure::usage("--to-service prints text or JSON about its own packet")),
     };
-    files::write(None, &print(&service::explain(pod, service, args.injector.connection())?))?;
-    Ok(ExitCode::SUCCESS)
+    let connect = args.injector.connection();
+    let path = service::explain(pod, service, connect)?;
+    let observed = args.observe.map(|time| service::observe(&path, connect, args.agent.node_namespace(), time));
+    let observed = observed.transpose()?;
+    files::write(None, &print(&path, observed.as_ref()))?;
+    let is_as_predicted = observed.as_ref().is_none_or(Observation::is_as_predicted);
+    Ok(if is_as_predicted { ExitCode::SUCCESS } else { ExitCode::from(exit::FINDINGS) })
 }
 
 /// Prints the state of a pod as its node's agent reports it.

@@ -13,6 +13,7 @@
 //! SIGTERM removes nothing: the plugin works without an agent, and `weir-agent uninstall` removes it.
 
 pub mod args;
+pub mod connections;
 pub mod events;
 pub mod http;
 pub mod install;

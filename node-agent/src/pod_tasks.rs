@@ -19,6 +19,7 @@ use weir_runtime::CancellationToken;
 use weir_runtime::listen::PeerAddr;
 
 use crate::args::{InstallArgs, RunArgs};
+use crate::connections::ConnectionObserver;
 use crate::events::{self, EventRecorder};
 use crate::health::{Condition, ReadinessImpact};
 use crate::metrics::MetricsRegistry;
@@ -94,6 +95,7 @@ pub fn build(args: &RunArgs, mode: &ModeChoice, client_factory: &ClientFactory, 
         io_timeout: IO_TIMEOUT,
         metrics: QueryMetrics::register(metrics),
     };
+    let namespaces = attachments.clone();
     let report_socket = args.install.cni_agent_run_dir.join(REPORT_SOCKET);
     let nri = (mode.mode == Mode::Nri).then(|| nri(args, context, &queries, &attachments));
     if nri.is_some() {
@@ -130,8 +132,17 @@ pub fn build(args: &RunArgs, mode: &ModeChoice, client_factory: &ClientFactory, 
             "NODE_NAME is not set: the agent installs the plugin, but cannot answer pod queries or repair rules",
         );
     }
+    let meshed_pods = pods.clone();
     let repairs = has_node_name && args.node.repair_enabled && args.node.repair_repair_pods;
     let router = Router::new().route("/pods", get(list)).with_state(PodListState { node, pods, states, repairs });
+    let observer = ConnectionObserver {
+        pods: meshed_pods,
+        attachments: namespaces,
+        netns_paths: args.node.netns_paths(&args.install.host_root),
+        visits: Visits::default(),
+    };
+    // Namespaces of pods can be entered where their rules may be repaired.
+    let router = if repairs { router.merge(observer.router()) } else { router };
     let router = router.route("/status", get(status).with_state(NodeStatus { plugin_version, mode: mode.clone() }));
     PodTasks { tasks, router, events, nri_registered }
 }

@@ -39,7 +39,9 @@ use weir_protocol::decision::CaptureDecision;
 
 pub use self::budget::{Budget, ExhaustedBudget, RepairLimits};
 pub use self::fallback::{Fallback, FallbackDecision, FallbackRunner};
-pub use self::inspect::{ExpectedRules, Inspection, ProtectedNetns, RulesStatus, Visited, inspect_and_repair};
+pub use self::inspect::{
+    ExpectedRules, Inspection, ProtectedNetns, RulesStatus, Visited, inspect_and_repair, open_connections,
+};
 pub(crate) use self::inspect::{READ_LIMITS, rules_status};
 pub use self::installed::{InstalledConfigs, Knowledge};
 pub use self::metrics::RepairMetrics;

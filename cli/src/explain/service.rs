@@ -4,6 +4,7 @@
 //! cluster ─▶ Snapshot ─▶ name ─▶ rules of the sending pod ─▶ endpoints ─▶ NetworkPolicies ─▶ rules of their pods ─▶ text | json
 //! ```
 
+mod observe;
 mod path;
 mod policies;
 mod print;
@@ -20,6 +21,7 @@ use crate::objects::{ENDPOINT_SLICE, NAMESPACE, NETWORK_POLICY, ObjectRef, POD, 
 use crate::rules::running::RunningPod;
 use path::{ServicePath, Snapshot};
 
+pub(super) use observe::{Observation, observe};
 pub(super) use print::{json, text};
 
 const TIMEOUT: Duration = Duration::from_mins(1);

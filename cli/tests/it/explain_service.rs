@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use weir_apiserver::ApiServer;
 
-use crate::run::{Run, weir};
+use crate::run::{Run, serve, weir};
 
 struct Cluster {
     server: ApiServer,
@@ -29,7 +29,8 @@ impl Cluster {
             pod["metadata"]["labels"] = json!({"app": name.split('-').next()});
             pod["metadata"]["annotations"] = annotations;
             let port = json!({"name": "mysql", "containerPort": 3306});
-            pod["spec"] = json!({"containers": [{"name": "app", "image": "app", "ports": [port]}]});
+            let node = format!("node-of-{name}");
+            pod["spec"] = json!({"nodeName": node, "containers": [{"name": "app", "image": "app", "ports": [port]}]});
             pod["status"] = json!({"phase": "Running", "podIPs": [{"ip": ip}]});
             pod
         };
@@ -122,4 +123,51 @@ fn what_is_missing_is_named() {
         assert!(run.stderr.contains(reason), "{service}: {}", run.stderr);
     }
     assert_eq!(cluster.explain("data/db:5000", &["-o", "svg"]).code, 2);
+}
+
+/// The agents of both pods say what they have seen; what is not predicted fails.
+#[test]
+fn observed_connections_are_compared_with_the_prediction() {
+    let cluster = Cluster::new();
+    let agent = |of: &str, connections: &[[&str; 3]]| {
+        let pod = format!("agent-of-{of}");
+        let name = of.split_once('/').unwrap().1;
+        let mut object =
+            json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": "weir-node", "name": pod}});
+        object["metadata"]["labels"] = json!({"app.kubernetes.io/name": "weir-agent"});
+        object["metadata"]["name"] = format!("agent-of-{name}").into();
+        object["spec"] =
+            json!({"nodeName": format!("node-of-{name}"), "containers": [{"name": "agent", "image": "agent"}]});
+        cluster.server.put("pods", object);
+        let connections: Vec<Value> = connections
+            .iter()
+            .map(|[source, destination, reply]| json!({"protocol": 6, "source": source, "destination": destination, "replySource": reply}))
+            .collect();
+        let body = json!({"connections": connections, "truncated": false}).to_string();
+        let address = serve(&format!("/connections/{of}/2"), body);
+        cluster.server.set_pod_address("weir-node", &format!("agent-of-{name}"), 15034, address);
+    };
+    let client = ["10.0.0.1:4000", "10.96.0.20:5000", "127.0.0.1:15001"];
+    agent("shop/web-0", &[client, ["10.0.0.1:4001", "10.0.0.7:3306", "10.0.0.7:3306"]]);
+    agent(
+        "data/db-0",
+        &[["10.0.0.1:4001", "10.0.0.7:3306", "10.0.0.7:15006"], ["127.0.0.6:9", "10.0.0.7:3306", "10.0.0.7:3306"]],
+    );
+    agent("data/db-1", &[]);
+    let run = cluster.explain("data/db:5000", &["--observe", "2s"]);
+    assert_eq!(run.code, 0, "{}{}", run.stdout, run.stderr);
+    assert!(run.stderr.contains("observing 3 pods for 2 s; connect now"), "{}", run.stderr);
+    let observed = "\nobserved for 2 s\n  Pod \"shop/web-0\" to 10.96.0.20:5000: 1 captured on port 15001, as predicted\n  \
+                    Pod \"data/db-0\" to 10.0.0.7:3306: 1 captured on port 15006, as predicted\n  \
+                    Pod \"data/db-1\" to 10.0.0.8:3306: no connection\n";
+    assert!(run.stdout.ends_with(observed), "{}", run.stdout);
+
+    agent("data/db-0", &[["10.0.0.1:4001", "10.0.0.7:3306", "10.0.0.7:3306"]]);
+    let run = cluster.explain("data/db:5000", &["--observe", "2s", "-o", "json"]);
+    assert_eq!(run.code, 1, "{}", run.stderr);
+    let observed: Value = serde_json::from_str(&run.stdout).unwrap();
+    let verdicts: Vec<&Value> =
+        observed["observed"]["pods"].as_array().unwrap().iter().map(|pod| &pod["verdict"]).collect();
+    assert_eq!(verdicts, ["as-predicted", "different", "unseen"]);
+    assert_eq!(cluster.explain("data/db:5000", &["--observe", "2m"]).code, 2);
 }

@@ -71,21 +71,26 @@ pub(crate) fn containers<'a>(object: &'a Value, pointer: &str) -> Vec<&'a str> {
 
 /// Serves a list of pods (namespace, name, state) as the agent of a node does; returns its address.
 pub(crate) fn serve_pods(node: &str, pods: &[(&str, &str, &str)]) -> SocketAddr {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let addr = listener.local_addr().unwrap();
     let pods: Vec<Value> = pods
         .iter()
         .map(|(namespace, name, state)| {
             json!({"namespace": namespace, "name": name, "uid": "1", "state": state, "repairs": 0})
         })
         .collect();
-    let body = json!({"node": node, "synced": true, "pods": pods}).to_string();
+    serve("/pods", json!({"node": node, "synced": true, "pods": pods}).to_string())
+}
+
+/// Serves one path as an agent does.
+pub(crate) fn serve(path: &str, body: String) -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let addr = listener.local_addr().unwrap();
+    let request = format!("GET {path} ");
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let Ok(mut stream) = stream else { return };
             let head: Vec<String> =
                 BufReader::new(&stream).lines().map_while(Result::ok).take_while(|line| !line.is_empty()).collect();
-            let is_found = head.first().is_some_and(|line| line.starts_with("GET /pods "));
+            let is_found = head.first().is_some_and(|line| line.starts_with(&request));
             let code = if is_found { "200 OK" } else { "404 Not Found" };
             let text = format!("HTTP/1.1 {code}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len());
             let _ = stream.write_all(text.as_bytes());

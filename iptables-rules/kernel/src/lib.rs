@@ -12,6 +12,7 @@
 //! uses no async runtime and no Kubernetes client.
 
 pub mod backend;
+pub mod connections;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 pub mod iptables;

@@ -13,6 +13,7 @@ use iptables_rules::backend::Backend;
 use iptables_rules::limits::MAX_RULES;
 use nix::fcntl::OFlag;
 use weir_kernel::backend::{self as rules_backend, BackendError};
+use weir_kernel::connections::ConnectionMonitor;
 use weir_kernel::netns::{self, NetnsError};
 use weir_kernel::nft::{self, NftError, NftState};
 use weir_kernel::{ReadLimits, legacy, route};
@@ -124,15 +125,7 @@ pub fn inspect_and_repair(
     may_repair: impl Fn() -> bool,
     is_monitor_wanted: impl Fn(NetnsId) -> bool,
 ) -> Visited {
-    // O_NONBLOCK: does not wait for the writer of a pipe; the path may be under the control of a pod.
-    let opened = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path);
-    let Ok(namespace) = opened else { return Inspection::OtherNetns.into() };
-    let Ok(id) = namespace.metadata().map(|meta| (meta.dev(), meta.ino())) else {
-        return Inspection::OtherNetns.into();
-    };
-    if protected.0.contains(&id) {
-        return Inspection::OtherNetns.into();
-    }
+    let Some((namespace, id)) = open_unprotected(path, protected) else { return Inspection::OtherNetns.into() };
     let inspect = || {
         match has_all_addresses(ips) {
             Ok(true) => {}
@@ -168,6 +161,32 @@ pub fn inspect_and_repair(
         // Not a network namespace.
         Err(_) => Inspection::OtherNetns.into(),
     }
+}
+
+/// Opens a namespace that is not a protected one, and returns its identity.
+fn open_unprotected(path: &Path, protected: &ProtectedNetns) -> Option<(File, NetnsId)> {
+    // O_NONBLOCK: does not wait for the writer of a pipe; the path may be under the control of a pod.
+    let namespace = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path).ok()?;
+    let id = namespace.metadata().map(|meta| (meta.dev(), meta.ino())).ok()?;
+    (!protected.0.contains(&id)).then_some((namespace, id))
+}
+
+/// Subscribes to the new connections of a network namespace; `None` where it is not the one with these addresses. The calling thread stays
+/// in the namespace.
+///
+/// # Errors
+/// The namespace cannot be entered or read, or the kernel reports no connections.
+pub fn open_connections(
+    path: &Path,
+    protected: &ProtectedNetns,
+    ips: &[IpAddr],
+) -> Result<Option<ConnectionMonitor>, String> {
+    let Some((namespace, _)) = open_unprotected(path, protected) else { return Ok(None) };
+    netns::enter_opened(&namespace, path).map_err(|error| error.to_string())?;
+    if !READ_LIMITS.within(|| has_all_addresses(ips)).map_err(|error| error.to_string())? {
+        return Ok(None);
+    }
+    ConnectionMonitor::open().map(Some).map_err(|error| format!("cannot observe connections: {error}"))
 }
 
 /// Returns the generation up to which an inspection that began at `before` has seen every transaction. If a repair is the only one since

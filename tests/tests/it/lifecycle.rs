@@ -218,3 +218,55 @@ fn pods_of_containerd_2_1_have_rules_after_a_reboot() {
 fn pods_of_crio_have_rules_after_a_reboot() {
     pods_have_rules_after_a_reboot(RuntimeRelease::CriO);
 }
+
+/// The agent reports the connections of a pod as connection tracking has them, for `weir explain --observe`.
+#[test]
+fn connections_of_a_pod_are_observed() {
+    const APPLICATION: &str = "for i in 1 2 3; do busybox nc -w 1 10.80.0.1 7070 </dev/null; sleep 0.3; done";
+    if !RuntimeRelease::V2_1.available_or_skip() {
+        return;
+    }
+    let node = Node::start(RuntimeRelease::V2_1);
+    let _agent = node.agent(&["--mode=nri", "--repair-interval=1s", "--monitoring-port=8001"]);
+    let pod = node.runtime.pod("web", annotations(CAPTURE));
+    let (id, path) = node.run(&pod);
+    let addresses = node.runtime.cri.sandbox_status(&id).unwrap().addresses;
+    let ips: Vec<Value> = addresses.iter().map(|ip| json!({ "ip": ip })).collect();
+    let annotations: serde_json::Map<String, Value> =
+        annotations(CAPTURE).into_iter().map(|(key, value)| (key, value.into())).collect();
+    node.api.put(
+        "pods",
+        json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": { "namespace": "shop", "name": "web", "uid": "web-uid", "annotations": annotations },
+            "spec": { "nodeName": NODE, "containers": [{ "name": "istio-proxy", "image": BUSYBOX }] },
+            "status": { "phase": "Running", "podIP": addresses[0], "podIPs": ips },
+        }),
+    );
+    try_wait_until("the agent knows the pod", || {
+        let pods = node.get("/pods");
+        Ok(if pods.contains("\"state\":\"ok\"") { Ok(()) } else { Err(pods) })
+    })
+    .unwrap();
+    let observed = std::thread::scope(|scope| {
+        let observing = scope.spawn(|| node.get("/connections/shop/web/3"));
+        // Connections are refused: nobody listens, neither there nor on the port of the proxy. They begin all the same.
+        let connect = |user: &str| {
+            let script = ["--reuid", user, "--regid", user, "--clear-groups", "busybox", "sh", "-c", APPLICATION];
+            netns::run_in(&path, || Command::new("setpriv").args(script).status()).unwrap().unwrap()
+        };
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        connect("1000");
+        connect("1337");
+        observing.join().unwrap()
+    });
+    let observed: Value = serde_json::from_str(&observed).unwrap_or_else(|error| panic!("{error}: {observed}"));
+    let of = |reply: &str| {
+        let seen = observed["connections"].as_array().unwrap().iter();
+        seen.filter(|one| one["destination"] == "10.80.0.1:7070" && one["replySource"] == reply).count()
+    };
+    assert!(of("127.0.0.1:15001") >= 1, "of the application: {observed}");
+    assert!(of("10.80.0.1:7070") >= 1, "of the proxy: {observed}");
+    assert!(node.get("/connections/shop/none/3").contains("not on this node"));
+    assert!(node.get("/connections/shop/web/61").contains("seconds must be 1 to 60"));
+}

@@ -1,7 +1,7 @@
 //! Follows a connection from a pod to a Service: name, endpoints, policies, and the rules of both pods.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use iptables_rules::names::PROXY_ID;
 use iptables_rules::trace::{ConntrackState, Disposition, Owner, Packet, PacketOrigin, Transport};
@@ -41,6 +41,11 @@ pub(in crate::explain) struct ServicePath {
     pub(super) service: String,
     /// DNS name and what it resolves to.
     pub(super) name: String,
+    /// Namespace and name of the sending pod.
+    pub(super) from_pod: (String, String),
+    /// Where the application connects to: the Service, or the first endpoint of a headless one.
+    pub(super) destination: SocketAddr,
+    pub(super) is_headless: bool,
     /// Fate of the application's packet, by the rules of the sending pod.
     pub(super) leaves: Leg,
     pub(super) endpoints: Vec<EndpointPath>,
@@ -54,6 +59,8 @@ pub(super) struct EndpointPath {
     pub(super) address: IpAddr,
     pub(super) port: u16,
     pub(super) pod: Option<String>,
+    /// Namespace and name of that pod.
+    pub(super) pod_name: Option<(String, String)>,
     pub(super) is_ready: bool,
     /// Packet of the sending pod's proxy to the endpoint, if the application's packet is captured.
     pub(super) forwarded: Option<Leg>,
@@ -68,6 +75,8 @@ pub(super) struct Leg {
     pub(super) origin: String,
     pub(super) sentence: String,
     pub(super) is_captured: bool,
+    /// Whether TPROXY captures it, which translates no address.
+    pub(super) is_tproxied: bool,
 }
 
 impl EndpointPath {
@@ -122,7 +131,17 @@ impl ServicePath {
         let endpoints =
             endpoints.map(|endpoint| snapshot.follow(endpoint, pods.get(&endpoint.address).copied(), &leaves));
         let endpoints = endpoints.collect();
-        Ok(Self { from: from.title(), service: title, name: dns, leaves, endpoints, more_endpoints })
+        Ok(Self {
+            from: from.title(),
+            from_pod: (from.namespace.clone(), from.name.clone()),
+            destination: (destination, destination_port).into(),
+            is_headless: cluster_ip.is_none(),
+            service: title,
+            name: dns,
+            leaves,
+            endpoints,
+            more_endpoints,
+        })
     }
 }
 
@@ -196,8 +215,9 @@ impl Snapshot {
             ));
         }
         let arrives = running.as_ref().map(|pod| inbound(pod, from.address, (address, port)));
+        let pod_name = running.as_ref().map(|pod| (pod.namespace.clone(), pod.name.clone()));
         let pod = running.map(|pod| pod.title());
-        EndpointPath { address, port, pod, is_ready, forwarded, policies, arrives }
+        EndpointPath { address, port, pod, pod_name, is_ready, forwarded, policies, arrives }
     }
 }
 
@@ -267,5 +287,6 @@ fn leg(pod: &RunningPod, packet: Packet, sender: Sender) -> Leg {
         origin: pod.origin.clone(),
         sentence: describe_fate(&query, &trace),
         is_captured: matches!(trace.disposition, Disposition::Redirected { .. } | Disposition::Tproxied { .. }),
+        is_tproxied: matches!(trace.disposition, Disposition::Tproxied { .. }),
     }
 }

@@ -5,11 +5,12 @@ use std::net::SocketAddr;
 
 use serde_json::{Value, json};
 
+use super::observe::{Observation, ObservationVerdict, ObservedPod};
 use super::path::{EndpointPath, Leg, ServicePath};
 use super::policies::{PolicyDirection, SelectingPolicy};
 
 // Writing to a string does not fail, here and below.
-pub(in crate::explain) fn text(path: &ServicePath) -> String {
+pub(in crate::explain) fn text(path: &ServicePath, observation: Option<&Observation>) -> String {
     let mut out = format!("{} -> {}\n\n", path.from, path.service);
     let _ = writeln!(out, "name: {}", path.name);
     let _ = writeln!(out, "leaves {}: {}", path.from, path.leaves.sentence);
@@ -33,7 +34,31 @@ pub(in crate::explain) fn text(path: &ServicePath) -> String {
         reached.clone().filter(captured).count(),
         reached.count(),
     );
+    if let Some(observation) = observation {
+        let _ = writeln!(out, "\nobserved for {} s", observation.time.as_secs());
+        for pod in &observation.pods {
+            let _ = writeln!(out, "  {} to {}: {}", pod.pod, pod.destination, seen(pod));
+        }
+    }
     out
+}
+
+fn seen(pod: &ObservedPod) -> String {
+    let counts = match (pod.captured, pod.not_captured) {
+        (0, 0) => return "no connection".to_owned(),
+        (0, passed) => format!("{passed} not captured"),
+        (captured, passed) => {
+            let others = if passed > 0 { format!(", {passed} not captured") } else { String::new() };
+            format!("{captured} captured on port {}{others}", pod.port.unwrap_or_default())
+        }
+    };
+    match pod.verdict {
+        ObservationVerdict::Different => format!("{counts}, WHICH IS NOT PREDICTED"),
+        ObservationVerdict::Untold => {
+            format!("{} connections; TPROXY leaves no trace of the capture", pod.not_captured)
+        }
+        ObservationVerdict::AsPredicted | ObservationVerdict::Unseen => format!("{counts}, as predicted"),
+    }
 }
 
 fn endpoint(out: &mut String, endpoint: &EndpointPath) {
@@ -68,8 +93,8 @@ fn describe(policies: &[SelectingPolicy]) -> String {
 }
 
 /// Prints the way as JSON. The format is stable: names stay, and fields are only added.
-pub(in crate::explain) fn json(path: &ServicePath) -> String {
-    let document = json!({
+pub(in crate::explain) fn json(path: &ServicePath, observation: Option<&Observation>) -> String {
+    let mut document = json!({
         "version": 1,
         "from": path.from,
         "service": path.service,
@@ -78,7 +103,28 @@ pub(in crate::explain) fn json(path: &ServicePath) -> String {
         "endpoints": path.endpoints.iter().map(endpoint_value).collect::<Vec<_>>(),
         "moreEndpoints": path.more_endpoints,
     });
+    if let Some(observation) = observation {
+        let pods: Vec<Value> = observation.pods.iter().map(observed_value).collect();
+        document["observed"] = json!({ "seconds": observation.time.as_secs(), "pods": pods });
+    }
     format!("{document:#}\n")
+}
+
+fn observed_value(pod: &ObservedPod) -> Value {
+    let verdict = match pod.verdict {
+        ObservationVerdict::AsPredicted => "as-predicted",
+        ObservationVerdict::Different => "different",
+        ObservationVerdict::Unseen => "unseen",
+        ObservationVerdict::Untold => "untold",
+    };
+    json!({
+        "pod": pod.pod,
+        "destination": pod.destination,
+        "captured": pod.captured,
+        "port": pod.port,
+        "notCaptured": pod.not_captured,
+        "verdict": verdict,
+    })
 }
 
 fn endpoint_value(endpoint: &EndpointPath) -> Value {
