@@ -1,8 +1,8 @@
 //! Queries other plugins for the CNI versions that they support.
 
-use std::io::{Read as _, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -26,14 +26,8 @@ struct VersionResult {
 /// # Errors
 /// The plugin cannot be run, or gives no valid answer in time.
 pub fn query_versions(plugin: &Path) -> Result<Vec<String>, String> {
-    let mut child = Command::new(plugin)
-        .env_clear()
-        .env("CNI_COMMAND", "VERSION")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .map_err(|error| format!("cannot start {}: {error}", plugin.display()))?;
+    let deadline = Instant::now() + QUERY_TIMEOUT;
+    let mut child = start(plugin, deadline).map_err(|error| format!("cannot start {}: {error}", plugin.display()))?;
     if let Some(mut stdin) = child.stdin.take() {
         // A plugin may not read it.
         let _ = stdin.write_all(b"{\"cniVersion\":\"1.0.0\"}");
@@ -46,7 +40,6 @@ pub fn query_versions(plugin: &Path) -> Result<Vec<String>, String> {
         }
         answer
     });
-    let deadline = Instant::now() + QUERY_TIMEOUT;
     loop {
         match child.try_wait() {
             Ok(Some(status)) if status.success() => break,
@@ -73,6 +66,25 @@ pub fn query_versions(plugin: &Path) -> Result<Vec<String>, String> {
         .map_err(|error| format!("cannot parse the answer to VERSION: {error}"))
 }
 
+/// Starts the plugin; waits while somebody has it open for writing, as its installer may (`ETXTBSY`, execve(2)).
+fn start(plugin: &Path, deadline: Instant) -> io::Result<Child> {
+    loop {
+        let started = Command::new(plugin)
+            .env_clear()
+            .env("CNI_COMMAND", "VERSION")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn();
+        match started {
+            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy && Instant::now() < deadline => {
+                thread::sleep(POLL_INTERVAL);
+            }
+            started => return started,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -94,6 +106,18 @@ mod tests {
             r#"[ "$CNI_COMMAND" = VERSION ] && echo '{"cniVersion":"0.4.0","supportedVersions":["0.3.1","0.4.0"]}'"#,
         );
         assert_eq!(query_versions(&path).unwrap(), ["0.3.1", "0.4.0"]);
+    }
+
+    #[test]
+    fn a_plugin_that_is_being_written_is_waited_for() {
+        let (_dir, path) = plugin(r#"echo '{"supportedVersions":["1.0.0"]}'"#);
+        let writer = fs::OpenOptions::new().append(true).open(&path).unwrap();
+        let closing = thread::spawn(move || {
+            thread::sleep(5 * POLL_INTERVAL);
+            drop(writer);
+        });
+        assert_eq!(query_versions(&path).unwrap(), ["1.0.0"]);
+        closing.join().unwrap();
     }
 
     #[test]
