@@ -222,7 +222,7 @@ fn pods_of_crio_have_rules_after_a_reboot() {
 /// The agent reports the connections of a pod as connection tracking has them, for `weir explain --observe`.
 #[test]
 fn connections_of_a_pod_are_observed() {
-    const APPLICATION: &str = "for i in 1 2 3; do busybox nc -w 1 10.80.0.1 7070 </dev/null; sleep 0.3; done";
+    const CONNECT: &str = "busybox nc -w 1 10.80.0.1 7070 </dev/null; sleep 0.1";
     if !RuntimeRelease::V2_1.available_or_skip() {
         return;
     }
@@ -252,12 +252,14 @@ fn connections_of_a_pod_are_observed() {
         let observing = scope.spawn(|| node.get("/connections/shop/web/3"));
         // Connections are refused: nobody listens, neither there nor on the port of the proxy. They begin all the same.
         let connect = |user: &str| {
-            let script = ["--reuid", user, "--regid", user, "--clear-groups", "busybox", "sh", "-c", APPLICATION];
+            let script = ["--reuid", user, "--regid", user, "--clear-groups", "busybox", "sh", "-c", CONNECT];
             netns::run_in(&path, || Command::new("setpriv").args(script).status()).unwrap().unwrap()
         };
-        std::thread::sleep(std::time::Duration::from_millis(500));
-        connect("1000");
-        connect("1337");
+        // Whenever the observation begins, some come after that.
+        while !observing.is_finished() {
+            connect("1000");
+            connect("1337");
+        }
         observing.join().unwrap()
     });
     let observed: Value = serde_json::from_str(&observed).unwrap_or_else(|error| panic!("{error}: {observed}"));
