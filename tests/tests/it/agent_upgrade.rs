@@ -8,7 +8,7 @@ use iptables_rules::config::Ipv6Policy;
 use serde_json::{Value, json};
 use weir_tests::agent::{Agent, NODE};
 use weir_tests::cri_runtime::{BUSYBOX, RuntimeRelease};
-use weir_tests::try_wait_until;
+use weir_tests::{try_wait_until, wait_until};
 
 use crate::nri::{Node, annotations, drift};
 
@@ -60,6 +60,15 @@ fn start_pod(node: &Node, number: usize) -> Result<(), String> {
     Ok(())
 }
 
+/// Says that the upgrade is over when it is dropped.
+struct Over<'a>(&'a AtomicUsize);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(1, Ordering::Relaxed);
+    }
+}
+
 /// Starts all pods while `upgrade` runs: it begins when a quarter has started, and must be over before the last quarter starts.
 fn start_pods_during(node: &Node, upgrade: impl FnOnce() -> Agent) -> Agent {
     let (next, started) = (AtomicUsize::new(0), AtomicUsize::new(0));
@@ -80,11 +89,14 @@ fn start_pods_during(node: &Node, upgrade: impl FnOnce() -> Agent) -> Agent {
             }
         };
         let kubelets: Vec<_> = (0..KUBELETS).map(|_| scope.spawn(kubelet)).collect();
-        while started.load(Ordering::Relaxed) < PODS / 4 {
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        // Also after a panic: else the threads would wait for ever.
+        let over = Over(&upgraded);
+        wait_until("a quarter of the pods has started", || match started.load(Ordering::Relaxed) {
+            count if count < PODS / 4 => Err(format!("{count}")),
+            _ => Ok(()),
+        });
         let agent = upgrade();
-        upgraded.store(1, Ordering::Relaxed);
+        drop(over);
         let wrong: Vec<String> = kubelets.into_iter().flat_map(|kubelet| kubelet.join().unwrap()).collect();
         assert_eq!(wrong, Vec::<String>::new(), "{}\n{}", agent.log(), node.runtime.log());
         agent
