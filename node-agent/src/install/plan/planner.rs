@@ -135,7 +135,13 @@ impl Planner<'_> {
             self.plan.findings.push(Finding::NotOurFile { file: file.to_owned() });
             return kept;
         }
-        let network = &self.view.networks[primary];
+        let chained = &self.view.networks[primary];
+        // A list that has our entry is restored, possibly to a single plugin or to an older version.
+        let backup = (chained.entry_count() > 0)
+            .then(|| undo::backup_of(self.view, primary, &chained.text_without_entry()))
+            .flatten()
+            .and_then(|backup| backup.parse().ok());
+        let network = backup.as_ref().unwrap_or(chained);
         let list = network.as_list();
         let list = text::remove_entry(&list).unwrap_or_else(|| list.into_owned());
         let Some(list) = self.versioned(primary, network, &list) else { return kept };
@@ -219,11 +225,17 @@ impl Planner<'_> {
     }
 
     /// Removes the entry from files where it does not belong, after it is in its place. In [`Placement::Chained`] other lists that have
-    /// it keep it up to date instead: one of them may become the primary.
+    /// it keep it up to date instead: one of them may become the primary. A backup of a file that is restored is left from an interrupted plan.
     pub(super) fn remove_leftovers(&mut self, keep: &BTreeSet<String>, others_follow: bool, owned_name: &str) {
         let placed = self.plan.entry_file.clone();
         for (name, network) in &self.view.networks {
-            if network.entry_count() == 0 || keep.contains(*name) {
+            if keep.contains(*name) {
+                continue;
+            }
+            if !others_follow && self.view.backup_of(name) == Some(network.text) {
+                self.remove(&format!("{name}{BACKUP_SUFFIX}"), ChangeReason::LeftOver);
+            }
+            if network.entry_count() == 0 {
                 continue;
             }
             if self.view.has_only_our_plugin(name) || self.view.is_owned(name, owned_name) {

@@ -447,6 +447,22 @@ fn a_raised_version_is_restored_for_a_drop_in() {
     assert_eq!(conf_dir, old);
 }
 
+/// The own list is that of the restored file, not of the raised version that is in the file before.
+#[test]
+fn an_own_list_follows_the_file_as_it_is_restored() {
+    let old = conf_dir_of(&[("b.conflist", &LIST.replace("1.0.0", "0.2.0"))]);
+    let mut conf_dir = old.clone();
+    execute(&mut conf_dir, &decide(&old, &desired(Placement::Chained), &answers()).steps);
+    // Whoever wrote the file raises its version further, which counts as unchanged.
+    let Some(ConfFile::Bytes(bytes)) = conf_dir.get_mut("b.conflist") else { panic!("no list") };
+    *bytes = String::from_utf8_lossy(bytes).replace("0.3.1", "1.0.0").into_bytes();
+    let steps = decide(&conf_dir, &desired(Placement::Owned), &answers()).steps;
+    execute(&mut conf_dir, &steps);
+    let plan = decide(&conf_dir, &desired(Placement::Owned), &answers());
+    assert!(plan.is_up_to_date(), "{plan:?}");
+    assert_eq!(conf_dir.get("b.conflist"), old.get("b.conflist"));
+}
+
 proptest! {
     #[test]
     fn an_interrupted_plan_ends_in_the_same_state(start in any_conf_dir(), placement in any_placement(), cut in 0..6usize) {

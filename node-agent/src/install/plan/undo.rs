@@ -5,7 +5,7 @@ use weir_protocol::version::CniVersion;
 use super::model::{BACKUP_SUFFIX, ConfDir, ConfFile, DROP_IN_NAME, Plan, json_eq};
 use super::step::{ChangeReason, FileStep};
 use super::view::ConfDirView;
-use crate::install::network::{ConfigFormat, NetworkConfig};
+use crate::install::network::{ConfigFormat, InvalidConfig, NetworkConfig};
 use crate::install::text;
 
 /// Plans the removal of everything of ours from a configuration directory, also after an interrupted attempt.
@@ -79,14 +79,19 @@ pub(super) struct Backup<'a> {
     form: ConfigFormat,
 }
 
-impl Backup<'_> {
+impl<'a> Backup<'a> {
     pub(super) fn form(&self) -> ConfigFormat {
         self.form
     }
 
+    /// Parses the network that a restored file has.
+    pub(super) fn parse(&self) -> Result<NetworkConfig<'a>, InvalidConfig> {
+        NetworkConfig::parse(&self.file, self.text.as_bytes())
+    }
+
     /// Returns the version of a list; empty where it has none.
     pub(super) fn version(&self) -> String {
-        NetworkConfig::parse("x.conflist", self.text.as_bytes()).map(|network| network.version).unwrap_or_default()
+        self.parse().map(|network| network.version).unwrap_or_default()
     }
 }
 
@@ -99,8 +104,13 @@ pub(super) fn backup_of<'a>(view: &ConfDirView<'a>, name: &str, stripped: &str) 
     [".conf", ".json"].into_iter().find_map(|extension| {
         let file = format!("{stem}{extension}");
         let text = view.backup_of(&file)?;
-        equals_backup(&text::to_conflist(text)?, stripped).then_some(Backup { file, text, form: ConfigFormat::Single })
+        is_backup(text, stripped).then_some(Backup { file, text, form: ConfigFormat::Single })
     })
+}
+
+/// Returns whether the list without our entry is that of a single plugin's backup.
+pub(super) fn is_backup(single: &str, stripped: &str) -> bool {
+    text::to_conflist(single).is_some_and(|list| equals_backup(&list, stripped))
 }
 
 /// Returns whether the backup equals the file without our entry, except for a raised version.

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::model::{BACKUP_SUFFIX, ConfDir, ConfFile};
-use crate::install::network::{InvalidConfig, NetworkConfig, is_configuration};
+use super::undo;
+use crate::install::network::{ConfigFormat, InvalidConfig, NetworkConfig, is_configuration};
 
 /// The valid configurations of a directory, and why the others are invalid.
 pub(super) struct ConfDirView<'a> {
@@ -72,9 +73,16 @@ impl<'a> ConfDirView<'a> {
 
     /// Returns the file `x.json` that the list `name` was converted from, where its owner has written it again; it sorts after the list.
     fn recreated_source(&self, name: &str) -> Option<&'a str> {
-        let source = format!("{}.json", name.strip_suffix(".conflist")?);
-        let (source, _) = self.networks.get_key_value(source.as_str())?;
-        (self.networks[name].entry_count() > 0 && self.backup_of(source).is_some()).then_some(*source)
+        let stem = name.strip_suffix(".conflist")?;
+        let (source, source_file) = self.networks.get_key_value(format!("{stem}.json").as_str())?;
+        let (list, backup) = (&self.networks[name], self.backup_of(source)?);
+        let stripped = list.text_without_entry();
+        // The list is of the old text, or the backup is of the new one already.
+        let has_source = || backup == source_file.text || undo::is_backup(backup, &stripped);
+        let was_a_list =
+            || undo::backup_of(self, name, &stripped).is_some_and(|backup| backup.form() == ConfigFormat::List);
+        let is_converted = list.entry_count() > 0 && has_source() && !was_a_list();
+        (is_converted && !self.has_only_our_plugin(source)).then_some(*source)
     }
 }
 
