@@ -100,6 +100,17 @@ impl KubeApiserver {
     /// # Errors
     /// As for [`start`](Self::start).
     pub fn start_with(assets: &Path, timeout: Duration, flags: ExtraFlags<'_>) -> anyhow::Result<Self> {
+        // Another process may take a port before etcd or the server does.
+        for _ in 0..4 {
+            match Self::try_start(assets, timeout, flags) {
+                Err(error) if format!("{error:#}").contains("address already in use") => {}
+                result => return result,
+            }
+        }
+        Self::try_start(assets, timeout, flags)
+    }
+
+    fn try_start(assets: &Path, timeout: Duration, flags: ExtraFlags<'_>) -> anyhow::Result<Self> {
         let temporary = tempfile::tempdir()?;
         let dir = temporary.path();
         let authority = Authority::new("kubernetes")?;
@@ -113,7 +124,6 @@ impl KubeApiserver {
         file("accounts.key", &accounts.serialize_pem())?;
         file("tokens.csv", &format!("{TOKEN},kubernetes-admin,admin,\"system:masters\"\n"))?;
 
-        // Another process may take a port before the server does; then that exits with the reason in its log.
         let [clients, peers, serving] = free_ports()?;
         let mut etcd = Process::start(&assets.join("etcd"), &[&etcd_flags(clients, peers), flags.etcd].concat(), dir)?;
         etcd.wait(timeout, || health(&plain(), &format!("http://127.0.0.1:{clients}/health")))?;
@@ -277,6 +287,15 @@ http.server.HTTPServer(('127.0.0.1', int(sys.argv[1])), H).serve_forever()\" \"$
         let client =
             flags("etcd").lines().find_map(|flag| flag.strip_prefix("--advertise-client-urls=").map(str::to_owned));
         assert!(flags("kube-apiserver").contains(&format!("--etcd-servers={}\n", client.unwrap())));
+    }
+
+    #[test]
+    fn taken_ports_are_replaced_by_others() {
+        let taken =
+            "[ -e \"$0.tried\" ] || { touch \"$0.tried\"; echo 'listen: bind: address already in use' >&2; exit 1; }";
+        let dir = assets(&format!("{taken}\n{HEALTHY}"), "exit 3");
+        let error = format!("{:#}", KubeApiserver::start(dir.path(), Duration::from_mins(1)).unwrap_err());
+        assert!(error.contains("kube-apiserver.log: exited: exit status: 3"), "{error}");
     }
 
     #[test]
