@@ -1,4 +1,4 @@
-//! Prometheus metrics. Names are Istio's where Istio has one; no label ever holds anything a user wrote.
+//! Prometheus metrics. Names are Istio's where Istio has one; no label ever holds anything that the author of a pod wrote.
 
 mod labels;
 
@@ -14,6 +14,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 use weir_injector::SkipReason;
+use weir_injector::assertions::{Action, CaptureAssertion};
 use weir_runtime::listen::ConnectionMetrics;
 use weir_runtime::metrics::ProcessCollector;
 
@@ -60,6 +61,18 @@ struct Reload {
     result: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Assertion {
+    assertion: String,
+    action: &'static str,
+}
+
+impl Assertion {
+    fn new(name: &str, denies: bool) -> Self {
+        Self { assertion: name.to_owned(), action: if denies { "deny" } else { "warn" } }
+    }
+}
+
 /// The metrics of the webhook.
 #[derive(Debug)]
 pub struct Metrics {
@@ -78,6 +91,7 @@ pub struct Metrics {
     waited: Histogram,
     patch_bytes: Histogram,
     templates: Family<Template, Counter>,
+    breaches: Family<Assertion, Counter>,
     dry_runs: Counter,
     suppressed_log_lines: Counter,
     settings_timestamp: Gauge,
@@ -109,6 +123,7 @@ impl Metrics {
             waited: Histogram::new(BUCKETS),
             patch_bytes: Histogram::new(PATCH_BUCKETS),
             templates: Family::default(),
+            breaches: Family::default(),
             dry_runs: Counter::default(),
             suppressed_log_lines: Counter::default(),
             settings_timestamp: Gauge::default(),
@@ -187,6 +202,11 @@ impl Metrics {
             "Injected pods, by template; templates that are not built in are `custom`",
             self.templates.clone(),
         );
+        registry.register(
+            "weir_webhook_assertion_breaches",
+            "Pods that break a capture assertion, by its name and action",
+            self.breaches.clone(),
+        );
         registry.register("weir_webhook_dry_runs", "Reviews of dry-run requests", self.dry_runs.clone());
         registry.register(
             "weir_webhook_log_lines_suppressed",
@@ -258,6 +278,18 @@ impl Metrics {
     /// Records a review that was not allowed.
     pub fn record_failed(&self, failure: ReviewFailure) {
         self.failed.get_or_create(&Reason { reason: failure.name() }).inc();
+    }
+
+    /// Lets the counters of capture assertions start at 0. The administrator names those, 200 at most.
+    pub fn declare_assertions(&self, assertions: &[CaptureAssertion]) {
+        for assertion in assertions {
+            drop(self.breaches.get_or_create(&Assertion::new(&assertion.name, assertion.action == Action::Deny)));
+        }
+    }
+
+    /// Records a pod that breaks a capture assertion.
+    pub fn record_breach(&self, assertion: &str, denies: bool) {
+        self.breaches.get_or_create(&Assertion::new(assertion, denies)).inc();
     }
 
     /// Records a review of a dry-run request.

@@ -174,7 +174,8 @@ impl Bound {
 /// Reports the settings at start; they may be pending, until the caches of the controllers are synced.
 fn initial_settings(settings: &SettingsFiles, metrics: &Metrics, health: &ServerHealth) -> CurrentSettings {
     let builder = settings.builder().lock();
-    if builder.current().load().is_some() {
+    if let Some(settings) = builder.current().load().as_deref() {
+        metrics.declare_assertions(&settings.assertions);
         metrics.set_settings_timestamp(SystemTime::now());
         health.settings().set_ok("ConfigurationLoaded", "ok");
     } else {
@@ -208,7 +209,9 @@ fn spawn_file_watches(
     });
     let (shutdown, state) = (tasks.shutdown_token(), Arc::clone(app));
     tasks.spawn("settings-file-watch", async move {
-        let report = |_: &_, update| report_settings_update(&state.metrics, &state.health, &update, SystemTime::now());
+        let report = |files: &SettingsFiles, update| {
+            report_settings_update(&state.metrics, &state.health, &update, files.builder(), SystemTime::now());
+        };
         shutdown.run_until_cancelled(poll_forever(settings, interval, SettingsFiles::poll, report)).await;
     });
     let (shutdown, state) = (tasks.shutdown_token(), Arc::clone(app));
@@ -247,16 +250,10 @@ fn record_certificate_expiry(metrics: &Metrics, served: &ServedCertificate) {
 /// The server cannot start, or a signal handler cannot be installed.
 pub async fn run(config: Config) -> anyhow::Result<()> {
     let mut signals = TerminationSignals::new()?;
-    log_config(&config);
+    info!(flags = ?config.flags, "configuration");
     let server = Server::start(config).await?;
     signals.recv().await;
     let aborted_connections = server.shutdown(signals.recv()).await;
     info!(aborted_connections, "shut down");
     Ok(())
-}
-
-fn log_config(config: &Config) {
-    let Config { flags, certificate, controllers, settings, .. } = config;
-    info!(?flags, ?certificate, ?controllers, "configuration");
-    info!(settings = ?settings.builder().lock().current().load_full(), "loaded injector settings");
 }

@@ -6,10 +6,16 @@ use tracing::{debug, info, warn};
 
 use crate::health::ServerHealth;
 use crate::metrics::{Metrics, ReloadSource};
-use crate::settings_builder::SettingsUpdate;
+use crate::settings_builder::{SettingsUpdate, SharedSettingsBuilder};
 
-/// Reports an update that happened at `now`.
-pub fn report_settings_update(metrics: &Metrics, health: &ServerHealth, update: &SettingsUpdate, now: SystemTime) {
+/// Reports an update of a builder that happened at `now`.
+pub fn report_settings_update(
+    metrics: &Metrics,
+    health: &ServerHealth,
+    update: &SettingsUpdate,
+    builder: &SharedSettingsBuilder,
+    now: SystemTime,
+) {
     match update {
         SettingsUpdate::Unchanged => {}
         SettingsUpdate::ClusterUpdated => debug!("applied cluster changes to settings"),
@@ -18,6 +24,9 @@ pub fn report_settings_update(metrics: &Metrics, health: &ServerHealth, update: 
             for key in ignored_keys {
                 let (document, path, reason) = (key.document, key.path.as_str(), key.reason.as_str());
                 warn!(document, path, reason, "ignored key in settings document");
+            }
+            if let Some(settings) = builder.lock().current().load().as_deref() {
+                metrics.declare_assertions(&settings.assertions);
             }
             metrics.record_reload(ReloadSource::Settings, true);
             metrics.set_settings_timestamp(now);

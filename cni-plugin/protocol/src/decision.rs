@@ -63,6 +63,26 @@ impl fmt::Display for SkipReason {
     }
 }
 
+impl SkipReason {
+    /// Returns the name in machine-readable output; stable.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::NotKubernetes => "not_kubernetes",
+            Self::ExcludedNamespace => "excluded_namespace",
+            Self::HostNetwork => "host_network",
+            Self::NotInjected => "not_injected",
+            Self::InitContainer => "init_container",
+            Self::NoProxy => "no_proxy",
+            Self::EnvoyDisabled => "envoy_disabled",
+            Self::NotSidecarRole(_) => "not_sidecar_role",
+            Self::NotSidecarTemplate(_) => "not_sidecar_template",
+            Self::InjectionOff => "injection_off",
+            Self::ModeNone => "mode_none",
+            Self::ReportedByAgent(_) => "reported_by_agent",
+        }
+    }
+}
+
 /// Origin of a capture configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConfigSource {
@@ -74,6 +94,18 @@ pub enum ConfigSource {
     Specification,
     /// The node agent, which sees the spec.
     Agent,
+}
+
+impl ConfigSource {
+    /// Returns the name in machine-readable output; stable.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::CaptureAnnotation => "capture-annotation",
+            Self::IstioAnnotations => "istio-annotations",
+            Self::Specification => "istio-annotations-and-proxy",
+            Self::Agent => "agent",
+        }
+    }
 }
 
 /// The part of a pod's spec that decides about capture.
@@ -94,6 +126,16 @@ pub struct ProxyFacts {
     pub role: Option<String>,
     /// Its user, group and environment; or one line for each that is invalid.
     pub spec: Result<ProxySpec, Vec<String>>,
+}
+
+impl ProxyFacts {
+    /// Reads the container `istio-proxy`, in JSON.
+    pub fn from_container(container: &Value) -> Self {
+        let args = container["args"].as_array();
+        let arg = |index: usize| args.and_then(|args| args.get(index)).and_then(Value::as_str);
+        let role = if arg(0) == Some("proxy") { arg(1).map(str::to_owned) } else { None };
+        Self { role, spec: ProxySpec::from_container(container) }
+    }
 }
 
 /// Decision that follows from the annotations and the spec of a pod.
@@ -134,9 +176,12 @@ pub fn decide_capture(annotations: &BTreeMap<String, String>, spec: Option<&Spec
         return without_status(annotations, spec);
     };
     let status = InjectionStatus::parse(status);
-    // A spec cannot be changed; the annotation can.
+    // A spec cannot be changed; the annotation can. Where our webhook writes weir.dev/capture, it adds no istio-init, and one of the author's
+    // own installs nothing that counts.
     let skip = match spec {
-        Some(spec) if spec.istio_init => Some((SkipReason::InitContainer, "")),
+        Some(spec) if spec.istio_init && !annotations.contains_key(annotation::CAPTURE) => {
+            Some((SkipReason::InitContainer, ""))
+        }
         Some(spec) if spec.proxy.is_none() => Some((SkipReason::NoProxy, "")),
         None if status.init_containers.iter().any(|name| name == "istio-init") => {
             Some((SkipReason::InitContainer, "names the container istio-init"))

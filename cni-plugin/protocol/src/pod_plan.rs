@@ -11,7 +11,7 @@ use iptables_rules::plan::UnsupportedSetting;
 use iptables_rules::{CaptureConfig, RuleSet, plan};
 
 use crate::agent::PodAnswer;
-use crate::decision::{CaptureDecision, ConfigSource, SkipReason};
+use crate::decision::{CaptureDecision, ConfigSource, SkipReason, SpecFacts, decide_capture};
 
 /// Plan for a pod's network namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +63,12 @@ pub fn is_final(decision: &CaptureDecision, annotations: &BTreeMap<String, Strin
         CaptureDecision::InvalidAnnotations(_) => annotations.contains_key(annotation::CAPTURE),
         _ => false,
     }
+}
+
+/// Predicts the decision of a plugin that has a node agent: from the annotations, and from the spec where they do not say enough.
+pub fn predict_decision(annotations: &BTreeMap<String, String>, spec: &SpecFacts) -> CaptureDecision {
+    let decision = decide_capture(annotations, None);
+    if is_final(&decision, annotations) { decision } else { decide_capture(annotations, Some(spec)) }
 }
 
 /// Returns the decision in the agent's answer, whose configuration is validated like an annotation.

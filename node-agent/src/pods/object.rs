@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
-use iptables_rules::annotations::ProxySpec;
 use iptables_rules::names::annotation;
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
@@ -322,17 +321,10 @@ impl Spec {
         let Self { init_containers, containers, .. } = self;
         SpecFacts {
             istio_init: init_containers.has_istio_init || containers.has_istio_init,
-            proxy: init_containers.proxy.as_ref().or(containers.proxy.as_ref()).map(proxy_facts),
+            proxy: init_containers.proxy.as_ref().or(containers.proxy.as_ref()).map(ProxyFacts::from_container),
             inject_label: inject_label.cloned(),
         }
     }
-}
-
-fn proxy_facts(container: &Value) -> ProxyFacts {
-    let args = container["args"].as_array();
-    let arg = |index: usize| args.and_then(|args| args.get(index)).and_then(Value::as_str);
-    let role = if arg(0) == Some("proxy") { arg(1).map(str::to_owned) } else { None };
-    ProxyFacts { role, spec: ProxySpec::from_container(container) }
 }
 
 impl Status {

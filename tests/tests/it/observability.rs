@@ -74,6 +74,9 @@ fn every_metric_of_alerts_and_dashboards_is_scraped() {
     server.put("nodes", json!({"metadata": {"name": "n1"}, "spec": {}}));
     let kubeconfig = server.kubeconfig(root).unwrap();
     let [webhook, agent, nri_agent, port] = [free_port(), free_port(), free_port(), free_port()];
+    let assertion = json!({"apiVersion": "weir.dev/v1alpha1", "kind": "CaptureAssertion", "metadata": {"name": "all"},
+        "spec": {"rules": [{"direction": "outbound", "must": "captured"}]}});
+    fs::write(root.join("assertions"), assertion.to_string()).unwrap();
     let _webhook = start(
         root,
         &weir_tests::bin("weir-webhook"),
@@ -84,6 +87,7 @@ fn every_metric_of_alerts_and_dashboards_is_scraped() {
             format!("--kubeconfig={}", kubeconfig.display()),
             "--namespace=weir-system".to_owned(),
             "--ca-secret=weir-webhook-ca".to_owned(),
+            format!("--assertions={}", root.join("assertions").display()),
         ],
     );
     let start_agent = |mode: &str, port: u16| {

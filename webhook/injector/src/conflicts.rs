@@ -7,6 +7,7 @@ use serde_json::Value;
 use crate::builtin_template::BuiltinTemplate;
 use crate::containers::{self, ContainerList, PROXY_CONTAINER};
 use crate::context::InjectContext;
+use crate::pod_capture::security_id;
 
 /// Fixed ports of the agent and of Envoy.
 const AGENT_DEBUG: u16 = 15004;
@@ -61,10 +62,7 @@ pub(crate) fn proxy_ids(pod: &Value) -> Option<(i64, i64)> {
 
 /// Returns why the capture rules exempt a container's connections, as a clause without subject.
 pub(crate) fn why_exempt(pod: &Value, container: &Value, (user, group): (i64, i64)) -> Option<String> {
-    let id = |field: &str| {
-        let own = container["securityContext"][field].as_i64();
-        own.or_else(|| pod["spec"]["securityContext"][field].as_i64())
-    };
+    let id = |field: &str| security_id(pod, container, field);
     if id("runAsUser") == Some(user) {
         return Some(format!("runs as user {user}"));
     }

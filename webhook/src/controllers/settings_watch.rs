@@ -361,7 +361,8 @@ async fn run(
             Ok(update) => {
                 is_pending = matches!(update, SettingsUpdate::Pending(_));
                 record_config_map_events(&update, &maps, &mut was_rejected, &context);
-                report_settings_update(&context.metrics, &context.health, &update, SystemTime::now());
+                let now = SystemTime::now();
+                report_settings_update(&context.metrics, &context.health, &update, &builder, now);
             }
             Err(error) => error!(%error, "settings build panicked; keeping the last settings"),
         }

@@ -1,11 +1,11 @@
 //! Answers an AdmissionReview: from the bytes of a request to those of its response. Pure computation, on a thread of its own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use serde_json::Value;
 use weir_injector::admission::{AdmissionResult, DecodeError, Request, Review, ReviewId, ReviewResponse, V1};
-use weir_injector::assertions::{Action, Breach, judge};
+use weir_injector::assertions::{Action, Breach, Surroundings, judge};
 use weir_injector::settings::Settings;
 use weir_injector::{InjectError, InjectOutcome, InjectRequest, SkipReason, patch};
 
@@ -26,6 +26,17 @@ pub struct ReviewResult {
     pub outcome: ReviewOutcome,
     /// For the log.
     pub subject: ReviewSubject,
+    /// For metrics: the capture assertions that the pod breaks.
+    pub breached: BTreeSet<BreachedAssertion>,
+}
+
+/// A capture assertion that a pod breaks.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct BreachedAssertion {
+    /// Its name; written by the administrator.
+    pub name: String,
+    /// Whether it denies the pod.
+    pub denies: bool,
 }
 
 /// Result of a request.
@@ -107,13 +118,20 @@ pub fn handle(body: &[u8], url_env: BTreeMap<String, String>, settings: &Setting
     let subject = ReviewSubject::from_request(&request);
     let uid = request.uid.clone();
     // A bug in injection costs one request, not the server. No shared state is changed in there.
-    let reviewed = catch_unwind(AssertUnwindSafe(|| review_pod(api_version, request, url_env, settings, inject)));
-    if let Ok((response, outcome)) = reviewed {
-        return ReviewResult { status: 200, response, outcome, subject };
+    let mut breached = BTreeSet::new();
+    let review = || review_pod(api_version, request, url_env, settings, inject, &mut breached);
+    let reviewed = catch_unwind(AssertUnwindSafe(review));
+    if let Ok((mut response, outcome)) = reviewed {
+        if !breached.is_empty() {
+            let names: Vec<&str> = breached.iter().map(|assertion| assertion.name.as_str()).collect();
+            response.audit_annotations.insert("breached-assertions", names.join(","));
+        }
+        return ReviewResult { status: 200, response, outcome, subject, breached };
     }
     let message = "internal error while injecting this pod; see the webhook's log".to_owned();
     let response = ReviewResponse::denied(api_version, &uid, 500, "InternalError", message);
-    ReviewResult { status: 500, response, outcome: ReviewOutcome::Failed(ReviewFailure::Internal), subject }
+    let outcome = ReviewOutcome::Failed(ReviewFailure::Internal);
+    ReviewResult { status: 500, response, outcome, subject, breached }
 }
 
 /// Denies a review that would take too much memory to parse.
@@ -122,7 +140,7 @@ fn excessive_result(body: &[u8]) -> ReviewResult {
     let message = format!("weir: the review has too many values (limit: {MAX_SEPARATORS} commas and opening brackets)");
     let response = ReviewResponse::denied(api_version, &uid, 422, "Invalid", message);
     let (outcome, subject) = (ReviewOutcome::Failed(ReviewFailure::Denied), ReviewSubject::default());
-    ReviewResult { status: 200, response, outcome, subject }
+    ReviewResult { status: 200, response, outcome, subject, breached: BTreeSet::new() }
 }
 
 /// Returns the result for a request that is not a review; its body has the shape of a review all the same.
@@ -132,6 +150,7 @@ pub fn error_result(status: u16, failure: ReviewFailure, message: String) -> Rev
         response: ReviewResponse::denied(V1, "", status, "BadRequest", message),
         outcome: ReviewOutcome::Failed(failure),
         subject: ReviewSubject::default(),
+        breached: BTreeSet::new(),
     }
 }
 
@@ -150,6 +169,7 @@ fn review_pod(
     url_env: BTreeMap<String, String>,
     settings: &Settings,
     inject: InjectFn,
+    breached: &mut BTreeSet<BreachedAssertion>,
 ) -> (ReviewResponse, ReviewOutcome) {
     let denied = |uid: &str, code, reason, message: String| {
         let response = ReviewResponse::denied(api_version, uid, code, reason, message);
@@ -169,9 +189,14 @@ fn review_pod(
         url_env,
         ..InjectRequest::default()
     };
-    let judge = |pod: &Value| {
-        let namespace = request.namespace.as_deref().and_then(|namespace| settings.namespaces.labels(namespace));
-        Judgement::of(judge(pod, namespace, &settings.assertions))
+    let mut judge = |pod: &Value| {
+        let surroundings = Surroundings {
+            namespace_labels: request.namespace.as_deref().and_then(|name| settings.namespaces.labels(name)),
+            is_dual_stack: settings.nodes.is_dual_stack(),
+        };
+        let found = judge(pod, surroundings, &settings.assertions);
+        breached.extend(found.iter().map(BreachedAssertion::of));
+        Judgement::of(found)
     };
     match inject(&request, settings) {
         Ok(InjectOutcome::Injected { pod, templates, mut warnings }) => {
@@ -179,19 +204,7 @@ fn review_pod(
                 Judgement::Denied(reasons) => return denied(&uid, 403, "Forbidden", reasons),
                 Judgement::Allowed { warnings: more } => warnings.extend(more),
             }
-            let operations = patch::diff(&request.pod, &pod);
-            let patch = match (!operations.is_empty()).then(|| patch::to_json(&operations)).transpose() {
-                Ok(patch) => patch,
-                // Allowed without its patch, the pod would run outside the mesh.
-                Err(error) => {
-                    let message = format!("weir: cannot write the patch: {error}");
-                    let response = ReviewResponse::denied(api_version, &uid, 500, "InternalError", message);
-                    return (response, ReviewOutcome::Failed(ReviewFailure::Internal));
-                }
-            };
-            let patch_bytes = patch.as_ref().map_or(0, Vec::len);
-            let outcome = ReviewOutcome::Injected { templates: templates.join(","), patch_bytes };
-            allow(api_version, &uid, patch, warnings, outcome)
+            allow_patched(api_version, &uid, [&request.pod, &pod], &templates, warnings)
         }
         Ok(InjectOutcome::Skipped { reason, mut warnings }) => {
             // Authors of `sidecar.istio.io/inject: "false"` know; others may wonder why their pod has no sidecar.
@@ -206,6 +219,35 @@ fn review_pod(
         }
         Err(error) => denied(&uid, 422, "Invalid", format!("weir: {error}")),
     }
+}
+
+impl BreachedAssertion {
+    fn of(breach: &Breach) -> Self {
+        Self { name: breach.assertion.clone(), denies: breach.action == Action::Deny }
+    }
+}
+
+/// Allows an injected pod, with the patch that makes the second of the pods from the first.
+fn allow_patched(
+    api_version: &'static str,
+    uid: &str,
+    [before, after]: [&Value; 2],
+    templates: &[String],
+    warnings: Vec<String>,
+) -> (ReviewResponse, ReviewOutcome) {
+    let operations = patch::diff(before, after);
+    let patch = match (!operations.is_empty()).then(|| patch::to_json(&operations)).transpose() {
+        Ok(patch) => patch,
+        // Allowed without its patch, the pod would run outside the mesh.
+        Err(error) => {
+            let message = format!("weir: cannot write the patch: {error}");
+            let response = ReviewResponse::denied(api_version, uid, 500, "InternalError", message);
+            return (response, ReviewOutcome::Failed(ReviewFailure::Internal));
+        }
+    };
+    let patch_bytes = patch.as_ref().map_or(0, Vec::len);
+    let outcome = ReviewOutcome::Injected { templates: templates.join(","), patch_bytes };
+    allow(api_version, uid, patch, warnings, outcome)
 }
 
 /// What follows from the capture assertions for a pod.

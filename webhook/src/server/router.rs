@@ -244,6 +244,9 @@ fn count_review(metrics: &Metrics, result: &ReviewResult) {
         ReviewOutcome::NotAPodCreate => metrics.record_not_a_pod(),
         ReviewOutcome::Failed(failure) => metrics.record_failed(*failure),
     }
+    for assertion in &result.breached {
+        metrics.record_breach(&assertion.name, assertion.denies);
+    }
     if result.subject.dry_run {
         metrics.record_dry_run();
     }

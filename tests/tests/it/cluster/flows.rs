@@ -232,22 +232,11 @@ fn pods_are_judged_by_capture_assertions(cluster: &Cluster) {
     std::fs::write(&policy, ASSERTIONS).unwrap();
     let Some(mesh) = Mesh::install_with(cluster, "", &["--assertions", policy.to_str().unwrap()]) else { return };
     mesh.wait_ready();
-    let excluding = |key: &str, value: &str| {
-        let mut pod = pod("web");
-        pod["metadata"]["annotations"] = json!({ key: value });
-        pod
-    };
-    let ports = "traffic.sidecar.istio.io/excludeOutboundPorts";
     for (namespace, pci) in [("cards", "true"), ("blog", "false")] {
         let labels = json!({"istio-injection": "enabled", "pci": pci});
         cluster.create_namespace(namespace, &labels);
         let is_pci = pci == "true";
-        for (asked, breaks_pci, breaks_all) in [
-            (pod("web"), false, false),
-            (excluding(ports, "3306"), true, true),
-            (excluding(ports, "8080"), false, true),
-            (excluding("sidecar.istio.io/inject", "false"), true, true),
-        ] {
+        for (asked, breaks_pci, breaks_all) in pods_for_assertions() {
             let pods = format!("/api/v1/namespaces/{namespace}/pods?dryRun=All");
             let is_denied = is_pci && breaks_pci;
             // The labels of a new namespace arrive a moment later; until then they count as broken.
@@ -258,8 +247,12 @@ fn pods_are_judged_by_capture_assertions(cluster: &Cluster) {
             });
             let text = if is_denied { response.message().to_owned() } else { response.warnings.join(" ") };
             assert_eq!(response.code == 403, is_denied, "{namespace}: {asked}: {response:?}");
-            assert_eq!(text.contains("CaptureAssertion databases: mysql: "), is_denied, "{text}");
-            assert_eq!(text.contains("CaptureAssertion everything: rule 1: "), breaks_all && !is_denied, "{text}");
+            assert_eq!(text.contains("CaptureAssertion databases: mysql: "), is_denied, "{asked}: {text}");
+            assert_eq!(
+                text.contains("CaptureAssertion everything: rule 1: "),
+                breaks_all && !is_denied,
+                "{asked}: {text}"
+            );
 
             let mut stored = asked.clone();
             stored["metadata"]["namespace"] = namespace.into();
@@ -270,8 +263,51 @@ fn pods_are_judged_by_capture_assertions(cluster: &Cluster) {
             let mut offline = std::process::Command::new(weir_tests::bin("weir"));
             let offline = offline.arg("assert").arg("-f").args([&policy, &manifest]).output().unwrap();
             let printed = String::from_utf8_lossy(&offline.stdout);
-            assert_eq!(offline.status.code(), Some(i32::from(breaks_all)), "{offline:?}");
-            assert_eq!(printed.contains("mysql"), is_denied, "{printed}");
+            assert_eq!(offline.status.code(), Some(i32::from(breaks_all)), "{asked}: {offline:?}");
+            assert_eq!(printed.contains("mysql"), is_denied, "{asked}: {printed}");
         }
     }
+    let replicas = mesh.replicas();
+    for labels in [r#"{assertion="databases",action="deny"}"#, r#"{assertion="everything",action="warn"}"#] {
+        let counter = format!("weir_webhook_assertion_breaches_total{labels}");
+        assert!(replicas.iter().any(|replica| replica.counter(&counter) > 0), "{counter}");
+    }
+}
+
+/// Returns pods, and whether they break the assertion about MySQL, and that about everything. Most are of an author who wants out of the
+/// mesh unseen.
+fn pods_for_assertions() -> Vec<(Value, bool, bool)> {
+    const PORTS: &str = "traffic.sidecar.istio.io/excludeOutboundPorts";
+    const STATUS: &str = "sidecar.istio.io/status";
+    const INJECT: &str = "sidecar.istio.io/inject";
+    const TEMPLATES: &str = "inject.istio.io/templates";
+    let changed = |annotations: Value, spec: Value| {
+        let mut pod = pod("web");
+        json_patch::merge(&mut pod, &json!({"metadata": {"annotations": annotations}, "spec": spec}));
+        pod
+    };
+    let annotated = |annotations: Value| changed(annotations, json!({}));
+    let out = [
+        annotated(json!({PORTS: "3306"})),
+        annotated(json!({INJECT: "false"})),
+        annotated(json!({INJECT: "false", STATUS: "{}"})),
+        annotated(json!({INJECT: "false", STATUS: r#"{"containers":["istio-proxy"]}"#})),
+        annotated(json!({"sidecar.istio.io/interceptionMode": "NONE"})),
+        annotated(json!({TEMPLATES: "grpc-agent"})),
+        annotated(json!({TEMPLATES: "grpc-simple"})),
+        annotated(json!({TEMPLATES: "gateway"})),
+        changed(json!({}), json!({"hostNetwork": true})),
+        changed(json!({STATUS: "{}"}), json!({"hostNetwork": true})),
+        changed(
+            json!({}),
+            json!({"containers": [{"name": "app", "image": "app"},
+                {"name": "tool", "image": "tool", "securityContext": {"runAsUser": 1337}}]}),
+        ),
+    ];
+    // The plugin goes by the webhook's annotation, not by a name.
+    let own_init = changed(json!({}), json!({"initContainers": [{"name": "istio-init", "image": "mine"}]}));
+    let mut all =
+        vec![(pod("web"), false, false), (own_init, false, false), (annotated(json!({PORTS: "8080"})), false, true)];
+    all.extend(out.map(|pod| (pod, true, true)));
+    all
 }

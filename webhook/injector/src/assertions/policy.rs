@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use ipnet::IpNet;
+use iptables_rules::CaptureConfig;
 use iptables_rules::compare::Direction;
 use iptables_rules::compare::assertion::{Assertion, Must, Quantifier};
 use iptables_rules::names::port;
@@ -12,6 +13,7 @@ use iptables_rules::restore::RestoreFamily;
 use serde_json::{Map, Value};
 
 use super::fields::Fields;
+use crate::pod_capture::SharedIds;
 use crate::selector::Selector;
 
 const API_VERSION: &str = "weir.dev/v1alpha1";
@@ -54,16 +56,30 @@ pub struct AssertionRule {
 }
 
 /// What tells the connections of a pod's proxy from those of its application.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct ProxyTraits<'a> {
-    /// Users of the proxy.
-    pub uids: &'a [u32],
-    /// Groups of the proxy.
-    pub gids: &'a [u32],
+    /// Users that the proxy alone has.
+    uids: Vec<u32>,
+    /// Groups that the proxy alone has.
+    gids: Vec<u32>,
     /// Port on which it gets tunnelled connections.
-    pub tunnel_port: u16,
+    tunnel_port: u16,
     /// Families of the pod's addresses; both before it has some.
-    pub families: &'a [RestoreFamily],
+    families: &'a [RestoreFamily],
+}
+
+impl<'a> ProxyTraits<'a> {
+    /// Takes the traits from the configuration of a pod, and the families of its addresses; both before it has some. A connection of a
+    /// user or group in `shared` may be the application's.
+    pub fn new(config: &CaptureConfig, shared: &SharedIds, families: &'a [RestoreFamily]) -> Self {
+        let own = |ids: &[u32], shared: &[u32]| ids.iter().copied().filter(|id| !shared.contains(id)).collect();
+        Self {
+            uids: own(&config.proxy_uids, &shared.uids),
+            gids: own(&config.proxy_gids, &shared.gids),
+            tunnel_port: config.tunnel_port,
+            families,
+        }
+    }
 }
 
 impl CaptureAssertion {

@@ -15,8 +15,6 @@ use crate::mesh::{alone_or_skip, install, try_weir, weir};
 use crate::scenario::{Scenario, client, is_from_the_mesh};
 
 const INJECTOR_AND_CNI: IstioParts = IstioParts { injector: true, cni: true, ambient: false };
-/// The revision of Weir beside Istio's injector.
-const REVISION: &str = "weir";
 /// Annotation of pods that Weir has injected: what their rules are.
 const FROZEN: &str = "weir.dev/capture";
 
@@ -137,8 +135,8 @@ fn migration_from_istio_and_back() {
     mesh.assert_injected_by(&Injector::Istio);
     let traffic = Traffic::start(&mesh);
 
-    let settings = ["--set", "images.hub=localhost", "--set", "config.from=istio,node.enabled=true"];
-    let printed = weir(cluster, &[&["install", "--yes", "--revision", REVISION][..], &settings].concat()).unwrap();
+    // No namespace of these moves yet.
+    let printed = weir(cluster, &["migrate", "run", "-y", "-n", "default", "--set", "images.hub=localhost"]).unwrap();
     assert!(printed.contains("istio-cni is installed"), "{printed}");
     wait_for_agents(cluster);
     mesh.restart();
