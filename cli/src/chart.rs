@@ -127,6 +127,18 @@ impl ChartArgs {
         }
     }
 
+    /// Returns the settings of a revision beside Istio, whose configuration it follows; those of the command line count more.
+    pub(crate) fn beside_istio(revision: &str, istio_namespace: &str, values: &[String], set: &[String]) -> Self {
+        let follow = format!("config.from=istio,config.istioNamespace={istio_namespace},node.enabled=true");
+        Self {
+            values: values.to_vec(),
+            set: std::iter::once(follow).chain(set.iter().cloned()).collect(),
+            namespace: WEBHOOK_NAMESPACE.to_owned(),
+            revision: revision.to_owned(),
+            ..Self::default()
+        }
+    }
+
     /// Reads and validates the settings.
     ///
     /// # Errors

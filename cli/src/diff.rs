@@ -10,6 +10,7 @@ pub(crate) mod comparison;
 mod html;
 pub(crate) mod input;
 pub(crate) mod json;
+pub(crate) mod pod_changes;
 mod sarif;
 pub(crate) mod text;
 
@@ -22,7 +23,7 @@ use crate::agent::AgentArgs;
 use crate::failure::{Failure, exit, join};
 use crate::files;
 use crate::output::ReportFormat;
-use crate::settings::InjectorArgs;
+use crate::settings::{InjectorArgs, OldInjectorArgs};
 use comparison::{Comparison, Verdict};
 use input::Side;
 
@@ -35,7 +36,8 @@ and the setting that decides, or it is said which rule is not understood.
 
 OLD and NEW are files, or `-` for standard input, and each is one of: a manifest, whose pods and workloads are compared by name; annotations \
 (a map, or an object with `metadata.annotations`); or the output of iptables-save and ip6tables-save. Pods that are not injected yet are \
-injected first. With --netns, --pid or --pod, OLD is what runs now.
+injected first. With --netns, --pid or --pod, OLD is what runs now. With one manifest and settings of the injector for OLD (--old-...), two \
+configurations are compared, such as those of two revisions. Fields of the injected pods that differ are listed, too.
 
 Examples:
   weir diff old.yaml new.yaml
@@ -43,6 +45,7 @@ Examples:
   weir diff --pod shop/web-0 web.yaml
   weir diff --netns /run/netns/web web.yaml
   weir diff saved.txt web.yaml --fail-on any
+  weir diff web.yaml --old-revision 1-27 --revision 1-28 --context prod
 
 Exit status: 0 done, 1 the input has errors or --fail-on applies, 2 wrong usage, or a file, namespace or cluster cannot be read.")]
 pub(crate) struct DiffArgs {
@@ -79,6 +82,9 @@ pub(crate) struct DiffArgs {
 
     #[command(flatten)]
     injector: InjectorArgs,
+
+    #[command(flatten)]
+    old_injector: OldInjectorArgs,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -112,10 +118,18 @@ fn sides(args: &DiffArgs) -> Result<(Side, Side), Failure> {
     let live = [args.netns.is_some(), args.pid.is_some(), args.pod.is_some()].contains(&true);
     match (args.files.as_slice(), live) {
         ([old, new], false) if old == "-" && new == "-" => Err(Failure::usage("only one of OLD and NEW can be -")),
-        ([old, new], false) => join(input::file(old, &args.injector), input::file(new, &args.injector)),
+        ([old, new], false) => {
+            let injector = args.old_injector.over(&args.injector);
+            join(input::file(old, &injector), input::file(new, &args.injector))
+        }
+        ([both], false) if args.old_injector.is_given() => {
+            input::with_both(both, &args.old_injector.over(&args.injector), &args.injector)
+        }
         ([new], true) => join(live_side(args), input::file(new, &args.injector)),
         (_, true) => Err(Failure::usage("--netns, --pid and --pod stand for OLD; pass one file, NEW")),
-        (_, false) => Err(Failure::usage("pass two files, OLD and NEW; or one of --netns, --pid and --pod, and NEW")),
+        (_, false) => Err(Failure::usage(
+            "pass two files, OLD and NEW; or one of --netns, --pid and --pod, and NEW; or one file, and settings of OLD",
+        )),
     }
 }
 

@@ -48,24 +48,31 @@ pub(crate) struct InstallArgs {
     #[command(flatten)]
     connect: ConnectArgs,
 
+    #[command(flatten)]
+    options: InstallOptions,
+}
+
+/// How objects are applied.
+#[derive(Debug, Args)]
+pub(crate) struct InstallOptions {
     /// Print what would be done: validate on the server, or only locally
     #[arg(long, value_enum, value_name = "WHERE", num_args = 0..=1, default_value = "none", default_missing_value = "client", require_equals = true)]
-    dry_run: DryRun,
+    pub(crate) dry_run: DryRun,
 
     /// Take ownership of fields set by other field managers
     #[arg(long)]
-    force_conflicts: bool,
+    pub(crate) force_conflicts: bool,
 
     /// Skip the confirmation
     #[arg(short = 'y', long, alias = "skip-confirmation")]
-    yes: bool,
+    pub(crate) yes: bool,
 
     #[command(flatten)]
-    wait: WaitArgs,
+    pub(crate) wait: WaitArgs,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum DryRun {
+pub(crate) enum DryRun {
     /// Apply
     None,
     /// Local only
@@ -86,21 +93,21 @@ pub(crate) enum Operation {
 /// # Errors
 /// Settings or objects are rejected, nobody confirms, or a workload is not ready in time.
 pub(crate) fn run(args: &InstallArgs, operation: Operation) -> Result<ExitCode, Failure> {
-    let release = args.settings.release()?;
+    let (release, options) = (args.settings.release()?, &args.options);
     require_registry(&release.objects()?)?;
-    if args.dry_run == DryRun::Client {
+    if options.dry_run == DryRun::Client {
         for (what, _) in with_refs(release.objects()?)? {
             print_line(&format!("{what} (dry run)"))?;
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let timeout = args.wait.timeout + REQUESTS_TIMEOUT + if args.yes { Duration::ZERO } else { CONFIRM_TIMEOUT };
-    args.connect.run(timeout, async |cluster| install(&cluster, release, args, operation).await)?;
+    let timeout = options.wait.timeout + REQUESTS_TIMEOUT + if options.yes { Duration::ZERO } else { CONFIRM_TIMEOUT };
+    args.connect.run(timeout, async |cluster| install(&cluster, release, options, operation).await)?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Rejects image names without a registry: runtimes look them up in a public registry, where they belong to somebody else.
-fn require_registry(objects: &[Value]) -> Result<(), Failure> {
+pub(crate) fn require_registry(objects: &[Value]) -> Result<(), Failure> {
     let specs = objects.iter().filter_map(|object| object.pointer("/spec/template/spec"));
     let lists = specs.flat_map(|spec| ["initContainers", "containers"].map(|list| spec[list].as_array()));
     let images = lists.flatten().flatten().filter_map(|container| container["image"].as_str());
@@ -117,7 +124,16 @@ fn require_registry(objects: &[Value]) -> Result<(), Failure> {
     )]))
 }
 
-async fn install(cluster: &Cluster, release: Release, args: &InstallArgs, operation: Operation) -> Result<(), Failure> {
+/// Installs a release, after a preview and a confirmation.
+///
+/// # Errors
+/// Objects are rejected, nobody confirms, or a workload is not ready in time.
+pub(crate) async fn install(
+    cluster: &Cluster,
+    release: Release,
+    options: &InstallOptions,
+    operation: Operation,
+) -> Result<(), Failure> {
     let kubernetes = cluster.kubernetes_version().await?;
     print_target(cluster, &kubernetes, operation).await?;
     let release = release.for_kubernetes(kubernetes);
@@ -131,38 +147,38 @@ async fn install(cluster: &Cluster, release: Release, args: &InstallArgs, operat
             print_line("warning: no node agent is installed, but pods need one; --set node.enabled=true installs it")?;
         }
     }
-    let mut preview = preview::preview(cluster, others.iter().chain(&configurations), args.force_conflicts).await?;
+    let mut preview = preview::preview(cluster, others.iter().chain(&configurations), options.force_conflicts).await?;
     let leftovers = leftover_rights(cluster, &release, &others).await?;
     let uninstaller = leftover_uninstaller(cluster, &others).await?;
     preview.add_deleted(&leftovers);
     preview.add_deleted(uninstaller.as_slice());
     print_line(&preview.text())?;
-    if args.dry_run == DryRun::Server {
+    if options.dry_run == DryRun::Server {
         return print_line("server dry run: nothing was changed");
     }
     if !preview.is_empty() {
-        confirm("Continue?", args.yes)?;
+        confirm("Continue?", options.yes)?;
     }
 
-    let options = ApplyOptions { dry_run: false, force: args.force_conflicts };
+    let apply = ApplyOptions { dry_run: false, force: options.force_conflicts };
     // First, because it removes from the nodes what the agent is about to install.
     cluster.delete_all(uninstaller).await?;
-    cluster.apply_all(&others, options).await?;
+    cluster.apply_all(&others, apply).await?;
     cluster.delete_all(leftovers).await?;
-    if args.wait.wait {
+    if options.wait.wait {
         let workloads = others.iter().map(|(what, _)| what);
         let workloads: Vec<&ObjectRef> =
             workloads.filter(|what| [DEPLOYMENT, DAEMON_SET].contains(&what.kind)).collect();
-        rollout::wait(cluster, &workloads, args.wait.timeout).await.map_err(|failure| {
+        rollout::wait(cluster, &workloads, options.wait.timeout).await.map_err(|failure| {
             failure.and(
                 "webhook configurations were not applied; fix the workload and run weir install again, or pass --wait=false"
                     .to_owned(),
             )
         })?;
     }
-    cluster.apply_all(&configurations, options).await?;
+    cluster.apply_all(&configurations, apply).await?;
     revisions::reconcile_default(cluster).await?;
-    print_line(&release.notes(args.wait.wait)?)
+    print_line(&release.notes(options.wait.wait)?)
 }
 
 /// Prints the cluster, and the versions of everything.

@@ -19,7 +19,6 @@ mod inventory;
 mod json;
 mod object;
 mod plan;
-mod pod_changes;
 mod prometheus;
 mod record;
 mod run;
@@ -65,11 +64,12 @@ Exit status: 0 done, 1 a workload would lose captured traffic or that cannot be 
     Plan(PlanArgs),
     /// Move namespaces to Weir, one at a time, and roll a namespace back if anything fails
     #[command(after_long_help = "\
-Weir has to run beside Istio under its own revision. A namespace gets the label istio.io/rev, its workloads are restarted in batches, and the next \
+Weir has to run beside Istio under its own revision; with --set or --values it is installed first. A namespace gets the label istio.io/rev, its workloads are restarted in batches, and the next \
 ones wait until the new pods are ready and the node agents report their capture rules in place. The progress is in the annotation \
 weir.dev/migration of the namespace: a run that was killed goes on when it is started again.
 
 Examples:
+  weir migrate run --set images.hub=registry.example/weir
   weir migrate run --dry-run
   weir migrate run -n shop --batch 3 --prometheus http://127.0.0.1:9090
 

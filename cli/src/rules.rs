@@ -5,6 +5,7 @@
 //! annotations ──────┴▶ subject: CaptureConfig ──plan──▶ RuleSet ──print──▶ iptables | nft | json
 //! ```
 
+pub(crate) mod init_container;
 pub(crate) mod json;
 pub(crate) mod planned;
 mod print;

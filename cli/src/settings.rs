@@ -28,7 +28,7 @@ const CONFIG_KEYS: [&str; 7] = [
 ];
 
 /// Options of commands that inject.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Injector settings")]
 pub(crate) struct InjectorArgs {
     /// Read the mesh configuration (key `mesh` of ConfigMap `istio`) from this file [default: the cluster's, else Istio's defaults]
@@ -61,6 +61,48 @@ pub(crate) struct InjectorArgs {
 
     #[command(flatten)]
     cluster: ClusterConfigArgs,
+}
+
+/// Settings of the injector for the old side of a comparison.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Injector settings of OLD, where they are not those of NEW")]
+pub(crate) struct OldInjectorArgs {
+    /// Like --revision, for OLD
+    #[arg(long = "old-revision", id = "old_revision", value_name = "REVISION")]
+    revision: Option<String>,
+
+    /// Like --valuesFile, for OLD
+    #[arg(long = "old-valuesFile", id = "old_values_file", value_name = "FILE")]
+    values_file: Option<PathBuf>,
+
+    /// Like --meshConfigFile, for OLD
+    #[arg(long = "old-meshConfigFile", id = "old_mesh_config_file", value_name = "FILE")]
+    mesh_config_file: Option<PathBuf>,
+
+    /// Like --injectConfigFile, for OLD
+    #[arg(long = "old-injectConfigFile", id = "old_inject_config_file", value_name = "FILE")]
+    inject_config_file: Option<PathBuf>,
+}
+
+impl OldInjectorArgs {
+    /// Returns whether any of the options is set.
+    pub(crate) fn is_given(&self) -> bool {
+        self.revision.is_some()
+            || [&self.values_file, &self.mesh_config_file, &self.inject_config_file]
+                .into_iter()
+                .any(Option::is_some)
+    }
+
+    /// Returns the settings of OLD: these, and the others of NEW.
+    pub(crate) fn over(&self, new: &InjectorArgs) -> InjectorArgs {
+        InjectorArgs {
+            revision: self.revision.clone().or_else(|| new.revision.clone()),
+            values_file: self.values_file.clone().or_else(|| new.values_file.clone()),
+            mesh_config_file: self.mesh_config_file.clone().or_else(|| new.mesh_config_file.clone()),
+            inject_config_file: self.inject_config_file.clone().or_else(|| new.inject_config_file.clone()),
+            ..new.clone()
+        }
+    }
 }
 
 /// `--native-sidecars`.

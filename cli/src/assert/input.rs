@@ -6,13 +6,14 @@ use iptables_rules::config::Ipv6Policy;
 use iptables_rules::restore::RestoreFamily;
 use iptables_rules::{CaptureConfig, RuleSet, plan};
 use serde_json::{Map, Value};
+use weir_injector::pod_capture::SharedIds;
 
 use crate::failure::{Failure, join};
 use crate::files::InputFile;
 use crate::manifest::namespaces::{self, NamespaceLabels};
 use crate::manifest::stream::{self, Document};
 use crate::rules::planned::{self, Planned};
-use crate::rules::subject::{Capture, Subject};
+use crate::rules::subject::{Capture, INIT, Subject};
 use crate::settings::InjectorArgs;
 
 /// The label that the API server gives to every namespace.
@@ -39,9 +40,10 @@ pub(super) struct Workload {
     pub(super) origin: String,
     /// No rules if it is not injected.
     pub(super) rules: RuleSet,
-    pub(super) proxy_uids: Vec<u32>,
-    pub(super) proxy_gids: Vec<u32>,
-    pub(super) tunnel_port: u16,
+    /// The default configuration if it has no rules.
+    pub(super) config: CaptureConfig,
+    /// Ids of the proxy that other containers have too.
+    pub(super) shared_ids: SharedIds,
     /// Families of its addresses; both before it has some.
     pub(super) families: Vec<RestoreFamily>,
     /// Whether IPv6 would not be captured if the pods got addresses of both families, which is not known yet.
@@ -60,29 +62,39 @@ pub(super) enum Evidence {
     None,
     /// The agent of this node found the rules in place.
     InPlace { node: String },
-    /// The agent found something else; its words.
+    /// The agent found something else, or nobody can know them; the reason.
     NotInPlace(String),
     /// No agent reported about the pod.
     Missing,
+}
+
+impl Evidence {
+    /// Returns the evidence of a pod whose rules `istio-init` installs, which its author may have written.
+    pub(super) fn of_init_container() -> Self {
+        Self::NotInPlace(format!("the plugin skips the pod, because it has an init container {INIT}"))
+    }
 }
 
 impl Workload {
     /// Takes a workload whose pods do not exist yet; `dual_stack` gives them addresses of both families.
     fn planned(planned: Planned, dual_stack: bool) -> Self {
         let Planned { subject, mut rules } = planned;
-        let Subject { name, namespace, labels, capture, reroute_annotation, line: _ } = subject;
+        let Subject { name, namespace, labels, capture, reroute_annotation, line: _, pod: _ } = subject;
         let origin = capture.to_string();
-        let config = match capture {
-            Capture::Configured { mut config, .. } => {
-                if dual_stack {
-                    config.ipv6 = config.ipv6.for_addresses(&[Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]);
-                    // It was planned with more rules before.
-                    rules = plan(&config).ok().or(rules);
-                }
-                *config
+        let (mut config, evidence, shared_ids) = match capture {
+            Capture::Configured { config, init_container, shared_ids, .. } => {
+                let evidence = if init_container { Evidence::of_init_container() } else { Evidence::None };
+                (*config, evidence, shared_ids)
             }
-            Capture::NotInjected(_) => CaptureConfig::default(),
+            Capture::NotInjected(_) | Capture::Skipped(_) => {
+                (CaptureConfig::default(), Evidence::None, SharedIds::default())
+            }
         };
+        if dual_stack && rules.is_some() {
+            config.ipv6 = config.ipv6.for_addresses(&[Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]);
+            // It was planned with more rules before.
+            rules = plan(&config).ok().or(rules);
+        }
         Self {
             name,
             namespace,
@@ -90,13 +102,12 @@ impl Workload {
             origin,
             assumes_one_family: rules.is_some() && config.ipv6 == Ipv6Policy::Auto,
             rules: rules.unwrap_or_default(),
-            proxy_uids: config.proxy_uids,
-            proxy_gids: config.proxy_gids,
-            tunnel_port: config.tunnel_port,
+            config,
+            shared_ids,
             families: RestoreFamily::ALL.to_vec(),
             reroute_annotation,
             place: None,
-            evidence: Evidence::None,
+            evidence,
         }
     }
 }

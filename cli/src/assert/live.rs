@@ -52,6 +52,7 @@ fn is_running(pod: &Value) -> bool {
 
 fn workload(pod: RunningPod) -> Workload {
     let evidence = match &pod.errors[..] {
+        [] if pod.has_init_container => Evidence::of_init_container(),
         [] => Evidence::None,
         errors => Evidence::NotInPlace(errors.join("; ")),
     };
@@ -65,9 +66,8 @@ fn workload(pod: RunningPod) -> Workload {
         labels: pod.labels,
         origin: pod.origin,
         rules: pod.rules,
-        proxy_uids: pod.config.proxy_uids,
-        proxy_gids: pod.config.proxy_gids,
-        tunnel_port: pod.config.tunnel_port,
+        config: pod.config,
+        shared_ids: pod.shared_ids,
         reroute_annotation: annotation::REROUTE_VIRTUAL_INTERFACES,
         place: None,
         evidence,
@@ -106,7 +106,8 @@ fn add_evidence(workloads: &mut Workloads, connect: &ConnectArgs, agent: &AgentA
             states.insert(format!("Pod {:?}", format!("{}/{}", pod.namespace, pod.name)), evidence);
         }
     }
-    for workload in workloads.all.iter_mut().filter(|workload| !workload.rules.rules.is_empty()) {
+    let is_asked = |workload: &&mut Workload| !workload.rules.rules.is_empty() && workload.evidence == Evidence::None;
+    for workload in workloads.all.iter_mut().filter(is_asked) {
         workload.evidence = states.remove(&workload.name).unwrap_or(Evidence::Missing);
     }
 }

@@ -122,12 +122,7 @@ impl<'a> Report<'a> {
                 }
                 *selected = true;
             }
-            let traits = ProxyTraits {
-                uids: &workload.proxy_uids,
-                gids: &workload.proxy_gids,
-                tunnel_port: workload.tunnel_port,
-                families: &workload.families,
-            };
+            let traits = ProxyTraits::new(&workload.config, &workload.shared_ids, &workload.families);
             let questions: Vec<Assertion> = asked.iter().map(|(_, rule)| rule.for_pod(&traits)).collect();
             let key = format!("{:?}{questions:?}{}", workload.rules, workload.reroute_annotation);
             let outcomes = known.entry(key).or_insert_with(|| decide(workload, &questions)).clone();

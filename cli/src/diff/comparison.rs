@@ -9,6 +9,7 @@ use iptables_rules::ruleset::RuleReason;
 use iptables_rules::trace::{Chains, Packet, Trace};
 
 use super::input::{Side, WorkloadRules};
+use super::pod_changes::{self, OldPod};
 use crate::explain::sentences::deciding_reason;
 use crate::failure::Failure;
 
@@ -27,6 +28,8 @@ pub(crate) struct WorkloadComparison {
     /// Source of the rules, on the sides that have the workload.
     pub(crate) origins: [Option<String>; 2],
     pub(crate) verdict: Verdict,
+    /// Differences of the injected pods; one line each.
+    pub(crate) pod_changes: Vec<String>,
     /// Parts that were not compared, and assumptions.
     pub(crate) notes: Vec<String>,
     /// File and line, of the new side if it has the workload.
@@ -185,6 +188,7 @@ fn single(workload: &WorkloadRules, is_old: bool) -> WorkloadComparison {
         name: workload.name.clone(),
         origins: if is_old { [origin, None] } else { [None, origin] },
         verdict: if is_old { Verdict::Removed } else { Verdict::Added },
+        pod_changes: Vec::new(),
         notes: Vec::new(),
         place: workload.place.clone(),
     }
@@ -222,6 +226,14 @@ pub(crate) fn compare(old: &WorkloadRules, new: &WorkloadRules) -> WorkloadCompa
         name: if new.place.is_some() { new.name.clone() } else { old.name.clone() },
         origins: [old, new].map(|one| Some(one.origin.clone())),
         verdict,
+        pod_changes: match (&old.pod, &new.pod) {
+            (Some(pod), Some(planned)) => {
+                // What is of no file is a pod of the cluster.
+                let kind = if old.place.is_some() { OldPod::Planned } else { OldPod::Running };
+                pod_changes::changes(pod, planned, kind)
+            }
+            _ => Vec::new(),
+        },
         notes,
         place: new.place.clone().or_else(|| old.place.clone()),
     }

@@ -36,8 +36,8 @@ pub(super) fn print(comparison: &Comparison) -> String {
 
 /// Returns a text that is the same for workloads that differ by name and place only.
 fn key(compared: &WorkloadComparison) -> String {
-    let WorkloadComparison { name: _, origins, verdict, notes, place: _ } = compared;
-    format!("{origins:?}{verdict:?}{notes:?}")
+    let WorkloadComparison { name: _, origins, verdict, pod_changes, notes, place: _ } = compared;
+    format!("{origins:?}{verdict:?}{pod_changes:?}{notes:?}")
 }
 
 /// Orders verdicts, the gravest first.
@@ -89,6 +89,10 @@ fn workloads(page: &mut Page, group: &Group<'_, WorkloadComparison>, has_picture
         _ => &[],
     };
     page.list(unknown.iter().map(|place| format!("not understood: {place}")));
+    if !compared.pod_changes.is_empty() {
+        page.subheading("The injected pod");
+        page.list(compared.pod_changes.iter().cloned());
+    }
     for note in &compared.notes {
         page.note(note);
     }

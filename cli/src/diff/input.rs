@@ -7,12 +7,13 @@ use iptables_rules::RuleSet;
 use iptables_rules::names::annotation;
 use iptables_rules::restore::{RestoreFamily, parse};
 use iptables_rules::trace::Chains;
+use serde_json::Value;
 use weir_kernel::netns_state::Ownership;
 use weir_kernel::nft;
 
 use crate::agent::AgentArgs;
 use crate::explain::{netns, pod};
-use crate::failure::Failure;
+use crate::failure::{Failure, join};
 use crate::files::InputFile;
 use crate::manifest::stream::{self, Document};
 use crate::objects::{ObjectRef, POD};
@@ -51,6 +52,8 @@ pub(crate) struct WorkloadRules {
     pub(crate) reroute_annotation: &'static str,
     /// File and line of the workload.
     pub(crate) place: Option<(String, usize)>,
+    /// The injected pod; `None` where there is only a text or a network namespace.
+    pub(crate) pod: Option<Value>,
 }
 
 impl WorkloadRules {
@@ -75,6 +78,7 @@ impl WorkloadRules {
             is_programmed: false,
             reroute_annotation: planned.subject.reroute_annotation,
             place: file.map(|file| (file.to_owned(), planned.subject.line)),
+            pod: planned.subject.pod,
         }
     }
 }
@@ -85,19 +89,35 @@ impl WorkloadRules {
 /// Everything that is wrong with the file and the settings.
 pub(super) fn file(name: &str, injector: &InjectorArgs) -> Result<Side, Failure> {
     let input = InputFile::from(name);
-    let text = input.read()?;
-    let name = input.name();
-    let in_file = |messages: Vec<String>| Failure::findings_in(&name, &messages);
-    if is_saved_rules(&text) {
-        return saved(&name, &text).map_err(in_file);
+    text(input.name(), &input.read()?, injector)
+}
+
+/// Reads one manifest with two configurations of the injector.
+///
+/// # Errors
+/// As for [`file`].
+pub(super) fn with_both(name: &str, old: &InjectorArgs, new: &InjectorArgs) -> Result<(Side, Side), Failure> {
+    let input = InputFile::from(name);
+    let manifest = input.read()?;
+    let (mut old, mut new) = join(text(input.name(), &manifest, old), text(input.name(), &manifest, new))?;
+    for (side, which) in [(&mut old, "old"), (&mut new, "new")] {
+        side.name = format!("{} with the {which} settings", side.name);
     }
-    let has_names = !is_annotations(&text);
+    Ok((old, new))
+}
+
+fn text(name: String, text: &str, injector: &InjectorArgs) -> Result<Side, Failure> {
+    let in_file = |messages: Vec<String>| Failure::findings_in(&name, &messages);
+    if is_saved_rules(text) {
+        return saved(&name, text).map_err(in_file);
+    }
+    let has_names = !is_annotations(text);
     let planned =
-        if has_names { planned::of_manifest(&text, injector.load()?) } else { planned::of_annotations(&name, &text) };
+        if has_names { planned::of_manifest(text, injector.load()?) } else { planned::of_annotations(&name, text) };
     let planned = planned.map_err(in_file)?;
     if planned.is_empty() {
         // Taken for an empty manifest, such a file would look like one whose pods are gone.
-        if !is_manifest(&text) {
+        if !is_manifest(text) {
             return Err(in_file(vec!["neither a manifest, annotations nor a text of iptables-save".to_owned()]));
         }
         eprintln!("weir: {name}: no pods found");
@@ -151,6 +171,7 @@ fn saved(name: &str, text: &str) -> Result<Side, Vec<String>> {
         is_programmed: false,
         reroute_annotation: annotation::REROUTE_VIRTUAL_INTERFACES,
         place: Some((name.to_owned(), 1)),
+        pod: None,
     };
     Ok(Side { name: name.to_owned(), has_names: false, workloads: vec![workload] })
 }
@@ -215,6 +236,7 @@ pub(super) fn namespace(path: &Path) -> Result<Side, Failure> {
         is_programmed: matches!(state.ownership(), Ownership::Ours | Ownership::OursDrifted),
         reroute_annotation: annotation::REROUTE_VIRTUAL_INTERFACES,
         place: None,
+        pod: None,
     };
     Ok(Side { name, has_names: false, workloads: vec![workload] })
 }

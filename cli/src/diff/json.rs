@@ -30,6 +30,7 @@ fn workload(compared: &WorkloadComparison) -> Value {
         "newOrigin": new,
         "changes": changes,
         "notUnderstood": unknown,
+        "podChanges": compared.pod_changes,
         "notes": compared.notes,
     })
 }

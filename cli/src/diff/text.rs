@@ -44,6 +44,12 @@ fn workload(out: &mut String, compared: &WorkloadComparison) {
     for place in unknown {
         let _ = writeln!(out, "  not understood: {place}");
     }
+    if !compared.pod_changes.is_empty() {
+        out.push_str("  the injected pod:\n");
+    }
+    for change in &compared.pod_changes {
+        let _ = writeln!(out, "    {change}");
+    }
     for note in &compared.notes {
         let _ = writeln!(out, "  note: {note}");
     }

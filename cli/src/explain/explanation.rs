@@ -13,7 +13,6 @@ use super::probe;
 use super::summary::Summary;
 use crate::failure::Failure;
 use crate::rules::planned::Planned;
-use crate::rules::subject::Capture;
 
 /// Any IPv4 address, to select the rules of that family.
 const IPV4: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
@@ -124,8 +123,5 @@ fn explain_pod(planned: &Planned, packet: &PacketArgs) -> Result<Explanation, Ve
 }
 
 fn config_of(planned: &Planned) -> Option<&CaptureConfig> {
-    match &planned.subject.capture {
-        Capture::Configured { config, .. } => Some(config),
-        Capture::NotInjected(_) => None,
-    }
+    planned.subject.capture.config()
 }

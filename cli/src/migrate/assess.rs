@@ -6,15 +6,15 @@ use std::net::IpAddr;
 use iptables_rules::restore::RestoreFamily;
 use iptables_rules::{CaptureConfig, plan};
 use serde_json::{Map, Value, json};
-use weir_injector::pod_capture::CaptureSource;
 use weir_injector::settings::Settings;
 use weir_injector::{InjectOutcome, InjectRequest, Workload, inject};
+use weir_protocol::decision::ConfigSource;
 
 use super::current::{self, Origin};
 use super::object::{addresses, container};
-use super::pod_changes;
 use crate::diff::comparison::{self, ChangeKind, Verdict as Compared};
 use crate::diff::input::WorkloadRules;
+use crate::diff::pod_changes::{self, OldPod};
 use crate::diff::text;
 use crate::inject::denial_messages;
 use crate::rules::planned::Planned;
@@ -125,7 +125,7 @@ impl<'a> Assessor<'a> {
         let then = Self::injected(subjects, settings, &mut assessment);
         assessment.verdict = match (now, then) {
             (Ok(now), Some((pod, config))) => {
-                assessment.changes = pod_changes::changes(subjects.pod, &pod);
+                assessment.changes = pod_changes::changes(subjects.pod, &pod, OldPod::Running);
                 self.verdict(&now, &config, &addresses(subjects.pod))
             }
             (Err(unknown), _) => {
@@ -176,6 +176,7 @@ impl<'a> Assessor<'a> {
         match of_pod(&pod, false) {
             Ok(Capture::Configured { config, .. }) => Some((pod, *config)),
             Ok(Capture::NotInjected(_)) => None,
+            Ok(Capture::Skipped(_)) => Some((pod, current::no_capture())),
             Err(errors) => {
                 assessment.reasons.extend(errors);
                 None
@@ -217,15 +218,10 @@ fn decide(now: &CaptureConfig, then: &CaptureConfig, families: &[RestoreFamily])
 fn compare(now: &CaptureConfig, then: &CaptureConfig, families: &[RestoreFamily]) -> Verdict {
     let rules = |config: &CaptureConfig| {
         let rules = plan(config).map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>())?;
-        let capture = Capture::Configured {
-            origin: CaptureSource::CaptureAnnotation,
-            injected_now: false,
-            init_container: false,
-            config: Box::new(config.clone()),
-        };
+        let capture = Capture::configured(ConfigSource::CaptureAnnotation, config.clone());
         let reroute_annotation = iptables_rules::names::annotation::REROUTE_VIRTUAL_INTERFACES;
         let (name, namespace, labels) = (String::new(), String::new(), Map::new());
-        let subject = Subject { name, namespace, labels, capture, reroute_annotation, line: 1 };
+        let subject = Subject { name, namespace, labels, capture, reroute_annotation, line: 1, pod: None };
         let mut side = WorkloadRules::planned(Planned { subject, rules: Some(rules) }, None);
         side.families = families.to_vec();
         Ok(side)

@@ -5,15 +5,15 @@
 //! none ─────────────────────▶ annotations and proxy container, as istio-cni derives them
 //! ```
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use iptables_rules::CaptureConfig;
-use iptables_rules::config::Ipv6Policy;
+use iptables_rules::config::{InterceptionMode, Ipv6Policy};
 use iptables_rules::names::{annotation, variable};
 use serde_json::Value;
 
 use super::object::{self, addresses, container};
+use crate::rules::init_container;
 use crate::rules::subject::{Capture, INIT, PROXY, of_pod};
 
 /// The program that installed the rules of a pod.
@@ -59,21 +59,22 @@ impl Origin {
 /// Every setting that is not understood.
 pub(super) fn capture(pod: &Value, origin: Origin, dns_servers: &[IpAddr]) -> Result<CaptureConfig, Vec<String>> {
     let mut config = match (origin, container(pod, INIT)) {
-        (Origin::InitContainer, Some(init)) => {
-            let (args, env) = command_line(init)?;
-            weir_iptables::capture_config(&args, &env, resolvers(pod, dns_servers)).map_err(|errors| {
-                errors.iter().map(|error| format!("init container {INIT}: {error}")).collect::<Vec<_>>()
-            })?
-        }
+        (Origin::InitContainer, Some(init)) => init_container::capture_config(init, resolvers(pod, dns_servers))?,
         _ => match of_pod(pod, false)? {
             Capture::Configured { config, .. } => *config,
             Capture::NotInjected(reason) => return Err(vec![reason.message().to_owned()]),
+            Capture::Skipped(_) => no_capture(),
         },
     };
     if origin != Origin::Weir {
         config.ipv6 = istio_ipv6(pod, config.ipv6);
     }
     Ok(config)
+}
+
+/// Returns the configuration of a pod in which a plugin installs nothing.
+pub(super) fn no_capture() -> CaptureConfig {
+    CaptureConfig { mode: InterceptionMode::None, ..CaptureConfig::default() }
 }
 
 /// Returns whether Istio captures IPv6: if the first address of the pod is one, or any with `ISTIO_DUAL_STACK` (`getLocalIP` of
@@ -96,22 +97,6 @@ fn resolvers<'a>(pod: &Value, cluster: &'a [IpAddr]) -> &'a [IpAddr] {
     let has_others =
         pod.pointer("/spec/dnsConfig/nameservers").and_then(Value::as_array).is_some_and(|all| !all.is_empty());
     if is_default && !has_others { cluster } else { &[] }
-}
-
-type CommandLine = (Vec<String>, BTreeMap<String, String>);
-
-/// Returns the arguments and the literal variables of a container.
-fn command_line(container: &Value) -> Result<CommandLine, Vec<String>> {
-    let list = |key: &str| container[key].as_array().into_iter().flatten();
-    let words = list("command").chain(list("args"));
-    let args: Vec<String> = words.filter_map(|word| word.as_str().map(str::to_owned)).collect();
-    let shells = ["sh", "bash", "/bin/sh", "/bin/bash"];
-    if args.first().is_some_and(|first| shells.contains(&first.as_str())) {
-        return Err(vec![format!("init container {INIT}: runs a shell: its rules are not known")]);
-    }
-    let env =
-        list("env").filter_map(|entry| Some((entry["name"].as_str()?.to_owned(), entry["value"].as_str()?.to_owned())));
-    Ok((args, env.collect()))
 }
 
 #[cfg(test)]

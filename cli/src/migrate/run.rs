@@ -1,5 +1,6 @@
 //! `weir migrate run` and `weir migrate rollback`: one namespace after the other.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use clap::Args;
@@ -16,12 +17,14 @@ use super::record::{InjectionLabels, Phase};
 use super::step::Limits;
 use super::world::ClusterNamespace;
 use super::{ScopeArgs, read_plan};
+use crate::chart::ChartArgs;
 use crate::cluster::Cluster;
 use crate::console::{confirm, print_line};
 use crate::duration;
 use crate::failure::Failure;
+use crate::install::{self, DryRun, InstallOptions, Operation};
 use crate::objects::{DAEMON_SET, DEPLOYMENT, ObjectRef};
-use crate::rollout;
+use crate::rollout::{self, WaitArgs};
 
 /// Limit of a whole run. Each wait in it has a limit of its own.
 pub(super) const RUN_TIMEOUT: Duration = Duration::from_hours(24);
@@ -52,6 +55,14 @@ pub(super) struct RunArgs {
     #[command(flatten)]
     pub(super) scope: ScopeArgs,
 
+    /// Install the revision of Weir beside Istio if it is not there, with this setting of the chart; repeatable
+    #[arg(long, value_name = "PATH=VALUE")]
+    set: Vec<String>,
+
+    /// The same with a values file of the chart; repeatable
+    #[arg(short = 'f', long, value_name = "FILE")]
+    values: Vec<String>,
+
     #[command(flatten)]
     restarts: RestartArgs,
 
@@ -80,6 +91,13 @@ pub(super) struct RunArgs {
     observe: Duration,
 }
 
+impl RunArgs {
+    /// Returns whether there are settings for an installation.
+    fn has_settings(&self) -> bool {
+        !self.set.is_empty() || !self.values.is_empty()
+    }
+}
+
 /// Options of `weir migrate rollback`.
 #[derive(Debug, Args)]
 pub(super) struct RollbackArgs {
@@ -103,8 +121,14 @@ pub(super) async fn run(cluster: &Cluster, args: &RunArgs) -> Result<(), Failure
     let query = args.query.as_deref().unwrap_or(DEFAULT_QUERY);
     let prometheus =
         args.prometheus.as_ref().map(|url| Prometheus::new(url, query)).transpose().map_err(Failure::usage)?;
-    let plan = read_plan(cluster, &args.scope, &std::collections::HashMap::new()).await?;
-    require_weir(cluster, &plan).await?;
+    let mut plan = read_plan(cluster, &args.scope, &HashMap::new()).await?;
+    if install_beside(cluster, &plan, args).await? && !args.restarts.dry_run {
+        plan = read_plan(cluster, &args.scope, &HashMap::new()).await?;
+    }
+    let is_only_previewed = !plan.is_installed && args.restarts.dry_run && args.has_settings();
+    if !is_only_previewed {
+        require_weir(cluster, &plan).await?;
+    }
     let selected = selected(&plan, args.accept_changes).map_err(Failure::findings)?;
     for namespace in &selected {
         for line in preview(namespace, &plan.revision) {
@@ -223,13 +247,38 @@ fn is_served(namespace: &NamespacePlan, plan: &Plan) -> bool {
     injectors.into_iter().any(|injector| injector.selects(&labels, &Map::new()))
 }
 
+/// Installs Weir beside Istio if it is not there and the command line has settings for it. Returns whether it did, or previewed it.
+///
+/// # Errors
+/// As for `weir install`.
+async fn install_beside(cluster: &Cluster, plan: &Plan, args: &RunArgs) -> Result<bool, Failure> {
+    if !args.has_settings() {
+        return Ok(false);
+    }
+    if plan.is_installed {
+        print_line(&format!("revision {} is installed: --set and --values have no effect", plan.revision))?;
+        return Ok(false);
+    }
+    let chart = ChartArgs::beside_istio(&plan.revision, &args.scope.istio_namespace, &args.values, &args.set);
+    let release = chart.release()?;
+    install::require_registry(&release.objects()?)?;
+    let options = InstallOptions {
+        dry_run: if args.restarts.dry_run { DryRun::Server } else { DryRun::None },
+        force_conflicts: false,
+        yes: args.restarts.yes,
+        wait: WaitArgs { wait: true, timeout: args.restarts.timeout },
+    };
+    install::install(cluster, release, &options, Operation::Install).await?;
+    Ok(true)
+}
+
 /// Requires that Weir runs beside Istio under its own revision.
 async fn require_weir(cluster: &Cluster, plan: &Plan) -> Result<(), Failure> {
     let revision = &plan.revision;
     if !plan.is_installed {
         return Err(Failure::findings(vec![format!(
-            "revision {revision} of Weir is not installed; weir install --revision {revision} --set config.from=istio,node.enabled=true \
-             --set images.hub=REGISTRY/FOLDER installs it beside Istio"
+            "revision {revision} of Weir is not installed; --set images.hub=REGISTRY/FOLDER installs it beside Istio before the \
+             first namespace moves"
         )]));
     }
     if plan

@@ -16,7 +16,8 @@ fn subject(planned: &Planned) -> Value {
     let name = &planned.subject.name;
     match &planned.subject.capture {
         Capture::NotInjected(reason) => json!({"name": name, "skipped": reason.name(), "ruleSet": null}),
-        Capture::Configured { origin, injected_now, init_container, config: _ } => json!({
+        Capture::Skipped(reason) => json!({"name": name, "skipped": reason.name(), "ruleSet": null}),
+        Capture::Configured { origin, injected_now, init_container, .. } => json!({
             "name": name,
             "source": origin.name(),
             "injectedFirst": injected_now,

@@ -5,7 +5,7 @@ use std::fmt;
 use iptables_rules::{RuleSet, plan};
 use weir_injector::settings::Settings;
 
-use super::subject::{self, Capture, Subject};
+use super::subject::{self, Subject};
 use crate::failure::{Failure, join};
 use crate::files::{InputArgs, InputFile};
 use crate::manifest::{pods, proxy_configs, stream};
@@ -32,11 +32,7 @@ fn plan_all(subjects: Vec<Subject>) -> Result<Vec<Planned>, Vec<String>> {
     let mut planned = Vec::new();
     let mut findings = Vec::new();
     for subject in subjects {
-        let rules = match &subject.capture {
-            Capture::NotInjected(_) => Ok(None),
-            Capture::Configured { config, .. } => plan(config).map(Some),
-        };
-        match rules {
+        match subject.capture.config().map(plan).transpose() {
             Ok(rules) => planned.push(Planned { subject, rules }),
             Err(errors) => findings.extend(errors.iter().map(|error| format!("{}: {error}", subject.name))),
         }

@@ -6,6 +6,7 @@ use iptables_rules::names::annotation;
 use iptables_rules::restore::RestoreFamily;
 use iptables_rules::{CaptureConfig, RuleSet, plan};
 use serde_json::{Map, Value};
+use weir_injector::pod_capture::SharedIds;
 
 use super::subject::{self, Capture};
 
@@ -24,6 +25,10 @@ pub(crate) struct RunningPod {
     pub(crate) config: CaptureConfig,
     /// No rules if the pod is not injected.
     pub(crate) rules: RuleSet,
+    /// Whether an init container installs the rules.
+    pub(crate) has_init_container: bool,
+    /// Ids of the proxy that other containers have too.
+    pub(crate) shared_ids: SharedIds,
     /// Errors in its annotations, for which the plugin rejects it.
     pub(crate) errors: Vec<String>,
 }
@@ -42,6 +47,8 @@ impl RunningPod {
             origin: "no rules: the pod is not injected".to_owned(),
             config: CaptureConfig::default(),
             rules: RuleSet::default(),
+            has_init_container: false,
+            shared_ids: SharedIds::default(),
             errors: Vec::new(),
         };
         if pod["metadata"]["annotations"].get(annotation::STATUS).is_some() {
@@ -55,15 +62,19 @@ impl RunningPod {
         if let Ok(capture) = &capture {
             self.origin = capture.to_string();
         }
-        let rules = capture.and_then(|capture| match capture {
-            Capture::NotInjected(_) => Ok((CaptureConfig::default(), RuleSet::default())),
-            Capture::Configured { config, .. } => match plan(&config) {
-                Ok(rules) => Ok((*config, rules)),
+        let rules = capture.and_then(|capture| {
+            let Capture::Configured { config, init_container, shared_ids, .. } = capture else { return Ok(None) };
+            match plan(&config) {
+                Ok(rules) => Ok(Some((*config, rules, init_container, shared_ids))),
                 Err(errors) => Err(errors.iter().map(ToString::to_string).collect()),
-            },
+            }
         });
         match rules {
-            Ok((config, rules)) => (self.config, self.rules) = (config, rules),
+            Ok(None) => {}
+            Ok(Some((config, rules, init_container, shared_ids))) => {
+                (self.config, self.rules) = (config, rules);
+                (self.has_init_container, self.shared_ids) = (init_container, shared_ids);
+            }
             Err(errors) => {
                 self.origin = format!("no rules: its annotations are invalid: {}", errors.join("; "));
                 self.errors = errors;

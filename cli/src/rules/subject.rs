@@ -6,18 +6,17 @@ use std::fmt;
 use iptables_rules::CaptureConfig;
 use iptables_rules::names::annotation;
 use serde_json::{Map, Value};
-use weir_injector::pod_capture::{self, CaptureSource};
+use weir_injector::pod_capture::{self, PodCapture, SharedIds};
 use weir_injector::settings::Settings;
 use weir_injector::{InjectOutcome, SkipReason, inject, yaml};
+use weir_protocol::decision::{self as protocol, ConfigSource};
 
+use super::init_container;
 use crate::inject::denial_messages;
 use crate::manifest::pods::PodHolder;
 
 pub(crate) use weir_injector::PROXY_CONTAINER as PROXY;
-pub(crate) use weir_injector::pod_capture::containers;
-
-/// Name of the init container that installs rules without a plugin.
-pub(crate) const INIT: &str = "istio-init";
+pub(crate) use weir_injector::pod_capture::{INIT_CONTAINER as INIT, containers};
 
 /// A pod, or a set of annotations.
 #[derive(Debug, Clone, PartialEq)]
@@ -33,21 +32,47 @@ pub(crate) struct Subject {
     pub(crate) reroute_annotation: &'static str,
     /// First line of its document in the file.
     pub(crate) line: usize,
+    /// The injected pod; `None` without one.
+    pub(crate) pod: Option<Value>,
 }
 
 /// Capture configuration of a pod.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Capture {
     Configured {
-        origin: CaptureSource,
+        origin: ConfigSource,
         /// Whether the pod was injected for this answer.
         injected_now: bool,
         /// Whether an init container installs the rules, so that the plugin skips the pod.
         init_container: bool,
         config: Box<CaptureConfig>,
+        shared_ids: SharedIds,
     },
     /// The injector skips the pod.
     NotInjected(SkipReason),
+    /// The plugin skips the pod.
+    Skipped(protocol::SkipReason),
+}
+
+impl Capture {
+    /// Returns the capture of a configuration that needs no pod.
+    pub(crate) fn configured(origin: ConfigSource, config: CaptureConfig) -> Self {
+        Self::Configured {
+            origin,
+            injected_now: false,
+            init_container: false,
+            config: Box::new(config),
+            shared_ids: SharedIds::default(),
+        }
+    }
+
+    /// Returns the configuration of a pod that is captured.
+    pub(crate) fn config(&self) -> Option<&CaptureConfig> {
+        match self {
+            Self::Configured { config, .. } => Some(config),
+            Self::NotInjected(_) | Self::Skipped(_) => None,
+        }
+    }
 }
 
 impl fmt::Display for Subject {
@@ -60,14 +85,16 @@ impl fmt::Display for Capture {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotInjected(reason) => write!(f, "no rules: {}", reason.message()),
-            Self::Configured { origin, injected_now, init_container, config: _ } => {
+            Self::Skipped(reason) => write!(f, "no rules: {reason}"),
+            Self::Configured { origin, injected_now, init_container, .. } => {
                 if *injected_now {
                     f.write_str("not injected yet; these are the rules it would get, ")?;
                 }
                 f.write_str(match origin {
-                    CaptureSource::CaptureAnnotation => "from the annotation weir.dev/capture",
-                    CaptureSource::IstioAnnotations => "from Istio's annotations",
-                    CaptureSource::IstioAnnotationsAndProxy => "from Istio's annotations and the proxy container",
+                    ConfigSource::CaptureAnnotation => "from the annotation weir.dev/capture",
+                    ConfigSource::IstioAnnotations => "from Istio's annotations",
+                    ConfigSource::Specification => "from Istio's annotations and the proxy container",
+                    ConfigSource::Agent => "from the node agent",
                 })?;
                 if *init_container {
                     write!(f, "; its init container {INIT} installs the rules, and the plugin skips the pod")?;
@@ -88,16 +115,16 @@ pub(crate) fn from_holder(holder: &PodHolder<'_>, settings: &Settings) -> Result
     let labels = request.pod.pointer("/metadata/labels").and_then(Value::as_object).cloned().unwrap_or_default();
     let annotations = pod_annotations(&request.pod);
     let reroute_annotation = reroute_annotation(|key| annotations.contains_key(key));
-    let capture = if annotations.contains_key(annotation::STATUS) {
-        of_pod(&request.pod, false)?
+    let (capture, pod) = if annotations.contains_key(annotation::STATUS) {
+        (of_pod(&request.pod, false)?, Some(request.pod))
     } else {
         match inject(&request, settings) {
-            Ok(InjectOutcome::Injected { pod, .. }) => of_pod(&pod, true)?,
-            Ok(InjectOutcome::Skipped { reason, .. }) => Capture::NotInjected(reason),
+            Ok(InjectOutcome::Injected { pod, .. }) => (of_pod(&pod, true)?, Some(pod)),
+            Ok(InjectOutcome::Skipped { reason, .. }) => (Capture::NotInjected(reason), None),
             Err(error) => return Err(denial_messages(error)),
         }
     };
-    Ok(Subject { name, namespace, labels, capture, reroute_annotation, line: 1 })
+    Ok(Subject { name, namespace, labels, capture, reroute_annotation, line: 1, pod })
 }
 
 fn reroute_annotation(has: impl Fn(&str) -> bool) -> &'static str {
@@ -123,10 +150,10 @@ pub(crate) fn from_annotations(name: &str, text: &str) -> Result<Subject, Vec<St
         _ => return Err(vec![format!("{path}: must be a map of names to values")]),
     };
     let (origin, config) = pod_capture::of_annotations(&annotations, None)?;
-    let capture = Capture::Configured { origin, injected_now: false, init_container: false, config: Box::new(config) };
+    let capture = Capture::configured(origin, config);
     let reroute_annotation = reroute_annotation(|key| annotations.contains_key(key));
     let (namespace, labels) = (String::new(), Map::new());
-    Ok(Subject { name: format!("{name:?}"), namespace, labels, capture, reroute_annotation, line: 1 })
+    Ok(Subject { name: format!("{name:?}"), namespace, labels, capture, reroute_annotation, line: 1, pod: None })
 }
 
 fn strings(path: &str, map: &serde_json::Map<String, Value>) -> Result<BTreeMap<String, String>, Vec<String>> {
@@ -141,14 +168,26 @@ fn strings(path: &str, map: &serde_json::Map<String, Value>) -> Result<BTreeMap<
     if errors.is_empty() { Ok(strings) } else { Err(errors) }
 }
 
-/// Derives the configuration of an injected pod from its annotations and its proxy container.
+/// Derives what is captured in an injected pod.
 ///
 /// # Errors
-/// Every invalid setting of the pod.
+/// The plugin rejects the pod: everything that is wrong with it.
 pub(crate) fn of_pod(pod: &Value, injected_now: bool) -> Result<Capture, Vec<String>> {
-    let (origin, config) = pod_capture::of_pod(pod)?;
-    let init_container = containers(pod).any(|container| container.get("name").is_some_and(|name| name == INIT));
-    Ok(Capture::Configured { origin, injected_now, init_container, config: Box::new(config) })
+    let (origin, config, init_container) = match pod_capture::predict(pod)? {
+        PodCapture::Captured { source, config } => (source, config, false),
+        PodCapture::Skipped(protocol::SkipReason::InitContainer) => {
+            let (source, mut config) = pod_capture::configured(pod)?;
+            let init = containers(pod).find(|container| container["name"] == INIT);
+            // An argument that is not understood, or that depends on the pod's resolv.conf: the annotations say nearly the same.
+            if let Some(of_arguments) = init.and_then(|init| init_container::capture_config(init, &[]).ok()) {
+                config = CaptureConfig { ipv6: config.ipv6, ..of_arguments };
+            }
+            (source, Box::new(config), true)
+        }
+        PodCapture::Skipped(reason) => return Ok(Capture::Skipped(reason)),
+    };
+    let shared_ids = SharedIds::find(pod, &config);
+    Ok(Capture::Configured { origin, injected_now, init_container, config, shared_ids })
 }
 
 fn texts<E: ToString>(errors: &[E]) -> Vec<String> {
@@ -166,10 +205,10 @@ mod tests {
 
     use super::*;
 
-    fn configured(text: &str) -> (CaptureSource, CaptureConfig) {
+    fn configured(text: &str) -> (ConfigSource, CaptureConfig) {
         match from_annotations("file", text).unwrap().capture {
             Capture::Configured { origin, config, .. } => (origin, *config),
-            Capture::NotInjected(reason) => panic!("{reason:?}"),
+            other => panic!("{other:?}"),
         }
     }
 
@@ -204,29 +243,34 @@ mod tests {
         let capture = json!({annotation::CAPTURE: config.to_capture_annotation()});
         let mut both = capture.clone();
         both[annotation::STATUS] = "{}".into();
-        assert_eq!(configured(&both.to_string()), (CaptureSource::CaptureAnnotation, config));
-        assert_eq!(configured(&capture.to_string()), (CaptureSource::IstioAnnotations, CaptureConfig::default()));
+        assert_eq!(configured(&both.to_string()), (ConfigSource::CaptureAnnotation, config));
+        assert_eq!(configured(&capture.to_string()), (ConfigSource::IstioAnnotations, CaptureConfig::default()));
     }
 
     #[test]
     fn proxy_is_found_among_init_containers_too() {
         let proxy = json!({"name": "istio-proxy", "securityContext": {"runAsUser": 1400, "runAsGroup": 0},
             "env": [{"name": "INVALID_DROP", "value": "true"}, {"name": "POD_NAME", "valueFrom": {}}]});
-        let native = json!({"spec": {"initContainers": [proxy], "containers": [{"name": "app"}]}});
-        let classic = json!({"spec": {"containers": [{"name": "app"}, proxy]}});
+        let metadata = json!({"annotations": {annotation::STATUS: "{}"}});
+        let native =
+            json!({"metadata": metadata, "spec": {"initContainers": [proxy], "containers": [{"name": "app"}]}});
+        let classic = json!({"metadata": metadata, "spec": {"containers": [{"name": "app"}, proxy]}});
         for pod in [native, classic] {
             let Capture::Configured { origin, config, .. } = of_pod(&pod, false).unwrap() else { panic!("{pod}") };
-            assert_eq!(origin, CaptureSource::IstioAnnotationsAndProxy);
+            assert_eq!(origin, ConfigSource::Specification);
             assert_eq!((config.proxy_uids, config.proxy_gids, config.drop_invalid), (vec![1400], vec![1337], true));
         }
-        let Capture::Configured { origin, .. } = of_pod(&json!({"spec": {}}), false).unwrap() else { panic!() };
-        assert_eq!(origin, CaptureSource::IstioAnnotations);
+        let bare = json!({"metadata": metadata, "spec": {}});
+        assert_eq!(of_pod(&bare, false), Ok(Capture::Skipped(protocol::SkipReason::NoProxy)));
     }
 
     #[test]
     fn invalid_ids_are_reported_together() {
         let context = json!({"runAsUser": "me", "runAsGroup": -1});
-        let pod = json!({"spec": {"containers": [{"name": "istio-proxy", "securityContext": context}]}});
+        let pod = json!({
+            "metadata": {"annotations": {annotation::STATUS: "{}"}},
+            "spec": {"containers": [{"name": "istio-proxy", "securityContext": context}]},
+        });
         let errors = of_pod(&pod, false).unwrap_err();
         assert_eq!(errors.len(), 2, "{errors:?}");
         assert!(

@@ -24,7 +24,7 @@ const OWN: &str = "weir-webhook";
 const OWN_NAMESPACE: &str = "weir-system";
 
 /// Options for a cluster's configuration.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Cluster (its configuration is used unless a file is given)")]
 pub(crate) struct ClusterConfigArgs {
     #[command(flatten)]

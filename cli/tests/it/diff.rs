@@ -68,6 +68,47 @@ fn traffic_that_is_no_longer_captured_fails() {
 }
 
 #[test]
+fn two_configurations_of_the_injector_are_compared() {
+    let files = Files::new();
+    let manifest = files.write("web.yaml", &manifest("web", &json!({})));
+    let values = |name: &str, tag: &str, ports: &str, resources: &str| {
+        let text = format!(
+            "{{pilot: {{cni: {{enabled: true}}}}, global: {{hub: r.example/istio, tag: {tag:?}, \
+             proxy: {{excludeOutboundPorts: {ports:?}, resources: {resources}}}}}}}"
+        );
+        files.write(name, &text)
+    };
+    let old = values("old", "1.27.0", "", "{limits: {cpu: '2'}, requests: {cpu: 100m}}");
+    let new = values("new", "1.28.0", "3306", "{requests: {cpu: 100m}}");
+    let diff = |args: &[&str]| weir(&[&["diff", &manifest, "--valuesFile", &new], args].concat(), "");
+    let run = diff(&["--old-valuesFile", &old]);
+    assert_eq!(run.code, 1, "{}{}", run.stdout, run.stderr);
+    for part in [
+        "no longer captured",
+        "port 3306",
+        "container istio-proxy: image: \"r.example/istio/proxyv2:1.27.0\" -> \"r.example/istio/proxyv2:1.28.0\"",
+        "container istio-proxy: resources: ",
+        "annotation weir.dev/capture: ",
+        "web.yaml with the old settings -> ",
+    ] {
+        assert!(run.stdout.contains(part), "{part}: {}", run.stdout);
+    }
+    // With istio-init, its arguments say what is captured.
+    for file in [&old, &new] {
+        let text = std::fs::read_to_string(file).unwrap();
+        std::fs::write(file, text.replace("enabled: true", "enabled: false")).unwrap();
+    }
+    let init = diff(&["--old-valuesFile", &old]);
+    assert!(init.code == 1 && init.stdout.contains("port 3306"), "{}{}", init.stdout, init.stderr);
+    let same = diff(&["--old-valuesFile", &new, "-o", "json"]);
+    let workload = &document(&same)["workloads"][0];
+    assert_eq!((same.code, &workload["verdict"], &workload["podChanges"]), (0, &json!("equal"), &json!([])));
+    assert!(diff(&["-o", "json"]).stderr.contains("settings of OLD"));
+    let html = diff(&["--old-valuesFile", &old, "-o", "html"]).stdout;
+    assert!(html.contains("The injected pod") && html.contains("proxyv2:1.27.0"), "{html}");
+}
+
+#[test]
 fn workloads_are_compared_by_name() {
     let files = Files::new();
     let stream = |names: &[&str]| names.iter().map(|name| manifest(name, &json!({})) + "\n---\n").collect::<String>();
@@ -205,7 +246,7 @@ fn running_pod_is_compared_if_its_agent_finds_its_rules() {
     let kubeconfig = server.kubeconfig(files.0.path()).unwrap();
     let object = |namespace: &str, name: &str, metadata: Value| {
         let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata,
-            "spec": {"containers": [{"name": "app", "image": "app"}], "nodeName": "n1"}});
+            "spec": {"containers": [{"name": "app", "image": "app"}, {"name": "istio-proxy", "image": "proxy"}], "nodeName": "n1"}});
         pod["metadata"]["name"] = name.into();
         pod["metadata"]["namespace"] = namespace.into();
         pod

@@ -30,7 +30,8 @@ impl Cluster {
             pod["metadata"]["annotations"] = annotations;
             let port = json!({"name": "mysql", "containerPort": 3306});
             let node = format!("node-of-{name}");
-            pod["spec"] = json!({"nodeName": node, "containers": [{"name": "app", "image": "app", "ports": [port]}]});
+            let app = json!({"name": "app", "image": "app", "ports": [port]});
+            pod["spec"] = json!({"nodeName": node, "containers": [app, {"name": "istio-proxy", "image": "proxy"}]});
             pod["status"] = json!({"phase": "Running", "podIPs": [{"ip": ip}]});
             pod
         };

@@ -362,15 +362,37 @@ fn namespace_is_rolled_back_on_the_first_failure() {
     assert_eq!((mesh.labels()["istio-injection"].as_str(), mesh.record()), (Some("enabled"), None));
 }
 
+/// The installation itself is part of the migration on a whole cluster.
+#[test]
+fn run_shows_the_installation_beside_istio_and_asks() {
+    let mesh = Mesh::new();
+    let run = |more: &[&str]| {
+        let settings = ["run", "--revision", "new", "--set", "images.hub=r.example", "--set", "webhook.replicas=3"];
+        mesh.migrate(&[&settings, more].concat())
+    };
+    let unconfirmed = run(&[]);
+    assert!(unconfirmed.code == 2 && unconfirmed.stderr.contains("pass -y to confirm"), "{}", unconfirmed.stderr);
+    let dry = run(&["--dry-run"]);
+    assert_eq!(dry.code, 0, "{}{}", dry.stdout, dry.stderr);
+    for part in ["weir-webhook-new", "server dry run: nothing was changed", "shop"] {
+        assert!(dry.stdout.contains(part), "{part}: {}", dry.stdout);
+    }
+    assert_eq!(mesh.server.get("deployments", "weir-system", "weir-webhook-new"), None);
+    let installed = mesh.migrate(&["run", "--dry-run", "--set", "webhook.replicas=3"]);
+    assert!(installed.stdout.contains("revision weir is installed: --set"), "{}{}", installed.stdout, installed.stderr);
+}
+
 #[test]
 fn run_needs_weir_and_a_person_for_changes() {
     let mesh = Mesh::new();
     let other = mesh.migrate(&["run", "-y", "--revision", "other"]);
     assert!(
-        other.code == 1 && other.stderr.contains("revision other of Weir is not installed; weir install"),
+        other.code == 1 && other.stderr.contains("revision other of Weir is not installed; --set images.hub="),
         "{}",
         other.stderr
     );
+    let unnamed = mesh.migrate(&["run", "-y", "--revision", "other", "--set", "webhook.replicas=3"]);
+    assert!(unnamed.code == 1 && unnamed.stderr.contains("images.hub: not set"), "{}", unnamed.stderr);
     let unconfirmed = mesh.migrate(&["run"]);
     assert!(unconfirmed.code == 2 && unconfirmed.stderr.contains("pass -y to confirm"), "{}", unconfirmed.stderr);
     // The rules of the pods are those of an annotation that the template does not have any more.

@@ -1,4 +1,4 @@
-//! Differences between a running pod and the one that Weir would create: what an injection writes, without the defaults of the API server.
+//! Differences between two injected pods: what an injection writes, without the defaults of the API server that a running pod has.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ const TOKEN_VOLUME: &str = "kube-api-access-";
 /// Place of their mount.
 const TOKEN_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 /// Annotations that every injection and every restart writes anew.
-const VOLATILE: [&str; 2] = [annotation::STATUS, "kubectl.kubernetes.io/restartedAt"];
+const VOLATILE: [&str; 3] = [annotation::STATUS, "weir.dev/original", "kubectl.kubernetes.io/restartedAt"];
 /// Fields of a container that are compared as a whole.
 const WHOLE_FIELDS: [&str; 9] = [
     "image",
@@ -31,8 +31,24 @@ const WHOLE_FIELDS: [&str; 9] = [
     "restartPolicy",
 ];
 
-/// Returns the differences of the pod that runs now to the one that would be created, one line each, grouped by what differs.
-pub(super) fn changes(now: &Value, then: &Value) -> Vec<String> {
+/// What an old pod holds beside what its manifest says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OldPod {
+    /// Nothing: it is injected for the comparison.
+    Planned,
+    /// Defaults of the API server: it runs.
+    Running,
+}
+
+impl OldPod {
+    /// Returns whether a value of the old pod is that of the new one.
+    fn is_same(self, now: &Value, then: &Value) -> bool {
+        covers(now, then) && (self == Self::Running || covers(then, now))
+    }
+}
+
+/// Returns the differences of an old pod to a new one; one line each, grouped by what differs.
+pub(crate) fn changes(now: &Value, then: &Value, old: OldPod) -> Vec<String> {
     let mut lines = Vec::new();
     for name in INJECTED {
         match (find(now, name), find(then, name)) {
@@ -43,13 +59,13 @@ pub(super) fn changes(now: &Value, then: &Value) -> Vec<String> {
                     let kind = if new_list == "initContainers" { "native sidecar" } else { "ordinary container" };
                     lines.push(format!("container {name}: becomes a {kind}"));
                 }
-                container(name, now, then, &mut lines);
+                container(name, now, then, old, &mut lines);
             }
             (None, None) => {}
         }
     }
     let volumes = |pod: &Value| keyed(&pod["spec"]["volumes"], |volume| text(volume, "name"));
-    named("volume", &volumes(now), &volumes(then), &mut lines, is_token);
+    named("volume", &volumes(now), &volumes(then), old, &mut lines, is_token);
     for kind in ["label", "annotation"] {
         let map = |pod: &Value| {
             let map = pod["metadata"][format!("{kind}s")].as_object();
@@ -58,7 +74,7 @@ pub(super) fn changes(now: &Value, then: &Value) -> Vec<String> {
         // A controller adds labels to pods, and CNI plugins and others annotations: only what an injection writes counts.
         let ours =
             |key: &str| kind == "label" && !key.contains("istio.io") || VOLATILE.contains(&key) || !is_mesh_key(key);
-        named(kind, &map(now), &map(then), &mut lines, ours);
+        named(kind, &map(now), &map(then), old, &mut lines, ours);
     }
     lines
 }
@@ -78,9 +94,9 @@ fn find<'a>(pod: &'a Value, name: &str) -> Option<(&'static str, &'a Value)> {
     })
 }
 
-fn container(name: &str, now: &Value, then: &Value, lines: &mut Vec<String>) {
+fn container(name: &str, now: &Value, then: &Value, old: OldPod, lines: &mut Vec<String>) {
     // Beside what an injection writes there are only defaults.
-    let is_covered = |now: &Value, then: &Value| covers(now, then) && (now.is_null() || !is_empty(then));
+    let is_covered = |now: &Value, then: &Value| old.is_same(now, then) && (now.is_null() || !is_empty(then));
     for field in WHOLE_FIELDS {
         let (now, then) = (&now[field], &then[field]);
         let same = match field {
@@ -94,11 +110,11 @@ fn container(name: &str, now: &Value, then: &Value, lines: &mut Vec<String>) {
     }
     for (what, key) in [("env", "name"), ("volumeMounts", "mountPath")] {
         let items = |container: &Value| keyed(&container[what], |item| text(item, key));
-        named(&format!("container {name}: {what}"), &items(now), &items(then), lines, is_token);
+        named(&format!("container {name}: {what}"), &items(now), &items(then), old, lines, is_token);
     }
     let port = |item: &Value| format!("{}/{}", item["containerPort"], item["protocol"].as_str().unwrap_or("TCP"));
     let ports = |container: &Value| keyed(&container["ports"], |item| Some(port(item)));
-    named(&format!("container {name}: port"), &ports(now), &ports(then), lines, |_| false);
+    named(&format!("container {name}: port"), &ports(now), &ports(then), old, lines, |_| false);
 }
 
 fn text(item: &Value, key: &str) -> Option<String> {
@@ -114,6 +130,7 @@ fn named(
     what: &str,
     now: &BTreeMap<String, Value>,
     then: &BTreeMap<String, Value>,
+    old: OldPod,
     lines: &mut Vec<String>,
     is_ignored: impl Fn(&str) -> bool,
 ) {
@@ -123,7 +140,7 @@ fn named(
     for (name, then) in then.iter().filter(|(name, _)| !is_ignored(name)) {
         match now.get(name) {
             None => lines.push(format!("{what} {name}: added")),
-            Some(now) if covers(now, then) => {}
+            Some(now) if old.is_same(now, then) => {}
             Some(now) => lines.push(format!("{what} {name}: {} -> {}", shown(value(now)), shown(value(then)))),
         }
     }
@@ -232,7 +249,7 @@ mod tests {
             json!({"httpGet": {"path": "/healthz/ready", "port": 15021, "scheme": "HTTP"}, "timeoutSeconds": 3});
         proxy["env"][1]["valueFrom"]["fieldRef"]["apiVersion"] = "v1".into();
         proxy["volumeMounts"] = json!([{"name": "kube-api-access-x7x7x", "mountPath": TOKEN_PATH}]);
-        assert_eq!(changes(&now, &then), [""; 0]);
+        assert_eq!(changes(&now, &then, OldPod::Running), [""; 0]);
     }
 
     #[test]
@@ -248,7 +265,7 @@ mod tests {
         proxy["env"] = json!([{"name": "A", "value": "{\"a\": 1}"}, {"name": "B", "value": "1"}]);
         proxy["ports"] = json!([]);
         then["spec"]["initContainers"].as_array_mut().unwrap().push(proxy);
-        insta::assert_snapshot!(changes(&now, &then).join("\n"), @r#"
+        insta::assert_snapshot!(changes(&now, &then, OldPod::Running).join("\n"), @r#"
         container istio-proxy: becomes a native sidecar
         container istio-proxy: image: "proxyv2:1" -> "proxyv2:2"
         container istio-proxy: args: ["proxy","sidecar"] -> ["proxy","sidecar","--log_as_json"]
