@@ -88,9 +88,7 @@ impl OldInjectorArgs {
     /// Returns whether any of the options is set.
     pub(crate) fn is_given(&self) -> bool {
         self.revision.is_some()
-            || [&self.values_file, &self.mesh_config_file, &self.inject_config_file]
-                .into_iter()
-                .any(Option::is_some)
+            || [&self.values_file, &self.mesh_config_file, &self.inject_config_file].into_iter().any(Option::is_some)
     }
 
     /// Returns the settings of OLD: these, and the others of NEW.

@@ -119,7 +119,15 @@ pub(crate) fn from_holder(holder: &PodHolder<'_>, settings: &Settings) -> Result
         (of_pod(&request.pod, false)?, Some(request.pod))
     } else {
         match inject(&request, settings) {
-            Ok(InjectOutcome::Injected { pod, .. }) => (of_pod(&pod, true)?, Some(pod)),
+            Ok(InjectOutcome::Injected { pod, .. }) => {
+                let mut capture = of_pod(&pod, true)?;
+                if let Capture::Configured { config, shared_ids, .. } = &mut capture
+                    && pod_capture::chooses_proxy_ids(&request.pod)
+                {
+                    *shared_ids = SharedIds::all(config);
+                }
+                (capture, Some(pod))
+            }
             Ok(InjectOutcome::Skipped { reason, .. }) => (Capture::NotInjected(reason), None),
             Err(error) => return Err(denial_messages(error)),
         }

@@ -16,6 +16,8 @@ use crate::containers::PROXY_CONTAINER;
 /// Init container that installs rules without a plugin.
 pub const INIT_CONTAINER: &str = "istio-init";
 
+/// User and group of Istio's proxy.
+const PROXY_ID: u32 = 1337;
 /// Init container that verifies the rules of the plugin.
 const VALIDATION_CONTAINER: &str = "istio-validation";
 
@@ -92,7 +94,7 @@ pub fn of_annotations(
     Ok((source, config))
 }
 
-/// Users and groups of the proxy that other containers run as too. The rules exempt the connections of those as well.
+/// Users and groups that the rules exempt, and that containers other than the proxy have, or may have.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SharedIds {
     /// Users.
@@ -102,8 +104,17 @@ pub struct SharedIds {
 }
 
 impl SharedIds {
-    /// Finds the ids of a captured pod. The user that an image names is not known here.
+    /// Returns all ids that a configuration exempts: nobody knows who has them.
+    pub fn all(config: &CaptureConfig) -> Self {
+        Self { uids: config.proxy_uids.clone(), gids: config.proxy_gids.clone() }
+    }
+
+    /// Finds the ids that other containers of a captured pod have; all of them if it has no proxy. The user that an image names is not
+    /// known here.
     pub fn find(pod: &Value, config: &CaptureConfig) -> Self {
+        if container(pod, PROXY_CONTAINER).is_none() {
+            return Self::all(config);
+        }
         let own = [PROXY_CONTAINER, INIT_CONTAINER, VALIDATION_CONTAINER];
         let others = || containers(pod).filter(|it| it["name"].as_str().is_none_or(|name| !own.contains(&name)));
         let shared = |ids: &[u32], field: &str| -> Vec<u32> {
@@ -112,6 +123,13 @@ impl SharedIds {
         };
         Self { uids: shared(&config.proxy_uids, "runAsUser"), gids: shared(&config.proxy_gids, "runAsGroup") }
     }
+}
+
+/// Returns whether a pod, as its author wrote it, gives the proxy another user or group than Istio's.
+pub fn chooses_proxy_ids(pod: &Value) -> bool {
+    let security = container(pod, PROXY_CONTAINER).map(|proxy| &proxy["securityContext"]);
+    let is_other = |id: &Value| !id.is_null() && *id != PROXY_ID;
+    security.is_some_and(|context| is_other(&context["runAsUser"]) || is_other(&context["runAsGroup"]))
 }
 
 /// Returns `runAsUser` or `runAsGroup` of a container, else of its pod.

@@ -6,7 +6,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use serde_json::Value;
 use weir_injector::admission::{AdmissionResult, DecodeError, Request, Review, ReviewId, ReviewResponse, V1};
 use weir_injector::assertions::{Action, Breach, Surroundings, judge};
-use weir_injector::settings::Settings;
+use weir_injector::pod_capture::chooses_proxy_ids;
+use weir_injector::settings::{Platform, Settings};
 use weir_injector::{InjectError, InjectOutcome, InjectRequest, SkipReason, patch};
 
 use super::json_size::{JsonSize, MAX_SEPARATORS};
@@ -189,10 +190,11 @@ fn review_pod(
         url_env,
         ..InjectRequest::default()
     };
-    let mut judge = |pod: &Value| {
+    let mut judge = |pod: &Value, has_authors_proxy: bool| {
         let surroundings = Surroundings {
             namespace_labels: request.namespace.as_deref().and_then(|name| settings.namespaces.labels(name)),
             is_dual_stack: settings.nodes.is_dual_stack(),
+            has_authors_proxy,
         };
         let found = judge(pod, surroundings, &settings.assertions);
         breached.extend(found.iter().map(BreachedAssertion::of));
@@ -200,7 +202,9 @@ fn review_pod(
     };
     match inject(&request, settings) {
         Ok(InjectOutcome::Injected { pod, templates, mut warnings }) => {
-            match judge(&pod) {
+            // On OpenShift, the injector chooses other ids than Istio's, and they come back with a second review.
+            let chooses_ids = settings.platform != Platform::OpenShift && chooses_proxy_ids(&request.pod);
+            match judge(&pod, chooses_ids) {
                 Judgement::Denied(reasons) => return denied(&uid, 403, "Forbidden", reasons),
                 Judgement::Allowed { warnings: more } => warnings.extend(more),
             }
@@ -211,7 +215,7 @@ fn review_pod(
             if reason != SkipReason::OptedOut {
                 warnings.insert(0, format!("weir: sidecar not injected: {}", reason.message()));
             }
-            match judge(&request.pod) {
+            match judge(&request.pod, true) {
                 Judgement::Denied(reasons) => return denied(&uid, 403, "Forbidden", reasons),
                 Judgement::Allowed { warnings: more } => warnings.extend(more),
             }

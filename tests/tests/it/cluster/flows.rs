@@ -287,6 +287,9 @@ fn pods_for_assertions() -> Vec<(Value, bool, bool)> {
         pod
     };
     let annotated = |annotations: Value| changed(annotations, json!({}));
+    let proxy = |context: Value| json!({"name": "istio-proxy", "image": "auto", "securityContext": context});
+    let forged = json!({INJECT: "false", STATUS: r#"{"containers":["istio-proxy"]}"#,
+        "weir.dev/capture": r#"{"v":1,"proxyUids":[101]}"#});
     let out = [
         annotated(json!({PORTS: "3306"})),
         annotated(json!({INJECT: "false"})),
@@ -303,6 +306,9 @@ fn pods_for_assertions() -> Vec<(Value, bool, bool)> {
             json!({"containers": [{"name": "app", "image": "app"},
                 {"name": "tool", "image": "tool", "securityContext": {"runAsUser": 1337}}]}),
         ),
+        // The user of the image would be 101.
+        changed(json!({}), json!({"containers": [{"name": "app", "image": "app"}, proxy(json!({"runAsUser": 101}))]})),
+        annotated(forged),
     ];
     // The plugin goes by the webhook's annotation, not by a name.
     let own_init = changed(json!({}), json!({"initContainers": [{"name": "istio-init", "image": "mine"}]}));

@@ -33,6 +33,9 @@ pub struct Surroundings<'a> {
     pub namespace_labels: Option<&'a Map<String, Value>>,
     /// Whether pods get addresses of both families.
     pub is_dual_stack: bool,
+    /// Whether the author of the pod, not the injector, has chosen the ids of the proxy. Then no id is exempt from an assertion: the
+    /// application may have it, by the user of its image.
+    pub has_authors_proxy: bool,
 }
 
 /// Judges a pod as it will be stored, by the assertions that select it.
@@ -60,7 +63,7 @@ pub fn judge(pod: &Value, surroundings: Surroundings<'_>, assertions: &[CaptureA
             return breaches;
         }
     };
-    let shared = SharedIds::find(pod, &config);
+    let shared = if surroundings.has_authors_proxy { SharedIds::all(&config) } else { SharedIds::find(pod, &config) };
     let traits = ProxyTraits::new(&config, &shared, &RestoreFamily::ALL);
     let questions: Vec<_> = asked.iter().map(|(_, rule)| rule.for_pod(&traits)).collect();
     let chains = RestoreFamily::ALL.map(|family| Chains::from_rule_set(&rules, family.any_address()));
@@ -194,6 +197,16 @@ mod tests {
                 assert!(breach.text.contains(name), "{}", breach.text);
             }
         }
+        // A user of the author's choice may be that of the image.
+        let chosen = meshed(&CaptureConfig { proxy_uids: vec![101], ..CaptureConfig::default() });
+        assert_eq!(here(&chosen, &policy), []);
+        let by_author = Surroundings { has_authors_proxy: true, ..Surroundings::default() };
+        let [breach] = &judge(&chosen, by_author, &policy)[..] else { panic!("no breach") };
+        assert!(breach.text.contains("uid 101"), "{}", breach.text);
+        let mut without_proxy = chosen;
+        without_proxy["spec"]["containers"] = json!([{ "name": "app" }]);
+        assert_eq!(here(&without_proxy, &policy).len(), 1);
+
         let mut own = meshed(&CaptureConfig::default());
         own["spec"]["containers"][1]["securityContext"] = json!({ "runAsUser": 1337, "runAsGroup": 1337 });
         assert_eq!(here(&own, &policy), []);
@@ -218,7 +231,7 @@ mod tests {
             assertions(&json!({ "namespaceSelector": { "matchLabels": { "pci": "true" } }, "rules": rules }));
         let judge_in = |value: &str| {
             let labels = Map::from_iter([("pci".to_owned(), Value::from(value))]);
-            judge(&outside(), Surroundings { namespace_labels: Some(&labels), is_dual_stack: false }, &labelled)
+            judge(&outside(), Surroundings { namespace_labels: Some(&labels), ..Surroundings::default() }, &labelled)
         };
         assert_eq!(judge_in("true").len(), 1);
         assert_eq!(judge_in("false"), []);
