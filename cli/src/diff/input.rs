@@ -95,7 +95,7 @@ pub(super) fn file(name: &str, injector: &InjectorArgs) -> Result<Side, Failure>
 /// Reads one manifest with two configurations of the injector.
 ///
 /// # Errors
-/// As for [`file`].
+/// As for [`file()`].
 pub(super) fn with_both(name: &str, old: &InjectorArgs, new: &InjectorArgs) -> Result<(Side, Side), Failure> {
     let input = InputFile::from(name);
     let manifest = input.read()?;

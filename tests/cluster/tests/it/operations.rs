@@ -48,10 +48,15 @@ impl Scenario {
 struct Traffic<'a> {
     mesh: &'a Scenario,
     started: Instant,
+    is_expected: fn(&str) -> bool,
 }
 
 impl<'a> Traffic<'a> {
     fn start(mesh: &'a Scenario) -> Self {
+        Self::start_to(mesh, "http://web/", |response| response.starts_with("200 v"))
+    }
+
+    fn start_to(mesh: &'a Scenario, url: &str, is_expected: fn(&str) -> bool) -> Self {
         mesh.apply(&format!(
             "apiVersion: v1
 kind: Pod
@@ -61,10 +66,10 @@ spec:
   containers:
   - name: app
     image: {APP}
-    command: [sh, -c, \"until [ -e /tmp/end ]; do /bin/app load --for 2s http://web/ || exit; done\"]"
+    command: [sh, -c, \"until [ -e /tmp/end ]; do /bin/app load --for 2s {url} || exit; done\"]"
         ));
         mesh.wait_for_pod("traffic");
-        Self { mesh, started: Instant::now() }
+        Self { mesh, started: Instant::now(), is_expected }
     }
 
     /// Ends it; every request must have been answered by the service.
@@ -74,7 +79,7 @@ spec:
         self.mesh.kubectl(&["wait", "pod/traffic", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=180s"]);
         let log = self.mesh.kubectl(&["logs", "traffic", "-c", "app"]);
         let responses = parse(&log);
-        assert!(responses.keys().all(|response| response.starts_with("200 v")), "{log}");
+        assert!(responses.keys().all(|response| (self.is_expected)(response)), "{log}");
         let counts = log.lines().filter_map(|line| line.split_once('\t')?.0.parse::<usize>().ok());
         let total: usize = counts.sum();
         assert!(total > 100, "{log}");

@@ -19,8 +19,10 @@ fn bookinfo(mesh: &Scenario, pod: &str) {
     mesh.wait_for_rollouts();
 }
 
-const PAGE: &str = "http://productpage:9080/";
-const PAGES: [&str; 3] = [
+/// Bookinfo's page.
+pub(crate) const PAGE: &str = "http://productpage:9080/";
+/// Its texts, by the version of reviews.
+pub(crate) const PAGES: [&str; 3] = [
     "200 productpage-v1 [details-v1] [reviews-v1]",
     "200 productpage-v1 [details-v1] [reviews-v2 [ratings-v1]]",
     "200 productpage-v1 [details-v1] [reviews-v3 [ratings-v1]]",

@@ -257,3 +257,24 @@ fn example_policy_denies_the_uid_of_the_proxy() {
     with(&none, &none, mesh).expect_ok();
     with(&json!({"runAsUser": 1337}), &json!({"runAsUser": 1000}), mesh).expect_ok();
 }
+
+#[test]
+fn example_policy_denies_opting_out() {
+    let example = include_str!("../../../../manifests/examples/deny-opt-out.yaml");
+    let Some((cluster, _)) = with_policies(|text| format!("{text}\n---\n{example}")) else { return };
+    cluster.create_namespace("cards", &json!({"istio-injection": "enabled", "pci": "true"}));
+    let with = |namespace: &str, labels: Value| {
+        let mut pod = pod("web");
+        pod["metadata"]["labels"] = labels;
+        create(&cluster, namespace, &pod)
+    };
+    let out = json!({"sidecar.istio.io/inject": "false"});
+    wait_until("the example is enforced", || {
+        let response = with("cards", out.clone());
+        if response.message().contains("must not opt out") { Ok(()) } else { Err(format!("{response:?}")) }
+    });
+    with("shop", out).expect_ok();
+    for labels in [Value::Null, json!({"app": "web"}), json!({"sidecar.istio.io/inject": "true"})] {
+        with("cards", labels).expect_ok();
+    }
+}

@@ -13,7 +13,9 @@ use weir_tests::try_wait_until;
 use super::{Traffic, assert_new_pods_are_meshed, run_in_network, wait_for_agents};
 use crate::mesh::{alone_or_skip, install, try_weir, weir};
 use crate::scenario::{Scenario, client, is_from_the_mesh};
+use crate::telemetry::{PAGE, PAGES};
 
+const BOOKINFO: &str = include_str!("../../../../../manifests/examples/bookinfo.yaml");
 const INJECTOR_AND_CNI: IstioParts = IstioParts { injector: true, cni: true, ambient: false };
 /// Annotation of pods that Weir has injected: what their rules are.
 const FROZEN: &str = "weir.dev/capture";
@@ -29,6 +31,12 @@ impl Scenario {
     /// Asserts that all pods of Deployments were injected by `expected`, and are captured: their requests are the mesh's.
     #[track_caller]
     fn assert_injected_by(&self, expected: &Injector) {
+        self.assert_pods_of(expected);
+        self.wait_for("deploy/client", &["http://web/headers"], "the request is the mesh's", is_from_the_mesh);
+    }
+
+    #[track_caller]
+    fn assert_pods_of(&self, expected: &Injector) {
         let pods = self.kubectl(&["get", "pods", "-l", "pod-template-hash", "-o", "json"]);
         let pods: serde_json::Value = serde_json::from_str(&pods).unwrap();
         for pod in pods["items"].as_array().unwrap() {
@@ -40,7 +48,6 @@ impl Scenario {
             let injector = if annotations[FROZEN].is_null() { Injector::Istio } else { Injector::Weir };
             assert_eq!(&injector, expected, "{}", pod["metadata"]["name"]);
         }
-        self.wait_for("deploy/client", &["http://web/headers"], "the request is the mesh's", is_from_the_mesh);
     }
 }
 
@@ -122,6 +129,37 @@ fn kill_migration(cluster: &Cluster, mesh: &Scenario) {
     .unwrap();
     run.kill().unwrap();
     run.wait().unwrap();
+}
+
+/// Six workloads that call each other: a page names all that have answered.
+#[test]
+fn bookinfo_migrates_from_istio_and_back() {
+    let Some((cluster, _lock)) = alone_or_skip() else { return };
+    weir(cluster, &["uninstall", "-y"]).unwrap();
+    cluster.load_istio_cni().unwrap();
+    install_istio(cluster, INJECTOR_AND_CNI);
+    wait_for_plugins(cluster, "istio-cni is in the list", &["bridge", "portmap", "istio-cni"]);
+    let mesh = Scenario::new(cluster, "migrated-books");
+    let patient = BOOKINFO
+        .replace("terminationGracePeriodSeconds: 1", "terminationGracePeriodSeconds: 15")
+        .replace("        args: [serve", "        lifecycle: {preStop: {sleep: {seconds: 5}}}\n        args: [serve");
+    mesh.apply(&patient);
+    mesh.wait_for_rollouts();
+    mesh.assert_pods_of(&Injector::Istio);
+    let traffic = Traffic::start_to(&mesh, PAGE, |page| PAGES.contains(&page));
+
+    let moved = ["migrate", "run", "-y", "-n", &mesh.namespace, "--set", "images.hub=localhost"];
+    let printed = weir(cluster, &moved).unwrap();
+    assert!(printed.contains(": moved\n"), "{printed}");
+    mesh.assert_pods_of(&Injector::Weir);
+    weir(cluster, &["migrate", "rollback", "-y", "-n", &mesh.namespace]).unwrap();
+    mesh.assert_pods_of(&Injector::Istio);
+    traffic.assert_unharmed();
+
+    weir(cluster, &["uninstall", "-y"]).unwrap();
+    remove_istio(cluster);
+    install(cluster).unwrap();
+    wait_for_agents(cluster);
 }
 
 #[test]
