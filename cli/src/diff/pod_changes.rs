@@ -17,7 +17,9 @@ const TOKEN_VOLUME: &str = "kube-api-access-";
 /// Place of their mount.
 const TOKEN_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 /// Annotations that every injection and every restart writes anew.
-const VOLATILE: [&str; 3] = [annotation::STATUS, "weir.dev/original", "kubectl.kubernetes.io/restartedAt"];
+const VOLATILE: [&str; 2] = [annotation::STATUS, "kubectl.kubernetes.io/restartedAt"];
+/// Annotation with what the injection has replaced; two planned pods of one manifest differ in it as they differ elsewhere.
+const ORIGINAL: &str = "weir.dev/original";
 /// Fields of a container that are compared as a whole.
 const WHOLE_FIELDS: [&str; 9] = [
     "image",
@@ -72,8 +74,12 @@ pub(crate) fn changes(now: &Value, then: &Value, old: OldPod) -> Vec<String> {
             map.into_iter().flatten().map(|(key, value)| (key.clone(), value.clone())).collect::<BTreeMap<_, _>>()
         };
         // A controller adds labels to pods, and CNI plugins and others annotations: only what an injection writes counts.
-        let ours =
-            |key: &str| kind == "label" && !key.contains("istio.io") || VOLATILE.contains(&key) || !is_mesh_key(key);
+        let ours = |key: &str| {
+            kind == "label" && !key.contains("istio.io")
+                || VOLATILE.contains(&key)
+                || old == OldPod::Planned && key == ORIGINAL
+                || !is_mesh_key(key)
+        };
         named(kind, &map(now), &map(then), old, &mut lines, ours);
     }
     lines
