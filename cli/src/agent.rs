@@ -148,7 +148,7 @@ async fn agents(cluster: &Cluster, namespace: &str, node: Option<&str>) -> Resul
 pub(crate) struct ObservedConnection {
     pub(crate) source: SocketAddr,
     pub(crate) destination: SocketAddr,
-    /// Where replies come from, which differs from the destination if that was translated.
+    /// Source of the replies, which differs from the destination if that was translated.
     pub(crate) reply_source: SocketAddr,
 }
 

@@ -52,7 +52,7 @@ pub(crate) struct InstallArgs {
     options: InstallOptions,
 }
 
-/// How objects are applied.
+/// Options for applying objects.
 #[derive(Debug, Args)]
 pub(crate) struct InstallOptions {
     /// Print what would be done: validate on the server, or only locally

@@ -68,8 +68,8 @@ struct Assertion {
 }
 
 impl Assertion {
-    fn new(name: &str, denies: bool) -> Self {
-        Self { assertion: name.to_owned(), action: if denies { "deny" } else { "warn" } }
+    fn new(name: &str, action: Action) -> Self {
+        Self { assertion: name.to_owned(), action: action.name() }
     }
 }
 
@@ -283,13 +283,13 @@ impl Metrics {
     /// Lets the counters of capture assertions start at 0. The administrator names those, 200 at most.
     pub fn declare_assertions(&self, assertions: &[CaptureAssertion]) {
         for assertion in assertions {
-            drop(self.breaches.get_or_create(&Assertion::new(&assertion.name, assertion.action == Action::Deny)));
+            drop(self.breaches.get_or_create(&Assertion::new(&assertion.name, assertion.action)));
         }
     }
 
     /// Records a pod that breaks a capture assertion.
-    pub fn record_breach(&self, assertion: &str, denies: bool) {
-        self.breaches.get_or_create(&Assertion::new(assertion, denies)).inc();
+    pub fn record_breach(&self, assertion: &str, action: Action) {
+        self.breaches.get_or_create(&Assertion::new(assertion, action)).inc();
     }
 
     /// Records a review of a dry-run request.

@@ -33,7 +33,7 @@ const WHOLE_FIELDS: [&str; 9] = [
     "restartPolicy",
 ];
 
-/// What an old pod holds beside what its manifest says.
+/// Origin of the old pod, which decides what an absent field of the new one means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OldPod {
     /// Nothing: it is injected for the comparison.

@@ -91,13 +91,6 @@ pub(super) struct RunArgs {
     observe: Duration,
 }
 
-impl RunArgs {
-    /// Returns whether there are settings for an installation.
-    fn has_settings(&self) -> bool {
-        !self.set.is_empty() || !self.values.is_empty()
-    }
-}
-
 /// Options of `weir migrate rollback`.
 #[derive(Debug, Args)]
 pub(super) struct RollbackArgs {
@@ -122,11 +115,12 @@ pub(super) async fn run(cluster: &Cluster, args: &RunArgs) -> Result<(), Failure
     let prometheus =
         args.prometheus.as_ref().map(|url| Prometheus::new(url, query)).transpose().map_err(Failure::usage)?;
     let mut plan = read_plan(cluster, &args.scope, &HashMap::new()).await?;
-    if install_beside(cluster, &plan, args).await? && !args.restarts.dry_run {
+    let is_installed_now = install_beside(cluster, &plan, args).await?;
+    if is_installed_now && !args.restarts.dry_run {
         plan = read_plan(cluster, &args.scope, &HashMap::new()).await?;
     }
-    let is_only_previewed = !plan.is_installed && args.restarts.dry_run && args.has_settings();
-    if !is_only_previewed {
+    // What was only previewed does not run.
+    if !(is_installed_now && args.restarts.dry_run) {
         require_weir(cluster, &plan).await?;
     }
     let selected = selected(&plan, args.accept_changes).map_err(Failure::findings)?;
@@ -252,7 +246,7 @@ fn is_served(namespace: &NamespacePlan, plan: &Plan) -> bool {
 /// # Errors
 /// As for `weir install`.
 async fn install_beside(cluster: &Cluster, plan: &Plan, args: &RunArgs) -> Result<bool, Failure> {
-    if !args.has_settings() {
+    if args.set.is_empty() && args.values.is_empty() {
         return Ok(false);
     }
     if plan.is_installed {

@@ -25,7 +25,7 @@ pub(crate) struct RunningPod {
     pub(crate) config: CaptureConfig,
     /// No rules if the pod is not injected.
     pub(crate) rules: RuleSet,
-    /// Whether an init container installs the rules.
+    /// True if an init container installs the rules, so that the plugin skips the pod.
     pub(crate) has_init_container: bool,
     /// Ids of the proxy that other containers have too.
     pub(crate) shared_ids: SharedIds,

@@ -186,7 +186,7 @@ pub(crate) fn of_pod(pod: &Value, injected_now: bool) -> Result<Capture, Vec<Str
         PodCapture::Skipped(protocol::SkipReason::InitContainer) => {
             let (source, mut config) = pod_capture::configured(pod)?;
             let init = containers(pod).find(|container| container["name"] == INIT);
-            // An argument that is not understood, or that depends on the pod's resolv.conf: the annotations say nearly the same.
+            // Where an argument is not understood, or depends on the pod's resolv.conf, the annotations stand in.
             if let Some(of_arguments) = init.and_then(|init| init_container::capture_config(init, &[]).ok()) {
                 config = CaptureConfig { ipv6: config.ipv6, ..of_arguments };
             }

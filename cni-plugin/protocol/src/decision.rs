@@ -176,8 +176,8 @@ pub fn decide_capture(annotations: &BTreeMap<String, String>, spec: Option<&Spec
         return without_status(annotations, spec);
     };
     let status = InjectionStatus::parse(status);
-    // A spec cannot be changed; the annotation can. Where our webhook writes weir.dev/capture, it adds no istio-init, and one of the author's
-    // own installs nothing that counts.
+    // A spec cannot be changed; the annotation can. A pod with weir.dev/capture is captured by the plugin, even if its author has added a
+    // container with the name istio-init.
     let skip = match spec {
         Some(spec) if spec.istio_init && !annotations.contains_key(annotation::CAPTURE) => {
             Some((SkipReason::InitContainer, ""))

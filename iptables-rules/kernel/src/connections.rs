@@ -37,11 +37,11 @@ const TYPE: u16 = !(1 << 15 | 1 << 14);
 pub struct NewConnection {
     /// Transport protocol (`IPPROTO_TCP` or `IPPROTO_UDP`).
     pub protocol: u8,
-    /// Who opened it.
+    /// Address and port of the client.
     pub source: SocketAddr,
-    /// Where it was opened to.
+    /// Address and port that the client connects to.
     pub destination: SocketAddr,
-    /// Where replies come from: the destination, or what it was translated to.
+    /// Source of the replies: the destination, or what it was translated to.
     pub reply_source: SocketAddr,
 }
 

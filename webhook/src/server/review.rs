@@ -36,8 +36,8 @@ pub struct ReviewResult {
 pub struct BreachedAssertion {
     /// Its name; written by the administrator.
     pub name: String,
-    /// Whether it denies the pod.
-    pub denies: bool,
+    /// What follows for the pod.
+    pub action: Action,
 }
 
 /// Result of a request.
@@ -227,7 +227,7 @@ fn review_pod(
 
 impl BreachedAssertion {
     fn of(breach: &Breach) -> Self {
-        Self { name: breach.assertion.clone(), denies: breach.action == Action::Deny }
+        Self { name: breach.assertion.clone(), action: breach.action }
     }
 }
 

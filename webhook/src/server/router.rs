@@ -245,7 +245,7 @@ fn count_review(metrics: &Metrics, result: &ReviewResult) {
         ReviewOutcome::Failed(failure) => metrics.record_failed(*failure),
     }
     for assertion in &result.breached {
-        metrics.record_breach(&assertion.name, assertion.denies);
+        metrics.record_breach(&assertion.name, assertion.action);
     }
     if result.subject.dry_run {
         metrics.record_dry_run();

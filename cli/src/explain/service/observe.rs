@@ -1,4 +1,4 @@
-//! What the agents of both pods see of a connection, beside what the rules predict.
+//! Compares the connections that the agents of both pods observe with the prediction of the rules.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -13,7 +13,7 @@ const MAX_ENDPOINTS: usize = 5;
 /// Time for finding the agents, beside that of the observation.
 const CONNECT_TIME: Duration = Duration::from_secs(30);
 
-/// What was seen in some time.
+/// Connections that were observed in some time.
 #[derive(Debug)]
 pub(in crate::explain) struct Observation {
     pub(super) time: Duration,
@@ -50,13 +50,13 @@ impl Observation {
     }
 }
 
-/// What is to be seen in a pod.
+/// Connections that are expected in a pod.
 struct Expected<'a> {
     pod: &'a str,
     name: &'a (String, String),
     destination: SocketAddr,
     leg: &'a Leg,
-    /// Whether the pod's proxy connects to the same destination.
+    /// True if the pod's proxy connects to the same destination.
     is_shared: bool,
 }
 

@@ -43,7 +43,7 @@ pub(in crate::explain) struct ServicePath {
     pub(super) name: String,
     /// Namespace and name of the sending pod.
     pub(super) from_pod: (String, String),
-    /// Where the application connects to: the Service, or the first endpoint of a headless one.
+    /// Address that the application connects to: the Service, or the first endpoint of a headless one.
     pub(super) destination: SocketAddr,
     pub(super) is_headless: bool,
     /// Fate of the application's packet, by the rules of the sending pod.
@@ -75,7 +75,7 @@ pub(super) struct Leg {
     pub(super) origin: String,
     pub(super) sentence: String,
     pub(super) is_captured: bool,
-    /// Whether TPROXY captures it, which translates no address.
+    /// True if TPROXY captures it, which translates no address.
     pub(super) is_tproxied: bool,
 }
 

@@ -24,12 +24,22 @@ pub const MAX_ASSERTIONS: usize = 200;
 const MAX_RULES: usize = 100;
 
 /// What follows for a pod that is created against an assertion.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Action {
     /// Its author gets a warning.
     Warn,
     /// It is denied.
     Deny,
+}
+
+impl Action {
+    /// Returns the name in policies and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Warn => "warn",
+            Self::Deny => "deny",
+        }
+    }
 }
 
 /// A `CaptureAssertion`: rules for the workloads that it selects.
@@ -162,7 +172,7 @@ fn read(value: &Value, faults: &mut Vec<String>) -> Option<CaptureAssertion> {
         return None;
     };
     let spec = Fields::of(spec, "spec", &["namespaceSelector", "selector", "action", "rules"], faults)?;
-    let actions = [("warn", Action::Warn), ("deny", Action::Deny)];
+    let actions = [Action::Warn, Action::Deny].map(|action| (action.name(), action));
     let action = spec.choice("action", Some(Action::Warn), &actions, faults);
     let mut selector = |key: &str| {
         let value = spec.get(key).unwrap_or(&Value::Null);

@@ -78,6 +78,14 @@ fn install_istio(cluster: &Cluster, parts: IstioParts) {
     }
 }
 
+/// Uninstalls Weir, and installs Istio's injector and istio-cni.
+fn replace_weir_by_istio(cluster: &Cluster) {
+    weir(cluster, &["uninstall", "-y"]).unwrap();
+    cluster.load_istio_cni().unwrap();
+    install_istio(cluster, INJECTOR_AND_CNI);
+    wait_for_plugins(cluster, "istio-cni is in the list", &["bridge", "portmap", "istio-cni"]);
+}
+
 /// Takes the injector and istio-cni off, as `istioctl install` without them does.
 fn remove_istio(cluster: &Cluster) {
     keeping_binaries(cluster, || {
@@ -135,10 +143,7 @@ fn kill_migration(cluster: &Cluster, mesh: &Scenario) {
 #[test]
 fn bookinfo_migrates_from_istio_and_back() {
     let Some((cluster, _lock)) = alone_or_skip() else { return };
-    weir(cluster, &["uninstall", "-y"]).unwrap();
-    cluster.load_istio_cni().unwrap();
-    install_istio(cluster, INJECTOR_AND_CNI);
-    wait_for_plugins(cluster, "istio-cni is in the list", &["bridge", "portmap", "istio-cni"]);
+    replace_weir_by_istio(cluster);
     let mesh = Scenario::new(cluster, "migrated-books");
     let patient = BOOKINFO
         .replace("terminationGracePeriodSeconds: 1", "terminationGracePeriodSeconds: 15")
@@ -165,10 +170,7 @@ fn bookinfo_migrates_from_istio_and_back() {
 #[test]
 fn migration_from_istio_and_back() {
     let Some((cluster, _lock)) = alone_or_skip() else { return };
-    weir(cluster, &["uninstall", "-y"]).unwrap();
-    cluster.load_istio_cni().unwrap();
-    install_istio(cluster, INJECTOR_AND_CNI);
-    wait_for_plugins(cluster, "istio-cni is in the list", &["bridge", "portmap", "istio-cni"]);
+    replace_weir_by_istio(cluster);
     let mesh = Scenario::with_patient_web(cluster, "migration");
     mesh.assert_injected_by(&Injector::Istio);
     let traffic = Traffic::start(&mesh);
